@@ -1,1 +1,7 @@
+//! candlewick: large language models that run where the user is.
 
+mod error;
+pub mod model;
+pub mod store;
+
+pub use error::{Code, Error, Result};

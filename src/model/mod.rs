@@ -1,0 +1,3 @@
+//! From a GGUF file to something that can run.
+
+pub mod gguf;
