@@ -1,5 +1,6 @@
 //! candlewick: large language models that run where the user is.
 
+pub mod backend;
 mod error;
 pub mod model;
 pub mod store;
