@@ -111,11 +111,11 @@ pub trait Backend {
     /// caller can report progress and stop.
     fn prefill_rows(&self) -> usize;
 
-    /// Room for a matrix; its rows are written with [`Backend::write_matrix`].
+    /// Room for a matrix; its rows are written with [`Backend::write_rows`].
     fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix>;
 
-    /// Puts the next `bytes` of a matrix, in the encoding of its type, at `offset` bytes.
-    fn write_matrix(&mut self, matrix: Matrix, offset: usize, bytes: &[u8]) -> Result<()>;
+    /// Puts whole rows, in the encoding of the matrix's type, at row `first` and after.
+    fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()>;
 
     /// A vector.
     fn vector(&mut self, values: &[f32]) -> Result<Vector>;

@@ -111,13 +111,13 @@ impl<'a> Loader<'a> {
     ) -> Result<Matrix> {
         let (block_len, block_size) = tensor.kind.block();
         let row_size = columns as u64 / block_len * block_size;
-        let (start, size) = (tensor.offset + first as u64 * row_size, rows as u64 * row_size);
+        let rows_a_piece = (PIECE / row_size).max(1) as usize;
         let matrix = self.backend.matrix(rows, columns, tensor.kind)?;
-        let mut written = 0;
-        while written < size {
-            let bytes = self.read(start + written, PIECE.min(size - written)).await?;
-            self.backend.write_matrix(matrix, written as usize, &bytes)?;
-            written += bytes.len() as u64;
+        for start in (0..rows).step_by(rows_a_piece) {
+            let count = rows_a_piece.min(rows - start) as u64;
+            let offset = tensor.offset + (first + start) as u64 * row_size;
+            let bytes = self.read(offset, count * row_size).await?;
+            self.backend.write_rows(matrix, start, &bytes)?;
         }
         Ok(matrix)
     }

@@ -31,6 +31,7 @@ struct Cache {
 /// Runs models on the CPU; on every core natively, on one in a browser.
 #[derive(Default)]
 pub struct Cpu {
+    dequantize: bool,
     matrices: Vec<WeightMatrix>,
     vectors: Vec<Vec<f32>>,
     buffers: Vec<Vec<f32>>,
@@ -45,6 +46,12 @@ impl Cpu {
     /// An empty device.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A device that holds every weight as F32 and rounds no activations: what quantized kernels,
+    /// here and on other devices, are measured against.
+    pub fn reference() -> Self {
+        Cpu { dequantize: true, ..Self::default() }
     }
 
     /// Takes a buffer out while an operation writes it, so that others can be read meanwhile.
@@ -114,17 +121,16 @@ impl Backend for Cpu {
     }
 
     fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
-        let blocks = blocks::allocate(kind, rows, columns)?;
+        let blocks = match self.dequantize {
+            true => blocks::dequantized(kind, rows, columns)?,
+            false => blocks::allocate(kind, rows, columns)?,
+        };
         self.matrices.push(WeightMatrix { rows, columns, blocks });
         Ok(Matrix(self.matrices.len() - 1))
     }
 
-    fn write_matrix(&mut self, matrix: Matrix, offset: usize, bytes: &[u8]) -> Result<()> {
-        let target = self.matrices[matrix.0].blocks.bytes_mut();
-        let end = offset.checked_add(bytes.len());
-        let place = end.and_then(|end| target.get_mut(offset..end));
-        place.ok_or_else(|| Error::internal("a matrix is written past its end"))?.copy_from_slice(bytes);
-        Ok(())
+    fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
+        self.matrices[matrix.0].blocks.write_rows(first, bytes)
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vector> {
