@@ -2,7 +2,10 @@
 
 pub mod backend;
 mod error;
+
+pub mod engine;
 pub mod model;
+pub mod sampling;
 pub mod store;
 
 pub use error::{Code, Error, Result};

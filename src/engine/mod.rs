@@ -1,0 +1,5 @@
+//! Generation.
+
+mod stop;
+
+pub use stop::StopMatcher;
