@@ -97,6 +97,7 @@ constructors! {
     context_length_exceeded ContextLengthExceeded,
     network Network,
     unauthorized Unauthorized,
+    device_lost DeviceLost,
     aborted Aborted,
     internal Internal,
 }

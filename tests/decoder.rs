@@ -7,11 +7,11 @@ use serde_json::Value;
 /// Of the logits' range, as the largest difference from transformers' float32 forward.
 const F32_TOLERANCE: f32 = 1e-3;
 
-fn tokens(golden: &Value) -> Vec<u32> {
+pub fn tokens(golden: &Value) -> Vec<u32> {
     serde_json::from_value(golden["tokens"].clone()).unwrap()
 }
 
-fn golden_rows(rows: &Value) -> Vec<(usize, Vec<f32>)> {
+pub fn golden_rows(rows: &Value) -> Vec<(usize, Vec<f32>)> {
     let rows = rows.as_object().unwrap();
     rows.iter().map(|(at, row)| (at.parse().unwrap(), serde_json::from_value(row.clone()).unwrap())).collect()
 }
@@ -23,14 +23,14 @@ fn range(row: &[f32]) -> f32 {
 }
 
 /// The largest difference as a share of the golden's range.
-fn deviation(row: &[f32], golden: &[f32]) -> f32 {
+pub fn deviation(row: &[f32], golden: &[f32]) -> f32 {
     assert_eq!(row.len(), golden.len());
     let largest = row.iter().zip(golden).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     largest / range(golden)
 }
 
 /// KL(reference ‖ row) in nats.
-fn kl_divergence(reference: &[f32], row: &[f32]) -> f64 {
+pub fn kl_divergence(reference: &[f32], row: &[f32]) -> f64 {
     let log_softmax = |row: &[f32]| -> Vec<f64> {
         let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
         let sum: f64 = row.iter().map(|&x| (x as f64 - highest).exp()).sum();

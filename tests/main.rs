@@ -2,3 +2,5 @@
 
 mod decoder;
 mod fixtures;
+#[cfg(feature = "gpu")]
+mod gpu;

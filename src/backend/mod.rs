@@ -7,6 +7,8 @@
 //! Activations are f32, row-major, one row a token: a buffer of `rows × width`.
 
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 
 use crate::Result;
 use crate::model::gguf::TensorType;
@@ -99,6 +101,30 @@ pub enum Activation {
     Gelu,
 }
 
+/// The tokens of a step.
+#[derive(Debug, Clone, Copy)]
+pub enum Tokens<'a> {
+    /// These.
+    Known(&'a [u32]),
+    /// The one that the last [`Backend::choose`] chose. It may not have reached this side yet.
+    Chosen,
+}
+
+impl Tokens<'_> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Tokens::Known(tokens) => tokens.len(),
+            Tokens::Chosen => 1,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A device that runs a model.
 ///
 /// `rows` is the number of tokens in this step, `position` the place of the first of them.
@@ -111,6 +137,13 @@ pub trait Backend {
     /// caller can report progress and stop.
     fn prefill_rows(&self) -> usize;
 
+    /// Says which matrices (rows, columns, type) will come. A device that cannot hold them says
+    /// so now, before anything is loaded.
+    fn expect(&mut self, matrices: &[(usize, usize, TensorType)]) -> LocalBoxFuture<'_, Result<()>> {
+        _ = matrices;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Room for a matrix; its rows are written with [`Backend::write_rows`].
     fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix>;
 
@@ -120,14 +153,14 @@ pub trait Backend {
     /// A vector.
     fn vector(&mut self, values: &[f32]) -> Result<Vector>;
 
-    /// A buffer of `len` numbers.
-    fn buffer(&mut self, len: usize) -> Result<Buffer>;
+    /// A buffer of `rows × width` numbers.
+    fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer>;
 
     /// Room for the keys and values, each `heads.kv · heads.size` numbers, of `context` tokens.
     fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache>;
 
     /// `out[i] = scale · table[tokens[i]]`.
-    fn embed(&mut self, tokens: &[u32], table: Matrix, scale: f32, out: Buffer) -> Result<()>;
+    fn embed(&mut self, tokens: Tokens, table: Matrix, scale: f32, out: Buffer) -> Result<()>;
 
     /// `out = W·norm(x) + b` for each of `outputs`, all from the same input.
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()>;
@@ -190,7 +223,14 @@ pub trait Backend {
         out: Buffer,
     ) -> Result<()>;
 
-    /// The first `len` numbers of `buffer`, once everything enqueued has run.
+    /// Chooses the place of the highest of `len` scores, the first of equals: for the next step's
+    /// [`Tokens::Chosen`], and for [`Backend::chosen`].
+    fn choose(&mut self, scores: Buffer, len: usize) -> Result<()>;
+
+    /// The oldest choice that was not read yet. Reading each one a step late keeps the device busy.
+    fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>>;
+
+    /// The first `len` numbers of `buffer`'s first row, once everything enqueued has run.
     fn read<'a>(
         &'a mut self,
         buffer: Buffer,

@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::gguf::Header;
 use super::loader::{Loader, Progress};
-use crate::backend::{Attention, Backend, Buffer, KvCache, Linear, Matrix, Norm, Rope};
+use crate::backend::{Attention, Backend, Buffer, KvCache, Linear, Matrix, Norm, Rope, Tokens};
 use crate::store::Source;
 use crate::{Error, Result};
 
@@ -72,6 +72,15 @@ impl Decoder {
     /// Puts `tokens` through the model as the ones from `position` on, and into the KV cache.
     /// At most [`Decoder::step_len`] at a time; everything before `position` must be in the cache.
     pub fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
+        self.step(Tokens::Known(tokens), position)
+    }
+
+    /// The same for the token that the last [`Decoder::choose`] chose.
+    pub fn forward_chosen(&mut self, position: usize) -> Result<()> {
+        self.step(Tokens::Chosen, position)
+    }
+
+    fn step(&mut self, tokens: Tokens, position: usize) -> Result<()> {
         let n = tokens.len();
         if n > self.step_len() || position + n > self.context {
             return Err(Error::internal(format!("a step of {n} tokens at {position} does not fit")));
@@ -109,6 +118,21 @@ impl Decoder {
         self.backend.read(logits, self.config.vocabulary, out).await
     }
 
+    /// Chooses what follows row `row` of the last step: the token with the highest score. It is
+    /// there for [`Decoder::forward_chosen`] at once, and for [`Decoder::chosen`] later.
+    pub fn choose(&mut self, row: usize) -> Result<()> {
+        let Buffers { x, logits, .. } = self.buffers;
+        let softcap = self.config.logit_softcap;
+        self.backend.logits(row, x, &self.output_norm, &self.output, softcap, logits)?;
+        self.backend.choose(logits, self.config.vocabulary)
+    }
+
+    /// The oldest choice that was not read yet. A loop that begins the next step before it reads
+    /// the last one's choice never lets the device wait.
+    pub async fn chosen(&mut self) -> Result<u32> {
+        self.backend.chosen().await
+    }
+
     /// Most tokens that [`Decoder::forward`] takes at once.
     pub fn step_len(&self) -> usize {
         self.backend.prefill_rows()
@@ -140,6 +164,11 @@ impl Decoder {
         progress: &mut Progress<'_>,
     ) -> Result<Decoder> {
         let (d, v) = (config.embedding, config.vocabulary);
+        let matrices = header.tensors.iter().filter_map(|tensor| match tensor.dimensions[..] {
+            [columns, rows] => Some((rows as usize, columns as usize, tensor.kind)),
+            _ => None,
+        });
+        backend.expect(&matrices.collect::<Vec<_>>()).await?;
         let buffers = Buffers::allocate(backend.as_mut(), &config)?;
         let mut loader = Loader::new(source, header, backend.as_mut(), progress);
         let rope_factors = match config.rope_factors_tensor(context) {
@@ -231,13 +260,13 @@ impl Buffers {
     fn allocate(backend: &mut dyn Backend, config: &Config) -> Result<Self> {
         let (n, heads) = (backend.prefill_rows(), config.heads);
         Ok(Buffers {
-            x: backend.buffer(n * config.embedding)?,
-            query: backend.buffer(n * heads.query * heads.size)?,
-            key: backend.buffer(n * heads.kv * heads.size)?,
-            value: backend.buffer(n * heads.kv * heads.size)?,
-            attended: backend.buffer(n * heads.query * heads.size)?,
-            gated: backend.buffer(n * config.feed_forward)?,
-            logits: backend.buffer(config.vocabulary)?,
+            x: backend.buffer(n, config.embedding)?,
+            query: backend.buffer(n, heads.query * heads.size)?,
+            key: backend.buffer(n, heads.kv * heads.size)?,
+            value: backend.buffer(n, heads.kv * heads.size)?,
+            attended: backend.buffer(n, heads.query * heads.size)?,
+            gated: backend.buffer(n, config.feed_forward)?,
+            logits: backend.buffer(1, config.vocabulary)?,
         })
     }
 }

@@ -5,12 +5,15 @@
 mod blocks;
 mod ops;
 
-use super::{Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Vector};
+use super::{
+    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Vector,
+};
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
 use ops::parallel_rows;
+use std::collections::VecDeque;
 use std::ops::Range;
 
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
@@ -40,6 +43,9 @@ pub struct Cpu {
     scratch: Vec<f32>,
     /// The second factor of a gated activation.
     scratch_up: Vec<f32>,
+    last_choice: u32,
+    /// Choices that were not read yet.
+    choices: VecDeque<u32>,
 }
 
 impl Cpu {
@@ -138,8 +144,8 @@ impl Backend for Cpu {
         Ok(Vector(self.vectors.len() - 1))
     }
 
-    fn buffer(&mut self, len: usize) -> Result<Buffer> {
-        self.buffers.push(zeros(len)?);
+    fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer> {
+        self.buffers.push(zeros(rows * width)?);
         Ok(Buffer(self.buffers.len() - 1))
     }
 
@@ -149,7 +155,11 @@ impl Backend for Cpu {
         Ok(KvCache(self.caches.len() - 1))
     }
 
-    fn embed(&mut self, tokens: &[u32], table: Matrix, scale: f32, out: Buffer) -> Result<()> {
+    fn embed(&mut self, tokens: Tokens, table: Matrix, scale: f32, out: Buffer) -> Result<()> {
+        let tokens = match tokens {
+            Tokens::Known(tokens) => tokens,
+            Tokens::Chosen => &[self.last_choice],
+        };
         let table = &self.matrices[table.0];
         let out = &mut self.buffers[out.0];
         for (&token, row) in tokens.iter().zip(out.chunks_exact_mut(table.columns)) {
@@ -302,6 +312,19 @@ impl Backend for Cpu {
         self.scratch = input;
         self.put(out, scores);
         Ok(())
+    }
+
+    fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {
+        let scores = &self.buffers[scores.0][..len];
+        let best = (0..len).reduce(|best, place| if scores[place] > scores[best] { place } else { best });
+        self.last_choice = best.unwrap_or(0) as u32;
+        self.choices.push_back(self.last_choice);
+        Ok(())
+    }
+
+    fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
+        let oldest = self.choices.pop_front().ok_or_else(|| Error::internal("nothing was chosen"));
+        Box::pin(std::future::ready(oldest))
     }
 
     fn read<'a>(

@@ -1,0 +1,206 @@
+//! The KV cache and attention over it.
+
+use super::device::Device;
+use super::record::BufferId;
+use super::shader::Kernel;
+use super::{Activations, Gpu};
+use crate::backend::{Attention, Heads, KvCache, Norm, Rope, RopePairing};
+use crate::{Error, Result};
+
+/// Threads of a workgroup of `attend`, and keys that it scores at a time.
+const THREADS: usize = 128;
+/// Queries of a workgroup of `attend`, at most.
+const QUERIES: usize = 8;
+/// Numbers of a workgroup's queries, at most: 8 KiB.
+const QUERY_NUMBERS: usize = 2048;
+/// Splits of the keys for one token, at most.
+const SPLITS: usize = 64;
+const NONE: u32 = u32::MAX;
+/// Positions whose angles are computed at a time.
+const ANGLES: usize = 256;
+
+pub(super) struct Cache {
+    keys: BufferId,
+    values: BufferId,
+    context: usize,
+}
+
+/// Cosines and sines of a RoPE, computed here: a GPU's own are poor at large angles.
+pub(super) struct Rotation {
+    rope: Rope,
+    /// context × pairs × (cosine, sine)
+    angles: BufferId,
+    /// Positions that have theirs.
+    ready: usize,
+}
+
+impl Rotation {
+    fn fill(&mut self, device: &Device, buffer: &wgpu::Buffer, until: usize) {
+        let pairs = self.rope.frequencies.len();
+        while self.ready < until {
+            let mut angles = Vec::with_capacity(2 * pairs * ANGLES);
+            for position in self.ready..self.ready + ANGLES {
+                for frequency in &self.rope.frequencies {
+                    let (sin, cos) = (position as f32 * frequency).sin_cos();
+                    angles.extend([cos * self.rope.magnitude, sin * self.rope.magnitude]);
+                }
+            }
+            let offset = 8 * (pairs * self.ready) as u64;
+            device.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&angles));
+            self.ready += ANGLES;
+        }
+    }
+}
+
+/// Numbers of a head in the cache: whole vec4 of halves.
+fn head_stride(heads: Heads) -> usize {
+    heads.size.next_multiple_of(8)
+}
+
+impl Gpu {
+    pub(super) fn new_cache(&mut self, context: usize, heads: Heads) -> Result<Cache> {
+        if head_stride(heads) > 4 * THREADS {
+            let message = format!("heads of {} numbers are too long for the GPU", heads.size);
+            return Err(Error::unsupported_model(message));
+        }
+        let number = if self.options.kv_f32 { 4 } else { 2 };
+        let size = (number * context * heads.kv * head_stride(heads)) as u64;
+        let keys = self.device.storage("the KV cache of a layer", size)?;
+        let values = self.device.storage("the KV cache of a layer", size)?;
+        self.context = self.context.max(context);
+        Ok(Cache { keys: self.recorder.add(keys), values: self.recorder.add(values), context })
+    }
+
+    /// The table of angles of `rope`, with the positions before `until`.
+    fn angles(&mut self, rope: &Rope, until: usize) -> Result<BufferId> {
+        let index = match self.rotations.iter().position(|rotation| rotation.rope == *rope) {
+            Some(index) => index,
+            None => {
+                let positions = self.context.next_multiple_of(ANGLES);
+                let size = 8 * (positions * rope.frequencies.len()) as u64;
+                let angles = self.recorder.add(self.device.storage("RoPE angles", size)?);
+                self.rotations.push(Rotation { rope: rope.clone(), angles, ready: 0 });
+                self.rotations.len() - 1
+            }
+        };
+        let rotation = &mut self.rotations[index];
+        rotation.fill(&self.device, self.recorder.buffer(rotation.angles), until);
+        Ok(rotation.angles)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn rotate_and_store_at(
+        &mut self,
+        position: usize,
+        rows: usize,
+        [q, k, v]: [Activations; 3],
+        heads: Heads,
+        norms: Option<&[Norm; 2]>,
+        rope: &Rope,
+        cache: KvCache,
+    ) -> Result<()> {
+        let angles = self.angles(rope, position + rows)?;
+        let Cache { keys, values, context } = self.caches[cache.0];
+        let norm = |index: usize| match norms {
+            Some(norms) => (self.vectors[norms[index].scale.0].at as u32, norms[index].epsilon.to_bits()),
+            None => (NONE, 0),
+        };
+        let ((q_norm, q_epsilon), (k_norm, k_epsilon)) = (norm(0), norm(1));
+        let params = [
+            heads.query as u32,
+            heads.kv as u32,
+            heads.size as u32,
+            rope.frequencies.len() as u32,
+            q.stride as u32,
+            k.stride as u32,
+            position as u32,
+            context as u32,
+            q_norm,
+            k_norm,
+            q_epsilon,
+            k_epsilon,
+        ];
+        let kernel = Kernel::new("rotate_and_store")
+            .flag("INTERLEAVED", rope.pairing == RopePairing::Interleaved)
+            .flag("KV_F16", !self.options.kv_f32)
+            .constant("STRIDE", head_stride(heads));
+        let buffers = [self.memory.vectors, angles, q.id, k.id, v.id, keys, values];
+        self.dispatch(kernel, &params, &buffers, [heads.query + 2 * heads.kv, rows, 1])
+    }
+
+    pub(super) fn attend_at(
+        &mut self,
+        position: usize,
+        rows: usize,
+        q: Activations,
+        cache: KvCache,
+        attention: &Attention,
+        out: Activations,
+    ) -> Result<()> {
+        let heads = attention.heads;
+        let Cache { keys, values, context } = self.caches[cache.0];
+        let stride = head_stride(heads);
+        let group = heads.query / heads.kv;
+        let most = QUERIES.min(QUERY_NUMBERS / stride).max(1);
+        let heads_at_once = (1..=most.min(group)).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1);
+        let tokens_at_once = (most / heads_at_once).min(rows);
+        let queries = heads_at_once * tokens_at_once;
+
+        let window = attention.window.unwrap_or(usize::MAX).min(u32::MAX as usize >> 1);
+        let seen = (position + 1).min(window);
+        let split = match rows {
+            1 => seen.div_ceil(SPLITS).next_multiple_of(THREADS),
+            // Every workgroup sees all keys of its tokens.
+            _ => u32::MAX as usize >> 1,
+        };
+        let splits = if rows == 1 { seen.div_ceil(split) } else { 1 };
+        let params = [
+            heads.query as u32,
+            rows as u32,
+            q.stride as u32,
+            out.stride as u32,
+            position as u32,
+            context as u32,
+            window as u32,
+            split as u32,
+            splits as u32,
+            attention.scale.to_bits(),
+            attention.softcap.unwrap_or(0.0).to_bits(),
+            0,
+        ];
+        let kernel = Kernel::new("attend")
+            .flag("KV_F16", !self.options.kv_f32)
+            .flag("SPLIT", splits > 1)
+            .flag("SOFTCAP", attention.softcap.is_some())
+            .constant("WG", THREADS)
+            .constant("SIZE", heads.size)
+            .constant("STRIDE", stride)
+            .constant("GROUP", group)
+            .constant("HEADS", heads_at_once)
+            .constant("TOKENS", tokens_at_once)
+            .constant("QUERIES", queries)
+            .constant("QUERIES_POW2", queries.next_power_of_two());
+        let workgroups = [heads.query / heads_at_once, rows.div_ceil(tokens_at_once), splits];
+        if splits == 1 {
+            return self.dispatch(kernel, &params, &[q.id, keys, values, out.id], workgroups);
+        }
+        let parts = self.parts(heads.query * SPLITS * (stride / 4 + 1))?;
+        self.dispatch(kernel, &params, &[q.id, keys, values, parts], workgroups)?;
+        let kernel = Kernel::new("attend_reduce").constant("SIZE", heads.size).constant("STRIDE", stride);
+        let params = [heads.query as u32, splits as u32, out.stride as u32, 0];
+        self.dispatch(kernel, &params, &[parts, out.id], [heads.query, rows, 1])
+    }
+
+    /// Room for `count` vec4 of splits.
+    fn parts(&mut self, count: usize) -> Result<BufferId> {
+        let size = 16 * count as u64;
+        if let Some(parts) = self.parts
+            && self.recorder.buffer(parts).size() >= size
+        {
+            return Ok(parts);
+        }
+        let parts = self.recorder.add(self.device.storage("parts of attention", size)?);
+        self.parts = Some(parts);
+        Ok(parts)
+    }
+}

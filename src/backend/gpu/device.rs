@@ -1,0 +1,190 @@
+//! The adapter, what it can do, and what goes wrong with it.
+
+use crate::{Error, Result};
+use std::sync::{Arc, Mutex};
+
+/// What may be used of a device, and which device.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Features that stay off though the device has them: `f16`, `subgroups`, `timestamps`, `dp4a`.
+    pub disable: Vec<String>,
+    /// Part of the adapter's name, any case.
+    pub adapter: Option<String>,
+    /// Bytes of one binding, if fewer than the device allows; for tests.
+    pub max_binding: Option<u64>,
+    /// Ask only for what every WebGPU device has; for tests.
+    pub least_limits: bool,
+    /// Keep keys and values as f32, at twice the memory.
+    pub kv_f32: bool,
+    /// Measure every kernel; slows everything down.
+    pub profile: bool,
+}
+
+impl Options {
+    /// The defaults with what the environment says: `CANDLEWICK_GPU_DISABLE=f16,subgroups` and
+    /// `CANDLEWICK_GPU_ADAPTER=name`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn from_env() -> Self {
+        let disable = std::env::var("CANDLEWICK_GPU_DISABLE").unwrap_or_default();
+        Options {
+            disable: disable.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            adapter: std::env::var("CANDLEWICK_GPU_ADAPTER").ok(),
+            ..Options::default()
+        }
+    }
+
+    fn allows(&self, feature: &str) -> bool {
+        !self.disable.iter().any(|name| name == feature)
+    }
+}
+
+/// The first thing that went wrong, for the next call that can say so.
+#[derive(Default)]
+struct Faults {
+    lost: Option<String>,
+    error: Option<Error>,
+}
+
+/// An open device.
+pub(super) struct Device {
+    pub handle: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub info: wgpu::AdapterInfo,
+    pub limits: wgpu::Limits,
+    /// Sums over subgroups may be used: their size, which is 4 to 128.
+    pub subgroups: Option<(u32, u32)>,
+    pub timestamps: bool,
+    faults: Arc<Mutex<Faults>>,
+}
+
+impl Device {
+    pub async fn open(options: &Options) -> Result<Device> {
+        let adapter = adapter(options).await?;
+        let info = adapter.get_info();
+        let offered = adapter.features();
+        let mut features = wgpu::Features::empty();
+        let mut wants = |name: &str, feature| {
+            let on = offered.contains(feature) && options.allows(name);
+            features.set(feature, on);
+            on
+        };
+        let has_subgroups = wants("subgroups", wgpu::Features::SUBGROUP);
+        let timestamps = wants("timestamps", wgpu::Features::TIMESTAMP_QUERY);
+        let mut limits = match options.least_limits {
+            true => wgpu::Limits {
+                max_storage_buffer_binding_size: 128 << 20,
+                max_buffer_size: 256 << 20,
+                ..wgpu::Limits::defaults()
+            },
+            false => adapter.limits(),
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("candlewick"),
+            required_features: features,
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
+        let (handle, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|error| Error::resource_exhausted(format!("no GPU device: {error}")))?;
+        if let Some(max) = options.max_binding {
+            limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(max);
+        }
+
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let kept = faults.clone();
+        handle.on_uncaptured_error(Arc::new(move |error| {
+            let error = match error {
+                wgpu::Error::OutOfMemory { .. } => {
+                    Error::resource_exhausted("the GPU is out of memory. Choose a smaller model or context")
+                }
+                error => Error::internal(format!("GPU: {error}")),
+            };
+            if let Ok(mut faults) = kept.lock() {
+                faults.error.get_or_insert(error);
+            }
+        }));
+        let kept = faults.clone();
+        handle.set_device_lost_callback(move |reason, message| {
+            if let Ok(mut faults) = kept.lock() {
+                faults.lost.get_or_insert(format!("{reason:?}: {message}"));
+            }
+        });
+        let subgroups = has_subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size));
+        Ok(Device { handle, queue, info, limits, subgroups, timestamps, faults })
+    }
+
+    /// The first error since the device was opened, if there was one.
+    pub fn check(&self) -> Result<()> {
+        let Ok(faults) = self.faults.lock() else { return Err(Error::internal("a GPU callback failed")) };
+        if let Some(message) = &faults.lost {
+            return Err(Error::device_lost(format!("the GPU was lost: {message}")));
+        }
+        faults.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Bytes of one binding.
+    pub fn max_binding(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
+    /// Kernels stay within their buffers, by arithmetic that the kernel tests check; naga's checks
+    /// around every access and loop would cost native speed.
+    pub fn shader_module(&self, descriptor: wgpu::ShaderModuleDescriptor) -> wgpu::ShaderModule {
+        // SAFETY: the WGSL is our own. Indices come from `Params` that this module's callers
+        // compute from checked sizes, and from token ids that `embed` compares with the table's.
+        unsafe {
+            self.handle.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        }
+    }
+
+    /// A zeroed buffer of at least `size` bytes, or `resource_exhausted`.
+    pub fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let size = size.next_multiple_of(16).max(16);
+        let limit = match usage.contains(wgpu::BufferUsages::STORAGE) {
+            true => self.max_binding(),
+            false => self.limits.max_buffer_size,
+        };
+        if size > limit {
+            return Err(Error::resource_exhausted(format!(
+                "the GPU takes {} MB in one piece; {label} would need {} MB. Choose a smaller model or context",
+                limit >> 20,
+                size >> 20
+            )));
+        }
+        let descriptor =
+            wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        Ok(self.handle.create_buffer(&descriptor))
+    }
+
+    /// A storage buffer that can be written and read from here.
+    pub fn storage(&self, label: &str, size: u64) -> Result<wgpu::Buffer> {
+        use wgpu::BufferUsages as Usage;
+        self.buffer(label, size, Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC)
+    }
+}
+
+async fn adapter(options: &Options) -> Result<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // Validation layers are for debugging wgpu itself.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(descriptor);
+    if let Some(name) = &options.adapter {
+        let name = name.to_lowercase();
+        let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+        let named = |adapter: &wgpu::Adapter| adapter.get_info().name.to_lowercase().contains(&name);
+        return adapters
+            .into_iter()
+            .find(named)
+            .ok_or_else(|| Error::resource_exhausted(format!("no GPU is called \"{name}\"")));
+    }
+    let wanted = wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    };
+    instance
+        .request_adapter(&wanted)
+        .await
+        .map_err(|error| Error::resource_exhausted(format!("no GPU: {error}")))
+}

@@ -1,0 +1,379 @@
+//! The GPU backend: our own WGSL kernels through wgpu, in browsers and natively.
+//!
+//! `device` opens an adapter, `memory` lays weights out (`repack` says how), `shader` makes pipelines
+//! from `wgsl/`, and `record` collects the dispatches of a step and submits them as one compute pass.
+//! What is left here and in `product` and `attention` is which kernels an operation is.
+//!
+//! Rows of activations are padded by zeros to a multiple of 64 numbers, so that products read whole
+//! blocks; kernels never write the padding.
+
+mod attention;
+mod device;
+mod memory;
+mod product;
+mod record;
+mod repack;
+mod shader;
+
+pub use device::Options;
+pub use record::KernelTime;
+
+use super::{
+    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Vector,
+};
+use crate::model::gguf::TensorType;
+use crate::{Error, Result};
+use attention::{Cache, Rotation};
+use device::Device;
+use futures_util::future::LocalBoxFuture;
+use memory::{MatrixData, Memory, VectorData};
+use record::{BufferId, Recorder};
+use repack::Format;
+use shader::Kernel;
+
+/// Activations' rows begin at multiples of this many numbers: two blocks of a matrix.
+const ROW_ALIGNMENT: usize = 64;
+/// Tokens of a step of the prompt.
+const PREFILL_ROWS: usize = 512;
+/// Workgroups of the first half of argmax, at most.
+const ARGMAX_GROUPS: usize = 64;
+
+/// `rows × width` numbers, a row every `stride`.
+#[derive(Debug, Clone, Copy)]
+struct Activations {
+    id: BufferId,
+    stride: usize,
+}
+
+/// Runs models on a GPU.
+pub struct Gpu {
+    device: Device,
+    options: Options,
+    recorder: Recorder,
+    memory: Memory,
+    matrices: Vec<MatrixData>,
+    vectors: Vec<VectorData>,
+    buffers: Vec<Activations>,
+    caches: Vec<Cache>,
+    rotations: Vec<Rotation>,
+    /// Token ids: of steps that are not submitted yet, and the chosen one at the end.
+    ids: BufferId,
+    /// The first half of argmax.
+    best: BufferId,
+    /// What lies between two kernels of an operation; made when first needed.
+    scratch: [Option<Activations>; 2],
+    /// The splits of `attend`.
+    parts: Option<BufferId>,
+    /// Longest KV cache.
+    context: usize,
+    /// Halves are decoded by integers: the device reads subnormal ones as 0.
+    exact_half: bool,
+}
+
+/// What runs and how, for people.
+#[derive(Debug, Clone)]
+pub struct Info {
+    /// The adapter's name.
+    pub adapter: String,
+    /// Vulkan, Metal, …
+    pub backend: String,
+    /// The driver, with its version.
+    pub driver: String,
+    /// Sizes of a subgroup, where kernels use them.
+    pub subgroups: Option<(u32, u32)>,
+    /// Whether keys and values are kept as f16.
+    pub kv_f16: bool,
+    /// Bytes of weights on the device.
+    pub weights: u64,
+    /// Pipelines made.
+    pub pipelines: usize,
+    /// Dispatches so far.
+    pub dispatches: u64,
+}
+
+impl Gpu {
+    /// Opens a device.
+    pub async fn open(options: Options) -> Result<Gpu> {
+        let device = Device::open(&options).await?;
+        let mut recorder = Recorder::new(&device, options.profile)?;
+        let memory = Memory::new(&device, &mut recorder)?;
+        let ids = recorder.add(device.storage("token ids", 4 * (4 * PREFILL_ROWS as u64 + 1))?);
+        let best = recorder.add(device.storage("best", 8 * ARGMAX_GROUPS as u64)?);
+        Ok(Gpu {
+            device,
+            options,
+            recorder,
+            memory,
+            matrices: Vec::new(),
+            vectors: Vec::new(),
+            buffers: Vec::new(),
+            caches: Vec::new(),
+            rotations: Vec::new(),
+            ids,
+            best,
+            scratch: [None; 2],
+            parts: None,
+            context: 0,
+            exact_half: false,
+        })
+    }
+
+    /// What runs and how.
+    pub fn info(&self) -> Info {
+        let info = &self.device.info;
+        Info {
+            adapter: info.name.clone(),
+            backend: info.backend.to_string(),
+            driver: format!("{} {}", info.driver, info.driver_info),
+            subgroups: self.device.subgroups,
+            kv_f16: !self.options.kv_f32,
+            weights: self.memory.used(),
+            pipelines: self.recorder.pipelines.len(),
+            dispatches: self.recorder.dispatches,
+        }
+    }
+
+    /// Time in each kernel since the last call, where [`Options::profile`] asked for it.
+    pub fn take_times(&mut self) -> Vec<KernelTime> {
+        self.recorder.take_times()
+    }
+
+    /// Loses the device, for tests of what comes then.
+    pub fn destroy(&self) {
+        self.device.handle.destroy();
+    }
+
+    fn activations(&mut self, rows: usize, width: usize) -> Result<Activations> {
+        let stride = width.next_multiple_of(ROW_ALIGNMENT);
+        let buffer = self.device.storage("activations", 4 * (rows * stride) as u64)?;
+        Ok(Activations { id: self.recorder.add(buffer), stride })
+    }
+
+    /// Room for `rows × width` numbers until the operation ends. The padding is zero.
+    fn scratch(&mut self, index: usize, rows: usize, width: usize) -> Result<Activations> {
+        let stride = width.next_multiple_of(ROW_ALIGNMENT);
+        let size = 4 * (rows * stride) as u64;
+        match self.scratch[index] {
+            Some(scratch) if scratch.stride == stride && self.recorder.buffer(scratch.id).size() >= size => {
+                Ok(scratch)
+            }
+            _ => {
+                // A model has few widths: each gets its own, with room for any step.
+                let found = self.activations(rows.max(PREFILL_ROWS), width)?;
+                self.scratch[index] = Some(found);
+                Ok(found)
+            }
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        kernel: Kernel,
+        params: &[u32],
+        buffers: &[BufferId],
+        workgroups: [usize; 3],
+    ) -> Result<()> {
+        self.recorder.dispatch(&self.device, kernel, params, buffers, workgroups)
+    }
+}
+
+impl Backend for Gpu {
+    fn device(&self) -> &'static str {
+        "gpu"
+    }
+
+    fn prefill_rows(&self) -> usize {
+        PREFILL_ROWS
+    }
+
+    fn expect(&mut self, matrices: &[(usize, usize, TensorType)]) -> LocalBoxFuture<'_, Result<()>> {
+        let sizes =
+            matrices.iter().map(|&(rows, columns, kind)| Memory::size_of(Format::of(kind), rows, columns));
+        // Split tensors and slabs' ends take a little more.
+        let total: u64 = sizes.sum::<u64>() + 4096 * matrices.len() as u64;
+        self.memory.expect(total);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
+        let matrix = self.memory.matrix(&self.device, &mut self.recorder, rows, columns, kind)?;
+        self.matrices.push(matrix);
+        Ok(Matrix(self.matrices.len() - 1))
+    }
+
+    fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
+        let matrix = &self.matrices[matrix.0];
+        self.memory.write_rows(&self.device, &self.recorder, matrix, first, bytes)
+    }
+
+    fn vector(&mut self, values: &[f32]) -> Result<Vector> {
+        let vector = self.memory.vector(&self.device, &mut self.recorder, values)?;
+        self.vectors.push(vector);
+        Ok(Vector(self.vectors.len() - 1))
+    }
+
+    fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer> {
+        let buffer = self.activations(rows, width)?;
+        self.buffers.push(buffer);
+        Ok(Buffer(self.buffers.len() - 1))
+    }
+
+    fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
+        let cache = self.new_cache(context, heads)?;
+        self.caches.push(cache);
+        Ok(KvCache(self.caches.len() - 1))
+    }
+
+    fn embed(&mut self, tokens: Tokens, table: Matrix, scale: f32, out: Buffer) -> Result<()> {
+        // A step begins: the device may have the last one.
+        if !self.recorder.is_empty() {
+            self.recorder.submit(&self.device)?;
+        }
+        let chosen_at = 4 * PREFILL_ROWS;
+        let first = match tokens {
+            Tokens::Chosen => chosen_at,
+            Tokens::Known(tokens) => {
+                let vocabulary = self.matrices[table.0].rows;
+                if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+                    let message = format!("token {token} is outside the vocabulary of {vocabulary}");
+                    return Err(Error::invalid_argument(message));
+                }
+                // Earlier steps are submitted: these ids are written after they ran.
+                let ids = self.recorder.buffer(self.ids);
+                self.device.queue.write_buffer(ids, 0, bytemuck::cast_slice(tokens));
+                0
+            }
+        };
+        let out = self.buffers[out.0];
+        let matrix = &self.matrices[table.0];
+        let (blocks, format, columns) = (matrix.blocks, matrix.format, matrix.columns);
+        for part in matrix.parts.clone() {
+            let mut params = vec![
+                blocks as u32,
+                tokens.len() as u32,
+                first as u32,
+                (out.stride / 4) as u32,
+                part.first_row as u32,
+                scale.to_bits(),
+                columns as u32,
+                0,
+            ];
+            params.extend(product::matrix_params(&part, 0, 0, 0, None));
+            let kernel = Kernel::new("embed").format(format.file()).flag("EXACT_HALF", self.exact_half);
+            let workgroups = [(blocks * 8).div_ceil(64), tokens.len(), 1];
+            self.dispatch(kernel, &params, &[part.slab, part.slab, self.ids, out.id], workgroups)?;
+        }
+        Ok(())
+    }
+
+    fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
+        let x = self.buffers[x.0];
+        let outputs: Vec<_> = outputs.iter().map(|(linear, out)| (*linear, self.buffers[out.0])).collect();
+        self.products(rows, x, 0, Some(norm), &outputs, product::End::Store)
+    }
+
+    fn project_add(
+        &mut self,
+        rows: usize,
+        input: Buffer,
+        linear: &Linear,
+        norm: Option<&Norm>,
+        x: Buffer,
+    ) -> Result<()> {
+        let (input, x) = (self.buffers[input.0], self.buffers[x.0]);
+        match norm {
+            None => self.products(rows, input, 0, None, &[(*linear, x)], product::End::Add),
+            Some(norm) => {
+                let width = self.matrices[linear.weight.0].rows;
+                let projected = self.scratch(0, rows, width)?;
+                self.products(rows, input, 0, None, &[(*linear, projected)], product::End::Store)?;
+                self.rms_norm(rows, projected, norm, x, true)
+            }
+        }
+    }
+
+    fn rotate_and_store(
+        &mut self,
+        position: usize,
+        rows: usize,
+        qkv: [Buffer; 3],
+        heads: Heads,
+        norms: Option<&[Norm; 2]>,
+        rope: &Rope,
+        cache: KvCache,
+    ) -> Result<()> {
+        self.rotate_and_store_at(position, rows, qkv.map(|b| self.buffers[b.0]), heads, norms, rope, cache)
+    }
+
+    fn attend(
+        &mut self,
+        position: usize,
+        rows: usize,
+        q: Buffer,
+        cache: KvCache,
+        attention: &Attention,
+        out: Buffer,
+    ) -> Result<()> {
+        self.attend_at(position, rows, self.buffers[q.0], cache, attention, self.buffers[out.0])
+    }
+
+    fn gate(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: &Norm,
+        gate_up: [&Linear; 2],
+        activation: Activation,
+        out: Buffer,
+    ) -> Result<()> {
+        self.gated(rows, self.buffers[x.0], norm, gate_up, activation, self.buffers[out.0])
+    }
+
+    fn logits(
+        &mut self,
+        row: usize,
+        x: Buffer,
+        norm: &Norm,
+        head: &Linear,
+        softcap: Option<f32>,
+        out: Buffer,
+    ) -> Result<()> {
+        let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
+        let end = softcap.map_or(product::End::Store, product::End::Softcap);
+        self.products(1, x, row, Some(norm), &[(*head, out)], end)
+    }
+
+    fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {
+        let scores = self.buffers[scores.0].id;
+        let slot = 4 * PREFILL_ROWS;
+        let groups = len.div_ceil(1024).min(ARGMAX_GROUPS);
+        let stretch = len.div_ceil(groups);
+        let groups = len.div_ceil(stretch);
+        let kernel = Kernel::new("argmax");
+        let (best, ids) = (self.best, self.ids);
+        self.dispatch(kernel.clone(), &[len as u32, stretch as u32, 0, 0], &[scores, best], [groups, 1, 1])?;
+        let params = [groups as u32, groups as u32, slot as u32, 0];
+        self.dispatch(kernel.flag("LAST", true), &params, &[best, ids], [1, 1, 1])?;
+        self.recorder.send_late(&self.device, self.ids, slot as u64)
+    }
+
+    fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
+        Box::pin(self.recorder.receive_late(&self.device))
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        buffer: Buffer,
+        len: usize,
+        out: &'a mut Vec<f32>,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let id = self.buffers[buffer.0].id;
+            let mut bytes = Vec::new();
+            self.recorder.read(&self.device, id, 4 * len as u64, &mut bytes).await?;
+            out.clear();
+            out.extend(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,380 @@
+//! What a step enqueues, and how it reaches the device: one compute pass, one submission.
+
+use super::device::Device;
+use super::shader::{Kernel, Pipelines};
+use crate::{Error, Result};
+use futures_channel::oneshot;
+use std::collections::{HashMap, VecDeque};
+
+/// Kernels' parameters lie this far apart: WebGPU's alignment of dynamic offsets.
+const SLOT: usize = 256;
+/// Dispatches recorded before they are submitted by themselves.
+const SLOTS: usize = 2048;
+/// Chosen tokens on their way back.
+const RING: usize = 8;
+
+/// A buffer known to the recorder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct BufferId(u16);
+
+#[derive(Debug, Clone, Copy)]
+struct Dispatch {
+    pipeline: usize,
+    group: usize,
+    slot: usize,
+    workgroups: [u32; 3],
+}
+
+/// Nanoseconds and calls of one kernel.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KernelTime {
+    /// With the variant's constants.
+    pub kernel: String,
+    /// Dispatches measured.
+    pub calls: u64,
+    /// Over all of them.
+    pub nanoseconds: u64,
+}
+
+pub(super) struct Recorder {
+    pub pipelines: Pipelines,
+    buffers: Vec<wgpu::Buffer>,
+    groups: Vec<wgpu::BindGroup>,
+    group_of: HashMap<(usize, [BufferId; 8]), usize>,
+    uniforms: wgpu::Buffer,
+    params: Vec<u8>,
+    pending: Vec<Dispatch>,
+    /// Dispatches since the start.
+    pub dispatches: u64,
+    staging: Option<wgpu::Buffer>,
+    ring: Vec<wgpu::Buffer>,
+    ring_next: usize,
+    /// Choices on their way back, oldest first.
+    late: VecDeque<(usize, wgpu::SubmissionIndex, oneshot::Receiver<bool>)>,
+    pub profile: Option<Profile>,
+}
+
+pub(super) struct Profile {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    times: HashMap<usize, KernelTime>,
+}
+
+impl Recorder {
+    pub fn new(device: &Device, profile: bool) -> Result<Self> {
+        use wgpu::BufferUsages as Usage;
+        let uniforms =
+            device.buffer("parameters", (SLOT * SLOTS) as u64, Usage::UNIFORM | Usage::COPY_DST)?;
+        let ring = (0..RING).map(|_| device.buffer("token", 16, Usage::MAP_READ | Usage::COPY_DST));
+        let profile = match profile && device.timestamps {
+            false => None,
+            true => Some(Profile {
+                queries: device.handle.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: None,
+                    ty: wgpu::QueryType::Timestamp,
+                    count: 2 * SLOTS as u32,
+                }),
+                resolved: device.buffer(
+                    "times",
+                    16 * SLOTS as u64,
+                    Usage::QUERY_RESOLVE | Usage::COPY_SRC,
+                )?,
+                times: HashMap::new(),
+            }),
+        };
+        Ok(Recorder {
+            pipelines: Pipelines::default(),
+            buffers: Vec::new(),
+            groups: Vec::new(),
+            group_of: HashMap::new(),
+            uniforms,
+            params: Vec::with_capacity(SLOT * SLOTS),
+            pending: Vec::new(),
+            dispatches: 0,
+            staging: None,
+            ring: ring.collect::<Result<_>>()?,
+            ring_next: 0,
+            late: VecDeque::new(),
+            profile,
+        })
+    }
+
+    pub fn add(&mut self, buffer: wgpu::Buffer) -> BufferId {
+        self.buffers.push(buffer);
+        BufferId((self.buffers.len() - 1) as u16)
+    }
+
+    /// Another buffer behind the same id.
+    pub fn replace(&mut self, id: BufferId, buffer: wgpu::Buffer) {
+        self.buffers[id.0 as usize] = buffer;
+        self.groups.clear();
+        self.group_of.clear();
+    }
+
+    pub fn buffer(&self, id: BufferId) -> &wgpu::Buffer {
+        &self.buffers[id.0 as usize]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Enqueues a kernel over `buffers`, its storage bindings in order.
+    pub fn dispatch(
+        &mut self,
+        device: &Device,
+        kernel: Kernel,
+        params: &[u32],
+        buffers: &[BufferId],
+        workgroups: [usize; 3],
+    ) -> Result<()> {
+        if self.pending.len() == SLOTS {
+            self.submit(device)?;
+        }
+        let pipeline = self.pipelines.find(device, kernel)?;
+        let mut key = [BufferId(u16::MAX); 8];
+        key[..buffers.len()].copy_from_slice(buffers);
+        let group = match self.group_of.get(&(pipeline, key)) {
+            Some(&group) => group,
+            None => {
+                let group = self.bind(device, pipeline, buffers);
+                self.groups.push(group);
+                self.group_of.insert((pipeline, key), self.groups.len() - 1);
+                self.groups.len() - 1
+            }
+        };
+        let slot = self.pending.len();
+        self.params.resize(slot * SLOT, 0);
+        self.params.extend_from_slice(bytemuck::cast_slice(params));
+        let workgroups = workgroups.map(|count| count as u32);
+        debug_assert!(
+            workgroups.iter().all(|&count| count <= device.limits.max_compute_workgroups_per_dimension)
+        );
+        self.pending.push(Dispatch { pipeline, group, slot, workgroups });
+        self.dispatches += 1;
+        Ok(())
+    }
+
+    fn bind(&self, device: &Device, pipeline: usize, buffers: &[BufferId]) -> wgpu::BindGroup {
+        let uniform = wgpu::BufferBinding {
+            buffer: &self.uniforms,
+            offset: 0,
+            size: wgpu::BufferSize::new(SLOT as u64),
+        };
+        let entry = |binding: usize, resource| wgpu::BindGroupEntry { binding: binding as u32, resource };
+        let mut entries = vec![entry(0, wgpu::BindingResource::Buffer(uniform))];
+        entries.extend(
+            buffers.iter().enumerate().map(|(i, &id)| entry(i + 1, self.buffer(id).as_entire_binding())),
+        );
+        device.handle.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &self.pipelines.get(pipeline).layout,
+            entries: &entries,
+        })
+    }
+
+    /// Sends what is enqueued.
+    pub fn submit(&mut self, device: &Device) -> Result<wgpu::SubmissionIndex> {
+        self.submit_with(device, |_| {})
+    }
+
+    /// The same with copies after it.
+    fn submit_with(
+        &mut self,
+        device: &Device,
+        copies: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> Result<wgpu::SubmissionIndex> {
+        device.check()?;
+        if !self.pending.is_empty() {
+            device.queue.write_buffer(&self.uniforms, 0, &self.params);
+        }
+        let mut encoder = device.handle.create_command_encoder(&Default::default());
+        match &self.profile {
+            None if self.pending.is_empty() => {}
+            None => {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                let mut current = usize::MAX;
+                for dispatch in &self.pending {
+                    if dispatch.pipeline != current {
+                        current = dispatch.pipeline;
+                        pass.set_pipeline(&self.pipelines.get(current).pipeline);
+                    }
+                    self.record(dispatch, &mut pass);
+                }
+            }
+            Some(profile) => {
+                // A pass each: timestamps are written between passes.
+                for dispatch in &self.pending {
+                    let timestamps = wgpu::ComputePassTimestampWrites {
+                        query_set: &profile.queries,
+                        beginning_of_pass_write_index: Some(2 * dispatch.slot as u32),
+                        end_of_pass_write_index: Some(2 * dispatch.slot as u32 + 1),
+                    };
+                    let descriptor =
+                        wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(timestamps) };
+                    let mut pass = encoder.begin_compute_pass(&descriptor);
+                    pass.set_pipeline(&self.pipelines.get(dispatch.pipeline).pipeline);
+                    self.record(dispatch, &mut pass);
+                }
+                let count = 2 * self.pending.len() as u32;
+                encoder.resolve_query_set(&profile.queries, 0..count, &profile.resolved, 0);
+            }
+        }
+        copies(&mut encoder);
+        let index = device.queue.submit([encoder.finish()]);
+        if self.profile.is_some() {
+            self.count_times(device)?;
+        }
+        self.pending.clear();
+        self.params.clear();
+        Ok(index)
+    }
+
+    fn record(&self, dispatch: &Dispatch, pass: &mut wgpu::ComputePass) {
+        pass.set_bind_group(0, &self.groups[dispatch.group], &[(dispatch.slot * SLOT) as u32]);
+        let [x, y, z] = dispatch.workgroups;
+        pass.dispatch_workgroups(x, y, z);
+    }
+
+    /// Drops what is enqueued.
+    pub fn forget(&mut self) {
+        self.pending.clear();
+        self.params.clear();
+    }
+
+    /// Bytes of a buffer, once everything enqueued has run.
+    pub async fn read(&mut self, device: &Device, id: BufferId, bytes: u64, out: &mut Vec<u8>) -> Result<()> {
+        let size = bytes.next_multiple_of(4);
+        let staging = match self.staging.take().filter(|staging| staging.size() >= size) {
+            Some(staging) => staging,
+            None => {
+                device.buffer("staging", size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?
+            }
+        };
+        let source = self.buffer(id).clone();
+        let index =
+            self.submit_with(device, |encoder| encoder.copy_buffer_to_buffer(&source, 0, &staging, 0, size))?;
+        let receiver = map(&staging, size);
+        wait(device, index, receiver).await?;
+        let view = staging.slice(..size).get_mapped_range().map_err(|error| failed(device, error))?;
+        out.clear();
+        out.extend_from_slice(&view[..bytes as usize]);
+        drop(view);
+        staging.unmap();
+        self.staging = Some(staging);
+        Ok(())
+    }
+
+    /// Sends what is enqueued, and word `offset` of `source` on its way back.
+    pub fn send_late(&mut self, device: &Device, source: BufferId, offset: u64) -> Result<()> {
+        if self.late.len() == RING {
+            return Err(Error::internal("too many choices are unread"));
+        }
+        let place = self.ring_next;
+        self.ring_next = (place + 1) % RING;
+        let (from, to) = (self.buffer(source).clone(), self.ring[place].clone());
+        let index =
+            self.submit_with(device, |encoder| encoder.copy_buffer_to_buffer(&from, 4 * offset, &to, 0, 4))?;
+        self.late.push_back((place, index, map(&to, 4)));
+        Ok(())
+    }
+
+    /// The oldest word that `send_late` sent.
+    pub async fn receive_late(&mut self, device: &Device) -> Result<u32> {
+        let (place, index, receiver) =
+            self.late.pop_front().ok_or_else(|| Error::internal("nothing was chosen"))?;
+        wait(device, index, receiver).await?;
+        let buffer = &self.ring[place];
+        let view = buffer.slice(..4).get_mapped_range().map_err(|error| failed(device, error))?;
+        let word = u32::from_le_bytes([view[0], view[1], view[2], view[3]]);
+        drop(view);
+        buffer.unmap();
+        Ok(word)
+    }
+
+    /// Choices on their way back.
+    pub fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn count_times(&mut self, _device: &Device) -> Result<()> {
+        Ok(())
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn count_times(&mut self, device: &Device) -> Result<()> {
+        let Some(profile) = &mut self.profile else { return Ok(()) };
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        use wgpu::BufferUsages as Usage;
+        let size = 16 * self.pending.len() as u64;
+        let staging = device.buffer("times", size, Usage::MAP_READ | Usage::COPY_DST)?;
+        let mut encoder = device.handle.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&profile.resolved, 0, &staging, 0, size);
+        let index = device.queue.submit([encoder.finish()]);
+        let receiver = map(&staging, size);
+        pollster::block_on(wait(device, index, receiver))?;
+        let view = staging.slice(..size).get_mapped_range().map_err(|error| failed(device, error))?;
+        let ticks: Vec<u64> = view.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        let period = device.queue.get_timestamp_period() as f64;
+        for dispatch in &self.pending {
+            let (start, end) = (ticks[2 * dispatch.slot], ticks[2 * dispatch.slot + 1]);
+            let time = profile.times.entry(dispatch.pipeline).or_default();
+            time.calls += 1;
+            time.nanoseconds += (end.saturating_sub(start) as f64 * period) as u64;
+        }
+        Ok(())
+    }
+
+    /// What was measured since the last call, longest first.
+    pub fn take_times(&mut self) -> Vec<KernelTime> {
+        let Some(profile) = &mut self.profile else { return Vec::new() };
+        let mut times: Vec<KernelTime> = profile
+            .times
+            .drain()
+            .map(|(pipeline, time)| {
+                let kernel = &self.pipelines.get(pipeline).kernel;
+                let constants = kernel.constants.iter().map(|(name, value)| format!("{name}={value}"));
+                let words = [kernel.name, kernel.format].into_iter().map(str::to_owned);
+                let flags = kernel.flags.iter().map(|flag| (*flag).to_owned());
+                let words: Vec<String> = words.chain(flags).chain(constants).collect();
+                KernelTime { kernel: words.join(" "), ..time }
+            })
+            .collect();
+        times.sort_by_key(|time| std::cmp::Reverse(time.nanoseconds));
+        times
+    }
+}
+
+fn map(buffer: &wgpu::Buffer, size: u64) -> oneshot::Receiver<bool> {
+    let (sender, receiver) = oneshot::channel();
+    buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
+        // The receiver is gone where nobody waits any more.
+        _ = sender.send(result.is_ok());
+    });
+    receiver
+}
+
+async fn wait(
+    device: &Device,
+    index: wgpu::SubmissionIndex,
+    receiver: oneshot::Receiver<bool>,
+) -> Result<()> {
+    let wait = wgpu::PollType::Wait { submission_index: Some(index), timeout: None };
+    // Does nothing on the web, where callbacks come by themselves.
+    let polled = device.handle.poll(wait);
+    let mapped = receiver.await;
+    device.check()?;
+    polled.map_err(|error| failed(device, error))?;
+    match mapped {
+        Ok(true) => Ok(()),
+        _ => Err(failed(device, "a buffer could not be read")),
+    }
+}
+
+/// The device's own error where it has one.
+fn failed(device: &Device, error: impl std::fmt::Display) -> Error {
+    device.check().err().unwrap_or_else(|| Error::internal(format!("GPU: {error}")))
+}

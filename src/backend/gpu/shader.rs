@@ -1,0 +1,225 @@
+//! WGSL sources, a preprocessor of a hundred lines, and the cache of pipelines.
+//!
+//! Directives stand at the start of a line:
+//! - `#import path` puts `wgsl/path.wgsl` there, once a module; `{FORMAT}` in it is replaced.
+//! - `#ifdef FLAG`, `#ifndef FLAG`, `#else`, `#endif`
+//! - `#unroll J COUNT` … `#end` repeats its lines with `{J}` as 0, 1, … and `{J/4}` as that over 4.
+//!   COUNT is a number or a constant. Registers have no addresses, so what a loop indexes must be
+//!   unrolled here: drivers differ in whether they do it.
+//!
+//! Constants become `const NAME: u32 = …` at the head.
+
+use super::device::Device;
+use crate::{Error, Result};
+use std::collections::{BTreeSet, HashMap};
+
+macro_rules! sources {
+    ($($path:literal)*) => {
+        /// (path without `.wgsl`, text).
+        const SOURCES: &[(&str, &str)] = &[$(($path, include_str!(concat!("wgsl/", $path, ".wgsl")))),*];
+    };
+}
+sources! {
+    "shared/activation" "shared/bytes" "shared/half" "shared/matrix" "shared/multiply" "shared/product"
+    "shared/reduce"
+    "format/f32" "format/f16" "format/bf16" "format/q8_0" "format/q4_0" "format/q4_1" "format/q5_0"
+    "format/q5_1" "format/q2_k" "format/q4_k" "format/q5_k" "format/q6_k"
+    "activate" "argmax" "attend" "attend_reduce" "copy" "embed" "gate" "matmul" "matvec" "rms_norm"
+    "rotate_and_store"
+}
+
+/// One variant of a kernel: what its module is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    /// The file, and the entry point in it.
+    pub name: &'static str,
+    /// The format imported as `{FORMAT}`.
+    pub format: &'static str,
+    pub flags: Vec<&'static str>,
+    pub constants: Vec<(&'static str, u32)>,
+}
+
+impl Kernel {
+    pub fn new(name: &'static str) -> Self {
+        Kernel { name, format: "", flags: Vec::new(), constants: Vec::new() }
+    }
+
+    pub fn format(mut self, format: &'static str) -> Self {
+        self.format = format;
+        self
+    }
+
+    pub fn flag(mut self, name: &'static str, set: bool) -> Self {
+        if set {
+            self.flags.push(name);
+        }
+        self
+    }
+
+    pub fn constant(mut self, name: &'static str, value: usize) -> Self {
+        self.constants.push((name, value as u32));
+        self
+    }
+
+    /// The module's WGSL.
+    pub fn source(&self) -> Result<String> {
+        let mut out = String::new();
+        for (name, value) in &self.constants {
+            out += &format!("const {name}: u32 = {value}u;\n");
+        }
+        let mut imported = BTreeSet::new();
+        self.expand(&format!("#import {}", self.name), &mut imported, &mut out)?;
+        Ok(out)
+    }
+
+    fn value(&self, name: &str) -> Result<u32> {
+        let constant = self.constants.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        constant.or(name.parse().ok()).ok_or_else(|| self.wrong(format!("{name} is not a number")))
+    }
+
+    fn wrong(&self, message: impl std::fmt::Display) -> Error {
+        Error::internal(format!("shader {}: {message}", self.name))
+    }
+
+    fn expand(&self, text: &str, imported: &mut BTreeSet<String>, out: &mut String) -> Result<()> {
+        // One entry an open #ifdef: whether its lines count.
+        let mut conditions: Vec<bool> = Vec::new();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            let mut words = line.split_whitespace();
+            let directive = words.next().filter(|word| word.starts_with('#')).unwrap_or_default();
+            let argument = words.next().unwrap_or_default();
+            match directive {
+                "#ifdef" => conditions.push(self.flags.contains(&argument)),
+                "#ifndef" => conditions.push(!self.flags.contains(&argument)),
+                "#else" => match conditions.last_mut() {
+                    Some(condition) => *condition = !*condition,
+                    None => return Err(self.wrong("#else without #ifdef")),
+                },
+                "#endif" => {
+                    conditions.pop().ok_or_else(|| self.wrong("#endif without #ifdef"))?;
+                }
+                _ if conditions.contains(&false) => {}
+                "#import" => {
+                    let path = argument.replace("{FORMAT}", self.format);
+                    let source = SOURCES.iter().find(|(name, _)| *name == path);
+                    let (_, source) = source.ok_or_else(|| self.wrong(format!("no file {path}")))?;
+                    if imported.insert(path) {
+                        self.expand(source, imported, out)?;
+                    }
+                }
+                "#unroll" => {
+                    let count = self.value(words.next().unwrap_or_default())?;
+                    let (mut body, mut depth) = (String::new(), 1);
+                    for line in lines.by_ref() {
+                        depth += i32::from(line.starts_with("#unroll")) - i32::from(line == "#end");
+                        if depth == 0 {
+                            break;
+                        }
+                        body += line;
+                        body.push('\n');
+                    }
+                    for index in 0..count {
+                        let body = body.replace(&format!("{{{argument}}}"), &index.to_string());
+                        let body = body.replace(&format!("{{{argument}/4}}"), &(index / 4).to_string());
+                        self.expand(&body, imported, out)?;
+                    }
+                }
+                "" => {
+                    out.push_str(line);
+                    out.push('\n');
+                }
+                unknown => return Err(self.wrong(format!("unknown directive {unknown}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A pipeline and what it binds.
+pub(super) struct Pipeline {
+    pub kernel: Kernel,
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// Pipelines made so far.
+#[derive(Default)]
+pub(super) struct Pipelines {
+    by_kernel: HashMap<Kernel, usize>,
+    made: Vec<Pipeline>,
+    /// One for each pattern of read-only and writable bindings.
+    layouts: HashMap<Vec<bool>, wgpu::BindGroupLayout>,
+}
+
+impl Pipelines {
+    pub fn get(&self, index: usize) -> &Pipeline {
+        &self.made[index]
+    }
+
+    pub fn len(&self) -> usize {
+        self.made.len()
+    }
+
+    /// The pipeline of `kernel`, made when first asked for.
+    pub fn find(&mut self, device: &Device, kernel: Kernel) -> Result<usize> {
+        if let Some(&index) = self.by_kernel.get(&kernel) {
+            return Ok(index);
+        }
+        let source = kernel.source()?;
+        let writable = writable_bindings(&source);
+        let layout = self.layouts.entry(writable).or_insert_with_key(|w| layout(device, w)).clone();
+        let prelude = if cfg!(target_arch = "wasm32") && kernel.flags.contains(&"SUBGROUPS") {
+            // Browsers ask for this line, naga does not know it.
+            "enable subgroups;\n"
+        } else {
+            ""
+        };
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(format!("{prelude}{source}").into()),
+        };
+        let module = device.shader_module(descriptor);
+        let pipeline_layout = device.handle.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: None,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.handle.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(kernel.name),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                // Every kernel writes its workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        self.made.push(Pipeline { kernel: kernel.clone(), pipeline, layout });
+        self.by_kernel.insert(kernel, self.made.len() - 1);
+        Ok(self.made.len() - 1)
+    }
+}
+
+/// Whether each storage binding of a module, in order, is written. Binding 0 is the uniform.
+fn writable_bindings(source: &str) -> Vec<bool> {
+    let bindings = source.lines().filter(|line| line.contains("@binding(") && line.contains("var<storage"));
+    bindings.map(|line| line.contains("read_write")).collect()
+}
+
+fn layout(device: &Device, writable: &[bool]) -> wgpu::BindGroupLayout {
+    let entry = |binding: usize, ty, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
+        count: None,
+    };
+    let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, true)];
+    entries.extend(writable.iter().enumerate().map(|(index, &writable)| {
+        entry(index + 1, wgpu::BufferBindingType::Storage { read_only: !writable }, false)
+    }));
+    let descriptor = wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries };
+    device.handle.create_bind_group_layout(&descriptor)
+}

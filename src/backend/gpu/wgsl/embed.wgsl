@@ -1,0 +1,42 @@
+// embed: out = scale · table[token], one thread for 4 columns of a token.
+#import shared/matrix
+#import format/{FORMAT}
+
+struct Params {
+    blocks: u32,
+    tokens: u32,
+    // Of the first token's id in `ids`.
+    first: u32,
+    // From token to token in `out`, in vec4.
+    stride: u32,
+    // Rows of the table before this part of it.
+    first_row: u32,
+    scale: f32,
+    columns: u32,
+    _pad: u32,
+    table: Matrix,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+// The slab that holds the table, twice.
+@group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> words: array<u32>;
+// Token ids.
+@group(0) @binding(3) var<storage, read> ids: array<u32>;
+// tokens × columns
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn embed(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let column = workgroup.x * 64u + thread;
+    let token = workgroup.y;
+    if column >= params.blocks * 8u {
+        return;
+    }
+    // Rows that another part of the table holds wrap around to large numbers.
+    let row = ids[params.first + token] - params.first_row;
+    if row < params.table.rows {
+        let value = quad(params.table, row * params.blocks + column / 8u, column % 8u);
+        out[token * params.stride + column] = params.scale * value;
+    }
+}

@@ -1,0 +1,28 @@
+// Q4_K: weight = d·s · q − dmin·t. `scales`: (d, dmin) as f16, a word for 8 blocks; `extra`: bytes s and t of
+// each block.
+#import shared/half
+#import shared/bytes
+struct Packed { q: vec4<u32>, dm: vec2<f32> }
+
+fn block_scales(m: Matrix, i: u32) -> vec2<f32> {
+    let dm = halves(words[m.scales + (i >> 3u)]);
+    let st = words[m.extra + (i >> 1u)] >> (16u * (i & 1u));
+    return vec2<f32>(dm.x * f32(st & 255u), -dm.y * f32((st >> 8u) & 255u));
+}
+
+fn load(m: Matrix, i: u32) -> Packed {
+    return Packed(quants[m.quants + i], block_scales(m, i));
+}
+
+fn quant(p: Packed, j: u32) -> vec4<f32> {
+    return bytes(nibbles(p.q[j & 3u], j));
+}
+
+fn scales(p: Packed) -> vec4<f32> {
+    return p.dm.xxyy;
+}
+
+fn quad(m: Matrix, i: u32, j: u32) -> vec4<f32> {
+    let dm = block_scales(m, i);
+    return dm.x * bytes(nibbles(words[4u * (m.quants + i) + (j & 3u)], j)) + dm.y;
+}

@@ -1,0 +1,25 @@
+// Q5_1: weight = d · q + m. `extra` as in Q5_0.
+#import shared/half
+#import shared/bytes
+struct Packed { q: vec4<u32>, high: u32, dm: vec2<f32> }
+
+fn load(m: Matrix, i: u32) -> Packed {
+    return Packed(quants[m.quants + i], words[m.extra + i], halves(words[m.scales + i]));
+}
+
+fn join(low: u32, high: u32, j: u32) -> vec4<f32> {
+    return bytes(nibbles(low, j) | (((high >> j) & 0x01010101u) << 4u));
+}
+
+fn quant(p: Packed, j: u32) -> vec4<f32> {
+    return join(p.q[j & 3u], p.high, j);
+}
+
+fn scales(p: Packed) -> vec4<f32> {
+    return p.dm.xxyy;
+}
+
+fn quad(m: Matrix, i: u32, j: u32) -> vec4<f32> {
+    let dm = halves(words[m.scales + i]);
+    return dm.x * join(words[4u * (m.quants + i) + (j & 3u)], words[m.extra + i], j) + dm.y;
+}
