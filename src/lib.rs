@@ -2,6 +2,7 @@
 
 mod error;
 
+pub mod chat;
 pub mod engine;
 pub mod model;
 pub mod sampling;
