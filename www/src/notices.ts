@@ -26,6 +26,7 @@ export function showError(error: unknown): void {
   const card = h("div", { className: "notice error" }, h("h3", {}, title), h("p", {}, message), h("p", { className: "advice" }, advice), dismiss);
   card.setAttribute("role", "alert");
   notices.append(card);
+  card.scrollIntoView({ block: "nearest" });
 }
 
 export function clearError(): void {
@@ -39,6 +40,7 @@ export function showProgress(name: string, cancel: () => void) {
   const detail = h("p", { className: "detail" }, "Reading its header…");
   const card = h("div", { className: "notice loading" }, h("h3", {}, `Opening ${name}`), bar, detail, button("Cancel", cancel));
   notices.append(card);
+  card.scrollIntoView({ block: "nearest" });
   announce(`Opening ${name}`);
   return {
     update({ loaded, total, progress, bytesPerSecond, etaSeconds }: LoadProgress): void {

@@ -1,4 +1,4 @@
-import { h } from "./dom.js";
+import { byId, h } from "./dom.js";
 
 /** A piece of writing that grows. New words are put on the page once a frame, however fast they come. */
 export class Passage {
@@ -37,15 +37,22 @@ export class Passage {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     if (!this.#pending) return;
-    const follow = atBottom();
+    const visible = this.#below() <= 0;
     this.#flame.before(h("span", { className: "fresh" }, this.#pending));
     this.#pending = "";
-    if (follow) scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
+    if (visible) this.#follow();
   }
-}
 
-/** Whoever has scrolled up to read is left alone. */
-function atBottom(): boolean {
-  const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
-  return scrollHeight - scrollTop - clientHeight < 80;
+  /** How far the end of the text is hidden by the composer, which stays at the bottom of the window. */
+  #below(): number {
+    return this.#flame.getBoundingClientRect().bottom + 12 - byId("composer", HTMLElement).getBoundingClientRect().top;
+  }
+
+  /** Keeps the end in sight as long as the beginning is, too. Before the reader has touched anything, the page stays put. */
+  #follow(): void {
+    if (!navigator.userActivation?.hasBeenActive) return;
+    const room = this.element.getBoundingClientRect().top - 16;
+    const distance = Math.min(this.#below(), room);
+    if (distance > 0) scrollBy({ top: distance, behavior: "instant" });
+  }
 }

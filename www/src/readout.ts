@@ -40,8 +40,8 @@ export class Readout {
 function show(speed: string, first: string, tokens: string): void {
   list.replaceChildren(
     ...pairs([
-      ["tokens a second", speed],
-      ["to the first token", first],
+      ["tokens/s", speed],
+      ["to first token", first],
       ["tokens", tokens],
     ]),
   );

@@ -7,7 +7,7 @@ import type { Ending } from "./writer.js";
 export class Story implements Mode {
   readonly title = "Story";
   readonly label = "How should it begin?";
-  readonly placeholder = "Leave it empty, and the model begins by itself";
+  readonly placeholder = "Optional";
   readonly verb = "Write";
   readonly suggestions = ["Once upon a time", "Lily found a big box", "One day, a little dog"];
   readonly #desk: Desk;
