@@ -1,14 +1,13 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
-use crate::engine::{self, Device, Options, Progress};
+use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
-use crate::store::{BlobSource, MemorySource, Opened, Source, UrlSource, file_name};
+use crate::store::{BlobSource, MemorySource, Source, open_url};
 use crate::{Error, Result};
 use js_sys::{Function, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Blob, File};
 
 #[wasm_bindgen(typescript_custom_section)]
@@ -73,7 +72,7 @@ impl Engine {
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
             if aborted() { Err(Error::aborted("loading was aborted")) } else { Ok(()) }
         };
-        let source = open(source, signal.clone()).await?;
+        let source = open(source, signal.clone(), &mut progress).await?;
         Ok(Engine(engine::Engine::load(source.as_ref(), &options, &mut progress).await?))
     }
 
@@ -86,7 +85,7 @@ impl Engine {
     /// that the model wants around a text are added.
     pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, JsValue> {
         let tokenizer = &self.0.language().tokenizer;
-        Ok(if special { tokenizer.encode_with_special(text)? } else { tokenizer.encode(text, false)? })
+        Ok(if special { tokenizer.encode_with_special(text, true)? } else { tokenizer.encode(text, false)? })
     }
 
     /// The text of token ids.
@@ -131,16 +130,18 @@ impl Answer {
     }
 }
 
-async fn open(source: JsValue, signal: Option<AbortSignal>) -> Result<Box<dyn Source>> {
+async fn open(
+    source: JsValue,
+    signal: Option<AbortSignal>,
+    progress: &mut dyn FnMut(Progress) -> Result<()>,
+) -> Result<Box<dyn Source>> {
     if let Some(url) = source.as_string() {
-        return match UrlSource::open(&url, signal).await? {
-            Opened::Ranged(source) => Ok(Box::new(source)),
-            Opened::Whole(response) => {
-                let blob = response.as_raw().blob().map_err(|_| Error::network("the answer has no body"))?;
-                let blob = JsFuture::from(blob).await.map_err(|_| Error::network("the download broke off"))?;
-                Ok(Box::new(BlobSource::new(file_name(&url), blob.unchecked_into::<Blob>())))
-            }
+        let mut meter = None;
+        let mut downloaded = |name: &str, loaded, total: Option<u64>| {
+            let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
+            progress(meter.at(Stage::Download, loaded))
         };
+        return open_url(&url, signal, &mut downloaded).await;
     }
     if let Some(file) = source.dyn_ref::<File>() {
         return Ok(Box::new(BlobSource::new(file.name(), Blob::from(file.clone()))));

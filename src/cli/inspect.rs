@@ -2,7 +2,7 @@
 
 use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, TokenizeArguments};
 use super::{Outcome, load, read_header, read_stdin, read_text};
-use crate::chat::Conversation;
+use crate::chat::Request as Conversation;
 use crate::engine::{Language, model_name, parameters, quantization};
 use crate::store::Source;
 use crate::{Error, Result};
@@ -71,7 +71,7 @@ pub async fn tokenize(arguments: &TokenizeArguments) -> Outcome {
         (None, None) => read_stdin()?,
     };
     let ids = if arguments.special {
-        tokenizer.encode_with_special(&text)?
+        tokenizer.encode_with_special(&text, true)?
     } else {
         tokenizer.encode(&text, false)?
     };

@@ -2,7 +2,7 @@
 
 use super::stop::StopMatcher;
 use super::{Language, Session};
-use crate::chat::Conversation;
+use crate::chat::Request as Conversation;
 use crate::sampling::{Sampler, Sampling};
 use crate::text::Detokenizer;
 use crate::{Error, Result};
@@ -148,7 +148,6 @@ pub(super) struct Start {
     prompt: Vec<u32>,
     settings: Settings,
     sampler: Sampler,
-    continues_text: bool,
 }
 
 impl Start {
@@ -160,13 +159,8 @@ impl Start {
             return Err(Error::invalid_argument("n is 0; it must be at least 1"));
         }
         let tokenizer = &language.tokenizer;
-        let continues_text = match &prompt {
-            Prompt::Text(text) => !text.is_empty(),
-            Prompt::Tokens(_) => true,
-            Prompt::Chat(conversation) => conversation.continue_final_message,
-        };
         let mut tokens = match prompt {
-            Prompt::Text(text) => tokenizer.encode_with_special(&text)?,
+            Prompt::Text(text) => tokenizer.encode_with_special(&text, true)?,
             Prompt::Tokens(tokens) => tokens,
             Prompt::Chat(conversation) => {
                 // Templates write the tokens that begin a text themselves, where they want any.
@@ -191,7 +185,7 @@ impl Start {
         }
         let mut sampler = Sampler::new(&settings.sampling, language.tokenizer.len())?;
         tokens.iter().for_each(|&token| sampler.accept(token));
-        Ok(Start { prompt: tokens, settings, sampler, continues_text })
+        Ok(Start { prompt: tokens, settings, sampler })
     }
 
     pub fn with(self, language: Rc<Language>, mut session: MutexGuardArc<Session>) -> Generation {
@@ -199,13 +193,12 @@ impl Start {
         let reusable = &self.prompt[..self.prompt.len() - 1];
         let cached = session.cached.iter().zip(reusable).take_while(|(a, b)| a == b).count();
         session.cached.truncate(cached);
-        let answer = Answer::new(&language, &self.sampler, &self.settings, self.continues_text);
+        let answer = Answer::new(&language, &self.prompt, &self.sampler, &self.settings);
         Generation {
             language,
             session,
             prompt: self.prompt,
             settings: self.settings,
-            continues_text: self.continues_text,
             seed: self.sampler.seed(),
             fresh_sampler: self.sampler,
             cached,
@@ -246,10 +239,10 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(language: &Language, sampler: &Sampler, settings: &Settings, continues_text: bool) -> Self {
+    fn new(language: &Language, prompt: &[u32], sampler: &Sampler, settings: &Settings) -> Self {
         Answer {
             sampler: sampler.clone(),
-            detokenizer: language.tokenizer.detokenizer(continues_text),
+            detokenizer: language.tokenizer.detokenizer(prompt),
             stop: StopMatcher::new(&settings.stop),
             pending: None,
             tokens: 0,
@@ -264,7 +257,6 @@ pub struct Generation {
     session: MutexGuardArc<Session>,
     prompt: Vec<u32>,
     settings: Settings,
-    continues_text: bool,
     /// As it is after the prompt; each answer begins with a copy.
     fresh_sampler: Sampler,
     /// Of the first answer.
@@ -353,7 +345,7 @@ impl Generation {
             self.logits.clone_from(&self.prompt_logits);
             self.fresh_sampler.reseed(self.seed.wrapping_add(self.choice as u64));
             self.answer =
-                Answer::new(&self.language, &self.fresh_sampler, &self.settings, self.continues_text);
+                Answer::new(&self.language, &self.prompt, &self.fresh_sampler, &self.settings);
         }
         Event::Finish { choice, reason, token, text }
     }

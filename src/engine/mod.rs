@@ -9,21 +9,21 @@ pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Timings,
 pub use info::{Info, Memory};
 #[cfg(feature = "cli")]
 pub(crate) use info::{model_name, parameters, quantization};
-pub use progress::{Progress, Stage};
+pub use progress::{Meter, Progress, Stage};
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::chat::{ChatTemplate, Conversation};
+use crate::chat::{ChatTemplate, LocalTime, Request as Conversation};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
 use crate::store::{ReadAhead, Source};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 use async_lock::Mutex;
-use progress::Meter;
 use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
+use web_time::{SystemTime, UNIX_EPOCH};
 
 /// Tokens of context when nobody asks for another number and the model allows it.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -75,20 +75,24 @@ impl Language {
     /// Reads vocabulary and chat template.
     pub fn from_header(header: &Header) -> Result<Self> {
         let tokenizer = Tokenizer::from_metadata(&header.metadata)?;
-        let template = ChatTemplate::from_metadata(&header.metadata, &tokenizer)?;
+        let template = ChatTemplate::from_metadata(&header.metadata)?;
         Ok(Language { tokenizer, template })
     }
 
-    /// The prompt text of a conversation.
+    /// The prompt text of a conversation. Templates that ask get today's date in UTC, unless the
+    /// conversation says what time it is.
     pub fn render(&self, conversation: &Conversation) -> Result<String> {
-        self.template
-            .as_ref()
-            .ok_or_else(|| {
-                Error::invalid_argument(
-                    "this model has no chat template: it continues text. Give it a prompt instead of messages",
-                )
-            })?
-            .render(conversation)
+        let template = self.template.as_ref().ok_or_else(|| {
+            Error::invalid_argument(
+                "this model has no chat template: it continues text. Give it a prompt instead of messages",
+            )
+        })?;
+        if conversation.now.is_some() {
+            return template.render(conversation);
+        }
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = LocalTime { unix_seconds: since_epoch.as_secs() as i64, utc_offset: 0 };
+        template.render(&Conversation { now: Some(now), ..conversation.clone() })
     }
 }
 
@@ -127,7 +131,7 @@ impl Engine {
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Engine> {
         let source = &ReadAhead::new(source);
-        let mut meter = Meter::new(source.name(), source.len());
+        let meter = Meter::new(source.name(), source.len());
         progress(meter.at(Stage::Load, 0))?;
         let header = Header::read(source).await?;
         if header.tensors.is_empty() {
@@ -150,7 +154,7 @@ impl Engine {
         let (backend, reason) = open_device(options.device)?;
         let info = Info::new(source, &header, &config, &language, context, backend.as_ref(), reason)?;
         let weights: u64 = header.tensors.iter().map(|tensor| tensor.size).sum();
-        let mut meter = Meter::new(source.name(), weights);
+        let meter = Meter::new(source.name(), weights);
         let mut loaded = |bytes| progress(meter.at(Stage::Load, bytes));
         let decoder = Decoder::load(source, &header, config, backend, context, &mut loaded).await?;
         progress(meter.at(Stage::Ready, weights))?;

@@ -25,7 +25,7 @@ pub struct Progress {
     pub file: String,
     /// Bytes.
     pub loaded: u64,
-    /// Bytes.
+    /// Bytes; 0 while nobody knows.
     pub total: u64,
     /// 0 to 1.
     pub progress: f64,
@@ -37,20 +37,22 @@ pub struct Progress {
 }
 
 /// Turns byte counts into reports.
-pub(crate) struct Meter {
+pub struct Meter {
     file: String,
     total: u64,
     start: Instant,
 }
 
 impl Meter {
+    /// Starts the clock. `total` is 0 if nobody knows it.
     pub fn new(file: &str, total: u64) -> Self {
         Meter { file: file.to_owned(), total, start: Instant::now() }
     }
 
+    /// The report when `loaded` bytes are there.
     pub fn at(&self, stage: Stage, loaded: u64) -> Progress {
-        // Tied or skipped tensors make the sum inexact.
-        let loaded = loaded.min(self.total);
+        // Tensors that nobody reads make the sum inexact.
+        let loaded = if self.total == 0 { loaded } else { loaded.min(self.total) };
         let seconds = self.start.elapsed().as_secs_f64();
         let bytes_per_second = if seconds > 0.0 { loaded as f64 / seconds } else { 0.0 };
         Progress {
@@ -58,9 +60,9 @@ impl Meter {
             file: self.file.clone(),
             loaded,
             total: self.total,
-            progress: if self.total == 0 { 1.0 } else { loaded as f64 / self.total as f64 },
+            progress: if self.total == 0 { 0.0 } else { loaded as f64 / self.total as f64 },
             bytes_per_second,
-            eta_seconds: (loaded > 0).then(|| (self.total - loaded) as f64 / bytes_per_second),
+            eta_seconds: (loaded > 0 && self.total > 0).then(|| (self.total - loaded) as f64 / bytes_per_second),
         }
     }
 }

@@ -15,7 +15,7 @@ pub use files::FileSource;
 pub use memory::MemorySource;
 pub use read_ahead::ReadAhead;
 #[cfg(target_arch = "wasm32")]
-pub use web::{BlobSource, Opened, UrlSource, file_name};
+pub use web::{BlobSource, UrlSource, open_url};
 
 /// A file that can be read by range without holding it whole.
 pub trait Source {
