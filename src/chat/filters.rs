@@ -36,11 +36,18 @@ pub fn register(env: &mut Environment) {
         matches!(
             value.kind(),
             ValueKind::Seq | ValueKind::Iterable | ValueKind::String | ValueKind::Map | ValueKind::Undefined
-        ) && value.downcast_object_ref::<Generator>().is_none()
+        ) && !is_generator(value)
     });
-    env.add_test("iterable", |value: &Value| value.try_iter().is_ok());
-    env.add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
-    env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_test("number", |value: &Value| {
+        matches!(value.kind(), ValueKind::Number | ValueKind::Bool) || python::is_float_object(value)
+    });
+    env.add_test("float", |value: &Value| {
+        (value.kind() == ValueKind::Number && !value.is_integer()) || python::is_float_object(value)
+    });
+    env.add_test("callable", |value: &Value| {
+        value.kind() == ValueKind::Plain && !python::is_float_object(value)
+    });
 
     env.add_function("joiner", |separator: Option<String>| {
         Value::from_object(Joiner { separator: separator.unwrap_or(", ".into()), used: Default::default() })
@@ -63,6 +70,11 @@ impl Object for Generator {
     fn is_true(self: &Arc<Self>) -> bool {
         true
     }
+}
+
+/// Whether `value` is a generator in jinja2.
+pub fn is_generator(value: &Value) -> bool {
+    value.downcast_object_ref::<Generator>().is_some()
 }
 
 fn generator(items: Vec<Value>) -> Value {

@@ -1,6 +1,6 @@
 //! JSON as Python's `json.dumps` writes it.
 
-use super::python;
+use super::{filters, python};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
@@ -53,7 +53,8 @@ impl Writer {
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
-            ValueKind::Seq | ValueKind::Iterable => {
+            ValueKind::Plain if python::is_float_object(value) => self.out.push_str(&value.to_string()),
+            ValueKind::Seq | ValueKind::Iterable if !filters::is_generator(value) => {
                 let items: Vec<Value> = value.try_iter()?.collect();
                 self.list('[', ']', &items, level, |this, item, level| this.value(item, level))?;
             }
@@ -135,7 +136,7 @@ fn number(value: &Value) -> String {
     if value.is_integer() {
         return value.to_string();
     }
-    match python::float(value).as_str() {
+    match python::repr(value).as_str() {
         "nan" => "NaN".to_owned(),
         "inf" => "Infinity".to_owned(),
         "-inf" => "-Infinity".to_owned(),

@@ -1,9 +1,11 @@
 //! The methods of Python's strings, lists and dictionaries that templates call.
 
-use super::python;
-use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
+use super::{python, source};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
+use std::fmt;
+use std::sync::Arc;
 
 /// The longest string a method or filter makes: far more than a prompt, far less than memory.
 const MAX_STRING: usize = 32 << 20;
@@ -23,6 +25,17 @@ pub fn tuple<const N: usize>(items: [Value; N]) -> Value {
 
 /// Calls the method `name` of `value`: here what pycompat lacks or does in another way.
 pub fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match name {
+        source::SLICE => return slice(value, args),
+        source::ATTRIBUTE => {
+            let (name,): (&str,) = from_args(args)?;
+            return match value.kind() {
+                ValueKind::Map if is_dictionary(value) => Ok(Value::from_object(Method(name.to_owned()))),
+                _ => value.get_attr(name),
+            };
+        }
+        _ => {}
+    }
     let known = match value.kind() {
         ValueKind::String => string(value.as_str().unwrap_or_default(), name, args)?,
         ValueKind::Map => mapping(value, name, args)?,
@@ -33,6 +46,59 @@ pub fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Res
         Some(result) => Ok(result),
         None => pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// Whether a mapping is a dictionary. The other kind is namespaces, whose type is private.
+fn is_dictionary(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| !object.type_name().ends_with("Namespace"))
+}
+
+/// A dictionary's method that a template names without calling it.
+#[derive(Debug)]
+struct Method(String);
+
+impl Object for Method {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<built-in method {} of dict object>", self.0)
+    }
+}
+
+/// `value[start:stop:step]`.
+fn slice(value: &Value, args: &[Value]) -> Result<Value, Error> {
+    let (start, stop, step): (Option<i64>, Option<i64>, Option<i64>) = from_args(args)?;
+    let pick = |length: usize| indices(length as i64, start, stop, step.unwrap_or(1));
+    match value.kind() {
+        _ if step == Some(0) => Err(Error::new(ErrorKind::InvalidOperation, "slice step cannot be zero")),
+        ValueKind::String => {
+            let characters: Vec<char> = value.as_str().unwrap_or_default().chars().collect();
+            Ok(Value::from(pick(characters.len()).map(|index| characters[index]).collect::<String>()))
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items: Vec<Value> = value.try_iter()?.collect();
+            let picked: Vec<Value> = pick(items.len()).map(|index| items[index].clone()).collect();
+            Ok(if value.is_tuple() { Value::from(Tuple::from(picked)) } else { Value::from(picked) })
+        }
+        ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
+        // jinja2 gives what it gives for any key that is not there.
+        _ => Ok(Value::UNDEFINED),
+    }
+}
+
+/// Python's `range(*slice(start, stop, step).indices(length))`; `step` is not 0.
+fn indices(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = usize> {
+    let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
+    let clamp =
+        |index: i64| (if index < 0 { index.saturating_add(length) } else { index }).clamp(lowest, highest);
+    let (first, end) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
+    let (start, stop) = (start.map_or(first, clamp), stop.map_or(end, clamp));
+    let inside = move |&index: &i64| if step > 0 { index < stop } else { index > stop };
+    std::iter::successors(Some(start), move |&index| index.checked_add(step))
+        .take_while(inside)
+        .map(|i| i as usize)
 }
 
 fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {

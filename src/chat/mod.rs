@@ -11,6 +11,7 @@ pub mod formats;
 mod json;
 mod methods;
 mod python;
+mod source;
 mod template;
 
 pub use clock::LocalTime;

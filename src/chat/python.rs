@@ -1,8 +1,53 @@
 //! Values as Python shows them.
 
 use minijinja::Value;
-use minijinja::value::ValueKind;
-use std::fmt::Write;
+use minijinja::value::{Object, ObjectRepr, ValueKind};
+use serde_json::Value as Json;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+/// The value of a piece of JSON.
+pub fn from_json(json: Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(truth) => Value::from(truth),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(integer), _) => Value::from(integer),
+            (_, Some(integer)) => Value::from(integer),
+            _ => from_float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text),
+        Json::Array(items) => items.into_iter().map(from_json).collect(),
+        Json::Object(items) => Value::from_pairs(items.into_iter().map(|(key, item)| (key, from_json(item)))),
+    }
+}
+
+fn from_float(number: f64) -> Value {
+    match float(number) {
+        text if text.contains('e') => Value::from_object(Float(text)),
+        _ => Value::from(number),
+    }
+}
+
+/// A float that Python shows with an exponent. minijinja shows none, and what it joins with `~` cannot
+/// be intercepted. Templates only ever print such numbers: the defaults and limits of tools.
+#[derive(Debug)]
+struct Float(String);
+
+impl Object for Float {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether `value` stands for a float with an exponent.
+pub fn is_float_object(value: &Value) -> bool {
+    value.downcast_object_ref::<Float>().is_some()
+}
 
 /// `str(value)`.
 pub fn str(value: &Value) -> String {
@@ -24,7 +69,9 @@ fn write_repr(out: &mut String, value: &Value) {
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::String => write_string(out, value.as_str().unwrap_or_default()),
-        ValueKind::Number if !value.is_integer() => out.push_str(&float(value)),
+        ValueKind::Number if !value.is_integer() => {
+            out.push_str(&f64::try_from(value.clone()).map(float).unwrap_or_default())
+        }
         ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => {
             let tuple = value.is_tuple();
             out.push(if tuple { '(' } else { '[' });
@@ -54,8 +101,7 @@ fn write_repr(out: &mut String, value: &Value) {
 }
 
 /// A float's shortest digits that read back the same, with an exponent below 1e-4 and from 1e16.
-pub fn float(value: &Value) -> String {
-    let Ok(number) = f64::try_from(value.clone()) else { return value.to_string() };
+pub fn float(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
     }

@@ -1,10 +1,9 @@
 //! Chat templates: a model's Jinja, run as Hugging Face transformers runs it.
 
-use super::{LocalTime, Request, continuation, filters, formats, methods, python};
+use super::{LocalTime, Request, continuation, filters, formats, methods, python, source};
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 use std::fmt;
@@ -62,13 +61,13 @@ impl ChatTemplate {
     /// Fails with `unsupported_model` if one does not parse.
     pub fn new(name: &str, source: &str, tool_use: Option<&str>, tokens: SpecialTokens) -> Result<Self> {
         let mut env = environment();
-        for (key, source) in [("default", Some(source)), (TOOL_USE, tool_use)] {
-            let Some(source) = source else { continue };
-            if source.len() > MAX_SOURCE {
-                let message = format!("the chat template has {} bytes, more than {MAX_SOURCE}", source.len());
+        for (key, text) in [("default", Some(source)), (TOOL_USE, tool_use)] {
+            let Some(text) = text else { continue };
+            if text.len() > MAX_SOURCE {
+                let message = format!("the chat template has {} bytes, more than {MAX_SOURCE}", text.len());
                 return Err(Error::unsupported_model(message));
             }
-            env.add_template_owned(key, prepare(source)).map_err(|error| {
+            env.add_template_owned(key, source::prepare(text)).map_err(|error| {
                 Error::unsupported_model(format!("the chat template: {}", describe(&error)))
             })?;
         }
@@ -124,7 +123,7 @@ impl ChatTemplate {
         }
         let mut output = Bounded(Vec::new());
         let rendered = env.get_template(key).and_then(|template| {
-            template.render_captured_to(Value::from(Serde(context)), &mut output).map(drop)
+            template.render_captured_to(python::from_json(Json::Object(context)), &mut output).map(drop)
         });
         match rendered {
             Ok(()) => String::from_utf8(output.0).map_err(|_| Error::internal("a template wrote no UTF-8")),
@@ -167,35 +166,6 @@ fn with_reasoning(message: &Json) -> Result<Json> {
     aliased.extend(message.clone());
     aliased.insert("reasoning_content".into(), reasoning.clone());
     Ok(Json::Object(aliased))
-}
-
-/// What jinja2 and minijinja read differently.
-fn prepare(source: &str) -> String {
-    // jinja2 reads all ends of lines as \n.
-    let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    // transformers marks what an assistant has said with a tag of its own. For rendering it only
-    // opens a scope.
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source.as_str();
-    while let Some(start) = rest.find("{%") {
-        let (text, tag) = rest.split_at(start + 2);
-        out.push_str(text);
-        rest = tag;
-        let sign = tag.len() - tag.trim_start_matches(['-', '+']).len();
-        let word = tag[sign..].trim_start();
-        for (name, stand_in) in [("generation", "with"), ("endgeneration", "endwith")] {
-            let Some(after) = word.strip_prefix(name) else { continue };
-            if after.trim_start().trim_start_matches(['-', '+']).starts_with("%}") {
-                out.push_str(&tag[..sign]);
-                out.push(' ');
-                out.push_str(stand_in);
-                out.push(' ');
-                rest = after.trim_start();
-            }
-        }
-    }
-    out.push_str(rest);
-    out
 }
 
 fn environment() -> Environment<'static> {
