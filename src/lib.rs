@@ -3,5 +3,6 @@
 mod error;
 pub mod model;
 pub mod store;
+pub mod text;
 
 pub use error::{Code, Error, Result};
