@@ -9,7 +9,7 @@ use super::vocabulary::Kind;
 pub struct Detokenizer {
     /// The bytes of a character that is not complete yet: three at most.
     pending: Vec<u8>,
-    /// Whether a space now would be the one that encoding puts in front of a text.
+    /// Whether nothing has come yet, and a space now would be the one that encoding puts in front.
     strip_space: bool,
     show_special: bool,
 }
@@ -28,17 +28,13 @@ impl Detokenizer {
     /// The text that `id` completes; often none, when a character takes several tokens. What can be
     /// no character shows as U+FFFD. The time depends on the token only.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        let kind = tokenizer.kind(id);
-        let is_special = matches!(kind, Kind::Control | Kind::Unknown);
-        if self.show_special || !is_special {
+        let is_hidden = matches!(tokenizer.kind(id), Kind::Control | Kind::Unknown) && !self.show_special;
+        if !is_hidden {
             let bytes = tokenizer.token_bytes(id);
-            let bytes = match bytes.strip_prefix(b" ") {
-                Some(rest) if self.strip_space => rest,
-                _ => &bytes,
-            };
-            self.pending.extend_from_slice(bytes);
+            let rest = bytes.strip_prefix(b" ").filter(|_| self.strip_space);
+            self.pending.extend_from_slice(rest.unwrap_or(&bytes));
+            self.strip_space &= bytes.is_empty();
         }
-        self.strip_space = tokenizer.begins_text(id) || self.strip_space && is_special;
         self.complete()
     }
 

@@ -91,13 +91,46 @@ macro_rules! deepseek3 {
     };
 }
 const DEEPSEEK3: &str = deepseek3!(r"[\r\n]*|\s*[\r\n]+");
-const CHINESE_JAPANESE: &str = "[一-龥぀-ゟ゠-ヿ]+";
-const CHINESE_KOREAN: &str = "[一-龥ࠀ-一가-퟿]+";
-const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
+const CHINESE_JAPANESE: &str = r"[\u{4E00}-\u{9FA5}\u{3040}-\u{309F}\u{30A0}-\u{30FF}]+";
+// Spaces within the range are left out, as in llama.cpp.
+const CHINESE_KOREAN: &str = r"[[\u{4E00}-\u{9FA5}\u{800}-\u{4E00}\u{AC00}-\u{D7FF}]--\s]+";
+const BLOOM: &str = r" ?[^(\s|.,!?\u{2026}\u{3002}\u{FF0C}\u{3001}\u{964}\u{6D4}\u{60C})]+";
+const AFMOE_SCRIPTS: &str = concat!(
+    r"[\u{4E00}-\u{9FFF}\u{3400}-\u{4DBF}\u{8C48}-\u{FAFF}\u{3040}-\u{309F}\u{30A0}-\u{30FF}",
+    r"\u{FF65}-\u{FF9F}\u{2F00}-\u{2FDF}\u{E40}-\u{E7F}\u{E80}-\u{EFF}\u{1780}-\u{17FF}",
+    r"\u{1000}-\u{109F}\u{AA60}-\u{AA7F}\u{A9E0}-\u{A9FF}\u{AC00}-\u{D7AF}\u{1100}-\u{11FF}]+"
+);
+const YOUTU_SCRIPTS: &str = concat!(
+    r"[\u{AC00}-\u{D7A3}\u{3131}-\u{318E}]+",
+    r"|[\u{FF01}\u{2026}\u{201C}\u{201D}\u{2018}\u{2019}\u{2014}\u{FF1A}\u{FF1B}\u{FF0C}",
+    r"\u{3001}-\u{303F}\u{FE30}-\u{FE4F}]+|[\u{3105}-\u{312F}]+",
+    r"|[\u{4E00}-\u{9FA5}\u{3040}-\u{309F}\u{30A0}-\u{30FF}]+"
+);
 /// Where spaces are "▁" and words are not cut apart.
 const LINES: &str = r"[^\n]+|[\n]+";
 
-const DEEPSEEK_LETTERS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+/// Letters with a case. Written as numbers, like all that follows, because some are characters that
+/// Unicode normalization replaces.
+const DEEPSEEK_LETTERS: &str = concat!(
+    r"\s?[",
+    r"A-Za-z\u{B5}\u{C0}-\u{D6}\u{D8}-\u{F6}\u{F8}-\u{1BA}\u{1BC}-\u{1BF}\u{1C4}-\u{293}",
+    r"\u{295}-\u{2AF}\u{370}-\u{373}\u{376}\u{377}\u{37B}-\u{37D}\u{37F}\u{386}\u{388}-\u{38A}",
+    r"\u{38C}\u{38E}-\u{3A1}\u{3A3}-\u{3F5}\u{3F7}-\u{481}\u{48A}-\u{52F}\u{531}-\u{556}",
+    r"\u{10A0}-\u{10C5}\u{13A0}-\u{13F5}\u{13F8}-\u{13FD}\u{1C90}-\u{1CBA}\u{1CBD}-\u{1CBF}",
+    r"\u{1D00}-\u{1D2B}\u{1D6B}-\u{1D77}\u{1D79}-\u{1D9A}\u{1E00}-\u{1F15}\u{1F18}-\u{1F1D}",
+    r"\u{1F20}-\u{1F45}\u{1F48}-\u{1F4D}\u{1F50}-\u{1F57}\u{1F59}\u{1F5B}\u{1F5D}",
+    r"\u{1F5F}-\u{1F7D}\u{1F80}-\u{1FB4}\u{1FB6}-\u{1FBC}\u{1FBE}\u{1FC2}-\u{1FC4}",
+    r"\u{1FC6}-\u{1FCC}\u{1FD0}-\u{1FD3}\u{1FD6}-\u{1FDB}\u{1FE0}-\u{1FEC}\u{1FF2}-\u{1FF4}",
+    r"\u{1FF6}-\u{1FFC}\u{2102}\u{2107}\u{210A}-\u{2113}\u{2115}\u{2119}-\u{211D}\u{2124}",
+    r"\u{2126}\u{2128}\u{212A}-\u{212D}\u{212F}-\u{2134}\u{2139}\u{213C}-\u{213F}",
+    r"\u{2145}-\u{2149}\u{214E}\u{2183}\u{2184}\u{2C00}-\u{2C7B}\u{2C7E}-\u{2CE4}",
+    r"\u{2CEB}-\u{2CEE}\u{2CF2}\u{2CF3}\u{A640}-\u{A66D}\u{A680}-\u{A69B}\u{A722}-\u{A76F}",
+    r"\u{A771}-\u{A787}\u{A78B}-\u{A78E}\u{AB70}-\u{ABBF}\u{FB00}-\u{FB06}\u{FB13}-\u{FB17}",
+    r"\u{FF21}-\u{FF3A}\u{FF41}-\u{FF5A}\u{10400}-\u{1044F}\u{104B0}-\u{104D3}",
+    r"\u{104D8}-\u{104FB}\u{10C80}-\u{10CB2}\u{10CC0}-\u{10CF2}\u{118A0}-\u{118DF}",
+    r"\u{1E900}-\u{1E943}",
+    "]+"
+);
 
 // Expressions with a look-ahead in the middle, which `Split` knows by name.
 const JAIS2_SPACES: &str = r"\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
@@ -162,7 +195,7 @@ impl Rules {
             "deepseek-llm" => &[
                 "[\r\n]",
                 DEEPSEEK_LETTERS,
-                r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+                r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3001}\u{3002}]+",
                 TRAILING_SPACE,
                 CHINESE_KOREAN,
                 r"\p{N}+",
@@ -172,12 +205,8 @@ impl Rules {
                 &[r"\p{N}{1,3}", CHINESE_JAPANESE, DEEPSEEK3]
             }
             "spark2_5" => &[r"\p{N}{1,3}", CHINESE_JAPANESE, deepseek3!(r"|[\r\n]"), r"\p{N}"],
-            "afmoe" => {
-                &[AFMOE_DIGITS, "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+", DEEPSEEK3]
-            }
-            "youtu" => {
-                &["[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+", uncased!(r"\p{N}")]
-            }
+            "afmoe" => &[AFMOE_DIGITS, AFMOE_SCRIPTS, DEEPSEEK3],
+            "youtu" => &[YOUTU_SCRIPTS, uncased!(r"\p{N}")],
             "tekken" => &[cased!(r"\p{L}", "", r"\p{N}")],
             "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => {
                 &[cased!(r"\p{L}", concat!(contractions!(), "?"), r"\p{N}{1,3}")]
@@ -208,7 +237,7 @@ impl Rules {
         Some(Rules {
             splits,
             ignore_merges: is_llama3
-                || matches!(name, "minicpm5" | "youtu" | "tekken" | "granite-embed-multi-97m"),
+                || matches!(name, "minicpm5" | "youtu" | "tekken" | "granite-embed-multi-97m" | "glm4"),
             add_bos: is_llama3
                 || matches!(name, "tekken" | "chameleon" | "gemma4" | "granite-embed-multi-311m"),
             byte_level: splits != [LINES],
@@ -248,29 +277,18 @@ enum Split {
     PowersOfTwo(Regex),
     /// `\s+$`.
     TrailingSpace,
-    /// Runs of digits in groups of three, counted from the right.
-    Digits { runs: Regex, rule: Digits },
-}
-
-/// Which cuts a run of digits gets besides those between its groups of three.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Digits {
-    /// In front, when the first group is a whole one.
-    SuperBpe,
-    /// In front and behind, unless a letter follows: then none at all.
-    TinyAya,
-    /// Behind.
-    Afmoe,
+    /// Runs of digits in groups of three, counted from the right, with a cut behind the last.
+    Digits(Regex),
+    /// The same with no cut behind, but one in front when the first group is a whole one.
+    WholeGroups(Regex),
 }
 
 impl Split {
     fn new(expression: &str) -> Result<Split> {
-        let digits = |runs, rule| Ok(Split::Digits { runs: compile(&[runs])?, rule });
         match expression {
             TRAILING_SPACE => return Ok(Split::TrailingSpace),
-            SUPERBPE_DIGITS => return digits("[0-9]+", Digits::SuperBpe),
-            TINY_AYA_DIGITS => return digits("[0-9]+", Digits::TinyAya),
-            AFMOE_DIGITS => return digits(r"\p{N}+", Digits::Afmoe),
+            AFMOE_DIGITS | TINY_AYA_DIGITS => return Ok(Split::Digits(compile(&[r"\p{N}+"])?)),
+            SUPERBPE_DIGITS => return Ok(Split::WholeGroups(compile(&["[0-9]+"])?)),
             _ => {}
         }
         if let Some(rest) = expression.strip_suffix(JAIS2_SPACES).and_then(|rest| rest.strip_suffix('|')) {
@@ -306,17 +324,36 @@ impl Split {
                 run.char_indices().nth(step).map_or(run.len(), |(at, _)| at)
             }),
             Split::TrailingSpace => cut(text.trim_end().len()),
-            Split::Digits { runs, rule } => {
+            Split::Digits(runs) => {
                 for run in runs.find_iter(text) {
-                    cut_digits(*rule, text, run.range(), &mut cut);
+                    threes(&text[run.range()], |at| cut(run.start() + at));
+                    cut(run.end());
+                }
+            }
+            Split::WholeGroups(runs) => {
+                for run in runs.find_iter(text) {
+                    if run.len() % 3 == 0 {
+                        cut(run.start());
+                    }
+                    threes(&text[run.range()], |at| cut(run.start() + at));
                 }
             }
         }
     }
 }
 
+/// Calls `cut` between groups of three characters, counted from the right.
+fn threes(digits: &str, mut cut: impl FnMut(usize)) {
+    let count = digits.chars().count();
+    for (place, (at, _)) in digits.char_indices().enumerate().skip(1) {
+        if (count - place) % 3 == 0 {
+            cut(at);
+        }
+    }
+}
+
 fn compile(patterns: &[&str]) -> Result<Regex> {
-    Regex::new_many(patterns).map_err(|error| Error::internal(format!("pre-tokenizer: {error}")))
+    Regex::new_many(patterns).map_err(|error| Error::internal(format!("pre-tokenizer {patterns:?}: {error}")))
 }
 
 /// Cuts at matches. A match of the second pattern, a run of spaces, is first given to `keep` with
@@ -330,25 +367,6 @@ fn cut_spaces(regex: &Regex, text: &str, mut cut: impl FnMut(usize), keep: impl 
             at = found.start() + keep(&text[found.range()], at == text.len());
         }
         cut(at);
-    }
-}
-
-fn cut_digits(rule: Digits, text: &str, run: std::ops::Range<usize>, cut: &mut impl FnMut(usize)) {
-    let is_word = |c: char| c.is_ascii_alphabetic() || c == '_';
-    if rule == Digits::TinyAya && text[run.end..].starts_with(is_word) {
-        return;
-    }
-    let digits = text[run.clone()].chars().count();
-    if rule == Digits::TinyAya || rule == Digits::SuperBpe && digits % 3 == 0 {
-        cut(run.start);
-    }
-    for (place, (at, _)) in text[run.clone()].char_indices().enumerate().skip(1) {
-        if (digits - place) % 3 == 0 {
-            cut(run.start + at);
-        }
-    }
-    if rule != Digits::SuperBpe {
-        cut(run.end);
     }
 }
 

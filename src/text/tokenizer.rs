@@ -165,7 +165,8 @@ impl Tokenizer {
         Ok((wanted(self.add_bos, self.bos, "bos")?, wanted(self.add_eos, self.eos, "eos")?))
     }
 
-    /// The text of `ids`, without control tokens. For SPM and BPE, [`encode`](Self::encode) backwards.
+    /// The text of `ids`, without control tokens. For SPM and BPE this is [`encode`](Self::encode)
+    /// backwards, except that SPM encodes text after a special token with a space in front.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut detokenizer = self.detokenizer(&[]);
         let mut text: String = ids.iter().map(|&id| detokenizer.push(self, id)).collect();
@@ -173,20 +174,11 @@ impl Tokenizer {
         text
     }
 
-    /// A detokenizer for what follows `prompt`. The space that encoding puts in front of a text is
-    /// left out where a text begins: after an empty prompt, and after a special token.
+    /// A detokenizer for what follows `prompt`. After an empty prompt, and after a control token, a
+    /// text begins, and the space that encoding puts in front of one is left out.
     pub fn detokenizer(&self, prompt: &[u32]) -> Detokenizer {
-        let begins_text = prompt.last().is_none_or(|&id| self.begins_text(id));
-        Detokenizer::new(begins_text && self.strips_space())
-    }
-
-    /// Whether text after the token `id` would be encoded with a space in front.
-    pub(super) fn begins_text(&self, id: u32) -> bool {
-        self.space_prefix && matches!(self.kind(id), Kind::Control | Kind::UserDefined)
-    }
-
-    fn strips_space(&self) -> bool {
-        self.space_prefix || matches!(self.model, Model::WordPiece(_))
+        let begins_text = prompt.last().is_none_or(|&id| self.kind(id) == Kind::Control);
+        Detokenizer::new(self.space_prefix && begins_text)
     }
 
     /// Number of tokens.
