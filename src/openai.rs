@@ -4,9 +4,7 @@
 //! more sampling settings, `prompt_progress` and `timings`.
 
 use crate::chat::Request as Conversation;
-use crate::engine::{
-    Engine, Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage,
-};
+use crate::engine::{Engine, Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
 use crate::sampling::Sampling;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -286,9 +284,7 @@ impl Answer {
         self.texts[index] += &text;
         self.reasons[index] = reason;
         let part = match self.endpoint {
-            Endpoint::Chat => {
-                Part::Delta(Delta { role: begins.then_some("assistant"), content: Some(text) })
-            }
+            Endpoint::Chat => Part::Delta(Delta { role: begins.then_some("assistant"), content: Some(text) }),
             Endpoint::Completions => Part::Text(text),
         };
         let choice = ChunkChoice { index, part, logprobs: None, finish_reason: reason };

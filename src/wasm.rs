@@ -85,7 +85,11 @@ impl Engine {
     /// that the model wants around a text are added.
     pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, JsValue> {
         let tokenizer = &self.0.language().tokenizer;
-        Ok(if special { tokenizer.encode_with_special(text, true)? } else { tokenizer.encode(text, false)? })
+        Ok(if special {
+            tokenizer.encode_with_special(text, true)?
+        } else {
+            tokenizer.encode(text, false)?
+        })
     }
 
     /// The text of token ids.

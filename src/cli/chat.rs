@@ -39,8 +39,7 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
         eprintln!("{} on the {}. /help says what you can do.", engine.info().name, engine.info().device);
     }
 
-    let opening: Vec<Value> =
-        arguments.system.iter().map(|system| chat::message("system", system)).collect();
+    let opening: Vec<Value> = arguments.system.iter().map(|system| chat::message("system", system)).collect();
     let mut messages = opening.clone();
     while let Some(line) = read_message(&mut editor)? {
         match line.trim() {

@@ -29,8 +29,7 @@ impl Row {
         if top == 0 {
             return Row { top: Vec::new(), logits: Some(logits.to_vec()) };
         }
-        let mut entries: Vec<Entry> =
-            (0..).zip(logits).map(|(id, &logit)| Entry { id, logit }).collect();
+        let mut entries: Vec<Entry> = (0..).zip(logits).map(|(id, &logit)| Entry { id, logit }).collect();
         entries.sort_by(|a, b| b.logit.total_cmp(&a.logit));
         entries.truncate(top);
         Row { top: entries, logits: None }
@@ -43,7 +42,8 @@ pub async fn logits(arguments: &LogitsArguments, common: &Common) -> Outcome {
     engine.logits(&arguments.tokens, &mut |_, logits| rows.push(Row::new(logits, arguments.top))).await?;
     let mut stdout = std::io::stdout().lock();
     if arguments.json {
-        serde_json::to_writer(&mut stdout, &serde_json::json!({ "rows": rows })).map_err(std::io::Error::from)?;
+        serde_json::to_writer(&mut stdout, &serde_json::json!({ "rows": rows }))
+            .map_err(std::io::Error::from)?;
         writeln!(stdout)?;
         return Ok(());
     }

@@ -148,6 +148,7 @@ pub(super) struct Start {
     prompt: Vec<u32>,
     settings: Settings,
     sampler: Sampler,
+    detokenizer: Detokenizer,
 }
 
 impl Start {
@@ -159,6 +160,8 @@ impl Start {
             return Err(Error::invalid_argument("n is 0; it must be at least 1"));
         }
         let tokenizer = &language.tokenizer;
+        let begins_text =
+            matches!(&prompt, Prompt::Chat(conversation) if !conversation.continue_final_message);
         let mut tokens = match prompt {
             Prompt::Text(text) => tokenizer.encode_with_special(&text, true)?,
             Prompt::Tokens(tokens) => tokens,
@@ -175,7 +178,9 @@ impl Start {
             tokens.extend(tokenizer.bos());
         }
         if tokens.is_empty() {
-            return Err(Error::invalid_argument("the prompt is empty, and this model has no token to begin with"));
+            return Err(Error::invalid_argument(
+                "the prompt is empty, and this model has no token to begin with",
+            ));
         }
         if tokens.len() >= context {
             match settings.truncation {
@@ -185,7 +190,8 @@ impl Start {
         }
         let mut sampler = Sampler::new(&settings.sampling, language.tokenizer.len())?;
         tokens.iter().for_each(|&token| sampler.accept(token));
-        Ok(Start { prompt: tokens, settings, sampler })
+        let detokenizer = tokenizer.detokenizer(begins_text);
+        Ok(Start { prompt: tokens, settings, sampler, detokenizer })
     }
 
     pub fn with(self, language: Rc<Language>, mut session: MutexGuardArc<Session>) -> Generation {
@@ -193,7 +199,7 @@ impl Start {
         let reusable = &self.prompt[..self.prompt.len() - 1];
         let cached = session.cached.iter().zip(reusable).take_while(|(a, b)| a == b).count();
         session.cached.truncate(cached);
-        let answer = Answer::new(&language, &self.prompt, &self.sampler, &self.settings);
+        let answer = Answer::new(&self.sampler, &self.detokenizer, &self.settings);
         Generation {
             language,
             session,
@@ -201,6 +207,7 @@ impl Start {
             settings: self.settings,
             seed: self.sampler.seed(),
             fresh_sampler: self.sampler,
+            fresh_detokenizer: self.detokenizer,
             cached,
             processed: cached,
             prompt_logits: Vec::new(),
@@ -239,10 +246,10 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(language: &Language, prompt: &[u32], sampler: &Sampler, settings: &Settings) -> Self {
+    fn new(sampler: &Sampler, detokenizer: &Detokenizer, settings: &Settings) -> Self {
         Answer {
             sampler: sampler.clone(),
-            detokenizer: language.tokenizer.detokenizer(prompt),
+            detokenizer: detokenizer.clone(),
             stop: StopMatcher::new(&settings.stop),
             pending: None,
             tokens: 0,
@@ -259,6 +266,7 @@ pub struct Generation {
     settings: Settings,
     /// As it is after the prompt; each answer begins with a copy.
     fresh_sampler: Sampler,
+    fresh_detokenizer: Detokenizer,
     /// Of the first answer.
     seed: u64,
     /// Prompt tokens that were in the KV cache already.
@@ -344,8 +352,7 @@ impl Generation {
         if self.choice < self.settings.choices {
             self.logits.clone_from(&self.prompt_logits);
             self.fresh_sampler.reseed(self.seed.wrapping_add(self.choice as u64));
-            self.answer =
-                Answer::new(&self.language, &self.prompt, &self.fresh_sampler, &self.settings);
+            self.answer = Answer::new(&self.fresh_sampler, &self.fresh_detokenizer, &self.settings);
         }
         Event::Finish { choice, reason, token, text }
     }
@@ -386,7 +393,12 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
-        Clock { start: Instant::now(), prompt_seconds: 0.0, predicted_seconds: 0.0, first_token_seconds: None }
+        Clock {
+            start: Instant::now(),
+            prompt_seconds: 0.0,
+            predicted_seconds: 0.0,
+            first_token_seconds: None,
+        }
     }
 
     fn count(&mut self, event: &Event, step_start: Instant) {

@@ -62,7 +62,8 @@ impl Meter {
             total: self.total,
             progress: if self.total == 0 { 0.0 } else { loaded as f64 / self.total as f64 },
             bytes_per_second,
-            eta_seconds: (loaded > 0 && self.total > 0).then(|| (self.total - loaded) as f64 / bytes_per_second),
+            eta_seconds: (loaded > 0 && self.total > 0)
+                .then(|| (self.total - loaded) as f64 / bytes_per_second),
         }
     }
 }
