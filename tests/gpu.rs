@@ -70,3 +70,20 @@ fn every_model_agrees_with_the_cpu() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// The published story, each token chosen on the device and read a step late.
+#[test]
+fn stories260k_tells_its_story() {
+    let golden = json("goldens/stories260K.golden.json");
+    let ids = |key: &str| -> Vec<u32> { serde_json::from_value(golden[key].clone()).unwrap() };
+    let (prompt, expected) = (ids("prompt_ids"), ids("greedy_ids"));
+    let model = "../../../www/models/stories260K.gguf";
+    let mut decoder = decoder(model, gpu(Options::from_env()), 512);
+    decoder.forward(&prompt, 0).unwrap();
+    decoder.choose(prompt.len() - 1).unwrap();
+    for (index, &expected) in expected.iter().enumerate() {
+        decoder.forward_chosen(prompt.len() + index).unwrap();
+        decoder.choose(0).unwrap();
+        assert_eq!(pollster::block_on(decoder.chosen()).unwrap(), expected, "token {index}");
+    }
+}

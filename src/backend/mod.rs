@@ -125,6 +125,17 @@ impl Tokens<'_> {
     }
 }
 
+/// What one kernel of a device has cost.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KernelTime {
+    /// With the variant's constants.
+    pub kernel: String,
+    /// Dispatches measured.
+    pub calls: u64,
+    /// Over all of them.
+    pub nanoseconds: u64,
+}
+
 /// A device that runs a model.
 ///
 /// `rows` is the number of tokens in this step, `position` the place of the first of them.
@@ -132,6 +143,11 @@ impl Tokens<'_> {
 pub trait Backend {
     /// `cpu` or `gpu`.
     fn device(&self) -> &'static str;
+
+    /// Time in each kernel since the last call, longest first, where the device was asked to measure.
+    fn kernel_times(&mut self) -> Vec<KernelTime> {
+        Vec::new()
+    }
 
     /// Tokens that should go through the model in one step of the prompt. Between steps a
     /// caller can report progress and stop.
@@ -230,7 +246,7 @@ pub trait Backend {
     /// The oldest choice that was not read yet. Reading each one a step late keeps the device busy.
     fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>>;
 
-    /// The first `len` numbers of `buffer`'s first row, once everything enqueued has run.
+    /// The first `len` numbers of `buffer`, row by row, once everything enqueued has run.
     fn read<'a>(
         &'a mut self,
         buffer: Buffer,

@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::gguf::Header;
 use super::loader::{Loader, Progress};
-use crate::backend::{Attention, Backend, Buffer, KvCache, Linear, Matrix, Norm, Rope, Tokens};
+use crate::backend::{Attention, Backend, Buffer, KernelTime, KvCache, Linear, Matrix, Norm, Rope, Tokens};
 use crate::store::Source;
 use crate::{Error, Result};
 
@@ -141,6 +141,11 @@ impl Decoder {
     /// Tokens that the KV cache holds.
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// What the device's kernels have cost, where it was asked to measure.
+    pub fn kernel_times(&mut self) -> Vec<KernelTime> {
+        self.backend.kernel_times()
     }
 
     /// The model's sizes.

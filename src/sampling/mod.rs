@@ -76,6 +76,12 @@ impl Sampler {
         self.seed
     }
 
+    /// Starts the random numbers over from `seed`.
+    pub fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
+        self.rng = ChaCha8Rng::seed_from_u64(seed);
+    }
+
     /// Enters a token, of the prompt or generated, into the window of the penalties.
     pub fn accept(&mut self, token: u32) {
         if (token as usize) < self.vocabulary {

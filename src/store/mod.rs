@@ -3,6 +3,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod files;
 mod memory;
+mod read_ahead;
 #[cfg(target_arch = "wasm32")]
 mod web;
 
@@ -12,8 +13,9 @@ use futures_util::future::LocalBoxFuture;
 #[cfg(not(target_arch = "wasm32"))]
 pub use files::FileSource;
 pub use memory::MemorySource;
+pub use read_ahead::ReadAhead;
 #[cfg(target_arch = "wasm32")]
-pub use web::{BlobSource, Opened, UrlSource, file_name};
+pub use web::{BlobSource, UrlSource, open_url};
 
 /// A file that can be read by range without holding it whole.
 pub trait Source {

@@ -4,10 +4,10 @@ use super::Source;
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use gloo_net::http::{Request, Response};
-use js_sys::Uint8Array;
-use wasm_bindgen::JsValue;
+use js_sys::{Reflect, Uint8Array};
+use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortSignal, Blob};
+use web_sys::{AbortSignal, Blob, ReadableStreamDefaultReader};
 
 /// A `Blob` or `File`, read by range.
 pub struct BlobSource {
@@ -58,22 +58,54 @@ pub struct UrlSource {
     signal: Option<AbortSignal>,
 }
 
-/// What an address turned out to be.
-pub enum Opened {
-    /// It can be read by range.
-    Ranged(UrlSource),
-    /// The server sends the whole file whatever is asked; here is its answer, unread.
-    Whole(Response),
+/// The file behind `url`. Where the server sends the whole file whatever is asked, it is kept in a
+/// `Blob`, outside of wasm memory, and `progress` hears the bytes that have come and the total,
+/// where it is known.
+pub async fn open_url(
+    url: &str,
+    signal: Option<AbortSignal>,
+    progress: &mut dyn FnMut(&str, u64, Option<u64>) -> Result<()>,
+) -> Result<Box<dyn Source>> {
+    let name = file_name(url);
+    // The first byte tells the size, and whether ranges work.
+    let response = get(url, &name, 0, 1, signal.as_ref()).await?;
+    if response.status() == 200 {
+        let blob = collect(response, &name, signal.as_ref(), progress).await?;
+        return Ok(Box::new(BlobSource::new(name, blob)));
+    }
+    Ok(Box::new(UrlSource::new(url, name, &response, signal)?))
+}
+
+/// Reads an answer to its end.
+async fn collect(
+    response: Response,
+    name: &str,
+    signal: Option<&AbortSignal>,
+    progress: &mut dyn FnMut(&str, u64, Option<u64>) -> Result<()>,
+) -> Result<Blob> {
+    let broken = |_: JsValue| match signal.is_some_and(AbortSignal::aborted) {
+        true => Error::aborted("loading was aborted"),
+        false => Error::network(format!("{name}: the connection broke off")),
+    };
+    let total = response.headers().get("content-length").and_then(|total| total.parse().ok());
+    let parts = js_sys::Array::new();
+    let mut loaded = 0;
+    if let Some(body) = response.body() {
+        let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+        loop {
+            let step = JsFuture::from(reader.read()).await.map_err(broken)?;
+            let chunk = Reflect::get(&step, &"value".into()).map_err(broken)?;
+            let Some(chunk) = chunk.dyn_ref::<Uint8Array>() else { break };
+            loaded += u64::from(chunk.length());
+            parts.push(chunk);
+            progress(name, loaded, total)?;
+        }
+    }
+    Blob::new_with_u8_array_sequence(&parts).map_err(broken)
 }
 
 impl UrlSource {
-    /// Asks for the first byte to learn the size and whether ranges work.
-    pub async fn open(url: &str, signal: Option<AbortSignal>) -> Result<Opened> {
-        let name = file_name(url);
-        let response = get(url, &name, 0, 1, signal.as_ref()).await?;
-        if response.status() == 200 {
-            return Ok(Opened::Whole(response));
-        }
+    fn new(url: &str, name: String, response: &Response, signal: Option<AbortSignal>) -> Result<UrlSource> {
         let len = response
             .headers()
             .get("content-range")
@@ -81,7 +113,7 @@ impl UrlSource {
             .ok_or_else(|| {
                 Error::network(format!("{name}: the server answers ranges but does not say the file's size"))
             })?;
-        Ok(Opened::Ranged(UrlSource { name, url: url.to_owned(), len, signal }))
+        Ok(UrlSource { name, url: url.to_owned(), len, signal })
     }
 }
 
@@ -111,7 +143,7 @@ impl Source for UrlSource {
 }
 
 /// The last part of an address's path. Its query may hold a signature and is never shown.
-pub fn file_name(url: &str) -> String {
+fn file_name(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("model").to_owned()
 }

@@ -30,6 +30,8 @@ pub(super) struct Rotation {
     rope: Rope,
     /// context × pairs × (cosine, sine)
     angles: BufferId,
+    /// Positions that there is room for.
+    positions: usize,
     /// Positions that have theirs.
     ready: usize,
 }
@@ -73,13 +75,14 @@ impl Gpu {
 
     /// The table of angles of `rope`, with the positions before `until`.
     fn angles(&mut self, rope: &Rope, until: usize) -> Result<BufferId> {
-        let index = match self.rotations.iter().position(|rotation| rotation.rope == *rope) {
+        let fits = |rotation: &Rotation| rotation.rope == *rope && until <= rotation.positions;
+        let index = match self.rotations.iter().position(fits) {
             Some(index) => index,
             None => {
                 let positions = self.context.next_multiple_of(ANGLES);
                 let size = 8 * (positions * rope.frequencies.len()) as u64;
                 let angles = self.recorder.add(self.device.storage("RoPE angles", size)?);
-                self.rotations.push(Rotation { rope: rope.clone(), angles, ready: 0 });
+                self.rotations.push(Rotation { rope: rope.clone(), angles, positions, ready: 0 });
                 self.rotations.len() - 1
             }
         };

@@ -16,10 +16,10 @@ mod repack;
 mod shader;
 
 pub use device::Options;
-pub use record::KernelTime;
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Vector,
+    Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, Rope, Tokens,
+    Vector,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
@@ -42,6 +42,7 @@ const ARGMAX_GROUPS: usize = 64;
 #[derive(Debug, Clone, Copy)]
 struct Activations {
     id: BufferId,
+    width: usize,
     stride: usize,
 }
 
@@ -133,9 +134,24 @@ impl Gpu {
         }
     }
 
-    /// Time in each kernel since the last call, where [`Options::profile`] asked for it.
-    pub fn take_times(&mut self) -> Vec<KernelTime> {
-        self.recorder.take_times()
+    /// Bytes a second that a kernel reads and writes when it copies `bytes` bytes.
+    pub async fn copy_bandwidth(&mut self, bytes: usize) -> Result<f64> {
+        let bytes = bytes.min(self.device.max_binding() as usize).next_multiple_of(16);
+        let [from, to] =
+            [self.device.storage("copy", bytes as u64)?, self.device.storage("copy", bytes as u64)?]
+                .map(|buffer| self.recorder.add(buffer));
+        let count = bytes / 16;
+        let (mut best, mut word) = (0.0f64, Vec::new());
+        for rounds in [2, 20, 20, 20] {
+            for _ in 0..rounds {
+                let groups = product::fold(count.div_ceil(1024));
+                self.dispatch(Kernel::new("copy"), &[count as u32, 0, 0, 0], &[from, to], groups)?;
+            }
+            let start = web_time::Instant::now();
+            self.recorder.read(&self.device, to, 4, &mut word).await?;
+            best = best.max((2 * bytes * rounds) as f64 / start.elapsed().as_secs_f64());
+        }
+        Ok(best)
     }
 
     /// Loses the device, for tests of what comes then.
@@ -146,7 +162,7 @@ impl Gpu {
     fn activations(&mut self, rows: usize, width: usize) -> Result<Activations> {
         let stride = width.next_multiple_of(ROW_ALIGNMENT);
         let buffer = self.device.storage("activations", 4 * (rows * stride) as u64)?;
-        Ok(Activations { id: self.recorder.add(buffer), stride })
+        Ok(Activations { id: self.recorder.add(buffer), width, stride })
     }
 
     /// Room for `rows × width` numbers until the operation ends. The padding is zero.
@@ -158,8 +174,8 @@ impl Gpu {
                 Ok(scratch)
             }
             _ => {
-                // A model has few widths: each gets its own, with room for any step.
-                let found = self.activations(rows.max(PREFILL_ROWS), width)?;
+                // Few steps are longer than all before them.
+                let found = self.activations(rows.next_power_of_two(), width)?;
                 self.scratch[index] = Some(found);
                 Ok(found)
             }
@@ -180,6 +196,10 @@ impl Gpu {
 impl Backend for Gpu {
     fn device(&self) -> &'static str {
         "gpu"
+    }
+
+    fn kernel_times(&mut self) -> Vec<KernelTime> {
+        self.recorder.take_times()
     }
 
     fn prefill_rows(&self) -> usize {
@@ -368,11 +388,17 @@ impl Backend for Gpu {
         out: &'a mut Vec<f32>,
     ) -> LocalBoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let id = self.buffers[buffer.0].id;
+            let Activations { id, width, stride } = self.buffers[buffer.0];
+            let padded = match len <= width {
+                true => len,
+                false => len.div_ceil(width) * stride,
+            };
             let mut bytes = Vec::new();
-            self.recorder.read(&self.device, id, 4 * len as u64, &mut bytes).await?;
+            self.recorder.read(&self.device, id, 4 * padded as u64, &mut bytes).await?;
+            let numbers = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let unpadded = numbers.enumerate().filter(|(at, _)| at % stride < width).map(|(_, n)| n);
             out.clear();
-            out.extend(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+            out.extend(unpadded.take(len));
             Ok(())
         })
     }

@@ -2,6 +2,7 @@
 
 use super::device::Device;
 use super::shader::{Kernel, Pipelines};
+use crate::backend::KernelTime;
 use crate::{Error, Result};
 use futures_channel::oneshot;
 use std::collections::{HashMap, VecDeque};
@@ -23,17 +24,6 @@ struct Dispatch {
     group: usize,
     slot: usize,
     workgroups: [u32; 3],
-}
-
-/// Nanoseconds and calls of one kernel.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct KernelTime {
-    /// With the variant's constants.
-    pub kernel: String,
-    /// Dispatches measured.
-    pub calls: u64,
-    /// Over all of them.
-    pub nanoseconds: u64,
 }
 
 pub(super) struct Recorder {
@@ -314,8 +304,12 @@ impl Recorder {
         let mut encoder = device.handle.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&profile.resolved, 0, &staging, 0, size);
         let index = device.queue.submit([encoder.finish()]);
-        let receiver = map(&staging, size);
-        pollster::block_on(wait(device, index, receiver))?;
+        let mut receiver = map(&staging, size);
+        let polled =
+            device.handle.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+        if polled.is_err() || receiver.try_recv() != Ok(Some(true)) {
+            return Err(failed(device, "the times could not be read"));
+        }
         let view = staging.slice(..size).get_mapped_range().map_err(|error| failed(device, error))?;
         let ticks: Vec<u64> = view.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let period = device.queue.get_timestamp_period() as f64;

@@ -1,0 +1,75 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+import type { Connection } from "./connection.js";
+import { CandlewickError } from "./errors.js";
+import type { Stream } from "./stream.js";
+import type {
+  ChatCompletion,
+  ChatCompletionChunk,
+  ChatParams,
+  Completion,
+  CompletionParams,
+  EngineInfo,
+  PromptParams,
+  RequestOptions,
+  StreamParams,
+} from "./types.js";
+
+/** OpenAI's `create`: `stream: true` gives a stream of chunks, anything else the whole answer. */
+export interface Create<Params extends StreamParams, Whole, Chunk> {
+  (body: Params & { stream: true }, options?: RequestOptions): Promise<Stream<Chunk>>;
+  (body: Params & { stream?: false | null }, options?: RequestOptions): Promise<Whole>;
+  (body: Params, options?: RequestOptions): Promise<Stream<Chunk> | Whole>;
+}
+
+/** One loaded model. Requests wait their turn; each can be aborted, waiting or running. */
+export class Engine implements AsyncDisposable {
+  /** What was loaded, where it runs and why. */
+  readonly info: EngineInfo;
+  readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
+  readonly completions: { create: Create<CompletionParams, Completion, Completion> };
+  readonly #connection: Connection;
+
+  /** @internal */
+  constructor(connection: Connection, info: EngineInfo) {
+    this.info = info;
+    this.#connection = connection;
+    this.chat = { completions: { create: this.#creator("chat") } };
+    this.completions = { create: this.#creator("complete") };
+  }
+
+  /** The ids of a text. `special` reads special tokens written in it and adds those the model starts and ends with. */
+  tokenize(text: string, options: { special?: boolean } & RequestOptions = {}): Promise<number[]> {
+    return this.#connection.call({ method: "tokenize", text, special: options.special ?? false }, options);
+  }
+
+  detokenize(ids: ArrayLike<number>, options: RequestOptions = {}): Promise<string> {
+    return this.#connection.call({ method: "detokenize", ids: Uint32Array.from(ids) }, options);
+  }
+
+  /** The prompt text that a conversation becomes. */
+  applyChatTemplate(body: PromptParams, options: RequestOptions = {}): Promise<string> {
+    return this.#connection.call({ method: "render", body }, options);
+  }
+
+  /** Frees all memory at once. Requests under way fail with `aborted`. Unloading twice is harmless. */
+  async unload(): Promise<void> {
+    this.#connection.close(
+      new CandlewickError("aborted", "The engine was unloaded while the request was under way."),
+      new CandlewickError("invalid_argument", "This engine was unloaded. Call load() for a new one."),
+    );
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.unload();
+  }
+
+  #creator<Params extends StreamParams, Whole, Chunk>(method: "chat" | "complete"): Create<Params, Whole, Chunk> {
+    const create = (body: Params, { signal, onPromptProgress: onProgress }: RequestOptions = {}) => {
+      const call = { method, body } as never;
+      return body.stream
+        ? this.#connection.stream<Chunk>(call, { signal, onProgress })
+        : this.#connection.call<Whole>(call, { signal, onProgress });
+    };
+    return create as Create<Params, Whole, Chunk>;
+  }
+}

@@ -1,0 +1,34 @@
+/**
+ * What crosses the border between page and Worker.
+ *
+ * Each request is a `Call` posted to the Worker together with a MessagePort of its own. On that port the Worker sends
+ * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port.
+ */
+import type { ErrorCode } from "./errors.js";
+import type { ChatParams, CompletionParams, Device, PromptParams } from "./types.js";
+
+export type Call =
+  | { method: "load"; source: Blob | string; wasmURL: string | undefined; options: ModelOptions }
+  | { method: "chat"; body: ChatParams }
+  | { method: "complete"; body: CompletionParams }
+  | { method: "render"; body: PromptParams }
+  | { method: "tokenize"; text: string; special: boolean }
+  | { method: "detokenize"; ids: Uint32Array };
+
+export interface ModelOptions {
+  device?: Device | undefined;
+  contextLength?: number | undefined;
+}
+
+export type Reply =
+  | { progress: unknown } // of a load, or of reading a prompt
+  | { started: true } // of a stream: its turn has come
+  | { chunk: unknown } // of a stream: costs one credit
+  | { done: unknown }
+  | { error: { code: ErrorCode; message: string } };
+
+/** `credit`: how many more chunks the page will take. */
+export type Control = { credit: number } | { abort: true };
+
+/** How many chunks the Worker may produce ahead of the consumer of a stream. */
+export const WINDOW = 16;

@@ -1,0 +1,214 @@
+/** The OpenAI shapes, with the sampling fields that local engines know and OpenAI does not. */
+
+export type Device = "auto" | "cpu" | "gpu";
+
+// Requests
+
+export interface TextPart {
+  type: "text";
+  text: string;
+}
+
+export interface ToolCall {
+  id: string;
+  type: "function";
+  function: { name: string; arguments: string };
+}
+
+export interface ChatMessage {
+  role: "system" | "developer" | "user" | "assistant" | "tool";
+  content?: string | TextPart[] | null;
+  name?: string;
+  tool_calls?: ToolCall[];
+  tool_call_id?: string;
+}
+
+export interface Tool {
+  type: "function";
+  function: { name: string; description?: string; parameters?: Record<string, unknown> };
+}
+
+/** Applied in this order: penalties, `top_k`, `typical_p`, `top_p`, `min_p`, `temperature`, and a seeded draw. */
+export interface SamplingParams {
+  /** 0 takes the most likely token every time. */
+  temperature?: number;
+  /** Keep the most likely tokens that together reach this probability. */
+  top_p?: number;
+  /** Keep this many tokens; 0 keeps all. */
+  top_k?: number;
+  /** Drop tokens less likely than this share of the most likely one. */
+  min_p?: number;
+  typical_p?: number;
+  /** Above 1 discourages tokens seen among the last `repeat_last_n`. */
+  repeat_penalty?: number;
+  repeat_last_n?: number;
+  presence_penalty?: number;
+  frequency_penalty?: number;
+  /** Token id → number added to its logit. */
+  logit_bias?: Record<string, number>;
+  /** The same seed, request and device give the same answer. */
+  seed?: number;
+  max_tokens?: number;
+  stop?: string | string[];
+  /** What to do with a prompt longer than the context: fail (the default), or cut out its middle. */
+  truncate?: "error" | "middle";
+  /** Accepted for compatibility; the engine has one model. */
+  model?: string;
+}
+
+export interface StreamParams {
+  stream?: boolean | null;
+  /** `include_usage` appends a chunk without choices that holds `usage` and `timings`. */
+  stream_options?: { include_usage?: boolean } | null;
+}
+
+/** What the text of a prompt is made from. */
+export interface PromptParams {
+  messages: ChatMessage[];
+  tools?: Tool[];
+  /** End with the header of an assistant's turn. Default: true. */
+  add_generation_prompt?: boolean;
+  /** Go on with the last assistant message instead of starting a turn. */
+  continue_final_message?: boolean;
+  /** Passed to the model's template, for example `{ enable_thinking: false }`. */
+  chat_template_kwargs?: Record<string, unknown>;
+}
+
+export interface ChatParams extends PromptParams, SamplingParams, StreamParams {
+  max_completion_tokens?: number;
+}
+
+export interface CompletionParams extends SamplingParams, StreamParams {
+  /** Text, or token ids. */
+  prompt: string | number[];
+  /** Give the prompt back in front of the text. */
+  echo?: boolean;
+}
+
+// Answers
+
+export type FinishReason = "stop" | "length" | "tool_calls" | "content_filter";
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+  prompt_tokens_details?: { cached_tokens: number };
+}
+
+export interface Timings {
+  prompt_n: number;
+  prompt_per_second: number;
+  predicted_n: number;
+  predicted_per_second: number;
+  time_to_first_token_ms: number;
+}
+
+export interface ChatCompletion {
+  id: string;
+  object: "chat.completion";
+  created: number;
+  model: string;
+  choices: {
+    index: number;
+    message: { role: "assistant"; content: string | null; reasoning_content?: string; tool_calls?: ToolCall[] };
+    finish_reason: FinishReason;
+  }[];
+  usage: Usage;
+  timings?: Timings;
+}
+
+export interface ChatCompletionChunk {
+  id: string;
+  object: "chat.completion.chunk";
+  created: number;
+  model: string;
+  choices: {
+    index: number;
+    delta: {
+      role?: "assistant";
+      content?: string | null;
+      reasoning_content?: string;
+      tool_calls?: { index: number; id?: string; type?: "function"; function?: { name?: string; arguments?: string } }[];
+    };
+    finish_reason: FinishReason | null;
+  }[];
+  usage?: Usage | null;
+  timings?: Timings;
+}
+
+/** Whole, and each chunk of a stream, as OpenAI has it. */
+export interface Completion {
+  id: string;
+  object: "text_completion";
+  created: number;
+  model: string;
+  choices: { index: number; text: string; finish_reason: FinishReason | null }[];
+  usage?: Usage | null;
+  timings?: Timings;
+}
+
+// The engine
+
+export interface EngineInfo {
+  name: string;
+  architecture: string;
+  parameters: number;
+  quantization: string;
+  /** Bytes. */
+  fileSize: number;
+  contextLength: number;
+  /** The longest context the model was trained for. */
+  trainedContextLength: number;
+  embeddingLength: number;
+  layers: number;
+  heads: number;
+  kvHeads: number;
+  vocabularySize: number;
+  /** `"model"`: the file brings its own; `"named:…"`: a known format; null: the model does not chat. */
+  chatTemplate: string | null;
+  bosToken: string | null;
+  eosToken: string | null;
+  device: "cpu" | "gpu";
+  /** Why this device. */
+  deviceReason: string;
+  /** Bytes. */
+  memory: { weights: number; kvCache: number; activations: number };
+}
+
+export interface LoadProgress {
+  stage: "download" | "load" | "ready";
+  file: string;
+  /** Bytes. */
+  loaded: number;
+  total: number;
+  /** 0 to 1. */
+  progress: number;
+  bytesPerSecond: number;
+  etaSeconds: number;
+}
+
+export interface PromptProgress {
+  /** Tokens. */
+  total: number;
+  processed: number;
+}
+
+export interface LoadOptions {
+  /** Default: `"auto"`. */
+  device?: Device;
+  /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
+  contextLength?: number;
+  onProgress?: (progress: LoadProgress) => void;
+  signal?: AbortSignal;
+  /** Where the Worker's script is, when a bundler or a CDN has moved it. */
+  workerURL?: string | URL;
+  /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
+  wasmURL?: string | URL;
+}
+
+export interface RequestOptions {
+  signal?: AbortSignal;
+  /** Called while a long prompt is being read. */
+  onPromptProgress?: (progress: PromptProgress) => void;
+}

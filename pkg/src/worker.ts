@@ -1,0 +1,190 @@
+/**
+ * The Worker's side: one wasm engine, any number of requests.
+ *
+ * The engine works synchronously inside `next()`, so between two of them the Worker goes back to its event loop, where
+ * aborts and new requests come in.
+ */
+import init, { Engine } from "../wasm/candlewick.js";
+import { CandlewickError } from "./errors.js";
+import type { Call, Control, Reply } from "./protocol.js";
+
+/** What this file uses of the wasm's exports. */
+interface WasmEngine {
+  info(): unknown;
+  tokenize(text: string, special: boolean): Uint32Array;
+  detokenize(ids: Uint32Array): string;
+  render(body: unknown): string;
+  chat(body: unknown): Promise<Answer>;
+  complete(body: unknown): Promise<Answer>;
+}
+
+interface Answer {
+  next(): Promise<Chunk | undefined>;
+  result(): unknown;
+  free(): void;
+}
+
+interface Chunk {
+  choices: unknown[];
+  prompt_progress?: unknown;
+  usage?: unknown;
+}
+
+let engine: WasmEngine;
+
+addEventListener("message", ({ data, ports }: MessageEvent<Call>) => serve(data, new Caller(ports[0]!)));
+// An uncaught error reaches the page, which then fails every open request; an unhandled rejection does not.
+addEventListener("unhandledrejection", (event) => reportError(event.reason));
+
+async function serve(call: Call, caller: Caller): Promise<void> {
+  try {
+    caller.reply({ done: await perform(call, caller) });
+  } catch (error) {
+    if (isFatal(error)) reportError(error);
+    else caller.reply({ error: describe(error) });
+  }
+}
+
+async function perform(call: Call, caller: Caller): Promise<unknown> {
+  switch (call.method) {
+    case "load":
+      await init({ module_or_path: await compile(call.wasmURL ?? new URL("../wasm/candlewick_bg.wasm", import.meta.url)) });
+      engine = (await Engine.load(call.source, call.options, (progress: unknown) => caller.reply({ progress }))) as WasmEngine;
+      return engine.info();
+    case "chat":
+      return generate(engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
+    case "complete":
+      return generate(engine.complete(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
+    case "render":
+      return engine.render(call.body);
+    case "tokenize":
+      return Array.from(engine.tokenize(call.text, call.special));
+    case "detokenize":
+      return engine.detokenize(call.ids);
+  }
+}
+
+/** Runs one request to its end: prefill chunks become progress, the rest the stream or the whole answer. */
+async function generate(
+  pending: Promise<Answer>,
+  stream: boolean | null | undefined,
+  includeUsage: boolean | undefined,
+  caller: Caller,
+): Promise<unknown> {
+  const answer = await turn(pending, caller);
+  try {
+    if (stream) caller.reply({ started: true });
+    for (;;) {
+      if (stream) await caller.credit();
+      const chunk = await answer.next();
+      if (!chunk) break;
+      if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
+      else if (stream && (chunk.choices.length > 0 || includeUsage)) caller.chunk(chunk);
+      await eventLoop();
+      if (caller.gone) throw gone();
+    }
+    const whole = stream ? undefined : answer.result();
+    answer.free();
+    return whole;
+  } catch (error) {
+    if (!isFatal(error)) answer.free(); // After a trap the wasm must not be entered again.
+    throw error;
+  }
+}
+
+/** Waits for the request's turn. One that is aborted meanwhile passes its turn on as soon as it comes. */
+async function turn(pending: Promise<Answer>, caller: Caller): Promise<Answer> {
+  const answer = await Promise.race([pending, caller.aborted]);
+  if (answer) return answer;
+  pending.then(
+    (late) => late.free(),
+    () => {},
+  );
+  throw gone();
+}
+
+/** The page's end of one request, as seen from here. */
+class Caller {
+  readonly #port: MessagePort;
+  /** Resolves when the page gives the request up. */
+  readonly aborted: Promise<void>;
+  gone = false;
+  #credit = 0;
+  #wake = () => {};
+
+  constructor(port: MessagePort) {
+    this.#port = port;
+    this.aborted = new Promise((resolve) => {
+      port.onmessage = ({ data }: MessageEvent<Control>) => {
+        if ("credit" in data) this.#credit += data.credit;
+        else {
+          this.gone = true;
+          resolve();
+        }
+        this.#wake();
+      };
+    });
+  }
+
+  reply(reply: Reply): void {
+    this.#port.postMessage(reply);
+  }
+
+  chunk(chunk: Chunk): void {
+    this.#credit--;
+    this.reply({ chunk });
+  }
+
+  /** Resolves when the consumer has room for a chunk. */
+  async credit(): Promise<void> {
+    while (this.#credit === 0 && !this.gone) await new Promise<void>((wake) => (this.#wake = wake));
+    if (this.gone) throw gone();
+  }
+}
+
+function gone(): CandlewickError {
+  return new CandlewickError("aborted", "The request was aborted.");
+}
+
+const { port1, port2 } = new MessageChannel();
+const waiting: (() => void)[] = [];
+port1.onmessage = () => waiting.shift()?.();
+
+/** Lets other messages in. (A timer would cost 4 ms each time.) */
+function eventLoop(): Promise<void> {
+  return new Promise((resume) => {
+    waiting.push(resume);
+    port2.postMessage(null);
+  });
+}
+
+async function compile(url: string | URL): Promise<WebAssembly.Module> {
+  const response = await fetch(url).catch((cause) => {
+    throw new CandlewickError("network", `The engine could not be fetched from ${url}: ${cause}`);
+  });
+  if (!response.ok) throw new CandlewickError("network", `The engine could not be fetched from ${url}: HTTP ${response.status}.`);
+  try {
+    return response.headers.get("content-type")?.startsWith("application/wasm")
+      ? await WebAssembly.compileStreaming(response)
+      : await WebAssembly.compile(await response.arrayBuffer());
+  } catch (cause) {
+    throw new CandlewickError(
+      "internal",
+      `The engine at ${url} could not be compiled (${cause}). Check that this address serves the .wasm file, ` +
+        `and that a Content-Security-Policy has 'wasm-unsafe-eval' in script-src.`,
+    );
+  }
+}
+
+/** A trap or an exhausted stack leaves the engine in an unknown state. */
+function isFatal(error: unknown): boolean {
+  return error instanceof WebAssembly.RuntimeError || error instanceof RangeError;
+}
+
+/** Errors lose their own fields on the way to the page, so the code travels beside the message. */
+function describe(error: unknown): { code: CandlewickError["code"]; message: string } {
+  if (error instanceof Error && "code" in error && typeof error.code === "string") {
+    return { code: error.code as CandlewickError["code"], message: error.message };
+  }
+  return { code: "internal", message: String(error) };
+}

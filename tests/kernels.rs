@@ -1,0 +1,395 @@
+//! Every operation of the GPU backend against the CPU's, over odd shapes, all weight types and all variants.
+
+use candlewick::backend::cpu::Cpu;
+use candlewick::backend::gpu::{Gpu, Options};
+use candlewick::backend::{
+    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, RopePairing, Tokens,
+    Vector,
+};
+use candlewick::model::gguf::TensorType;
+use half::{bf16, f16};
+
+const TYPES: &[TensorType] = &[
+    TensorType::F32,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q8_0,
+    TensorType::Q2_K,
+    TensorType::Q3_K,
+    TensorType::Q4_K,
+    TensorType::Q5_K,
+    TensorType::Q6_K,
+];
+
+/// Every variant of the kernels that this device can run.
+fn variants() -> Vec<(&'static str, Options)> {
+    let default = Options::from_env();
+    let without = |feature: &str| Options { disable: vec![feature.to_owned()], ..default.clone() };
+    vec![
+        ("default", default.clone()),
+        ("no subgroups", without("subgroups")),
+        ("least limits", Options { least_limits: true, ..default.clone() }),
+        ("small bindings", Options { max_binding: Some(4 << 20), ..default.clone() }),
+    ]
+}
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+
+    /// From −1 to 1.
+    fn number(&mut self) -> f32 {
+        self.next() as f32 / u32::MAX as f32 * 2.0 - 1.0
+    }
+
+    fn numbers(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.number()).collect()
+    }
+
+    /// Rows of a matrix with weights of about ±0.1, in a file's encoding. Now and then a scale is subnormal.
+    fn rows(&mut self, kind: TensorType, rows: usize, columns: usize) -> Vec<u8> {
+        let (block_len, block_size) = kind.block();
+        let blocks = rows * columns / block_len as usize;
+        let mut bytes: Vec<u8> = (0..blocks * block_size as usize).map(|_| self.next() as u8).collect();
+        for block in bytes.chunks_exact_mut(block_size as usize) {
+            let size = if self.next() % 8 == 0 { 1e-3 } else { 1.0 };
+            // (where an f16 scale stands, its size)
+            let scales: &[(usize, f32)] = match kind {
+                TensorType::F32 => {
+                    block.copy_from_slice(&(0.1 * self.number()).to_le_bytes());
+                    &[]
+                }
+                TensorType::BF16 => {
+                    block.copy_from_slice(&bf16::from_f32(0.1 * self.number()).to_le_bytes());
+                    &[]
+                }
+                TensorType::F16 => &[(0, 0.1)],
+                TensorType::Q4_0 => &[(0, 0.012)],
+                TensorType::Q4_1 => &[(0, 0.012), (2, 0.1)],
+                TensorType::Q5_0 => &[(0, 0.006)],
+                TensorType::Q5_1 => &[(0, 0.006), (2, 0.1)],
+                TensorType::Q8_0 => &[(0, 0.0008)],
+                TensorType::Q2_K => &[(80, 0.002), (82, 0.005)],
+                TensorType::Q3_K => &[(108, 0.0008)],
+                TensorType::Q4_K => &[(0, 0.0001), (2, 0.0015)],
+                TensorType::Q5_K => &[(0, 0.00005), (2, 0.0015)],
+                TensorType::Q6_K => &[(208, 0.00003)],
+            };
+            for &(at, scale) in scales {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(size * scale * self.number()).to_le_bytes());
+            }
+        }
+        bytes
+    }
+}
+
+/// The same on both devices.
+struct Pair {
+    cpu: Cpu,
+    gpu: Gpu,
+    random: Random,
+    what: String,
+}
+
+impl Pair {
+    fn new(variant: &str, options: &Options) -> Pair {
+        let gpu = pollster::block_on(Gpu::open(options.clone())).unwrap();
+        Pair { cpu: Cpu::reference(), gpu, random: Random(0x1234_5678_9abc_def1), what: variant.to_owned() }
+    }
+
+    /// Handles are counted alike on both sides.
+    fn both<T: PartialEq + std::fmt::Debug>(&mut self, mut call: impl FnMut(&mut dyn Backend) -> T) -> T {
+        let ours = call(&mut self.gpu);
+        assert_eq!(call(&mut self.cpu), ours, "{}", self.what);
+        ours
+    }
+
+    fn matrix(&mut self, kind: TensorType, rows: usize, columns: usize) -> Matrix {
+        let bytes = self.random.rows(kind, rows, columns);
+        self.both(|b| {
+            let matrix = b.matrix(rows, columns, kind).unwrap();
+            // In two uneven pieces.
+            let middle = rows / 3;
+            let (first, second) = bytes.split_at(bytes.len() / rows * middle);
+            b.write_rows(matrix, 0, first).unwrap();
+            b.write_rows(matrix, middle, second).unwrap();
+            matrix
+        })
+    }
+
+    fn vector(&mut self, len: usize) -> Vector {
+        let values = self.random.numbers(len);
+        self.both(|b| b.vector(&values).unwrap())
+    }
+
+    fn norm(&mut self, len: usize) -> Norm {
+        Norm { scale: self.vector(len), epsilon: 1e-5 }
+    }
+
+    fn linear(&mut self, kind: TensorType, rows: usize, columns: usize) -> Linear {
+        let bias = self.random.next() % 2 == 0;
+        Linear { weight: self.matrix(kind, rows, columns), bias: bias.then(|| self.vector(rows)) }
+    }
+
+    fn empty(&mut self, rows: usize, width: usize) -> Buffer {
+        self.both(|b| b.buffer(rows, width).unwrap())
+    }
+
+    /// `rows × width` random numbers, which come from a table.
+    fn filled(&mut self, rows: usize, width: usize) -> Buffer {
+        let buffer = self.empty(rows, width);
+        self.fill(buffer, rows, width);
+        buffer
+    }
+
+    fn fill(&mut self, buffer: Buffer, rows: usize, width: usize) {
+        let table = self.matrix(TensorType::F32, rows, width);
+        let ids: Vec<u32> = (0..rows as u32).collect();
+        self.both(|b| b.embed(Tokens::Known(&ids), table, 10.0, buffer).unwrap());
+    }
+
+    /// Compares a buffer; what was summed over differs in its last bits, and by more where `tolerance` says so.
+    fn compare(&mut self, name: &str, buffer: Buffer, len: usize, tolerance: f32) {
+        let (mut expected, mut found) = (Vec::new(), Vec::new());
+        pollster::block_on(self.cpu.read(buffer, len, &mut expected)).unwrap();
+        pollster::block_on(self.gpu.read(buffer, len, &mut found)).unwrap();
+        assert_eq!(found.len(), len);
+        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        for (at, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            let difference = (expected - found).abs();
+            assert!(
+                difference <= tolerance * largest,
+                "{}, {name}: {found} instead of {expected} at {at} of {len}",
+                self.what
+            );
+        }
+    }
+}
+
+/// Columns that a type can have.
+fn columns(kind: TensorType) -> &'static [usize] {
+    match kind.block().0 {
+        1 => &[1, 31, 33, 63, 65, 127, 257, 4097],
+        32 => &[32, 96, 160, 576, 4128],
+        _ => &[256, 768, 4352],
+    }
+}
+
+const ROWS: &[usize] = &[1, 31, 33, 65, 127, 257];
+const TOKENS: &[usize] = &[1, 2, 3, 4, 7, 8, 9, 31, 65];
+const SUMS: f32 = 2e-5;
+
+fn products(kind: TensorType) {
+    for (variant, options) in variants() {
+        let mut pair = Pair::new(variant, &options);
+        for (round, &tokens) in TOKENS.iter().enumerate() {
+            let columns = columns(kind)[round % columns(kind).len()];
+            let rows = |offset: usize| ROWS[(round + offset) % ROWS.len()];
+            pair.what = format!("{variant}, {kind:?}, {tokens} tokens, {columns} columns");
+            let x = pair.filled(tokens, columns);
+            let norm = pair.norm(columns);
+
+            let outputs: Vec<_> = (0..3)
+                .map(|i| (pair.linear(kind, rows(i), columns), pair.empty(tokens, rows(i))))
+                .collect();
+            pair.both(|b| b.project(tokens, x, &norm, &outputs).unwrap());
+            for (i, (_, out)) in outputs.iter().enumerate() {
+                pair.compare("project", *out, tokens * rows(i), SUMS);
+            }
+
+            for with_norm in [false, true] {
+                let linear = pair.linear(kind, rows(1), columns);
+                let out = pair.filled(tokens, rows(1));
+                let norm = with_norm.then(|| pair.norm(rows(1)));
+                pair.both(|b| b.project_add(tokens, x, &linear, norm.as_ref(), out).unwrap());
+                pair.compare("project_add", out, tokens * rows(1), SUMS);
+            }
+
+            for activation in [Activation::Silu, Activation::Gelu] {
+                let (gate, up) = (pair.linear(kind, rows(2), columns), pair.linear(kind, rows(2), columns));
+                let out = pair.empty(tokens, rows(2));
+                pair.both(|b| b.gate(tokens, x, &norm, [&gate, &up], activation, out).unwrap());
+                pair.compare("gate", out, tokens * rows(2), SUMS);
+            }
+
+            let head = pair.linear(kind, rows(3), columns);
+            let out = pair.empty(1, rows(3));
+            for softcap in [None, Some(3.0)] {
+                pair.both(|b| b.logits(tokens - 1, x, &norm, &head, softcap, out).unwrap());
+                pair.compare("logits", out, rows(3), SUMS);
+            }
+
+            let ids: Vec<u32> = (0..tokens).map(|i| (i * 7 % rows(3)) as u32).collect();
+            let embedded = pair.empty(tokens, columns);
+            pair.both(|b| b.embed(Tokens::Known(&ids), head.weight, 0.7, embedded).unwrap());
+            pair.compare("embed", embedded, tokens * columns, SUMS);
+        }
+    }
+}
+
+macro_rules! products {
+    ($($test:ident $kind:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                products(TensorType::$kind);
+            }
+        )*
+
+        #[test]
+        fn every_type_is_tested() {
+            assert_eq!(TYPES, [$(TensorType::$kind),*]);
+        }
+    };
+}
+products! {
+    f32 F32,
+    f16 F16,
+    bf16 BF16,
+    q4_0 Q4_0,
+    q4_1 Q4_1,
+    q5_0 Q5_0,
+    q5_1 Q5_1,
+    q8_0 Q8_0,
+    q2_k Q2_K,
+    q3_k Q3_K,
+    q4_k Q4_K,
+    q5_k Q5_K,
+    q6_k Q6_K,
+}
+
+/// A matrix of several megabytes where one binding may have one.
+#[test]
+fn matrix_over_the_binding_limit() {
+    let options = Options { max_binding: Some(1 << 20), ..Options::from_env() };
+    for kind in [TensorType::F16, TensorType::Q8_0, TensorType::Q4_K] {
+        let mut pair = Pair::new("1 MiB bindings", &options);
+        let (rows, columns) = (8001, 512);
+        let head = pair.linear(kind, rows, columns);
+        let norm = pair.norm(columns);
+        for tokens in [1, 3, 33] {
+            let x = pair.filled(tokens, columns);
+            let out = pair.empty(1, rows);
+            pair.both(|b| b.logits(tokens - 1, x, &norm, &head, None, out).unwrap());
+            pair.compare("logits", out, rows, SUMS);
+        }
+        let x = pair.filled(9, columns);
+        let out = pair.empty(9, rows);
+        pair.both(|b| b.project(9, x, &norm, &[(head, out)]).unwrap());
+        pair.compare("project", out, 9 * rows, SUMS);
+        let gated = pair.empty(1, rows);
+        pair.both(|b| b.gate(1, x, &norm, [&head, &head], Activation::Silu, gated).unwrap());
+        pair.compare("gate", gated, rows, SUMS);
+        let ids = [0, 4000, 8000];
+        let embedded = pair.empty(3, columns);
+        pair.both(|b| b.embed(Tokens::Known(&ids), head.weight, 1.0, embedded).unwrap());
+        pair.compare("embed", embedded, 3 * columns, SUMS);
+    }
+}
+
+struct AttentionTest {
+    heads: Heads,
+    pairing: RopePairing,
+    rotated: usize,
+    window: Option<usize>,
+    softcap: Option<f32>,
+    normed: bool,
+}
+
+fn attend(pair: &mut Pair, test: &AttentionTest, steps: &[usize], tolerance: f32) {
+    let heads = test.heads;
+    let context = steps.iter().sum();
+    let cache: KvCache = pair.both(|b| b.kv_cache(context, heads).unwrap());
+    let rope = Rope {
+        pairing: test.pairing,
+        frequencies: (0..test.rotated / 2).map(|i| 0.5f32.powi(i as i32)).collect(),
+        magnitude: 1.1,
+    };
+    let norms = test.normed.then(|| [pair.norm(heads.size), pair.norm(heads.size)]);
+    let attention = Attention {
+        heads,
+        scale: 1.0 / (heads.size as f32).sqrt() / 10.0,
+        softcap: test.softcap,
+        window: test.window,
+    };
+    let most = *steps.iter().max().unwrap();
+    let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
+    let [q, k, v, out] = [q_width, kv_width, kv_width, q_width].map(|width| pair.empty(most, width));
+    let mut position = 0;
+    for &rows in steps {
+        pair.fill(q, rows, q_width);
+        pair.fill(k, rows, kv_width);
+        pair.fill(v, rows, kv_width);
+        pair.both(|b| {
+            b.rotate_and_store(position, rows, [q, k, v], heads, norms.as_ref(), &rope, cache).unwrap();
+            b.attend(position, rows, q, cache, &attention, out).unwrap();
+        });
+        let what = format!("attend of {rows} at {position}, heads {heads:?}");
+        pair.compare(&what, out, rows * q_width, tolerance);
+        position += rows;
+    }
+}
+
+#[test]
+fn attention() {
+    let heads = |query, kv, size| Heads { query, kv, size };
+    let plain = |heads: Heads| AttentionTest {
+        heads,
+        pairing: RopePairing::Halves,
+        rotated: heads.size,
+        window: None,
+        softcap: None,
+        normed: false,
+    };
+    let tests = [
+        plain(heads(1, 1, 8)),
+        AttentionTest { pairing: RopePairing::Interleaved, ..plain(heads(4, 2, 16)) },
+        AttentionTest { window: Some(7), ..plain(heads(7, 1, 64)) },
+        AttentionTest { softcap: Some(2.0), ..plain(heads(9, 3, 64)) },
+        AttentionTest { normed: true, rotated: 60, ..plain(heads(4, 4, 90)) },
+        AttentionTest { window: Some(150), normed: true, ..plain(heads(8, 1, 128)) },
+        AttentionTest { pairing: RopePairing::Interleaved, softcap: Some(1.0), ..plain(heads(2, 1, 256)) },
+        plain(heads(26, 2, 12)),
+    ];
+    let f32_cache = |(name, options): (&'static str, Options)| (name, Options { kv_f32: true, ..options });
+    for (variant, options) in variants().into_iter().map(f32_cache) {
+        let mut pair = Pair::new(variant, &options);
+        for test in &tests {
+            attend(&mut pair, test, &[1, 1, 5, 33, 127, 1, 65, 63, 1, 1], 1e-4);
+        }
+    }
+    let mut pair = Pair::new("f16 cache", &Options::from_env());
+    for test in &tests {
+        attend(&mut pair, test, &[1, 1, 5, 33, 127, 1, 65, 63, 1, 1], 5e-3);
+    }
+    attend(&mut pair, &tests[1], &[512, 512, 512, 1, 1], 5e-3);
+}
+
+#[test]
+fn choose() {
+    let mut pair = Pair::new("default", &Options::from_env());
+    for len in [1, 2, 31, 257, 4097, 50_000, 151_936] {
+        let table = pair.matrix(TensorType::F32, 3, len);
+        let scores = pair.empty(1, len);
+        for row in 0..3 {
+            pair.both(|b| b.embed(Tokens::Known(&[row]), table, 1.0, scores).unwrap());
+            pair.both(|b| b.choose(scores, len).unwrap());
+            pair.both(|b| pollster::block_on(b.chosen()).unwrap());
+        }
+        // All alike: the first wins.
+        pair.both(|b| b.embed(Tokens::Known(&[0]), table, 0.0, scores).unwrap());
+        pair.both(|b| b.choose(scores, len).unwrap());
+        assert_eq!(pair.both(|b| pollster::block_on(b.chosen()).unwrap()), 0);
+    }
+}

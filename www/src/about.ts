@@ -1,0 +1,31 @@
+import type { EngineInfo } from "candlewick";
+import { byId, pairs } from "./dom.js";
+import { bytes, compact, count } from "./format.js";
+
+/** Fills the panel about the model. */
+export function describeModel(info: EngineInfo): void {
+  const { memory } = info;
+  byId("model-name", HTMLElement).textContent = info.name;
+  byId("about-model", HTMLDetailsElement)
+    .querySelector("dl")!
+    .replaceChildren(
+      ...pairs([
+        ["Name", info.name],
+        ["Architecture", info.architecture],
+        ["Parameters", compact(info.parameters)],
+        ["Weights", `${info.quantization}, ${bytes(info.fileSize)}`],
+        ["Context", `${count(info.contextLength)} tokens (trained for ${count(info.trainedContextLength)})`],
+        ["Shape", `${info.layers} layers, ${count(info.embeddingLength)} wide, ${info.heads} heads over ${info.kvHeads}`],
+        ["Vocabulary", `${count(info.vocabularySize)} pieces`],
+        ["Chat", chat(info.chatTemplate)],
+        ["Runs on", info.device === "gpu" ? "GPU" : "CPU"],
+        ["Why", info.deviceReason],
+        ["Memory", `${bytes(memory.weights)} weights, ${bytes(memory.kvCache)} context, ${bytes(memory.activations)} working`],
+      ]),
+    );
+}
+
+function chat(template: string | null): string {
+  if (template === null) return "No, it continues text";
+  return template === "model" ? "Yes, with its own template" : `Yes, as ${template.replace("named:", "")}`;
+}

@@ -1,0 +1,80 @@
+import type { ChatMessage } from "candlewick";
+import { h } from "./dom.js";
+import type { Desk, Mode } from "./mode.js";
+import { Passage } from "./passage.js";
+
+/** For models with a chat template. */
+export class Chat implements Mode {
+  readonly title = "Conversation";
+  readonly label = "Your message";
+  readonly placeholder = "Say something";
+  readonly verb = "Send";
+  readonly suggestions = ["Why does a candle burn?", "Write a haiku about rain", "Explain gravity to a child"];
+  readonly #desk: Desk;
+  readonly #system = h("textarea", { id: "system", rows: 2, placeholder: "How the model should behave; may stay empty" });
+  readonly #turns = h("div", { className: "turns" });
+  #messages: ChatMessage[] = [];
+
+  constructor(desk: Desk) {
+    this.#desk = desk;
+    const system = h("details", { className: "system" }, h("summary", {}, "System prompt"), h("label", { htmlFor: "system", className: "visually-hidden" }, "System prompt"), this.#system);
+    desk.paper.replaceChildren(system, this.#turns);
+    this.#showEmpty();
+  }
+
+  async submit(text: string): Promise<void> {
+    if (!text.trim()) return;
+    if (this.#messages.length === 0) this.#turns.replaceChildren();
+    this.#messages.push({ role: "user", content: text });
+    this.#addTurn("You", new Passage(text));
+    await this.#answer();
+  }
+
+  actions(): [string, () => Promise<void>][] {
+    if (this.#messages.length === 0) return [];
+    return [
+      ["Regenerate", () => this.#regenerate()],
+      ["Clear", async () => this.#clear()],
+    ];
+  }
+
+  async #answer(): Promise<void> {
+    const { engine, writer, settings } = this.#desk;
+    const passage = new Passage();
+    const turn = this.#addTurn(engine.info.name, passage);
+    const system: ChatMessage[] = this.#system.value.trim() ? [{ role: "system", content: this.#system.value }] : [];
+    const messages = [...system, ...this.#messages];
+    try {
+      await writer.write(passage, (signal) =>
+        engine.chat.completions.create({ ...settings(), messages, stream: true, stream_options: { include_usage: true } }, { signal }),
+      );
+    } finally {
+      if (passage.text) this.#messages.push({ role: "assistant", content: passage.text });
+      else turn.remove();
+    }
+  }
+
+  async #regenerate(): Promise<void> {
+    if (this.#messages.at(-1)?.role === "assistant") {
+      this.#messages.pop();
+      this.#turns.lastElementChild?.remove();
+    }
+    await this.#answer();
+  }
+
+  #clear(): void {
+    this.#messages = [];
+    this.#showEmpty();
+  }
+
+  #showEmpty(): void {
+    this.#turns.replaceChildren(h("p", { className: "empty" }, "This model converses. It remembers what is on this page and nothing else."));
+  }
+
+  #addTurn(who: string, passage: Passage): HTMLElement {
+    const turn = h("article", { className: who === "You" ? "turn mine" : "turn" }, h("h3", {}, who), passage.element);
+    this.#turns.append(turn);
+    turn.scrollIntoView({ block: "nearest" });
+    return turn;
+  }
+}

@@ -1,0 +1,43 @@
+import { h } from "./dom.js";
+import type { Desk, Mode } from "./mode.js";
+import { Passage } from "./passage.js";
+import type { Ending } from "./writer.js";
+
+/** For models that continue text. */
+export class Story implements Mode {
+  readonly title = "Story";
+  readonly label = "How should it begin?";
+  readonly placeholder = "Optional";
+  readonly verb = "Write";
+  readonly suggestions = ["Once upon a time", "Lily found a big box", "One day, a little dog"];
+  readonly #desk: Desk;
+  #text = "";
+  #ending: Ending = "stop";
+
+  constructor(desk: Desk) {
+    this.#desk = desk;
+    desk.paper.replaceChildren(h("p", { className: "empty" }, "This model continues text. Give it a beginning."));
+  }
+
+  submit(beginning: string): Promise<void> {
+    return this.#write(beginning);
+  }
+
+  actions(): [string, () => Promise<void>][] {
+    return this.#text && this.#ending !== "stop" ? [["Continue", () => this.#write(this.#text)]] : [];
+  }
+
+  async #write(beginning: string): Promise<void> {
+    const { engine, writer, paper, settings } = this.#desk;
+    const passage = new Passage(beginning);
+    passage.element.classList.add("story");
+    paper.replaceChildren(passage.element);
+    try {
+      this.#ending = await writer.write(passage, (signal) =>
+        engine.completions.create({ ...settings(), prompt: beginning, stream: true, stream_options: { include_usage: true } }, { signal }),
+      );
+    } finally {
+      this.#text = passage.text;
+    }
+  }
+}

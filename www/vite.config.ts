@@ -1,0 +1,37 @@
+import { defineConfig, type Plugin } from "vite";
+
+/** The page may reach its own files and nothing else: what is typed into it cannot leave it. */
+const policy = [
+  "default-src 'none'",
+  "script-src 'self' 'wasm-unsafe-eval'",
+  "worker-src 'self' blob:",
+  "connect-src 'self' blob:",
+  "style-src 'self'",
+  "font-src 'self'",
+  "img-src 'self' data:",
+  "base-uri 'none'",
+  "form-action 'none'",
+].join("; ");
+
+/** In the page for any host, and in `_headers` for hosts that read it (Cloudflare Pages, Netlify), where it also binds the Worker. */
+function contentSecurityPolicy(): Plugin {
+  return {
+    name: "content-security-policy",
+    apply: "build",
+    transformIndexHtml: () => [
+      { tag: "meta", attrs: { "http-equiv": "Content-Security-Policy", content: policy }, injectTo: "head-prepend" },
+    ],
+    generateBundle() {
+      const source = `/*\n  Content-Security-Policy: ${policy}; frame-ancestors 'none'\n  X-Content-Type-Options: nosniff\n  Referrer-Policy: no-referrer\n`;
+      this.emitFile({ type: "asset", fileName: "_headers", source });
+    },
+  };
+}
+
+export default defineConfig({
+  base: "./", // Works from any folder of any host.
+  plugins: [contentSecurityPolicy()],
+  build: { target: "es2022", assetsInlineLimit: 0, modulePreload: { polyfill: false } },
+  server: { fs: { allow: [".."] } }, // The package is next door.
+  preview: { headers: { "Content-Security-Policy": policy } },
+});
