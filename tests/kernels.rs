@@ -200,9 +200,8 @@ fn products(kind: TensorType) {
             let x = pair.filled(tokens, columns);
             let norm = pair.norm(columns);
 
-            let outputs: Vec<_> = (0..3)
-                .map(|i| (pair.linear(kind, rows(i), columns), pair.empty(tokens, rows(i))))
-                .collect();
+            let outputs: Vec<_> =
+                (0..3).map(|i| (pair.linear(kind, rows(i), columns), pair.empty(tokens, rows(i)))).collect();
             pair.both(|b| b.project(tokens, x, &norm, &outputs).unwrap());
             for (i, (_, out)) in outputs.iter().enumerate() {
                 pair.compare("project", *out, tokens * rows(i), SUMS);

@@ -4,6 +4,7 @@
 
 use candlewick::Result;
 use candlewick::backend::gpu::{Gpu, Options};
+use candlewick::backend::{Backend, Linear, Norm};
 use candlewick::model::gguf::{Header, TensorType};
 use candlewick::model::{Config, Decoder};
 use candlewick::store::Source;
@@ -282,6 +283,12 @@ fn main() {
         let bandwidth = gpu.copy_bandwidth(1 << 30).await.unwrap();
         println!("copy bandwidth {:.0} GB/s (read + write)", bandwidth / 1e9);
         drop(gpu);
+        if arguments.iter().any(|argument| argument == "--sweep") {
+            for &(name, kind, _) in TYPES.iter().filter(|(name, _, _)| chosen(1, name)) {
+                sweep(name, kind, bandwidth).await.unwrap();
+            }
+            return;
+        }
         for shape in SHAPES.iter().filter(|shape| chosen(0, shape.name)) {
             for &(name, kind, id) in TYPES.iter().filter(|(name, _, _)| chosen(1, name)) {
                 if names.len() < 2 && !matches!(name, "q4_0" | "q8_0" | "q4_k") {
@@ -294,6 +301,78 @@ fn main() {
             }
         }
     });
+}
+
+/// Time of one product of a token in every shape of workgroup, over copies too large for any cache.
+async fn sweep(name: &str, kind: TensorType, bandwidth: f64) -> Result<()> {
+    let bytes = pattern(kind);
+    let (block_len, block_size) = kind.block();
+    for (rows, columns) in [
+        (512, 2048),
+        (2048, 2048),
+        (8192, 2048),
+        (4096, 4096),
+        (14_336, 4096),
+        (4096, 14_336),
+        (128_256, 2048),
+    ] {
+        let row_size = columns / block_len as usize * block_size as usize;
+        let size = rows * row_size;
+        let copies = (400_000_000 / size).clamp(2, 64);
+        let mut gpu = Gpu::open(Options::from_env()).await?;
+        gpu.expect(&vec![(rows, columns, kind); copies]).await?;
+        let mut linears = Vec::new();
+        for _ in 0..copies {
+            let weight = gpu.matrix(rows, columns, kind)?;
+            let piece = bytes.len() / row_size;
+            for first in (0..rows).step_by(piece) {
+                let count = piece.min(rows - first);
+                gpu.write_rows(weight, first, &bytes[..count * row_size])?;
+            }
+            linears.push(Linear { weight, bias: None });
+        }
+        let norm = Norm { scale: gpu.vector(&vec![1.0; columns])?, epsilon: 1e-5 };
+        let (x, out) = (gpu.buffer(1, columns)?, gpu.buffer(1, rows)?);
+        let mut results = Vec::new();
+        let mut word = Vec::new();
+        for threads in [32, 64, 128, 256] {
+            for lanes in [16, 32, 64, 128, 256].into_iter().filter(|&lanes| lanes <= threads) {
+                for per_lane in [1, 2, 4, 8] {
+                    gpu.tune(Some([threads, lanes, per_lane]));
+                    for normed in [true, false] {
+                        let mut best = f64::INFINITY;
+                        for round in 0..3 {
+                            let start = Instant::now();
+                            let count = 4 * copies;
+                            for linear in linears.iter().cycle().take(count) {
+                                match normed {
+                                    true => gpu.project(1, x, &norm, &[(*linear, out)])?,
+                                    false => gpu.project_add(1, x, linear, None, out)?,
+                                }
+                            }
+                            gpu.read(out, 1, &mut word).await?;
+                            if round > 0 {
+                                best = best.min(start.elapsed().as_secs_f64() / count as f64);
+                            }
+                        }
+                        results.push((best, normed, threads, lanes, per_lane));
+                    }
+                }
+            }
+        }
+        gpu.tune(None);
+        for normed in [true, false] {
+            let mut best: Vec<_> = results.iter().filter(|result| result.1 == normed).collect();
+            best.sort_by(|a, b| a.0.total_cmp(&b.0));
+            print!("{name} {rows}x{columns}{}:", if normed { " norm" } else { "" });
+            for (time, _, threads, lanes, per_lane) in best.iter().take(6) {
+                let share = size as f64 / time / bandwidth * 100.0;
+                print!("  {threads}/{lanes}/{per_lane} {:.1}us {share:.0}%", time * 1e6);
+            }
+            println!();
+        }
+    }
+    Ok(())
 }
 
 async fn load(source: &Synthetic, options: Options, context: usize) -> Result<Decoder> {

@@ -69,6 +69,8 @@ pub struct Gpu {
     context: usize,
     /// Halves are decoded by integers: the device reads subnormal ones as 0.
     exact_half: bool,
+    /// Threads, lanes and rows of `matvec` and `gate`, in place of the usual.
+    tuned: Option<[usize; 3]>,
 }
 
 /// What runs and how, for people.
@@ -116,6 +118,7 @@ impl Gpu {
             parts: None,
             context: 0,
             exact_half: false,
+            tuned: None,
         })
     }
 
@@ -152,6 +155,11 @@ impl Gpu {
             best = best.max((2 * bytes * rounds) as f64 / start.elapsed().as_secs_f64());
         }
         Ok(best)
+    }
+
+    /// Threads, lanes a row and rows a lane for the products of one token; for measurements.
+    pub fn tune(&mut self, shape: Option<[usize; 3]>) {
+        self.tuned = shape;
     }
 
     /// Loses the device, for tests of what comes then.

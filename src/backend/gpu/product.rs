@@ -9,7 +9,7 @@ use crate::backend::{Activation, Linear, Norm};
 
 /// Most tokens that the kernels of a few tokens take; above, `matmul` does.
 const FEW_TOKENS: usize = 8;
-/// Threads of a workgroup of `matvec` and `gate`.
+/// Threads of a workgroup of `matvec` and `gate`, where blocks suffice.
 const THREADS: usize = 128;
 /// Rows and tokens of a tile of `matmul`.
 const TILE: usize = 64;
@@ -41,6 +41,7 @@ struct Piece {
 
 /// How threads of `matvec` and `gate` share the work out.
 struct Shape {
+    threads: usize,
     lanes: usize,
     rows: usize,
     /// Room for tokens; a power of two.
@@ -133,8 +134,9 @@ impl Gpu {
             (8, 2) => 1,
             _ => 2,
         };
+        let [threads, lanes, rows] = self.tuned.filter(|_| tokens == 1).unwrap_or([THREADS, lanes, rows]);
         let fits = |(least, most): (u32, u32)| least >= 4 && most as usize <= lanes;
-        Shape { lanes, rows, tokens, subgroups: self.device.subgroups.is_some_and(fits) }
+        Shape { threads, lanes, rows, tokens, subgroups: self.device.subgroups.is_some_and(fits) }
     }
 
     /// A kernel that imports `shared/multiply`.
@@ -145,7 +147,7 @@ impl Gpu {
             .flag("ONE_TOKEN", shape.tokens == 1)
             .flag("SUBGROUPS", shape.subgroups)
             .flag("EXACT_HALF", self.exact_half)
-            .constant("WG", THREADS)
+            .constant("WG", shape.threads)
             .constant("LANES", shape.lanes)
             .constant("ROWS", shape.rows)
             .constant("TOKENS", shape.tokens)
@@ -189,7 +191,7 @@ impl Gpu {
     ) -> Result<()> {
         let leader = pieces[0];
         let shape = self.shape(rows, leader.blocks, 1);
-        let rows_a_group = THREADS / shape.lanes * shape.rows;
+        let rows_a_group = shape.threads / shape.lanes * shape.rows;
         let mut params = self.product_params(rows, x, first, norm, end, leader.blocks);
         let mut groups = 0;
         for piece in pieces {
@@ -243,7 +245,7 @@ impl Gpu {
             params.extend(matrix_params(&up.part, 0, 0, out.stride, up.bias));
             let kernel =
                 self.few_kernel("gate", &shape, 2, true).format(gate.format.file()).flag("GELU", gelu);
-            let groups = gate.part.rows.div_ceil(THREADS / shape.lanes * shape.rows);
+            let groups = gate.part.rows.div_ceil(shape.threads / shape.lanes * shape.rows);
             let buffers = [gate.part.slab, gate.part.slab, self.memory.vectors, x.id, out.id];
             return self.dispatch(kernel, &params, &buffers, fold(groups));
         }
