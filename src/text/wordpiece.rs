@@ -13,7 +13,7 @@ const DROPPED: usize = 1;
 const ACCENT: usize = 2;
 const CLASSES: [&str; 4] = [
     r"\s+",
-    r"[\p{Cc}\p{Cf}\p{Co}\u{FFFD}]+",
+    r"[\p{Cc}\p{Cf}\p{Co}\u{FFFD}]", // not a run of them: line feeds are both, and spaces come first
     r"\p{M}+",
     // Words of one character: punctuation, ASCII symbols, and Chinese. (That Extension E begins at
     // U+2B920 is a slip of the pen that models were trained with.)
