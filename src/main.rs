@@ -1,1 +1,5 @@
-fn main(){}
+//! The command line; see `candlewick --help`.
+
+fn main() -> std::process::ExitCode {
+    candlewick::cli::main()
+}

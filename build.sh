@@ -1,0 +1,458 @@
+#!/usr/bin/env bash
+# The one entry point. `./build.sh help` lists the targets; each does what it needs first,
+# installs tools under target/tools, and is quick when nothing has changed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+readonly TOOLS=$PWD/target/tools
+readonly WASM_TARGET=wasm32-unknown-unknown
+readonly BINARYEN=132.0.0
+PROFILE=fast # "release" with --release
+PORT=4173
+declare -a TIMES=() FINISHED=()
+STAGE=
+
+# ---------------------------------------------------------------- talking
+
+BOLD='' RED='' PLAIN=''
+[[ ! -t 2 ]] || BOLD=$'\033[1m' RED=$'\033[31m' PLAIN=$'\033[0m'
+say() { printf '%s==>%s %s\n' "$BOLD" "$PLAIN" "$*" >&2; }
+note() { printf '    %s\n' "$*" >&2; }
+# die WHAT [HOW TO FIX]...
+die() {
+  printf '\n%serror:%s %s\n' "$RED" "$PLAIN" "$1" >&2
+  shift
+  for line in "$@"; do printf '  fix: %s\n' "$line" >&2; done
+  exit 1
+}
+
+# stage NAME COMMAND...: run it and remember how long it took.
+stage() {
+  local name=$1 from=$SECONDS
+  shift
+  say "$name"
+  STAGE=$name
+  "$@"
+  STAGE=
+  TIMES+=("$((SECONDS - from)) $name")
+}
+
+# once FUNCTION: the first call in this run does it, the others find it done.
+once() {
+  local name
+  for name in ${FINISHED[@]+"${FINISHED[@]}"}; do [[ $name != "$1" ]] || return 0; done
+  "$1"
+  FINISHED+=("$1")
+}
+
+report() {
+  local status=$? entry
+  if ((${#TIMES[@]} > 1)); then
+    printf '\n%6s  stage\n' seconds >&2
+    for entry in "${TIMES[@]}"; do printf '%7d  %s\n' "${entry%% *}" "${entry#* }" >&2; done
+    printf '%7d  in all\n' "$SECONDS" >&2
+  fi
+  if ((status != 0)) && [[ -n $STAGE ]]; then
+    printf '\n%sfailed:%s %s (its output is above)\n' "$RED" "$PLAIN" "$STAGE" >&2
+  fi
+}
+trap report EXIT
+
+# ---------------------------------------------------------------- helpers
+
+have() { command -v "$1" >/dev/null 2>&1; }
+# at_least HAVE WANT: version comparison.
+at_least() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
+# digest PATH...: one hash over the contents and names of files and folders.
+digest() {
+  find "$@" \( -name node_modules -o -name dist \) -prune -o -type f -print0 2>/dev/null |
+    sort -z | xargs -0 -r "${SHA256[@]}" | "${SHA256[@]}" | cut -d ' ' -f 1
+}
+SHA256=(sha256sum)
+have sha256sum || SHA256=(shasum -a 256) # macOS
+# fresh STAMP KEY: true when the stamp file says KEY.
+fresh() { [[ -f $1 && $(<"$1") == "$2" ]]; }
+
+# apt PACKAGE...: install what is missing. Fails quietly where there is no apt or no right to use it.
+apt_updated=
+apt() {
+  local -a sudo=() missing=()
+  local package
+  have apt-get && have dpkg-query || return 1
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  ((${#missing[@]})) || return 0
+  if ((EUID != 0)); then
+    { have sudo && sudo -n true 2>/dev/null; } || return 1
+    sudo=(sudo -n)
+  fi
+  note "apt-get install ${missing[*]}"
+  if [[ -z $apt_updated ]]; then
+    "${sudo[@]}" apt-get update -qq </dev/null >&2 || return 1
+    apt_updated=yes
+  fi
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >&2
+}
+
+# ---------------------------------------------------------------- Rust
+
+rust_wanted() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
+rustc_version() { "$1" -V 2>/dev/null | cut -d ' ' -f 2; }
+# rust_ok RUSTC: exists and is new enough.
+rust_ok() {
+  local version
+  version=$(rustc_version "$1") && [[ -n $version ]] && at_least "$version" "$(rust_wanted)"
+}
+
+setup_rust() {
+  if ! { have cargo && rust_ok rustc; }; then
+    note "no Rust $(rust_wanted) or newer in PATH; trying Debian's"
+    apt rustc-web cargo-web rustfmt-web rust-web-clippy || true
+    hash -r
+    { have cargo && rust_ok rustc; } || die "candlewick needs Rust $(rust_wanted) or newer; found: $(rustc_version rustc || echo none)" \
+      "install it from https://rustup.rs, or update with: rustup update stable"
+  fi
+  have cc || apt gcc libc6-dev || die "no C compiler (Rust links through cc)" \
+    "Debian, Ubuntu: sudo apt-get install gcc libc6-dev" "macOS: xcode-select --install"
+  note "$(rustc -V)"
+}
+
+# setup_lints: rustfmt and clippy, for `test`.
+setup_lints() {
+  { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 && return
+  if have rustup; then
+    rustup component add rustfmt clippy >&2 || true
+  else
+    apt rustfmt-web rust-web-clippy || true
+  fi
+  { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 ||
+    die "rustfmt and clippy are missing" "rustup component add rustfmt clippy"
+}
+
+# How to build for wasm, found by pick_wasm: which cargo and rustc, and what build-std needs.
+declare -a WASM_ENV=() WASM_ARGS=()
+WASM_CARGO=cargo
+
+wasm_linker() {
+  local name version
+  for name in "wasm-ld-$1" wasm-ld; do have "$name" && command -v "$name" && return; done
+  for version in 25 24 23 22 21 20 19; do have "wasm-ld-$version" && command -v "wasm-ld-$version" && return; done
+  return 1
+}
+
+# use_wasm RUSTC: take this compiler if it can build for wasm32, with its own standard library or by building it.
+use_wasm() {
+  local rustc=$1 mode=$2 sysroot host llvm linker
+  rust_ok "$rustc" || return 1
+  sysroot=$("$rustc" --print sysroot)
+  host=$("$rustc" -vV | sed -n 's/^host: //p')
+  llvm=$("$rustc" -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+  WASM_ENV=() WASM_ARGS=() WASM_CARGO=cargo
+  case $mode in
+    shipped) compgen -G "$sysroot/lib/rustlib/$WASM_TARGET/lib/libstd-*.rlib" >/dev/null || return 1 ;;
+    build-std)
+      [[ -f $sysroot/lib/rustlib/src/rust/library/Cargo.toml ]] || return 1
+      WASM_ENV+=(RUSTC_BOOTSTRAP=1)
+      WASM_ARGS+=("-Zbuild-std=std,panic_abort")
+      ;;
+  esac
+  if [[ ! -x $sysroot/lib/rustlib/$host/bin/rust-lld ]]; then
+    linker=$(wasm_linker "$llvm") || return 1
+    WASM_ENV+=("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$linker")
+  fi
+  if [[ $rustc == /usr/bin/rustc ]]; then # The distribution's, whatever else comes first in PATH.
+    WASM_CARGO=/usr/bin/cargo
+    WASM_ENV+=(RUSTC=/usr/bin/rustc)
+  fi
+  note "wasm: $("$rustc" -V), standard library $mode"
+}
+
+setup_debian_wasm() {
+  local llvm
+  apt rustc-web cargo-web rust-web-src || return 1
+  hash -r
+  llvm=$(/usr/bin/rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+  apt "lld-$llvm"
+}
+
+pick_wasm() {
+  use_wasm rustc shipped && return
+  use_wasm /usr/bin/rustc shipped && return
+  use_wasm /usr/bin/rustc build-std && return
+  if have rustup; then
+    note "rustup target add $WASM_TARGET"
+    rustup target add "$WASM_TARGET" >&2 || note "rustup could not add it; trying Debian's toolchain"
+    use_wasm rustc shipped && return
+  fi
+  setup_debian_wasm && use_wasm /usr/bin/rustc build-std && return
+  die "no Rust toolchain here can build for $WASM_TARGET" \
+    "with rustup: rustup target add $WASM_TARGET" \
+    "Debian without rustup: sudo apt-get install rustc-web cargo-web rust-web-src lld-22"
+}
+
+# The CLI must be of the very version of the crate in Cargo.lock.
+setup_bindgen() {
+  local version
+  version=$(sed -n '/^name = "wasm-bindgen"$/{n;s/^version = "\(.*\)"/\1/p;}' Cargo.lock)
+  BINDGEN=$TOOLS/wasm-bindgen-$version/bin/wasm-bindgen
+  [[ -x $BINDGEN ]] && return
+  note "wasm-bindgen $version (once, a few minutes)"
+  # Without --locked: its lock file names versions that some registries do not have.
+  cargo install wasm-bindgen-cli --version "$version" --root "$TOOLS/wasm-bindgen-$version" \
+    --target-dir "$TOOLS/build" --quiet >&2 ||
+    die "could not install wasm-bindgen-cli $version" "check the network, then run ./build.sh setup again"
+  rm -rf "$TOOLS/build"
+}
+
+# ---------------------------------------------------------------- Node and the browser
+
+setup_node() {
+  local version
+  if ! have node || ! have npm; then apt nodejs npm || true; fi
+  hash -r
+  have node || die "Node.js is missing" "install Node 20 or newer: https://nodejs.org/en/download"
+  have npm || die "npm is missing" "it comes with Node from https://nodejs.org; Debian: sudo apt-get install npm"
+  version=$(node -p process.versions.node)
+  at_least "$version" 20 || die "Node $version is too old" "install Node 20 or newer: https://nodejs.org/en/download"
+}
+
+# npm_install FOLDER: `npm ci`, when the lock file is not what was installed last.
+npm_install() {
+  local stamp=$1/node_modules/.candlewick-stamp key
+  key=$(digest "$1/package.json" "$1/package-lock.json")
+  fresh "$stamp" "$key" && return
+  note "npm ci in $1/"
+  (cd "$1" && npm ci --no-audit --no-fund --loglevel=error </dev/null >&2) ||
+    die "npm ci failed in $1/" "check the network; if package.json changed, run npm install in $1/ and commit package-lock.json"
+  echo "$key" >"$stamp"
+}
+
+setup_chrome() {
+  local name
+  if [[ -z ${CHROME:-} ]]; then
+    find_chrome || { apt chromium && find_chrome; } || true
+  fi
+  [[ -n ${CHROME:-} ]] || die "no Chromium for the browser tests" \
+    "Debian: sudo apt-get install chromium" "elsewhere: install Chrome, or CHROME=/path/to/chrome ./build.sh test"
+  [[ -x $CHROME ]] || die "CHROME=$CHROME cannot be run" "set CHROME to a Chromium or Chrome executable"
+  export CHROME
+  note "browser: $CHROME"
+}
+find_chrome() {
+  for name in chromium google-chrome google-chrome-stable chromium-browser chrome \
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do
+    if have "$name"; then CHROME=$(command -v "$name") && return; fi
+  done
+  return 1
+}
+
+# ---------------------------------------------------------------- targets
+
+native() {
+  once setup_rust
+  cargo build --locked --profile "$PROFILE" --bin candlewick
+  note "target/$PROFILE/candlewick"
+}
+
+# wasm_cargo SUBCOMMAND ARGS...: cargo with the toolchain, flags and target folder of the wasm build.
+wasm_cargo() {
+  local subcommand=$1
+  shift
+  env ${WASM_ENV[@]+"${WASM_ENV[@]}"} RUSTFLAGS="-C target-feature=+simd128" CARGO_TARGET_DIR=target/wasm \
+    "$WASM_CARGO" "$subcommand" --locked --lib --no-default-features --target "$WASM_TARGET" \
+    ${WASM_ARGS[@]+"${WASM_ARGS[@]}"} "$@"
+}
+
+wasm() {
+  local built=target/wasm/$WASM_TARGET/$PROFILE/candlewick.wasm stamp=pkg/wasm/.stamp key
+  once setup_rust
+  once pick_wasm
+  once setup_bindgen
+  # `rustc --crate-type`, because cargo leaves LTO out for a library that is also an rlib.
+  wasm_cargo rustc --profile "$PROFILE" --crate-type cdylib
+  key="$PROFILE $(digest "$built" "$BINDGEN")"
+  if ! fresh "$stamp" "$key"; then
+    mkdir -p pkg/wasm
+    rm -f "$stamp"
+    "$BINDGEN" --target web --out-dir pkg/wasm --out-name candlewick "$built"
+    [[ $PROFILE != release ]] || optimize
+    echo "$key" >"$stamp"
+  fi
+  sizes pkg/wasm/candlewick_bg.wasm
+}
+
+# optimize: wasm-opt, for what is published. Its absence only costs 4 % of the size.
+optimize() {
+  local tool=$TOOLS/binaryen-$BINARYEN/node_modules/.bin/wasm-opt file=pkg/wasm/candlewick_bg.wasm
+  once setup_node
+  [[ -x $tool ]] || npm install --no-audit --no-fund --loglevel=error --prefix "$TOOLS/binaryen-$BINARYEN" "binaryen@$BINARYEN" >&2 ||
+    { note "binaryen cannot be installed; going on without wasm-opt" && return; }
+  note "wasm-opt -O3 (minutes)"
+  # Features by name: what --all-features writes, Chromium refuses.
+  "$tool" -O3 --enable-simd --enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext \
+    --enable-mutable-globals --enable-reference-types --enable-multivalue "$file" -o "$file.opt"
+  mv "$file.opt" "$file"
+}
+
+sizes() {
+  local raw zipped brotli=""
+  raw=$(wc -c <"$1")
+  zipped=$(gzip -9 -c "$1" | wc -c)
+  if have node; then
+    brotli=$(node -e 'process.stdout.write(", brotli " + require("zlib").brotliCompressSync(require("fs").readFileSync(process.argv[1]),
+      { params: { [require("zlib").constants.BROTLI_PARAM_QUALITY]: 9 } }).length)' "$1")
+  fi
+  note "$1: $((raw)) bytes, gzip -9 $((zipped))$brotli"
+}
+
+npm_package() {
+  local stamp=pkg/node_modules/.candlewick-built key
+  once setup_node
+  once wasm
+  npm_install pkg
+  cp LICENSE-MIT LICENSE-APACHE pkg/
+  key=$(digest pkg/src pkg/package.json pkg/tsconfig.json pkg/package-lock.json pkg/wasm/candlewick.d.ts)
+  if ! fresh "$stamp" "$key" || [[ ! -d pkg/dist ]]; then
+    rm -rf pkg/dist
+    (cd pkg && npm run --silent build)
+    echo "$key" >"$stamp"
+  fi
+  note "pkg/ is the npm package"
+}
+
+# page: the demo page, built for any static host.
+page() {
+  local stamp=www/node_modules/.candlewick-built key
+  once npm_package
+  npm_install www
+  key="$(digest www pkg/wasm pkg/src pkg/tsconfig.json)"
+  if ! fresh "$stamp" "$key" || [[ ! -d www/dist ]]; then
+    (cd www && npm run --silent build >&2)
+    echo "$key" >"$stamp"
+  fi
+  note "www/dist is the page"
+}
+
+demo() {
+  stage "demo page" once page
+  trap - EXIT
+  say "the page is at  http://localhost:$PORT/  (Ctrl-C stops it)"
+  cd www
+  exec node node_modules/vite/bin/vite.js preview --port "$PORT" --strictPort
+}
+
+types() {
+  npm_install tests
+  (cd pkg && npm run --silent check)
+  (cd www && npm run --silent check)
+}
+
+browser_tests() {
+  local -a files=()
+  local file
+  # Not the folder: Node 20 takes one, newer ones do not.
+  for file in tests/browser/*.test.{js,mjs,ts}; do [[ -f $file ]] && files+=("$file"); done
+  ((${#files[@]})) || die "tests/browser holds no tests"
+  node --test "${files[@]}"
+}
+
+clippy_wasm() {
+  if [[ $WASM_CARGO == /usr/bin/cargo ]]; then # Its own clippy, if it is there: versions must agree.
+    if [[ ! -x /usr/bin/clippy-driver ]]; then
+      note "skipped: no clippy for $(/usr/bin/rustc -V) (rust-web-clippy)"
+      return
+    fi
+    PATH=/usr/bin:$PATH wasm_cargo clippy --profile "$PROFILE" -- -D warnings
+    return
+  fi
+  wasm_cargo clippy --profile "$PROFILE" -- -D warnings
+}
+
+run_tests() {
+  stage "toolchains" setup_all
+  stage "format" cargo fmt --check
+  stage "clippy" cargo clippy --locked --all-targets -- -D warnings
+  stage "cargo test" cargo test --locked
+  stage "wasm" once wasm
+  stage "clippy for wasm" clippy_wasm
+  stage "npm package" once npm_package
+  stage "demo page" once page
+  stage "tsc --noEmit" types
+  stage "browser tests" browser_tests
+  say "all green"
+}
+
+setup_all() {
+  once setup_rust
+  once setup_lints
+  once pick_wasm
+  once setup_bindgen
+  once setup_node
+  once setup_chrome
+}
+
+usage() {
+  cat <<TEXT
+usage: ./build.sh TARGET... [--release] [--port N]
+
+  setup    what the other targets need: toolchains, wasm-bindgen, Chromium
+  native   the command line tool, target/fast/candlewick
+  wasm     the engine for browsers, pkg/wasm
+  npm      the npm package, pkg
+  demo     build the page and serve it (--port, $PORT)
+  test     everything that must be green
+$([[ ! -x tests/bench/run.sh ]] || echo "  bench    measure; see tests/bench/README.md
+")
+  clean    remove what was built; keeps target/tools
+  help     this
+
+  --release  the form that is published: fat LTO, wasm-opt; slow to build
+  CHROME     the browser for the tests, if not the one in PATH
+TEXT
+}
+
+clean() {
+  rm -rf pkg/dist pkg/wasm pkg/node_modules www/dist www/node_modules tests/node_modules
+  [[ ! -d target ]] || find target -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +
+}
+
+bench() {
+  [[ -x tests/bench/run.sh ]] || die "there is no tests/bench/run.sh"
+  stage "native" once native
+  stage "npm package" once npm_package
+  stage "browser" once setup_chrome
+  stage "bench" tests/bench/run.sh
+}
+
+main() {
+  local -a targets=()
+  while (($#)); do
+    case $1 in
+      --release) PROFILE=release ;;
+      --port) PORT=${2:?--port needs a number} && shift ;;
+      --port=*) PORT=${1#*=} ;;
+      -h | --help) targets+=(help) ;;
+      setup | native | wasm | npm | demo | test | bench | clean | help) targets+=("$1") ;;
+      *) usage >&2 && die "unknown target: $1" ;;
+    esac
+    shift
+  done
+  ((${#targets[@]})) || targets=(help)
+  local target
+  for target in "${targets[@]}"; do
+    case $target in
+      setup) stage "setup" setup_all ;;
+      native) stage "native" once native ;;
+      wasm) stage "wasm" once wasm ;;
+      npm) stage "npm package" once npm_package ;;
+      demo) demo ;;
+      test) run_tests ;;
+      bench) bench ;;
+      clean) clean ;;
+      help) usage ;;
+    esac
+  done
+}
+main "$@"

@@ -1,0 +1,317 @@
+//! The CPU backend: candle's quantized kernels under our own attention and norms.
+//!
+//! It is the reference for the other backends: simple first, fast where that costs no clarity.
+
+mod blocks;
+mod ops;
+
+use super::{Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Vector};
+use crate::model::gguf::TensorType;
+use crate::{Error, Result};
+use blocks::Blocks;
+use futures_util::future::LocalBoxFuture;
+use ops::parallel_rows;
+use std::ops::Range;
+
+/// Enough rows to amortize reading the weights, few enough to answer an abort soon.
+const PREFILL_ROWS: usize = 64;
+
+struct WeightMatrix {
+    rows: usize,
+    columns: usize,
+    blocks: Box<dyn Blocks>,
+}
+
+struct Cache {
+    /// `context × (kv heads · head size)`.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// Runs models on the CPU; on every core natively, on one in a browser.
+#[derive(Default)]
+pub struct Cpu {
+    dequantize: bool,
+    matrices: Vec<WeightMatrix>,
+    vectors: Vec<Vec<f32>>,
+    buffers: Vec<Vec<f32>>,
+    caches: Vec<Cache>,
+    /// A normed input or an un-normed output; grows to the largest in the first step.
+    scratch: Vec<f32>,
+    /// The second factor of a gated activation.
+    scratch_up: Vec<f32>,
+}
+
+impl Cpu {
+    /// An empty device.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A device that holds every weight as F32 and rounds no activations: what quantized kernels,
+    /// here and on other devices, are measured against.
+    pub fn reference() -> Self {
+        Cpu { dequantize: true, ..Self::default() }
+    }
+
+    /// Takes a buffer out while an operation writes it, so that others can be read meanwhile.
+    fn take(&mut self, buffer: Buffer) -> Vec<f32> {
+        std::mem::take(&mut self.buffers[buffer.0])
+    }
+
+    fn put(&mut self, buffer: Buffer, values: Vec<f32>) {
+        self.buffers[buffer.0] = values;
+    }
+
+    /// `out = W·input + b`.
+    fn apply(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
+        let matrix = &self.matrices[linear.weight.0];
+        let out = &mut out[..rows * matrix.rows];
+        matrix.blocks.multiply((rows, matrix.columns, matrix.rows), &input[..rows * matrix.columns], out)?;
+        if let Some(bias) = linear.bias {
+            let bias = &self.vectors[bias.0];
+            for row in out.chunks_exact_mut(matrix.rows) {
+                ops::add(row, bias);
+            }
+        }
+        Ok(())
+    }
+
+    fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) {
+        ops::rms_norm(input, &self.vectors[norm.scale.0], norm.epsilon, out);
+    }
+
+    /// The rows of `input` normed, in a scratch vector that the caller hands back.
+    fn normed(&mut self, norm: &Norm, rows: Range<usize>, input: Buffer) -> Vec<f32> {
+        let width = self.vectors[norm.scale.0].len();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        resize(&mut scratch, rows.len() * width);
+        let input = &self.buffers[input.0][rows.start * width..rows.end * width];
+        self.norm(norm, input, &mut scratch[..rows.len() * width]);
+        scratch
+    }
+}
+
+/// Makes room for `len` numbers without giving any back.
+fn resize(scratch: &mut Vec<f32>, len: usize) {
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+}
+
+fn zeros(len: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| {
+        Error::resource_exhausted(format!(
+            "no memory for {} MB. Choose a smaller model or context",
+            len * 4 / 1_000_000
+        ))
+    })?;
+    values.resize(len, 0.0);
+    Ok(values)
+}
+
+impl Backend for Cpu {
+    fn device(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn prefill_rows(&self) -> usize {
+        PREFILL_ROWS
+    }
+
+    fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
+        let blocks = match self.dequantize {
+            true => blocks::dequantized(kind, rows, columns)?,
+            false => blocks::allocate(kind, rows, columns)?,
+        };
+        self.matrices.push(WeightMatrix { rows, columns, blocks });
+        Ok(Matrix(self.matrices.len() - 1))
+    }
+
+    fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
+        self.matrices[matrix.0].blocks.write_rows(first, bytes)
+    }
+
+    fn vector(&mut self, values: &[f32]) -> Result<Vector> {
+        self.vectors.push(values.to_vec());
+        Ok(Vector(self.vectors.len() - 1))
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<Buffer> {
+        self.buffers.push(zeros(len)?);
+        Ok(Buffer(self.buffers.len() - 1))
+    }
+
+    fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
+        let len = context * heads.kv * heads.size;
+        self.caches.push(Cache { keys: zeros(len)?, values: zeros(len)? });
+        Ok(KvCache(self.caches.len() - 1))
+    }
+
+    fn embed(&mut self, tokens: &[u32], table: Matrix, scale: f32, out: Buffer) -> Result<()> {
+        let table = &self.matrices[table.0];
+        let out = &mut self.buffers[out.0];
+        for (&token, row) in tokens.iter().zip(out.chunks_exact_mut(table.columns)) {
+            if token as usize >= table.rows {
+                return Err(Error::invalid_argument(format!(
+                    "token {token} is outside the vocabulary of {}",
+                    table.rows
+                )));
+            }
+            table.blocks.row(token as usize, row);
+            if scale != 1.0 {
+                row.iter_mut().for_each(|value| *value *= scale);
+            }
+        }
+        Ok(())
+    }
+
+    fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
+        let input = self.normed(norm, 0..rows, x);
+        for (linear, buffer) in outputs {
+            let mut out = self.take(*buffer);
+            self.apply(linear, rows, &input, &mut out)?;
+            self.put(*buffer, out);
+        }
+        self.scratch = input;
+        Ok(())
+    }
+
+    fn project_add(
+        &mut self,
+        rows: usize,
+        input: Buffer,
+        linear: &Linear,
+        norm: Option<&Norm>,
+        x: Buffer,
+    ) -> Result<()> {
+        let width = self.matrices[linear.weight.0].rows;
+        let mut x_values = self.take(x);
+        let mut projected = std::mem::take(&mut self.scratch);
+        resize(&mut projected, 2 * rows * width);
+        let (projected_rows, normed_rows) = projected.split_at_mut(rows * width);
+        self.apply(linear, rows, &self.buffers[input.0], projected_rows)?;
+        match norm {
+            Some(norm) => {
+                let normed_rows = &mut normed_rows[..rows * width];
+                self.norm(norm, projected_rows, normed_rows);
+                ops::add(&mut x_values, normed_rows);
+            }
+            None => ops::add(&mut x_values, projected_rows),
+        }
+        self.scratch = projected;
+        self.put(x, x_values);
+        Ok(())
+    }
+
+    fn rotate_and_store(
+        &mut self,
+        position: usize,
+        rows: usize,
+        [q, k, v]: [Buffer; 3],
+        heads: Heads,
+        norms: Option<&[Norm; 2]>,
+        rope: &Rope,
+        cache: KvCache,
+    ) -> Result<()> {
+        let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
+        for (buffer, width, index) in [(q, q_width, 0), (k, kv_width, 1)] {
+            let mut values = self.take(buffer);
+            let used = &mut values[..rows * width];
+            if let Some(norms) = norms {
+                let scale = &self.vectors[norms[index].scale.0];
+                ops::rms_norm_in_place(used, scale, norms[index].epsilon);
+            }
+            for (row, values) in used.chunks_exact_mut(width).enumerate() {
+                ops::rotate(values, heads.size, position + row, rope);
+            }
+            self.put(buffer, values);
+        }
+        let Cache { keys, values } = &mut self.caches[cache.0];
+        let (start, len) = (position * kv_width, rows * kv_width);
+        keys[start..start + len].copy_from_slice(&self.buffers[k.0][..len]);
+        values[start..start + len].copy_from_slice(&self.buffers[v.0][..len]);
+        Ok(())
+    }
+
+    fn attend(
+        &mut self,
+        position: usize,
+        rows: usize,
+        q: Buffer,
+        cache: KvCache,
+        attention: &Attention,
+        out: Buffer,
+    ) -> Result<()> {
+        let mut out_values = self.take(out);
+        let heads = attention.heads;
+        let queries = &self.buffers[q.0];
+        let Cache { keys, values } = &self.caches[cache.0];
+        parallel_rows(&mut out_values[..rows * heads.query * heads.size], heads.size, |index, out| {
+            let (row, head) = (index / heads.query, index % heads.query);
+            let query = &queries[index * heads.size..][..heads.size];
+            let kv_head = head / (heads.query / heads.kv);
+            ops::attend(query, keys, values, kv_head, position + row, attention, out);
+        });
+        self.put(out, out_values);
+        Ok(())
+    }
+
+    fn gate(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: &Norm,
+        [gate, up]: [&Linear; 2],
+        activation: Activation,
+        out: Buffer,
+    ) -> Result<()> {
+        let width = self.matrices[gate.weight.0].rows;
+        let input = self.normed(norm, 0..rows, x);
+        let mut gated = self.take(out);
+        let mut upped = std::mem::take(&mut self.scratch_up);
+        resize(&mut upped, rows * width);
+        self.apply(gate, rows, &input, &mut gated)?;
+        self.apply(up, rows, &input, &mut upped)?;
+        let used = &mut gated[..rows * width];
+        parallel_rows(used, width, |row, gated| {
+            ops::gate(gated, &upped[row * width..][..width], activation);
+        });
+        self.scratch = input;
+        self.scratch_up = upped;
+        self.put(out, gated);
+        Ok(())
+    }
+
+    fn logits(
+        &mut self,
+        row: usize,
+        x: Buffer,
+        norm: &Norm,
+        head: &Linear,
+        softcap: Option<f32>,
+        out: Buffer,
+    ) -> Result<()> {
+        let input = self.normed(norm, row..row + 1, x);
+        let mut scores = self.take(out);
+        self.apply(head, 1, &input, &mut scores)?;
+        if let Some(cap) = softcap {
+            scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
+        }
+        self.scratch = input;
+        self.put(out, scores);
+        Ok(())
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        buffer: Buffer,
+        len: usize,
+        out: &'a mut Vec<f32>,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        out.clear();
+        out.extend_from_slice(&self.buffers[buffer.0][..len]);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

@@ -1,0 +1,130 @@
+//! The operations between the matrix products, over plain slices.
+
+use super::super::{Activation, Attention, Rope, RopePairing};
+
+/// Lanes of partial sums: lets the compiler vectorize a reduction, whose order Rust must keep.
+const LANES: usize = 8;
+
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+/// `x += y`, as far as `y` goes.
+pub(super) fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// `x += factor · y`.
+fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y);
+}
+
+/// Norms each run of `scale.len()` numbers.
+pub(super) fn rms_norm(input: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32]) {
+    out.copy_from_slice(input);
+    rms_norm_in_place(out, scale, epsilon);
+}
+
+pub(super) fn rms_norm_in_place(values: &mut [f32], scale: &[f32], epsilon: f32) {
+    for row in values.chunks_exact_mut(scale.len()) {
+        let mean_square = dot(row, row) / row.len() as f32;
+        let factor = 1.0 / (mean_square + epsilon).sqrt();
+        row.iter_mut().zip(scale).for_each(|(value, scale)| *value *= factor * scale);
+    }
+}
+
+/// Rotates every head of one token.
+pub(super) fn rotate(heads: &mut [f32], head_size: usize, position: usize, rope: &Rope) {
+    let pairs = rope.frequencies.len();
+    for (pair, frequency) in rope.frequencies.iter().enumerate() {
+        let (sin, cos) = (position as f32 * frequency).sin_cos();
+        let (sin, cos) = (sin * rope.magnitude, cos * rope.magnitude);
+        let (first, second) = match rope.pairing {
+            RopePairing::Interleaved => (2 * pair, 2 * pair + 1),
+            RopePairing::Halves => (pair, pair + pairs),
+        };
+        for head in heads.chunks_exact_mut(head_size) {
+            let (a, b) = (head[first], head[second]);
+            head[first] = a * cos - b * sin;
+            head[second] = a * sin + b * cos;
+        }
+    }
+}
+
+/// One query head at `position` over the cache, by online softmax: one pass, no scores kept.
+/// Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
+pub(super) fn attend(
+    query: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    kv_head: usize,
+    position: usize,
+    attention: &Attention,
+    out: &mut [f32],
+) {
+    let size = attention.heads.size;
+    let stride = attention.heads.kv * size;
+    let first = attention.window.map_or(0, |window| (position + 1).saturating_sub(window));
+    let (mut maximum, mut sum) = (f32::NEG_INFINITY, 0.0);
+    out.fill(0.0);
+    for seen in first..=position {
+        let offset = seen * stride + kv_head * size;
+        let mut score = attention.scale * dot(query, &keys[offset..offset + size]);
+        if let Some(cap) = attention.softcap {
+            score = cap * (score / cap).tanh();
+        }
+        if score > maximum {
+            let shrink = (maximum - score).exp();
+            sum *= shrink;
+            out.iter_mut().for_each(|value| *value *= shrink);
+            maximum = score;
+        }
+        let weight = (score - maximum).exp();
+        sum += weight;
+        add_scaled(out, weight, &values[offset..offset + size]);
+    }
+    out.iter_mut().for_each(|value| *value /= sum);
+}
+
+/// `gate = act(gate) · up`.
+pub(super) fn gate(gate: &mut [f32], up: &[f32], activation: Activation) {
+    let pairs = gate.iter_mut().zip(up);
+    match activation {
+        Activation::Silu => pairs.for_each(|(gate, up)| *gate = *gate / (1.0 + (-*gate).exp()) * up),
+        Activation::Gelu => pairs.for_each(|(gate, up)| *gate = gelu(*gate) * up),
+    }
+}
+
+/// The tanh approximation: Hendrycks and Gimpel, <https://arxiv.org/abs/1606.08415>.
+fn gelu(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)).tanh())
+}
+
+/// Calls `work(index, piece)` for each `width` numbers of `out`, on every core.
+pub(super) fn parallel_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let pieces = out.len() / width;
+    let start = SendPointer(out.as_mut_ptr());
+    candle_core::utils::barrier_pool().execute_chunked(pieces, |range| {
+        let start = &start;
+        for index in range {
+            // SAFETY: pieces lie within `out` and do not overlap, and the pool gives each index
+            // to one worker and returns when all are done.
+            let piece = unsafe { std::slice::from_raw_parts_mut(start.0.add(index * width), width) };
+            work(index, piece);
+        }
+    });
+}
+
+struct SendPointer(*mut f32);
+// SAFETY: see `parallel_rows`.
+unsafe impl Sync for SendPointer {}

@@ -1,0 +1,200 @@
+//! What a device must be able to do: about a dozen fused operations over opaque buffers.
+//!
+//! The decoder is written once against [`Backend`]. Calls enqueue work and do not wait for it;
+//! [`Backend::read`] is the only one that does. Handles are plain numbers, so that a device that
+//! was lost can be built anew behind the same handles.
+//!
+//! Activations are f32, row-major, one row a token: a buffer of `rows × width`.
+
+pub mod cpu;
+
+use crate::Result;
+use crate::model::gguf::TensorType;
+use futures_util::future::LocalBoxFuture;
+
+/// Activations: `rows × width` numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer(pub(crate) usize);
+
+/// A weight matrix of `rows × columns`, applied as `y = W·x`: `columns` in, `rows` out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrix(pub(crate) usize);
+
+/// A weight vector: a norm's scale or a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vector(pub(crate) usize);
+
+/// The keys and values of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvCache(pub(crate) usize);
+
+/// A matrix with its bias: `y = W·x + b`.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// `out × in`.
+    pub weight: Matrix,
+    /// `out`.
+    pub bias: Option<Vector>,
+}
+
+/// RMSNorm: `y = x / sqrt(mean(x²) + epsilon) · scale`.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm {
+    /// One number a column.
+    pub scale: Vector,
+    /// Added to the mean square.
+    pub epsilon: f32,
+}
+
+/// Rotary position embedding: element pairs of a head are rotated by `position · frequency`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Which elements form a pair.
+    pub pairing: RopePairing,
+    /// Radians a position, one for each pair. Heads may be longer than twice this; the rest stays.
+    pub frequencies: Vec<f32>,
+    /// Multiplies sine and cosine (YaRN's and LongRoPE's attention factor).
+    pub magnitude: f32,
+}
+
+/// Which elements of a head are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopePairing {
+    /// (0,1), (2,3), …: llama. ggml calls it "norm".
+    Interleaved,
+    /// (0,n/2), (1,n/2+1), …: GPT-NeoX and most others.
+    Halves,
+}
+
+/// Sizes of a layer's attention, in heads and in elements of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key and value heads; divides `query`.
+    pub kv: usize,
+    /// Elements of a head.
+    pub size: usize,
+}
+
+/// How scores become weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attention {
+    /// Heads and their size.
+    pub heads: Heads,
+    /// Multiplies `q·k`.
+    pub scale: f32,
+    /// `s ← cap · tanh(s / cap)`.
+    pub softcap: Option<f32>,
+    /// A token sees itself and the `window − 1` tokens before it; without a window, all before it.
+    pub window: Option<usize>,
+}
+
+/// The gate's nonlinearity in `act(gate) · up`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// GELU, tanh approximation.
+    Gelu,
+}
+
+/// A device that runs a model.
+///
+/// `rows` is the number of tokens in this step, `position` the place of the first of them.
+/// Sizes are checked when a model is loaded; operations may rely on them.
+pub trait Backend {
+    /// `cpu` or `gpu`.
+    fn device(&self) -> &'static str;
+
+    /// Tokens that should go through the model in one step of the prompt. Between steps a
+    /// caller can report progress and stop.
+    fn prefill_rows(&self) -> usize;
+
+    /// Room for a matrix; its rows are written with [`Backend::write_rows`].
+    fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix>;
+
+    /// Puts whole rows, in the encoding of the matrix's type, at row `first` and after.
+    fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()>;
+
+    /// A vector.
+    fn vector(&mut self, values: &[f32]) -> Result<Vector>;
+
+    /// A buffer of `len` numbers.
+    fn buffer(&mut self, len: usize) -> Result<Buffer>;
+
+    /// Room for the keys and values, each `heads.kv · heads.size` numbers, of `context` tokens.
+    fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache>;
+
+    /// `out[i] = scale · table[tokens[i]]`.
+    fn embed(&mut self, tokens: &[u32], table: Matrix, scale: f32, out: Buffer) -> Result<()>;
+
+    /// `out = W·norm(x) + b` for each of `outputs`, all from the same input.
+    fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()>;
+
+    /// `x += norm(W·input + b)`; without a norm, `x += W·input + b`.
+    fn project_add(
+        &mut self,
+        rows: usize,
+        input: Buffer,
+        linear: &Linear,
+        norm: Option<&Norm>,
+        x: Buffer,
+    ) -> Result<()>;
+
+    /// Applies the per-head norms (query's, key's) and the rotation to queries and keys in place,
+    /// then writes keys and values to the cache at `position`.
+    #[allow(clippy::too_many_arguments)]
+    fn rotate_and_store(
+        &mut self,
+        position: usize,
+        rows: usize,
+        qkv: [Buffer; 3],
+        heads: Heads,
+        norms: Option<&[Norm; 2]>,
+        rope: &Rope,
+        cache: KvCache,
+    ) -> Result<()>;
+
+    /// Causal attention of the `rows` queries at `position` over the cache.
+    fn attend(
+        &mut self,
+        position: usize,
+        rows: usize,
+        q: Buffer,
+        cache: KvCache,
+        attention: &Attention,
+        out: Buffer,
+    ) -> Result<()>;
+
+    /// `out = act(gate·norm(x)) · (up·norm(x))`, elementwise.
+    #[allow(clippy::too_many_arguments)]
+    fn gate(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: &Norm,
+        gate_up: [&Linear; 2],
+        activation: Activation,
+        out: Buffer,
+    ) -> Result<()>;
+
+    /// The scores of what follows row `row`: `out = cap(W·norm(x[row]) + b)`.
+    fn logits(
+        &mut self,
+        row: usize,
+        x: Buffer,
+        norm: &Norm,
+        head: &Linear,
+        softcap: Option<f32>,
+        out: Buffer,
+    ) -> Result<()>;
+
+    /// The first `len` numbers of `buffer`, once everything enqueued has run.
+    fn read<'a>(
+        &'a mut self,
+        buffer: Buffer,
+        len: usize,
+        out: &'a mut Vec<f32>,
+    ) -> LocalBoxFuture<'a, Result<()>>;
+}

@@ -1,0 +1,360 @@
+//! The methods of Python's strings, lists and dictionaries that templates call.
+
+use super::{python, source};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, State, Value};
+use minijinja_contrib::pycompat;
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest string a method or filter makes: far more than a prompt, far less than memory.
+const MAX_STRING: usize = 32 << 20;
+
+/// Refuses strings that only a hostile template would make.
+pub fn check_size(bytes: usize) -> Result<(), Error> {
+    match bytes > MAX_STRING {
+        true => Err(Error::new(ErrorKind::OutOfFuel, "a text grows beyond all bounds")),
+        false => Ok(()),
+    }
+}
+
+/// A Python tuple.
+pub fn tuple<const N: usize>(items: [Value; N]) -> Value {
+    Value::from(Tuple::from(items))
+}
+
+/// Calls the method `name` of `value`: here what pycompat lacks or does in another way.
+pub fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match name {
+        source::SLICE => return slice(value, args),
+        source::ATTRIBUTE => {
+            let (name,): (&str,) = from_args(args)?;
+            return match value.kind() {
+                ValueKind::Map if is_dictionary(value) => Ok(Value::from_object(Method(name.to_owned()))),
+                _ => value.get_attr(name),
+            };
+        }
+        _ => {}
+    }
+    let known = match value.kind() {
+        ValueKind::String => string(value.as_str().unwrap_or_default(), name, args)?,
+        ValueKind::Map => mapping(value, name, args)?,
+        ValueKind::Seq | ValueKind::Iterable => sequence(value, name, args)?,
+        _ => None,
+    };
+    match known {
+        Some(result) => Ok(result),
+        None => pycompat::unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// Whether a mapping is a dictionary. The other kind is namespaces, whose type is private.
+fn is_dictionary(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| !object.type_name().ends_with("Namespace"))
+}
+
+/// A dictionary's method that a template names without calling it.
+#[derive(Debug)]
+struct Method(String);
+
+impl Object for Method {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<built-in method {} of dict object>", self.0)
+    }
+}
+
+/// `value[start:stop:step]`.
+fn slice(value: &Value, args: &[Value]) -> Result<Value, Error> {
+    let (start, stop, step): (Option<i64>, Option<i64>, Option<i64>) = from_args(args)?;
+    let pick = |length: usize| indices(length as i64, start, stop, step.unwrap_or(1));
+    match value.kind() {
+        _ if step == Some(0) => Err(Error::new(ErrorKind::InvalidOperation, "slice step cannot be zero")),
+        ValueKind::String => {
+            let characters: Vec<char> = value.as_str().unwrap_or_default().chars().collect();
+            Ok(Value::from(pick(characters.len()).map(|index| characters[index]).collect::<String>()))
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items: Vec<Value> = value.try_iter()?.collect();
+            let picked: Vec<Value> = pick(items.len()).map(|index| items[index].clone()).collect();
+            Ok(if value.is_tuple() { Value::from(Tuple::from(picked)) } else { Value::from(picked) })
+        }
+        ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
+        // jinja2 gives what it gives for any key that is not there.
+        _ => Ok(Value::UNDEFINED),
+    }
+}
+
+/// Python's `range(*slice(start, stop, step).indices(length))`; `step` is not 0.
+fn indices(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = usize> {
+    let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
+    let clamp =
+        |index: i64| (if index < 0 { index.saturating_add(length) } else { index }).clamp(lowest, highest);
+    let (first, end) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
+    let (start, stop) = (start.map_or(first, clamp), stop.map_or(end, clamp));
+    let inside = move |&index: &i64| if step > 0 { index < stop } else { index > stop };
+    std::iter::successors(Some(start), move |&index| index.checked_add(step))
+        .take_while(inside)
+        .map(|i| i as usize)
+}
+
+fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let stripped = |from_start: bool, from_end: bool| -> Result<Value, Error> {
+        let (characters,): (Option<&str>,) = from_args(args)?;
+        let drop = |c: char| characters.map_or(python::is_space(c), |characters| characters.contains(c));
+        let text = if from_start { text.trim_start_matches(drop) } else { text };
+        Ok(Value::from(if from_end { text.trim_end_matches(drop) } else { text }))
+    };
+    Ok(Some(match name {
+        "strip" => stripped(true, true)?,
+        "lstrip" => stripped(true, false)?,
+        "rstrip" => stripped(false, true)?,
+        "split" | "rsplit" => split(text, name == "rsplit", args)?,
+        "splitlines" => {
+            let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
+            let keep = keep.or(kwargs.get("keepends")?).unwrap_or(false);
+            let line =
+                |line: &str| Value::from(if keep { line } else { line.trim_end_matches(['\r', '\n']) });
+            lines(text).into_iter().map(line).collect()
+        }
+        "title" => {
+            let () = from_args(args)?;
+            Value::from(title(text))
+        }
+        "swapcase" => {
+            let () = from_args(args)?;
+            let swap = |c: char| match c.is_uppercase() {
+                true => c.to_lowercase().collect::<String>(),
+                false => c.to_uppercase().collect(),
+            };
+            Value::from(text.chars().map(swap).collect::<String>())
+        }
+        "casefold" => {
+            let () = from_args(args)?;
+            Value::from(text.to_lowercase())
+        }
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_prefix(prefix).unwrap_or(text))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_suffix(suffix).unwrap_or(text))
+        }
+        "partition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            match text.split_once(separator) {
+                Some((head, tail)) => tuple([head, separator, tail].map(Value::from)),
+                None => tuple([text, "", ""].map(Value::from)),
+            }
+        }
+        "rpartition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            match text.rsplit_once(separator) {
+                Some((head, tail)) => tuple([head, separator, tail].map(Value::from)),
+                None => tuple(["", "", text].map(Value::from)),
+            }
+        }
+        "index" | "rindex" | "find" | "rfind" => {
+            let found = find(text, name.starts_with('r'), args)?;
+            if found < 0 && name.ends_with("index") {
+                return Err(Error::new(ErrorKind::InvalidOperation, "substring not found"));
+            }
+            Value::from(found)
+        }
+        "startswith" | "endswith" if args.len() > 1 => {
+            let (wanted, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
+            let part: String = window(text, start, end).1;
+            let mut wanted = match wanted.as_str() {
+                Some(_) => vec![wanted].into_iter(),
+                None => wanted.try_iter()?.collect::<Vec<_>>().into_iter(),
+            };
+            Value::from(wanted.any(|wanted| {
+                let wanted = wanted.as_str().unwrap_or_default();
+                if name == "startswith" { part.starts_with(wanted) } else { part.ends_with(wanted) }
+            }))
+        }
+        "count" => {
+            let (wanted,): (&str,) = from_args(args)?;
+            Value::from(text.matches(wanted).count())
+        }
+        "replace" => {
+            let (old, new, count, kwargs): (&str, &str, Option<i64>, Kwargs) = from_args(args)?;
+            let count = count.or(kwargs.get("count")?).unwrap_or(-1);
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let finds = text.matches(old).take(count).count();
+            check_size(text.len().saturating_add(finds.saturating_mul(new.len())))?;
+            Value::from(text.replacen(old, new, count))
+        }
+        "join" => {
+            let (values,): (&Value,) = from_args(args)?;
+            let mut out = String::new();
+            for (n, value) in values.try_iter()?.enumerate() {
+                let Some(value) = value.as_str() else {
+                    let message = format!("join: item {n} is not a string but {}", value.kind());
+                    return Err(Error::new(ErrorKind::InvalidOperation, message));
+                };
+                out.push_str(if n > 0 { text } else { "" });
+                out.push_str(value);
+                check_size(out.len())?;
+            }
+            Value::from(out)
+        }
+        "ljust" | "rjust" | "center" | "zfill" => pad(text, name, args)?,
+        _ => return Ok(None),
+    }))
+}
+
+/// Where a substring begins, in characters; −1 if nowhere.
+fn find(text: &str, last: bool, args: &[Value]) -> Result<i64, Error> {
+    let (wanted, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+    let (before, part) = window(text, start, end);
+    let at = if last { part.rfind(wanted) } else { part.find(wanted) };
+    Ok(at.map_or(-1, |at| (before + part[..at].chars().count()) as i64))
+}
+
+/// `text[start:end]`, and the number of characters before it.
+fn window(text: &str, start: Option<i64>, end: Option<i64>) -> (usize, String) {
+    let length = text.chars().count() as i64;
+    let clamp = |index: i64| (if index < 0 { index.saturating_add(length) } else { index }).clamp(0, length);
+    let (start, end) = (clamp(start.unwrap_or(0)), clamp(end.unwrap_or(length)));
+    let part = text.chars().skip(start as usize).take((end - start).max(0) as usize).collect();
+    (start as usize, part)
+}
+
+fn split(text: &str, from_end: bool, args: &[Value]) -> Result<Value, Error> {
+    let (separator, most, kwargs): (Option<Value>, Option<i64>, Kwargs) = from_args(args)?;
+    let separator = separator.or(kwargs.get("sep")?).filter(|value| !value.is_none());
+    let most = usize::try_from(most.or(kwargs.get("maxsplit")?).unwrap_or(-1)).unwrap_or(usize::MAX);
+    kwargs.assert_all_used()?;
+    let pieces = most.saturating_add(1);
+    let mut parts: Vec<&str> = match &separator {
+        Some(separator) => {
+            let separator = separator.as_str().filter(|text| !text.is_empty()).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidOperation, "split needs a separator that is a string")
+            })?;
+            match from_end {
+                true => text.rsplitn(pieces, separator).collect(),
+                false => text.splitn(pieces, separator).collect(),
+            }
+        }
+        None => split_spaces(text, from_end, most),
+    };
+    if from_end {
+        parts.reverse();
+    }
+    Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// Splits at runs of white space; with `from_end` the last part comes first.
+fn split_spaces(text: &str, from_end: bool, most: usize) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = python::strip(text);
+    while !rest.is_empty() {
+        let border = match from_end {
+            true => rest.rfind(python::is_space),
+            false => rest.find(python::is_space),
+        };
+        let Some(border) = border.filter(|_| parts.len() < most) else {
+            parts.push(rest);
+            break;
+        };
+        let (head, tail) = rest.split_at(border);
+        (rest, _) = match from_end {
+            true => (
+                head.trim_end_matches(python::is_space),
+                parts.push(tail.trim_start_matches(python::is_space)),
+            ),
+            false => (tail.trim_start_matches(python::is_space), parts.push(head)),
+        };
+    }
+    parts
+}
+
+/// The lines with their ends. Of what Python calls a line's end, those that occur in practice.
+pub fn lines(text: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['\n', '\r']) {
+        let end = at + if rest[at..].starts_with("\r\n") { 2 } else { 1 };
+        lines.push(&rest[..end]);
+        rest = &rest[end..];
+    }
+    if !rest.is_empty() {
+        lines.push(rest);
+    }
+    lines
+}
+
+/// `str.title`: a capital after anything that is not a letter.
+fn title(text: &str) -> String {
+    let mut out = String::new();
+    let mut in_word = false;
+    for c in text.chars() {
+        match in_word {
+            false => out.extend(c.to_uppercase()),
+            true => out.extend(c.to_lowercase()),
+        }
+        in_word = c.is_alphabetic();
+    }
+    out
+}
+
+fn pad(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let (width, fill): (i64, Option<&str>) = from_args(args)?;
+    let fill = fill.unwrap_or(if name == "zfill" { "0" } else { " " });
+    let missing = usize::try_from(width).unwrap_or(0).saturating_sub(text.chars().count());
+    check_size(missing)?;
+    let (sign, text) = match text.strip_prefix(['+', '-']) {
+        Some(digits) if name == "zfill" => text.split_at(text.len() - digits.len()),
+        _ => ("", text),
+    };
+    let left = match name {
+        "ljust" => 0,
+        // CPython's rounding: the extra space goes left if the width is odd.
+        "center" => missing / 2 + (missing & width as usize & 1),
+        _ => missing,
+    };
+    Ok(Value::from(format!("{sign}{}{text}{}", fill.repeat(left), fill.repeat(missing - left))))
+}
+
+fn mapping(value: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    match name {
+        "copy" => {
+            let () = from_args(args)?;
+            Ok(Some(value.clone()))
+        }
+        "pop" | "popitem" | "update" | "clear" | "setdefault" if value.get_attr(name)?.is_undefined() => {
+            Err(immutable(name))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn sequence(value: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    match name {
+        "copy" => {
+            let () = from_args(args)?;
+            Ok(Some(value.clone()))
+        }
+        "index" => {
+            let (wanted,): (&Value,) = from_args(args)?;
+            match value.try_iter()?.position(|item| item == *wanted) {
+                Some(index) => Ok(Some(Value::from(index))),
+                None => Err(Error::new(ErrorKind::InvalidOperation, "the value is not in the list")),
+            }
+        }
+        "append" | "extend" | "insert" | "pop" | "remove" | "clear" | "sort" | "reverse" => {
+            Err(immutable(name))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// transformers' sandbox refuses these as well.
+fn immutable(name: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("templates may not change values: {name} is not allowed"))
+}

@@ -1,0 +1,164 @@
+//! Values as Python shows them.
+
+use minijinja::Value;
+use minijinja::value::{Object, ObjectRepr, ValueKind};
+use serde_json::Value as Json;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+/// The value of a piece of JSON.
+pub fn from_json(json: Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(truth) => Value::from(truth),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(integer), _) => Value::from(integer),
+            (_, Some(integer)) => Value::from(integer),
+            _ => from_float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text),
+        Json::Array(items) => items.into_iter().map(from_json).collect(),
+        Json::Object(items) => Value::from_pairs(items.into_iter().map(|(key, item)| (key, from_json(item)))),
+    }
+}
+
+fn from_float(number: f64) -> Value {
+    match float(number) {
+        text if text.contains('e') => Value::from_object(Float(text)),
+        _ => Value::from(number),
+    }
+}
+
+/// A float that Python shows with an exponent. minijinja shows none, and what it joins with `~` cannot
+/// be intercepted. Templates only ever print such numbers: the defaults and limits of tools.
+#[derive(Debug)]
+struct Float(String);
+
+impl Object for Float {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether `value` stands for a float with an exponent.
+pub fn is_float_object(value: &Value) -> bool {
+    value.downcast_object_ref::<Float>().is_some()
+}
+
+/// `str(value)`.
+pub fn str(value: &Value) -> String {
+    match value.as_str() {
+        Some(text) => text.to_owned(),
+        None if value.is_undefined() => String::new(),
+        None => repr(value),
+    }
+}
+
+/// `repr(value)`.
+pub fn repr(value: &Value) -> String {
+    let mut out = String::new();
+    write_repr(&mut out, value);
+    out
+}
+
+fn write_repr(out: &mut String, value: &Value) {
+    match value.kind() {
+        ValueKind::Undefined => out.push_str("Undefined"),
+        ValueKind::String => write_string(out, value.as_str().unwrap_or_default()),
+        ValueKind::Number if !value.is_integer() => {
+            out.push_str(&f64::try_from(value.clone()).map(float).unwrap_or_default())
+        }
+        ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => {
+            let tuple = value.is_tuple();
+            out.push(if tuple { '(' } else { '[' });
+            let mut count = 0;
+            for item in value.try_iter().into_iter().flatten() {
+                out.push_str(if count > 0 { ", " } else { "" });
+                write_repr(out, &item);
+                count += 1;
+            }
+            out.push_str(if tuple && count == 1 { "," } else { "" });
+            out.push(if tuple { ')' } else { ']' });
+        }
+        ValueKind::Map => {
+            out.push('{');
+            for (n, key) in value.try_iter().into_iter().flatten().enumerate() {
+                out.push_str(if n > 0 { ", " } else { "" });
+                write_repr(out, &key);
+                out.push_str(": ");
+                write_repr(out, &value.get_item(&key).unwrap_or_default());
+            }
+            out.push('}');
+        }
+        _ => {
+            let _ = write!(out, "{value}");
+        }
+    }
+}
+
+/// A float's shortest digits that read back the same, with an exponent below 1e-4 and from 1e16.
+pub fn float(number: f64) -> String {
+    if number.is_nan() {
+        return "nan".to_owned();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let magnitude = number.abs();
+    if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
+        // Rust writes 1e-7 and 1e16, Python 1e-07 and 1e+16.
+        let text = format!("{number:e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let (sign, exponent) = match exponent.strip_prefix('-') {
+            Some(exponent) => ('-', exponent),
+            None => ('+', exponent),
+        };
+        return format!("{digits}e{sign}{exponent:0>2}");
+    }
+    // Debug adds ".0" to whole numbers but has exponents of its own; Display has none.
+    let text = number.to_string();
+    if text.contains('.') { text } else { text + ".0" }
+}
+
+fn write_string(out: &mut String, text: &str) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        let _ = match c {
+            '\n' => out.write_str("\\n"),
+            '\r' => out.write_str("\\r"),
+            '\t' => out.write_str("\\t"),
+            '\\' => out.write_str("\\\\"),
+            c if c == quote => write!(out, "\\{c}"),
+            c if is_printable(c) => out.write_char(c),
+            c if (c as u32) < 0x100 => write!(out, "\\x{:02x}", c as u32),
+            c if (c as u32) < 0x10000 => write!(out, "\\u{:04x}", c as u32),
+            c => write!(out, "\\U{:08x}", c as u32),
+        };
+    }
+    out.push(quote);
+}
+
+/// Near enough to Python's `str.isprintable`: not control or format characters, separators other
+/// than the space, or private use. Unassigned characters, which depend on the Unicode version, pass.
+fn is_printable(c: char) -> bool {
+    !(c.is_control()
+        || (c.is_whitespace() && c != ' ')
+        || matches!(c, '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..='\u{10ffff}'))
+}
+
+/// `str.isspace` of one character: Unicode's white space and the four separators of ASCII.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// `str.strip()`.
+pub fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
+}

@@ -1,0 +1,244 @@
+//! Chat templates: a model's Jinja, run as Hugging Face transformers runs it.
+
+use super::{LocalTime, Request, continuation, filters, formats, methods, python, source};
+use crate::model::gguf::Metadata;
+use crate::{Error, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value};
+use serde_json::{Map, Value as Json};
+use std::fmt;
+use std::io;
+
+/// The longest template. The longest published ones have some 20 kB.
+const MAX_SOURCE: usize = 1 << 20;
+/// Instructions of the virtual machine that a rendering may take, and more for each message.
+/// Published templates take some hundred a message.
+const FUEL: u64 = 5_000_000;
+const FUEL_PER_MESSAGE: u64 = 20_000;
+/// The longest prompt, in bytes.
+const MAX_OUTPUT: usize = 64 << 20;
+/// Levels of macro calls, times four. A level takes some kilobytes of stack.
+const RECURSION: usize = 200;
+/// The name transformers' users know for the variant that is used when there are tools.
+const TOOL_USE: &str = "tool_use";
+
+/// The texts of the special tokens that templates may name: `bos_token`, `eos_token` and the like.
+pub type SpecialTokens = Map<String, Json>;
+
+/// A template, checked and ready to be rendered.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    name: String,
+    /// Whether there is a variant for conversations with tools.
+    tool_use: bool,
+    tokens: SpecialTokens,
+}
+
+impl ChatTemplate {
+    /// The template of a model's file, or the named format that fits its vocabulary. `None` for models
+    /// that are not made for conversations. Fails with `unsupported_model` if a template does not parse.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
+        let vocabulary = metadata.strs("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let tokens = special_tokens(metadata, &vocabulary)?;
+        // GGUF keeps the variants beside the default: tokenizer.chat_template.tool_use.
+        let tool_use = metadata.str(&format!("tokenizer.chat_template.{TOOL_USE}"))?;
+        if let Some(source) = metadata.str("tokenizer.chat_template")?.or(tool_use) {
+            return Self::new("model", source, tool_use, tokens).map(Some);
+        }
+        formats::choose(metadata, &vocabulary)?.map(|format| Self::named(format, tokens)).transpose()
+    }
+
+    /// One of the [named formats](formats), by its name. `invalid_argument` if there is none such.
+    pub fn named(format: &str, tokens: SpecialTokens) -> Result<Self> {
+        match formats::source(format) {
+            Some(source) => Self::new(&format!("named:{format}"), &source, None, tokens),
+            None => Err(Error::invalid_argument(format!("there is no chat format named {format}"))),
+        }
+    }
+
+    /// A template from its Jinja source, and perhaps another for conversations with tools.
+    /// Fails with `unsupported_model` if one does not parse.
+    pub fn new(name: &str, source: &str, tool_use: Option<&str>, tokens: SpecialTokens) -> Result<Self> {
+        let mut env = environment();
+        for (key, text) in [("default", Some(source)), (TOOL_USE, tool_use)] {
+            let Some(text) = text else { continue };
+            if text.len() > MAX_SOURCE {
+                let message = format!("the chat template has {} bytes, more than {MAX_SOURCE}", text.len());
+                return Err(Error::unsupported_model(message));
+            }
+            env.add_template_owned(key, source::prepare(text)).map_err(|error| {
+                Error::unsupported_model(format!("the chat template: {}", describe(&error)))
+            })?;
+        }
+        Ok(ChatTemplate { env, name: name.to_owned(), tool_use: tool_use.is_some(), tokens })
+    }
+
+    /// `model` for the file's own template, or as in `named:chatml`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The prompt's text. Special tokens are written out in it, mostly also that of the beginning.
+    ///
+    /// Fails with `invalid_argument` if the template refuses the conversation or cannot do with it.
+    pub fn render(&self, request: &Request) -> Result<String> {
+        let continues = request.continue_final_message;
+        if continues && request.add_generation_prompt == Some(true) {
+            return Err(Error::invalid_argument(
+                "continue_final_message and add_generation_prompt exclude each other",
+            ));
+        }
+        let mut messages = request.messages.iter().map(with_reasoning).collect::<Result<Vec<_>>>()?;
+        let continued = if continues { Some(continuation::mark(&mut messages)?) } else { None };
+
+        let mut context = self.tokens.clone();
+        context.insert("documents".into(), Json::Null);
+        context.extend(request.variables.clone());
+        context.insert("messages".into(), Json::Array(messages));
+        context.insert("tools".into(), request.tools.clone().map_or(Json::Null, Json::Array));
+        let open = request.add_generation_prompt.unwrap_or(!continues);
+        context.insert("add_generation_prompt".into(), Json::Bool(open));
+
+        let key = if self.tool_use && request.tools.is_some() { TOOL_USE } else { "default" };
+        let rendered = self.run(key, context, request.messages.len(), request.now)?;
+        match continued {
+            Some(text) => continuation::cut(rendered, &text),
+            None => Ok(rendered),
+        }
+    }
+
+    fn run(
+        &self,
+        key: &str,
+        context: Map<String, Json>,
+        messages: usize,
+        now: Option<LocalTime>,
+    ) -> Result<String> {
+        // Cheap: an environment's parts are shared.
+        let mut env = self.env.clone();
+        env.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages as u64));
+        if let Some(now) = now {
+            env.add_function("strftime_now", move |format: &str| now.strftime(format));
+        }
+        let mut output = Bounded(Vec::new());
+        let rendered = env.get_template(key).and_then(|template| {
+            template.render_captured_to(python::from_json(Json::Object(context)), &mut output).map(drop)
+        });
+        match rendered {
+            Ok(()) => String::from_utf8(output.0).map_err(|_| Error::internal("a template wrote no UTF-8")),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+}
+
+/// The tokens' texts by the names that transformers gives them.
+fn special_tokens(metadata: &Metadata, vocabulary: &[&str]) -> Result<SpecialTokens> {
+    let mut tokens = SpecialTokens::new();
+    let keys = [
+        ("bos_token", "bos"),
+        ("eos_token", "eos"),
+        ("unk_token", "unknown"),
+        ("sep_token", "seperator"),
+        ("pad_token", "padding"),
+        ("cls_token", "cls"),
+        ("mask_token", "mask"),
+    ];
+    for (name, key) in keys {
+        let id = metadata.u32(&format!("tokenizer.ggml.{key}_token_id"))?;
+        if let Some(text) = id.and_then(|id| vocabulary.get(id as usize)) {
+            tokens.insert(name.to_owned(), Json::from(*text));
+        }
+    }
+    Ok(tokens)
+}
+
+/// Lets templates find a message's reasoning under the standard name and gpt-oss's, as transformers does.
+fn with_reasoning(message: &Json) -> Result<Json> {
+    let Json::Object(message) = message else {
+        return Err(Error::invalid_argument("messages must be objects with a role and a content"));
+    };
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    let reasoning = names.iter().filter_map(|name| message.get(*name)).find(|value| !value.is_null());
+    let Some(reasoning) = reasoning else { return Ok(Json::Object(message.clone())) };
+    let mut aliased = Map::new();
+    aliased.insert("thinking".into(), reasoning.clone());
+    aliased.extend(message.clone());
+    aliased.insert("reasoning_content".into(), reasoning.clone());
+    Ok(Json::Object(aliased))
+}
+
+fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+        env.set_syntax(syntax);
+    }
+    env.set_recursion_limit(RECURSION);
+    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    env.set_unknown_method_callback(methods::call);
+    env.set_formatter(|out, _, value| match value.as_str() {
+        Some(text) => out.write_str(text).map_err(minijinja::Error::from),
+        None => out.write_str(&python::str(value)).map_err(minijinja::Error::from),
+    });
+    filters::register(&mut env);
+    env.add_function("raise_exception", |message: &Value| -> Result<Value, minijinja::Error> {
+        let message = python::str(message);
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refusal(message)))
+    });
+    env
+}
+
+/// What a template gives to `raise_exception`.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+fn failure(error: &minijinja::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(Refusal(message)) = current.downcast_ref() {
+            return Error::invalid_argument(format!(
+                "the chat template refuses this conversation: {message}"
+            ));
+        }
+        let kind = current.downcast_ref().map(minijinja::Error::kind);
+        if matches!(kind, Some(ErrorKind::OutOfFuel)) || current.is::<io::Error>() {
+            return Error::unsupported_model("the chat template runs too long or writes too much");
+        }
+        cause = current.source();
+    }
+    Error::invalid_argument(format!("the chat template fails on this conversation: {}", describe(error)))
+}
+
+/// The error with its place, without the template's name and text.
+fn describe(error: &minijinja::Error) -> String {
+    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    match error.line() {
+        Some(line) => format!("line {line}: {detail}"),
+        None => detail,
+    }
+}
+
+/// Refuses to grow without end.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT {
+            return Err(io::Error::other("the prompt grows without end"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! What can be typed.
+
+use crate::engine::Settings;
+use crate::sampling::Sampling;
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Large language models that run where the user is.
+#[derive(Debug, Parser)]
+#[command(name = "candlewick", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where to run: auto, gpu or cpu
+    #[arg(long, global = true, default_value = "auto", value_parser = ["auto", "gpu", "cpu"])]
+    pub device: String,
+    /// Threads of the CPU [default: one a core]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Tokens of context, prompt and answer together [default: the model's, at most 4096]
+    #[arg(long, global = true, value_name = "N")]
+    pub ctx: Option<usize>,
+    /// Say nothing but the answer and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Say more about what is going on
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer one prompt
+    Run(RunArguments),
+    /// Talk with a model
+    Chat(ChatArguments),
+    /// Measure the speed of a model
+    Bench(BenchArguments),
+    /// Print what a model expects after each of some tokens
+    Logits(LogitsArguments),
+    /// Turn text into token ids
+    Tokenize(TokenizeArguments),
+    /// Print the prompt text of a conversation
+    Render(RenderArguments),
+    /// Say what a model file holds
+    Info(InfoArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("input").required(true).args(["prompt", "file", "stdin"]))]
+pub struct RunArguments {
+    /// Path of a .gguf file
+    pub model: PathBuf,
+    /// The prompt
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// A file with the prompt, used byte for byte
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Read the prompt from standard input
+    #[arg(value_name = "-", value_parser = ["-"])]
+    pub stdin: Option<String>,
+    /// A system message before the prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub system: Option<String>,
+    /// Continue the prompt as it is, without the model's chat template
+    #[arg(long)]
+    pub raw: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub answer: AnswerArguments,
+}
+
+/// How to answer.
+#[derive(Debug, Args)]
+pub struct AnswerArguments {
+    /// Tokens to generate at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = Settings::default().max_tokens)]
+    pub max_tokens: usize,
+    /// 0 takes the likeliest token; higher is more random
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true)]
+    pub temp: f32,
+    /// Keep the likeliest tokens that have this probability together, from 0 to 1
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
+    pub top_p: f32,
+    /// Keep this many of the likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    pub top_k: u32,
+    /// Keep tokens at least this likely, as a share of the likeliest's probability
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true)]
+    pub min_p: f32,
+    /// Keep the most typical tokens that have this probability together, from 0 to 1
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().typical_p, allow_negative_numbers = true)]
+    pub typical_p: f32,
+    /// Makes tokens that came before less likely; 1 is off
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty, allow_negative_numbers = true)]
+    pub repeat_penalty: f32,
+    /// How many tokens the penalties look back; -1 is all
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().repeat_last_n, allow_negative_numbers = true)]
+    pub repeat_last_n: i32,
+    /// Taken from the score of tokens that came before
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().presence_penalty, allow_negative_numbers = true)]
+    pub presence_penalty: f32,
+    /// Taken from the score of a token for each time it came before
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().frequency_penalty, allow_negative_numbers = true)]
+    pub frequency_penalty: f32,
+    /// Repeats the same answer [default: random]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// A text that ends the answer; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+    /// Take tokens out of the middle of a prompt that is too long
+    #[arg(long)]
+    pub truncate: bool,
+}
+
+impl AnswerArguments {
+    pub fn settings(&self) -> Settings {
+        use crate::engine::Truncation;
+        Settings {
+            sampling: Sampling {
+                temperature: self.temp,
+                top_p: self.top_p,
+                top_k: self.top_k,
+                min_p: self.min_p,
+                typical_p: self.typical_p,
+                repeat_penalty: self.repeat_penalty,
+                repeat_last_n: self.repeat_last_n,
+                presence_penalty: self.presence_penalty,
+                frequency_penalty: self.frequency_penalty,
+                seed: self.seed,
+                ..Sampling::default()
+            },
+            max_tokens: self.max_tokens,
+            stop: self.stop.clone(),
+            truncation: if self.truncate { Truncation::Middle } else { Truncation::Error },
+            ..Settings::default()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ChatArguments {
+    /// Path of a .gguf file
+    pub model: PathBuf,
+    /// A system message at the beginning
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub answer: AnswerArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// Path of a .gguf file
+    pub model: PathBuf,
+    /// Tokens of the prompt
+    #[arg(short, long, value_name = "N", default_value_t = NonZeroUsize::new(128).unwrap())]
+    pub prompt: NonZeroUsize,
+    /// Tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value_t = NonZeroUsize::new(32).unwrap())]
+    pub predict: NonZeroUsize,
+    /// Rounds, after one to warm up
+    #[arg(short, long, value_name = "N", default_value_t = NonZeroUsize::new(3).unwrap())]
+    pub rounds: NonZeroUsize,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogitsArguments {
+    /// Path of a .gguf file
+    pub model: PathBuf,
+    /// Token ids, used as they are (no BOS is added)
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    pub tokens: Vec<u32>,
+    /// How many of the likeliest tokens to print; 0 prints every logit in the order of the ids
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    pub top: usize,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenizeArguments {
+    /// Path of a .gguf file, with or without weights
+    pub model: PathBuf,
+    /// The text [default: standard input]
+    #[arg(allow_hyphen_values = true)]
+    pub text: Option<String>,
+    /// A file with the text, used byte for byte
+    #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+    /// Read special tokens in the text as such, and add those that the model wants around a text
+    #[arg(long)]
+    pub special: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RenderArguments {
+    /// Path of a .gguf file, with or without weights
+    pub model: PathBuf,
+    /// A JSON file: an array of messages, or an object as /v1/chat/completions takes
+    #[arg(long, value_name = "FILE")]
+    pub messages: PathBuf,
+    /// A JSON file: an array of tools
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+    /// Leave out the beginning of the answer
+    #[arg(long)]
+    pub no_generation_prompt: bool,
+    /// Leave the last message open, for the model to go on with
+    #[arg(long = "continue")]
+    pub continue_final_message: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InfoArguments {
+    /// Path of a .gguf file, with or without weights
+    pub model: PathBuf,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}

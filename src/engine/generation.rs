@@ -1,0 +1,425 @@
+//! One answer: prefill, then decode, token by token, as the caller asks for the next event.
+
+use super::stop::StopMatcher;
+use super::{Language, Session};
+use crate::chat::Request as Conversation;
+use crate::sampling::{Sampler, Sampling};
+use crate::text::Detokenizer;
+use crate::{Error, Result};
+use async_lock::MutexGuardArc;
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+use web_time::Instant;
+
+/// Tokens of an answer when nobody says how many.
+const DEFAULT_MAX_TOKENS: usize = 512;
+
+/// What to answer to.
+#[derive(Debug, Clone)]
+pub enum Prompt {
+    /// A text to continue. Special tokens written in it count as such.
+    Text(String),
+    /// The same as tokens, used as they are.
+    Tokens(Vec<u32>),
+    /// A conversation, put into words by the model's chat template.
+    Chat(Conversation),
+}
+
+/// What to do with a prompt that does not fit the context.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Truncation {
+    /// Refuse it with `context_length_exceeded`.
+    #[default]
+    Error,
+    /// Take tokens out of its middle.
+    Middle,
+}
+
+/// How to answer.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Tokens to generate at most. Answers also end where the context is full.
+    pub max_tokens: usize,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// For prompts that are too long.
+    pub truncation: Truncation,
+    /// Number of answers, one after the other. Each draws on with a seed one higher.
+    pub choices: usize,
+    /// Go on where the model would end the answer, for measuring.
+    pub ignore_eos: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            sampling: Sampling::default(),
+            max_tokens: DEFAULT_MAX_TOKENS,
+            stop: Vec::new(),
+            truncation: Truncation::default(),
+            choices: 1,
+            ignore_eos: false,
+        }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// The model ended it, or a stop string came.
+    Stop,
+    /// `max_tokens`, or the context is full.
+    Length,
+}
+
+/// What [`Generation::next`] gives.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A part of the prompt has gone through the model.
+    Prompt {
+        /// Tokens so far.
+        processed: usize,
+        /// Tokens in all.
+        total: usize,
+    },
+    /// A token was chosen.
+    Token {
+        /// Which answer, from 0.
+        choice: usize,
+        /// Its id.
+        token: u32,
+        /// The text that is now certain; empty while a character or a stop string may be incomplete.
+        text: String,
+    },
+    /// An answer has ended.
+    Finish {
+        /// Which answer, from 0.
+        choice: usize,
+        /// Why.
+        reason: FinishReason,
+        /// The token that ended it, where that is part of the answer.
+        token: Option<u32>,
+        /// Its text, and what was held back until now.
+        text: String,
+    },
+}
+
+/// Token counts in OpenAI's terms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Of the prompt.
+    pub prompt_tokens: usize,
+    /// Of all answers.
+    pub completion_tokens: usize,
+    /// Both.
+    pub total_tokens: usize,
+    /// Where some of the prompt needed no work.
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// Part of [`Usage`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PromptTokensDetails {
+    /// Tokens that were still in the KV cache.
+    pub cached_tokens: usize,
+}
+
+/// Speed of an answer. Times are wall-clock, without waiting for the caller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Timings {
+    /// Prompt tokens that went through the model.
+    pub prompt_n: usize,
+    /// Tokens a second.
+    pub prompt_per_second: f64,
+    /// Tokens generated.
+    pub predicted_n: usize,
+    /// Tokens a second.
+    pub predicted_per_second: f64,
+    /// Milliseconds from the start of this request's turn.
+    pub time_to_first_token_ms: f64,
+}
+
+/// A checked request that waits for its turn.
+pub(super) struct Start {
+    prompt: Vec<u32>,
+    settings: Settings,
+    sampler: Sampler,
+    detokenizer: Detokenizer,
+}
+
+impl Start {
+    pub fn new(language: &Language, context: usize, prompt: Prompt, settings: Settings) -> Result<Start> {
+        if settings.max_tokens == 0 {
+            return Err(Error::invalid_argument("max_tokens is 0; it must be at least 1"));
+        }
+        if settings.choices == 0 {
+            return Err(Error::invalid_argument("n is 0; it must be at least 1"));
+        }
+        let tokenizer = &language.tokenizer;
+        let begins_text =
+            matches!(&prompt, Prompt::Chat(conversation) if !conversation.continue_final_message);
+        let mut tokens = match prompt {
+            Prompt::Text(text) => tokenizer.encode_with_special(&text, true)?,
+            Prompt::Tokens(tokens) => tokens,
+            Prompt::Chat(conversation) => {
+                // Templates write the tokens that begin a text themselves, where they want any.
+                let tokens = tokenizer.encode(&language.render(&conversation)?, true)?;
+                match tokenizer.bos().filter(|bos| tokenizer.adds_bos() && tokens.first() != Some(bos)) {
+                    Some(bos) => [&[bos], tokens.as_slice()].concat(),
+                    None => tokens,
+                }
+            }
+        };
+        if tokens.is_empty() {
+            tokens.extend(tokenizer.bos());
+        }
+        if tokens.is_empty() {
+            return Err(Error::invalid_argument(
+                "the prompt is empty, and this model has no token to begin with",
+            ));
+        }
+        if tokens.len() >= context {
+            match settings.truncation {
+                Truncation::Error => return Err(too_long(tokens.len(), context)),
+                Truncation::Middle => remove_middle(&mut tokens, context, settings.max_tokens),
+            }
+        }
+        let mut sampler = Sampler::new(&settings.sampling, language.tokenizer.len())?;
+        tokens.iter().for_each(|&token| sampler.accept(token));
+        let detokenizer = tokenizer.detokenizer(begins_text);
+        Ok(Start { prompt: tokens, settings, sampler, detokenizer })
+    }
+
+    pub fn with(self, language: Rc<Language>, mut session: MutexGuardArc<Session>) -> Generation {
+        // The last token has to go through the model again, for its logits.
+        let reusable = &self.prompt[..self.prompt.len() - 1];
+        let cached = session.cached.iter().zip(reusable).take_while(|(a, b)| a == b).count();
+        session.cached.truncate(cached);
+        let answer = Answer::new(&self.sampler, &self.detokenizer, &self.settings);
+        Generation {
+            language,
+            session,
+            prompt: self.prompt,
+            settings: self.settings,
+            seed: self.sampler.seed(),
+            fresh_sampler: self.sampler,
+            fresh_detokenizer: self.detokenizer,
+            cached,
+            processed: cached,
+            prompt_logits: Vec::new(),
+            logits: Vec::new(),
+            answer,
+            choice: 0,
+            generated: 0,
+            clock: Clock::new(),
+        }
+    }
+}
+
+pub(super) fn too_long(prompt: usize, context: usize) -> Error {
+    Error::context_length_exceeded(format!(
+        "the prompt has {prompt} tokens, and the context holds {context}, the answer included. \
+         Shorten the prompt, load the model with a larger context, or have the middle cut out"
+    ))
+}
+
+/// Leaves room for the answer, or half of the context where that is less.
+fn remove_middle(tokens: &mut Vec<u32>, context: usize, max_tokens: usize) {
+    let keep = context.saturating_sub(max_tokens).max(context / 2).max(1).min(tokens.len());
+    let head = keep / 2;
+    let tail = tokens.len() - (keep - head);
+    tokens.drain(head..tail);
+}
+
+/// The state of one answer.
+struct Answer {
+    sampler: Sampler,
+    detokenizer: Detokenizer,
+    stop: StopMatcher,
+    /// Chosen, but not yet in the KV cache.
+    pending: Option<u32>,
+    tokens: usize,
+}
+
+impl Answer {
+    fn new(sampler: &Sampler, detokenizer: &Detokenizer, settings: &Settings) -> Self {
+        Answer {
+            sampler: sampler.clone(),
+            detokenizer: detokenizer.clone(),
+            stop: StopMatcher::new(&settings.stop),
+            pending: None,
+            tokens: 0,
+        }
+    }
+}
+
+/// An answer in the making. It does no work but in [`Generation::next`]; dropping it at any
+/// moment leaves the engine ready for the next request.
+pub struct Generation {
+    language: Rc<Language>,
+    session: MutexGuardArc<Session>,
+    prompt: Vec<u32>,
+    settings: Settings,
+    /// As it is after the prompt; each answer begins with a copy.
+    fresh_sampler: Sampler,
+    fresh_detokenizer: Detokenizer,
+    /// Of the first answer.
+    seed: u64,
+    /// Prompt tokens that were in the KV cache already.
+    cached: usize,
+    /// Prompt tokens that are there now.
+    processed: usize,
+    /// What follows the prompt, kept while more than one answer is to come.
+    prompt_logits: Vec<f32>,
+    logits: Vec<f32>,
+    answer: Answer,
+    choice: usize,
+    /// Tokens of all answers.
+    generated: usize,
+    clock: Clock,
+}
+
+impl Generation {
+    /// One step: a part of the prompt, or one token. `None` when all answers have ended.
+    pub async fn next(&mut self) -> Result<Option<Event>> {
+        if self.choice == self.settings.choices {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let event = match self.processed < self.prompt.len() {
+            true => self.prefill().await?,
+            false => self.decode().await?,
+        };
+        self.clock.count(&event, start);
+        Ok(Some(event))
+    }
+
+    async fn prefill(&mut self) -> Result<Event> {
+        let (position, total) = (self.processed, self.prompt.len());
+        let end = total.min(position + self.session.decoder.step_len());
+        self.session.forward(&self.prompt[position..end], position)?;
+        self.processed = end;
+        if end == total {
+            self.session.decoder.logits(end - position - 1, &mut self.logits).await?;
+            if self.settings.choices > 1 {
+                self.prompt_logits.clone_from(&self.logits);
+            }
+        }
+        Ok(Event::Prompt { processed: end, total })
+    }
+
+    async fn decode(&mut self) -> Result<Event> {
+        if let Some(token) = self.answer.pending.take() {
+            let position = self.prompt.len() + self.answer.tokens - 1;
+            self.session.forward(&[token], position)?;
+            self.session.decoder.logits(0, &mut self.logits).await?;
+        }
+        // Some models have more rows than their vocabulary has tokens.
+        let vocabulary = self.language.tokenizer.len();
+        let token = self.answer.sampler.sample(&mut self.logits[..vocabulary])?;
+        if self.language.tokenizer.is_end_of_generation(token) && !self.settings.ignore_eos {
+            return Ok(self.finish(FinishReason::Stop, None, String::new()));
+        }
+        self.answer.sampler.accept(token);
+        self.answer.tokens += 1;
+        self.generated += 1;
+        let piece = self.answer.detokenizer.push(&self.language.tokenizer, token);
+        let (text, stopped) = self.answer.stop.push(&piece);
+        let text = text.to_owned();
+        if stopped.is_some() {
+            return Ok(self.finish(FinishReason::Stop, Some(token), text));
+        }
+        let context_full = self.prompt.len() + self.answer.tokens >= self.session.decoder.context();
+        if self.answer.tokens == self.settings.max_tokens || context_full {
+            return Ok(self.finish(FinishReason::Length, Some(token), text));
+        }
+        self.answer.pending = Some(token);
+        Ok(Event::Token { choice: self.choice, token, text })
+    }
+
+    /// Ends an answer and makes the next one ready.
+    fn finish(&mut self, reason: FinishReason, token: Option<u32>, mut text: String) -> Event {
+        // Where a stop string ended the answer, the matcher lets nothing more through.
+        let rest = self.answer.detokenizer.finish();
+        text += self.answer.stop.push(&rest).0;
+        text += self.answer.stop.finish();
+        let choice = self.choice;
+        self.choice += 1;
+        if self.choice < self.settings.choices {
+            self.logits.clone_from(&self.prompt_logits);
+            self.fresh_sampler.reseed(self.seed.wrapping_add(self.choice as u64));
+            self.answer = Answer::new(&self.fresh_sampler, &self.fresh_detokenizer, &self.settings);
+        }
+        Event::Finish { choice, reason, token, text }
+    }
+
+    /// The seed of the first answer.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The prompt as the model gets it.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// Tokens so far.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt.len(),
+            completion_tokens: self.generated,
+            total_tokens: self.prompt.len() + self.generated,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: self.cached },
+        }
+    }
+
+    /// Speed so far.
+    pub fn timings(&self) -> Timings {
+        self.clock.timings(self.processed - self.cached, self.generated)
+    }
+}
+
+/// Adds up the time of the steps.
+struct Clock {
+    start: Instant,
+    prompt_seconds: f64,
+    predicted_seconds: f64,
+    first_token_seconds: Option<f64>,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Clock {
+            start: Instant::now(),
+            prompt_seconds: 0.0,
+            predicted_seconds: 0.0,
+            first_token_seconds: None,
+        }
+    }
+
+    fn count(&mut self, event: &Event, step_start: Instant) {
+        let seconds = step_start.elapsed().as_secs_f64();
+        match event {
+            Event::Prompt { .. } => self.prompt_seconds += seconds,
+            Event::Token { .. } | Event::Finish { .. } => {
+                self.predicted_seconds += seconds;
+                self.first_token_seconds.get_or_insert(self.start.elapsed().as_secs_f64());
+            }
+        }
+    }
+
+    fn timings(&self, prompt_n: usize, predicted_n: usize) -> Timings {
+        let rate = |n: usize, seconds: f64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
+        Timings {
+            prompt_n,
+            prompt_per_second: rate(prompt_n, self.prompt_seconds),
+            predicted_n,
+            predicted_per_second: rate(predicted_n, self.predicted_seconds),
+            time_to_first_token_ms: self.first_token_seconds.unwrap_or(0.0) * 1000.0,
+        }
+    }
+}

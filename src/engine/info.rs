@@ -1,0 +1,113 @@
+//! What was loaded, for people and for the faces.
+
+use super::Language;
+use crate::Result;
+use crate::backend::Backend;
+use crate::model::Config;
+use crate::model::gguf::{Header, TensorType};
+use crate::store::Source;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A model and where it runs.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Info {
+    /// The model's own name, or the file's.
+    pub name: String,
+    /// As in the file: `llama`.
+    pub architecture: String,
+    /// Weights, in numbers.
+    pub parameters: u64,
+    /// The type that holds most of them: `Q4_K`.
+    pub quantization: &'static str,
+    /// Bytes.
+    pub file_size: u64,
+    /// Tokens that prompt and answer may take together.
+    pub context_length: usize,
+    /// Tokens that the model was trained for.
+    pub trained_context_length: usize,
+    /// Width of the residual stream.
+    pub embedding_length: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Tokens.
+    pub vocabulary_size: usize,
+    /// `model`, or `named:…`; absent for models that only continue text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+    /// `cpu` or `gpu`.
+    pub device: &'static str,
+    /// Why that one.
+    pub device_reason: String,
+    /// Bytes on the device.
+    pub memory: Memory,
+}
+
+/// Bytes that a model takes.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// All tensors.
+    pub weights: u64,
+    /// Keys and values for the whole context.
+    pub kv_cache: u64,
+}
+
+impl Info {
+    pub(super) fn new(
+        source: &dyn Source,
+        header: &Header,
+        config: &Config,
+        language: &Language,
+        context: usize,
+        backend: &dyn Backend,
+        device_reason: &str,
+    ) -> Result<Info> {
+        Ok(Info {
+            name: model_name(header)?.unwrap_or_else(|| source.name().to_owned()),
+            architecture: config.architecture_name.clone(),
+            parameters: parameters(header),
+            quantization: quantization(header),
+            file_size: source.len(),
+            context_length: context,
+            trained_context_length: config.trained_context,
+            embedding_length: config.embedding,
+            layers: config.layers,
+            heads: config.heads.query,
+            kv_heads: config.heads.kv,
+            vocabulary_size: config.vocabulary,
+            chat_template: language.template.as_ref().map(|template| template.name().to_owned()),
+            device: backend.device(),
+            device_reason: device_reason.to_owned(),
+            memory: Memory {
+                weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
+                kv_cache: (config.kv_width() * context * size_of::<f32>()) as u64,
+            },
+        })
+    }
+}
+
+/// `general.name`, where it says something.
+pub(crate) fn model_name(header: &Header) -> Result<Option<String>> {
+    let name = header.metadata.str("general.name")?.map(str::trim);
+    Ok(name.filter(|name| !name.is_empty()).map(str::to_owned))
+}
+
+/// All the weights there are.
+pub(crate) fn parameters(header: &Header) -> u64 {
+    header.tensors.iter().map(|tensor| tensor.elements()).sum()
+}
+
+/// The type that holds most of a model.
+pub(crate) fn quantization(header: &Header) -> &'static str {
+    let mut elements: BTreeMap<TensorType, u64> = BTreeMap::new();
+    for tensor in &header.tensors {
+        *elements.entry(tensor.kind).or_default() += tensor.elements();
+    }
+    elements.into_iter().max_by_key(|(_, count)| *count).map_or("none", |(kind, _)| kind.name())
+}

@@ -1,0 +1,227 @@
+//! From a model file and a request to text: load, prefill, decode, sample, stop.
+
+mod generation;
+mod info;
+mod progress;
+mod stop;
+
+pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
+pub use info::{Info, Memory};
+#[cfg(feature = "cli")]
+pub(crate) use info::{model_name, parameters, quantization};
+pub use progress::{Meter, Progress, Stage};
+
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::chat::{ChatTemplate, LocalTime, Request as Conversation};
+use crate::model::gguf::Header;
+use crate::model::{Config, Decoder};
+use crate::store::{ReadAhead, Source};
+use crate::text::Tokenizer;
+use crate::{Error, Result};
+use async_lock::Mutex;
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+use web_time::{SystemTime, UNIX_EPOCH};
+
+/// Tokens of context when nobody asks for another number and the model allows it.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// Which device to run on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The best one there is.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU, or an error.
+    Gpu,
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "gpu" => Ok(Device::Gpu),
+            _ => Err(Error::invalid_argument(format!("device is \"{name}\"; it must be auto, gpu or cpu"))),
+        }
+    }
+}
+
+/// How to load a model.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where to run it.
+    pub device: Device,
+    /// Tokens that prompt and answer may take together; at most what the model was trained for.
+    /// By default that, or 4096 where it is more.
+    pub context: Option<usize>,
+}
+
+/// The text side of a model: all that works on a vocabulary-only file.
+pub struct Language {
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// How conversations become prompts; base models have none.
+    pub template: Option<ChatTemplate>,
+}
+
+impl Language {
+    /// Reads vocabulary and chat template.
+    pub fn from_header(header: &Header) -> Result<Self> {
+        let tokenizer = Tokenizer::from_metadata(&header.metadata)?;
+        let template = ChatTemplate::from_metadata(&header.metadata)?;
+        Ok(Language { tokenizer, template })
+    }
+
+    /// The prompt text of a conversation. Templates that ask get today's date in UTC, unless the
+    /// conversation says what time it is.
+    pub fn render(&self, conversation: &Conversation) -> Result<String> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            Error::invalid_argument(
+                "this model has no chat template: it continues text. Give it a prompt instead of messages",
+            )
+        })?;
+        if conversation.now.is_some() {
+            return template.render(conversation);
+        }
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = LocalTime { unix_seconds: since_epoch.as_secs() as i64, utc_offset: 0 };
+        template.render(&Conversation { now: Some(now), ..conversation.clone() })
+    }
+}
+
+/// A loaded model. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct Engine {
+    language: Rc<Language>,
+    info: Rc<Info>,
+    /// One request runs at a time; the others wait here in the order they came.
+    session: Arc<Mutex<Session>>,
+}
+
+/// The decoder and what its KV cache holds.
+struct Session {
+    decoder: Decoder,
+    /// The tokens whose keys and values are in the cache, from the start.
+    cached: Vec<u32>,
+}
+
+impl Session {
+    /// Runs `tokens` from `position` on; what the cache held from there is gone.
+    fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
+        self.cached.truncate(position);
+        self.decoder.forward(tokens, position)?;
+        self.cached.extend(tokens);
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Loads the model in `source`. `progress` hears how far it is, and stops the loading by
+    /// giving an error, which then comes back from here.
+    pub async fn load(
+        source: &dyn Source,
+        options: &Options,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<Engine> {
+        let source = &ReadAhead::new(source);
+        let meter = Meter::new(source.name(), source.len());
+        progress(meter.at(Stage::Load, 0))?;
+        let header = Header::read(source).await?;
+        if header.tensors.is_empty() {
+            return Err(Error::unsupported_model(format!(
+                "{} holds a vocabulary without a model; it can tokenize, but not generate",
+                source.name()
+            )));
+        }
+        let in_file = |error: Error| error.context(source.name());
+        let config = Config::from_header(&header).map_err(in_file)?;
+        let language = Language::from_header(&header).map_err(in_file)?;
+        if language.tokenizer.len() > config.vocabulary {
+            return Err(in_file(Error::corrupt_model(format!(
+                "the vocabulary has {} tokens, the model only {}",
+                language.tokenizer.len(),
+                config.vocabulary
+            ))));
+        }
+        let context = context_size(options.context, config.trained_context)?;
+        let (backend, reason) = open_device(options.device)?;
+        let info = Info::new(source, &header, &config, &language, context, backend.as_ref(), reason)?;
+        let weights: u64 = header.tensors.iter().map(|tensor| tensor.size).sum();
+        let meter = Meter::new(source.name(), weights);
+        let mut loaded = |bytes| progress(meter.at(Stage::Load, bytes));
+        let decoder = Decoder::load(source, &header, config, backend, context, &mut loaded).await?;
+        progress(meter.at(Stage::Ready, weights))?;
+        let session = Session { decoder, cached: Vec::new() };
+        Ok(Engine {
+            language: Rc::new(language),
+            info: Rc::new(info),
+            // The lock is shared between tasks of one thread, never between threads.
+            #[allow(clippy::arc_with_non_send_sync)]
+            session: Arc::new(Mutex::new(session)),
+        })
+    }
+
+    /// What was loaded, and where it runs.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Tokenizer and chat template.
+    pub fn language(&self) -> &Language {
+        &self.language
+    }
+
+    /// Starts to answer, once the requests before this one have ended. Dropping the future or
+    /// the generation gives the turn to the next.
+    pub async fn generate(&self, prompt: Prompt, settings: Settings) -> Result<Generation> {
+        let start = generation::Start::new(&self.language, self.info.context_length, prompt, settings)?;
+        let session = self.session.lock_arc().await;
+        Ok(start.with(self.language.clone(), session))
+    }
+
+    /// The scores of what follows each of `tokens`, in order: `on_row(position, logits)`.
+    pub async fn logits(&self, tokens: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        let context = self.info.context_length;
+        if tokens.len() > context {
+            return Err(generation::too_long(tokens.len(), context));
+        }
+        let mut session = self.session.lock_arc().await;
+        let mut logits = Vec::new();
+        let step = session.decoder.step_len();
+        for (index, chunk) in tokens.chunks(step).enumerate() {
+            session.forward(chunk, index * step)?;
+            for row in 0..chunk.len() {
+                session.decoder.logits(row, &mut logits).await?;
+                on_row(index * step + row, &logits);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn context_size(asked: Option<usize>, trained: usize) -> Result<usize> {
+    match asked {
+        None => Ok(trained.min(DEFAULT_CONTEXT)),
+        Some(context) if (1..=trained).contains(&context) => Ok(context),
+        Some(context) => Err(Error::invalid_argument(format!(
+            "a context of {context} tokens; it must be from 1 to the {trained} that the model was trained for"
+        ))),
+    }
+}
+
+fn open_device(device: Device) -> Result<(Box<dyn Backend>, &'static str)> {
+    match device {
+        Device::Auto => Ok((Box::new(Cpu::new()), "this build has no GPU backend")),
+        Device::Cpu => Ok((Box::new(Cpu::new()), "asked for")),
+        Device::Gpu => {
+            Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\" or \"auto\""))
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The transformer decoder: its layer order, written once for every family and every device.
+
+use super::config::Config;
+use super::gguf::Header;
+use super::loader::{Loader, Progress};
+use crate::backend::{Attention, Backend, Buffer, KvCache, Linear, Matrix, Norm, Rope};
+use crate::store::Source;
+use crate::{Error, Result};
+
+/// A loaded model with its KV cache.
+///
+/// Shapes in comments: n tokens of a step, d embedding, h·s query heads × head size, g·s key and
+/// value heads × head size, f feed-forward width, v vocabulary.
+pub struct Decoder {
+    config: Config,
+    backend: Box<dyn Backend>,
+    context: usize,
+    /// v × d
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    output_norm: Norm,
+    /// v × d
+    output: Linear,
+    buffers: Buffers,
+}
+
+struct Layer {
+    attention_norm: Norm,
+    /// h·s × d
+    query: Linear,
+    /// g·s × d
+    key: Linear,
+    /// g·s × d
+    value: Linear,
+    /// Of each head of query and key.
+    head_norms: Option<[Norm; 2]>,
+    rope: Rope,
+    cache: KvCache,
+    attention: Attention,
+    /// d × h·s
+    attention_output: Linear,
+    attention_output_norm: Option<Norm>,
+    feed_forward_norm: Norm,
+    /// f × d
+    gate: Linear,
+    /// f × d
+    up: Linear,
+    /// d × f
+    down: Linear,
+    feed_forward_output_norm: Option<Norm>,
+}
+
+/// The activations of a step, allocated once.
+struct Buffers {
+    /// The residual stream, n × d.
+    x: Buffer,
+    /// n × h·s
+    query: Buffer,
+    /// n × g·s
+    key: Buffer,
+    /// n × g·s
+    value: Buffer,
+    /// n × h·s
+    attended: Buffer,
+    /// n × f
+    gated: Buffer,
+    /// v
+    logits: Buffer,
+}
+
+impl Decoder {
+    /// Puts `tokens` through the model as the ones from `position` on, and into the KV cache.
+    /// At most [`Decoder::step_len`] at a time; everything before `position` must be in the cache.
+    pub fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
+        let n = tokens.len();
+        if n > self.step_len() || position + n > self.context {
+            return Err(Error::internal(format!("a step of {n} tokens at {position} does not fit")));
+        }
+        let Buffers { x, query, key, value, attended, gated, .. } = self.buffers;
+        let b = self.backend.as_mut();
+        b.embed(tokens, self.embedding, self.config.embedding_scale, x)?;
+        for layer in &self.layers {
+            let projections = [(layer.query, query), (layer.key, key), (layer.value, value)];
+            b.project(n, x, &layer.attention_norm, &projections)?;
+            let (norms, rope) = (layer.head_norms.as_ref(), &layer.rope);
+            b.rotate_and_store(
+                position,
+                n,
+                [query, key, value],
+                self.config.heads,
+                norms,
+                rope,
+                layer.cache,
+            )?;
+            b.attend(position, n, query, layer.cache, &layer.attention, attended)?;
+            b.project_add(n, attended, &layer.attention_output, layer.attention_output_norm.as_ref(), x)?;
+            let gate_up = [&layer.gate, &layer.up];
+            b.gate(n, x, &layer.feed_forward_norm, gate_up, self.config.activation, gated)?;
+            b.project_add(n, gated, &layer.down, layer.feed_forward_output_norm.as_ref(), x)?;
+        }
+        Ok(())
+    }
+
+    /// The scores of what follows row `row` of the last step: v numbers in `out`.
+    pub async fn logits(&mut self, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        let Buffers { x, logits, .. } = self.buffers;
+        let softcap = self.config.logit_softcap;
+        self.backend.logits(row, x, &self.output_norm, &self.output, softcap, logits)?;
+        self.backend.read(logits, self.config.vocabulary, out).await
+    }
+
+    /// Most tokens that [`Decoder::forward`] takes at once.
+    pub fn step_len(&self) -> usize {
+        self.backend.prefill_rows()
+    }
+
+    /// Tokens that the KV cache holds.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it runs.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// Brings the weights of `source` to `backend`. `context` is the number of tokens that the
+    /// KV cache shall hold.
+    pub async fn load(
+        source: &dyn Source,
+        header: &Header,
+        config: Config,
+        mut backend: Box<dyn Backend>,
+        context: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<Decoder> {
+        let (d, v) = (config.embedding, config.vocabulary);
+        let buffers = Buffers::allocate(backend.as_mut(), &config)?;
+        let mut loader = Loader::new(source, header, backend.as_mut(), progress);
+        let rope_factors = match config.rope_factors_tensor(context) {
+            Some(name) => Some(loader.values(name, config.rope_pairs()).await?),
+            None => None,
+        };
+        let embedding = loader.matrix("token_embd.weight", v, d).await?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            layers.push(Layer::load(&mut loader, &config, index, rope_factors.as_deref(), context).await?);
+        }
+        let output_norm = loader.norm("output_norm.weight", d, config.norm_epsilon).await?;
+        let output = match loader.has("output.weight") {
+            true => loader.linear("output", v, d).await?,
+            // Tied to the embedding.
+            false => Linear { weight: embedding, bias: None },
+        };
+        Ok(Decoder { config, backend, context, embedding, layers, output_norm, output, buffers })
+    }
+}
+
+impl Layer {
+    async fn load(
+        loader: &mut Loader<'_>,
+        config: &Config,
+        index: usize,
+        rope_factors: Option<&[f32]>,
+        context: usize,
+    ) -> Result<Layer> {
+        let name = |part: &str| format!("blk.{index}.{part}");
+        let (d, f, heads, epsilon) =
+            (config.embedding, config.feed_forward, config.heads, config.norm_epsilon);
+        let (q_rows, kv_rows) = (heads.query * heads.size, heads.kv * heads.size);
+
+        let attention_norm = loader.norm(&name("attn_norm.weight"), d, epsilon).await?;
+        let [query, key, value] = match loader.has(&name("attn_qkv.weight")) {
+            true => loader.split(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], d).await?,
+            false => [
+                loader.linear(&name("attn_q"), q_rows, d).await?,
+                loader.linear(&name("attn_k"), kv_rows, d).await?,
+                loader.linear(&name("attn_v"), kv_rows, d).await?,
+            ],
+        };
+        let head_norms = match config.architecture.norms_queries_and_keys() {
+            true => Some([
+                loader.norm(&name("attn_q_norm.weight"), heads.size, epsilon).await?,
+                loader.norm(&name("attn_k_norm.weight"), heads.size, epsilon).await?,
+            ]),
+            false => None,
+        };
+        let attention_output = loader.linear(&name("attn_output"), d, q_rows).await?;
+        let [attention_output_norm, feed_forward_output_norm] = match config.architecture.norms_outputs() {
+            true => [
+                Some(loader.norm(&name("post_attention_norm.weight"), d, epsilon).await?),
+                Some(loader.norm(&name("post_ffw_norm.weight"), d, epsilon).await?),
+            ],
+            false => [None, None],
+        };
+        let feed_forward_norm = loader.norm(&name("ffn_norm.weight"), d, epsilon).await?;
+        let [gate, up] = match loader.has(&name("ffn_gate.weight")) {
+            true => {
+                [loader.linear(&name("ffn_gate"), f, d).await?, loader.linear(&name("ffn_up"), f, d).await?]
+            }
+            false => loader.split(&name("ffn_up"), [f, f], d).await?,
+        };
+        let down = loader.linear(&name("ffn_down"), d, f).await?;
+        let cache = loader.backend.kv_cache(context, heads)?;
+        Ok(Layer {
+            attention_norm,
+            query,
+            key,
+            value,
+            head_norms,
+            rope: config.rope(index, rope_factors),
+            cache,
+            attention: config.attention(index),
+            attention_output,
+            attention_output_norm,
+            feed_forward_norm,
+            gate,
+            up,
+            down,
+            feed_forward_output_norm,
+        })
+    }
+}
+
+impl Buffers {
+    fn allocate(backend: &mut dyn Backend, config: &Config) -> Result<Self> {
+        let (n, heads) = (backend.prefill_rows(), config.heads);
+        Ok(Buffers {
+            x: backend.buffer(n * config.embedding)?,
+            query: backend.buffer(n * heads.query * heads.size)?,
+            key: backend.buffer(n * heads.kv * heads.size)?,
+            value: backend.buffer(n * heads.kv * heads.size)?,
+            attended: backend.buffer(n * heads.query * heads.size)?,
+            gated: backend.buffer(n * config.feed_forward)?,
+            logits: backend.buffer(config.vocabulary)?,
+        })
+    }
+}

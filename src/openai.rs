@@ -1,0 +1,321 @@
+//! OpenAI's request and answer shapes around the engine, for every face that speaks them.
+//!
+//! <https://platform.openai.com/docs/api-reference/chat/streaming>, with llama.cpp's additions:
+//! more sampling settings, `prompt_progress` and `timings`.
+
+use crate::chat::Request as Conversation;
+use crate::engine::{Engine, Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
+use crate::sampling::Sampling;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use web_time::{SystemTime, UNIX_EPOCH};
+
+/// Settings that both endpoints take.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Common {
+    #[serde(flatten)]
+    sampling: Sampling,
+    #[serde(alias = "max_completion_tokens")]
+    max_tokens: Option<usize>,
+    stop: Option<OneOrMany>,
+    n: Option<usize>,
+    truncate: Option<Truncation>,
+    ignore_eos: bool,
+    logprobs: Option<Value>,
+    response_format: Option<Value>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Common {
+    fn settings(self) -> Result<Settings> {
+        let asked = |value: &Option<Value>| !matches!(value, None | Some(Value::Null | Value::Bool(false)));
+        if asked(&self.logprobs) {
+            return Err(Error::invalid_argument("logprobs are not supported"));
+        }
+        if self.response_format.is_some_and(|format| format["type"] != "text") {
+            return Err(Error::invalid_argument("response_format: only {\"type\": \"text\"} is supported"));
+        }
+        let defaults = Settings::default();
+        Ok(Settings {
+            sampling: self.sampling,
+            max_tokens: self.max_tokens.unwrap_or(defaults.max_tokens),
+            stop: match self.stop {
+                None => Vec::new(),
+                Some(OneOrMany::One(stop)) => vec![stop],
+                Some(OneOrMany::Many(stops)) => stops,
+            },
+            truncation: self.truncate.unwrap_or_default(),
+            choices: self.n.unwrap_or(1),
+            ignore_eos: self.ignore_eos,
+        })
+    }
+}
+
+/// The body of `/v1/chat/completions`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ChatRequest {
+    #[serde(flatten)]
+    conversation: Conversation,
+    #[serde(flatten)]
+    common: Common,
+}
+
+impl ChatRequest {
+    /// What is to be answered.
+    pub fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+}
+
+/// The body of `/v1/completions`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CompletionRequest {
+    prompt: TextOrTokens,
+    #[serde(default)]
+    echo: bool,
+    #[serde(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum TextOrTokens {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+/// A part of a streamed answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Chunk {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    choices: Vec<ChunkChoice>,
+    /// On the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<Timings>,
+    /// While the prompt goes through the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_progress: Option<PromptProgress>,
+}
+
+/// Tokens of the prompt.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct PromptProgress {
+    total: usize,
+    processed: usize,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct ChunkChoice {
+    index: usize,
+    #[serde(flatten)]
+    part: Part,
+    logprobs: Option<()>,
+    finish_reason: Option<FinishReason>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Part {
+    Delta(Delta),
+    Text(String),
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Delta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Completion {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    choices: Vec<Choice>,
+    usage: Usage,
+    timings: Timings,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Choice {
+    index: usize,
+    #[serde(flatten)]
+    body: Body,
+    logprobs: Option<()>,
+    finish_reason: Option<FinishReason>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Body {
+    Message(Message),
+    Text(String),
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Message {
+    role: &'static str,
+    content: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Endpoint {
+    Chat,
+    Completions,
+}
+
+/// An answer in the making: chunk by chunk, and whole at the end.
+pub struct Answer {
+    generation: Generation,
+    endpoint: Endpoint,
+    id: String,
+    created: u64,
+    model: String,
+    /// One an answer that has begun.
+    texts: Vec<String>,
+    reasons: Vec<Option<FinishReason>>,
+    /// Put before each text.
+    prefix: String,
+    usage_given: bool,
+}
+
+impl Answer {
+    /// Waits for its turn, then begins to answer a conversation.
+    pub async fn chat(engine: &Engine, request: ChatRequest) -> Result<Answer> {
+        let settings = request.common.settings()?;
+        let generation = engine.generate(Prompt::Chat(request.conversation), settings).await?;
+        Ok(Answer::new(engine, generation, Endpoint::Chat, String::new()))
+    }
+
+    /// Waits for its turn, then begins to continue a text.
+    pub async fn complete(engine: &Engine, request: CompletionRequest) -> Result<Answer> {
+        let settings = request.common.settings()?;
+        let prefix = match (&request.prompt, request.echo) {
+            (_, false) => String::new(),
+            (TextOrTokens::Text(text), true) => text.clone(),
+            (TextOrTokens::Tokens(tokens), true) => engine.language().tokenizer.decode(tokens),
+        };
+        let prompt = match request.prompt {
+            TextOrTokens::Text(text) => Prompt::Text(text),
+            TextOrTokens::Tokens(tokens) => Prompt::Tokens(tokens),
+        };
+        let generation = engine.generate(prompt, settings).await?;
+        Ok(Answer::new(engine, generation, Endpoint::Completions, prefix))
+    }
+
+    fn new(engine: &Engine, generation: Generation, endpoint: Endpoint, prefix: String) -> Answer {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let kind = match endpoint {
+            Endpoint::Chat => "chatcmpl",
+            Endpoint::Completions => "cmpl",
+        };
+        Answer {
+            id: format!("{kind}-{:x}{:08x}", since_epoch.as_nanos(), generation.seed() as u32),
+            generation,
+            endpoint,
+            created: since_epoch.as_secs(),
+            model: engine.info().name.clone(),
+            texts: Vec::new(),
+            reasons: Vec::new(),
+            prefix,
+            usage_given: false,
+        }
+    }
+
+    /// One step. While the prompt is processed, and at the very end, chunks have no choices; the
+    /// last one carries usage and timings.
+    pub async fn next(&mut self) -> Result<Option<Chunk>> {
+        let chunk = match self.generation.next().await? {
+            Some(Event::Prompt { processed, total }) => {
+                Chunk { prompt_progress: Some(PromptProgress { total, processed }), ..self.chunk() }
+            }
+            Some(Event::Token { choice, text, .. }) => self.part(choice, text, None),
+            Some(Event::Finish { choice, reason, text, .. }) => self.part(choice, text, Some(reason)),
+            None if self.usage_given => return Ok(None),
+            None => {
+                self.usage_given = true;
+                let (usage, timings) = (self.generation.usage(), self.generation.timings());
+                Chunk { usage: Some(usage), timings: Some(timings), ..self.chunk() }
+            }
+        };
+        Ok(Some(chunk))
+    }
+
+    fn chunk(&self) -> Chunk {
+        Chunk {
+            id: self.id.clone(),
+            object: match self.endpoint {
+                Endpoint::Chat => "chat.completion.chunk",
+                Endpoint::Completions => "text_completion",
+            },
+            created: self.created,
+            model: self.model.clone(),
+            choices: Vec::new(),
+            usage: None,
+            timings: None,
+            prompt_progress: None,
+        }
+    }
+
+    fn part(&mut self, index: usize, mut text: String, reason: Option<FinishReason>) -> Chunk {
+        let begins = self.texts.len() == index;
+        if begins {
+            text.insert_str(0, &self.prefix);
+            self.texts.push(String::new());
+            self.reasons.push(None);
+        }
+        self.texts[index] += &text;
+        self.reasons[index] = reason;
+        let part = match self.endpoint {
+            Endpoint::Chat => Part::Delta(Delta { role: begins.then_some("assistant"), content: Some(text) }),
+            Endpoint::Completions => Part::Text(text),
+        };
+        let choice = ChunkChoice { index, part, logprobs: None, finish_reason: reason };
+        Chunk { choices: vec![choice], ..self.chunk() }
+    }
+
+    /// All that has come so far, as one answer.
+    pub fn result(&self) -> Completion {
+        let choices = self.texts.iter().zip(&self.reasons).enumerate();
+        let body = |text: &String| match self.endpoint {
+            Endpoint::Chat => Body::Message(Message { role: "assistant", content: text.clone() }),
+            Endpoint::Completions => Body::Text(text.clone()),
+        };
+        Completion {
+            id: self.id.clone(),
+            object: match self.endpoint {
+                Endpoint::Chat => "chat.completion",
+                Endpoint::Completions => "text_completion",
+            },
+            created: self.created,
+            model: self.model.clone(),
+            choices: choices
+                .map(|(index, (text, &finish_reason))| Choice {
+                    index,
+                    body: body(text),
+                    logprobs: None,
+                    finish_reason,
+                })
+                .collect(),
+            usage: self.generation.usage(),
+            timings: self.generation.timings(),
+        }
+    }
+}

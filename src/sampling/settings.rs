@@ -1,0 +1,97 @@
+//! What a caller can set.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+
+/// How tokens are chosen. The defaults draw at temperature 0.7 from all tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sampling {
+    /// Divides the logits: higher is more random, 0 always takes the most likely token. At least 0.
+    pub temperature: f32,
+    /// Keep this many of the most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the most likely tokens whose probabilities sum to this, from 0 to 1; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least this times as likely as the most likely one, from 0 to 1; 0 keeps all.
+    pub min_p: f32,
+    /// Keep the tokens of most typical surprise whose probabilities sum to this, from 0 to 1; 1 keeps all.
+    pub typical_p: f32,
+    /// Divides positive logits of tokens in the window, and multiplies negative ones. Above 0; 1 is off.
+    #[serde(alias = "repetition_penalty")]
+    pub repeat_penalty: f32,
+    /// Length in tokens of the penalties' window over the prompt and answer; −1 is all, 0 none.
+    pub repeat_last_n: i32,
+    /// Subtracted from the logit of each token in the window; 0 is off.
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit for each time it occurs in the window; 0 is off.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these token ids. In JSON the ids are strings: `{"123": -100}`.
+    #[serde(deserialize_with = "biases")]
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Of the random draw; `None` takes a random one.
+    pub seed: Option<u64>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling {
+            temperature: 0.7,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+            seed: None,
+        }
+    }
+}
+
+impl Sampling {
+    /// Fails with `invalid_argument`, naming the first setting that is out of its range, and the range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |name: &str, value: f32, allowed: bool, range: &str| match allowed && value.is_finite() {
+            true => Ok(()),
+            false => Err(Error::invalid_argument(format!("{name} must be {range}, not {value}"))),
+        };
+        let unit = 0.0..=1.0;
+        check("temperature", self.temperature, self.temperature >= 0.0, "a number of at least 0")?;
+        check("top_p", self.top_p, unit.contains(&self.top_p), "a number from 0 to 1")?;
+        check("min_p", self.min_p, unit.contains(&self.min_p), "a number from 0 to 1")?;
+        check("typical_p", self.typical_p, unit.contains(&self.typical_p), "a number from 0 to 1")?;
+        check("repeat_penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "a number above 0")?;
+        check("presence_penalty", self.presence_penalty, true, "a finite number")?;
+        check("frequency_penalty", self.frequency_penalty, true, "a finite number")?;
+        for (id, &bias) in &self.logit_bias {
+            check(&format!("logit_bias of token {id}"), bias, true, "a finite number")?;
+        }
+        if self.repeat_last_n < -1 {
+            let message = format!(
+                "repeat_last_n must be -1 (all), 0 (off) or a number of tokens, not {}",
+                self.repeat_last_n
+            );
+            return Err(Error::invalid_argument(message));
+        }
+        Ok(())
+    }
+
+    /// Whether any penalty is on.
+    pub(super) fn penalizes(&self) -> bool {
+        self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+}
+
+/// Keys are strings in JSON and in JavaScript objects. OpenAI's clients may send null for none.
+fn biases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u32, f32>, D::Error> {
+    let biases = Option::<BTreeMap<String, f32>>::deserialize(deserializer)?.unwrap_or_default();
+    let parse = |(key, bias): (String, f32)| match key.parse() {
+        Ok(id) => Ok((id, bias)),
+        Err(_) => Err(serde::de::Error::custom(format!("logit_bias: {key:?} is not a token id"))),
+    };
+    biases.into_iter().map(parse).collect()
+}

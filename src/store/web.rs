@@ -1,0 +1,197 @@
+//! Files of the browser: what the user picked, and addresses.
+
+use super::Source;
+use crate::{Error, Result};
+use futures_util::future::LocalBoxFuture;
+use gloo_net::http::{Request, Response};
+use js_sys::{Reflect, Uint8Array};
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortSignal, Blob, ReadableStreamDefaultReader};
+
+/// A `Blob` or `File`, read by range.
+pub struct BlobSource {
+    name: String,
+    blob: Blob,
+}
+
+impl BlobSource {
+    /// `name` is for messages only.
+    pub fn new(name: impl Into<String>, blob: Blob) -> Self {
+        BlobSource { name: name.into(), blob }
+    }
+}
+
+impl Source for BlobSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.blob.size() as u64
+    }
+
+    fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        Box::pin(async move {
+            let unreadable = |error: JsValue| {
+                Error::corrupt_model(format!(
+                    "{}: reading {len} bytes at {offset} failed ({}). Has the file changed or gone?",
+                    self.name,
+                    describe(&error)
+                ))
+            };
+            let slice = self
+                .blob
+                .slice_with_f64_and_f64(offset as f64, (offset + len as u64) as f64)
+                .map_err(unreadable)?;
+            let buffer = JsFuture::from(slice.array_buffer()).await.map_err(unreadable)?;
+            exactly(Uint8Array::new(&buffer).to_vec(), len, &self.name, offset)
+        })
+    }
+}
+
+/// A file behind an address whose server answers range requests.
+pub struct UrlSource {
+    name: String,
+    url: String,
+    len: u64,
+    signal: Option<AbortSignal>,
+}
+
+/// The file behind `url`. Where the server sends the whole file whatever is asked, it is kept in a
+/// `Blob`, outside of wasm memory, and `progress` hears the bytes that have come and the total,
+/// where it is known.
+pub async fn open_url(
+    url: &str,
+    signal: Option<AbortSignal>,
+    progress: &mut dyn FnMut(&str, u64, Option<u64>) -> Result<()>,
+) -> Result<Box<dyn Source>> {
+    let name = file_name(url);
+    // The first byte tells the size, and whether ranges work.
+    let response = get(url, &name, 0, 1, signal.as_ref()).await?;
+    if response.status() == 200 {
+        let blob = collect(response, &name, signal.as_ref(), progress).await?;
+        return Ok(Box::new(BlobSource::new(name, blob)));
+    }
+    Ok(Box::new(UrlSource::new(url, name, &response, signal)?))
+}
+
+/// Reads an answer to its end.
+async fn collect(
+    response: Response,
+    name: &str,
+    signal: Option<&AbortSignal>,
+    progress: &mut dyn FnMut(&str, u64, Option<u64>) -> Result<()>,
+) -> Result<Blob> {
+    let broken = |_: JsValue| match signal.is_some_and(AbortSignal::aborted) {
+        true => Error::aborted("loading was aborted"),
+        false => Error::network(format!("{name}: the connection broke off")),
+    };
+    let total = response.headers().get("content-length").and_then(|total| total.parse().ok());
+    let parts = js_sys::Array::new();
+    let mut loaded = 0;
+    if let Some(body) = response.body() {
+        let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+        loop {
+            let step = JsFuture::from(reader.read()).await.map_err(broken)?;
+            let chunk = Reflect::get(&step, &"value".into()).map_err(broken)?;
+            let Some(chunk) = chunk.dyn_ref::<Uint8Array>() else { break };
+            loaded += u64::from(chunk.length());
+            parts.push(chunk);
+            progress(name, loaded, total)?;
+        }
+    }
+    Blob::new_with_u8_array_sequence(&parts).map_err(broken)
+}
+
+impl UrlSource {
+    fn new(url: &str, name: String, response: &Response, signal: Option<AbortSignal>) -> Result<UrlSource> {
+        let len = response
+            .headers()
+            .get("content-range")
+            .and_then(|range| range.rsplit_once('/')?.1.parse().ok())
+            .ok_or_else(|| {
+                Error::network(format!("{name}: the server answers ranges but does not say the file's size"))
+            })?;
+        Ok(UrlSource { name, url: url.to_owned(), len, signal })
+    }
+}
+
+impl Source for UrlSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        Box::pin(async move {
+            if len == 0 {
+                return Ok(Vec::new());
+            }
+            let response = get(&self.url, &self.name, offset, len, self.signal.as_ref()).await?;
+            if response.status() != 206 {
+                return Err(Error::network(format!("{}: the server stopped answering ranges", self.name)));
+            }
+            let bytes =
+                response.binary().await.map_err(|error| failed(&self.name, self.signal.as_ref(), error))?;
+            exactly(bytes, len, &self.name, offset)
+        })
+    }
+}
+
+/// The last part of an address's path. Its query may hold a signature and is never shown.
+fn file_name(url: &str) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or(url);
+    path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("model").to_owned()
+}
+
+async fn get(
+    url: &str,
+    name: &str,
+    offset: u64,
+    len: usize,
+    signal: Option<&AbortSignal>,
+) -> Result<Response> {
+    let last = offset + len as u64 - 1;
+    let response = Request::get(url)
+        .header("Range", &format!("bytes={offset}-{last}"))
+        .abort_signal(signal)
+        .send()
+        .await
+        .map_err(|error| failed(name, signal, error))?;
+    match response.status() {
+        200 | 206 => Ok(response),
+        // An empty file has no first byte.
+        416 => Err(Error::corrupt_model(format!("{name}: the file is empty or shorter than expected"))),
+        401 | 403 => Err(Error::unauthorized(format!("{name}: the server answered {}", response.status()))),
+        404 | 410 => Err(Error::model_not_found(format!(
+            "{name}: the server answered {}. Check the address",
+            response.status()
+        ))),
+        status => Err(Error::network(format!("{name}: the server answered {status}"))),
+    }
+}
+
+fn failed(name: &str, signal: Option<&AbortSignal>, error: gloo_net::Error) -> Error {
+    if signal.is_some_and(AbortSignal::aborted) {
+        return Error::aborted("loading was aborted");
+    }
+    Error::network(format!("{name}: {error}. Is the server reachable, and does it allow this page (CORS)?"))
+}
+
+fn exactly(bytes: Vec<u8>, len: usize, name: &str, offset: u64) -> Result<Vec<u8>> {
+    if bytes.len() != len {
+        return Err(Error::corrupt_model(format!(
+            "{name}: asked for {len} bytes at {offset}, got {}",
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
+}
+
+fn describe(error: &JsValue) -> String {
+    js_sys::Error::from(error.clone()).message().into()
+}

@@ -1,0 +1,88 @@
+//! SentencePiece as llama.cpp runs it: from single characters, the neighbours whose joint text is the
+//! token with the highest score are joined first. What is no token in the end is written as bytes.
+
+use super::merges::{NONE, Word};
+use super::vocabulary::Vocabulary;
+use crate::model::gguf::Metadata;
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct Spm {
+    /// By id: the higher a token's score, the lower its rank.
+    ranks: Vec<u32>,
+    /// The token for each byte, or [`NONE`].
+    bytes: [u32; 256],
+    /// For bytes without a token.
+    unknown: Option<u32>,
+}
+
+impl Spm {
+    pub fn new(metadata: &Metadata, vocabulary: &Vocabulary, unknown: Option<u32>) -> Result<Spm> {
+        let key = "tokenizer.ggml.scores";
+        let scores = match metadata.f32s(key) {
+            Ok(scores) => scores,
+            // llama.cpp takes whole numbers too.
+            Err(error) => match metadata.integers(key) {
+                Ok(scores) => scores.map(|scores| scores.into_iter().map(|score| score as f32).collect()),
+                Err(_) => return Err(error),
+            },
+        };
+        let ranks: Vec<u32> = match scores {
+            Some(scores) => scores.into_iter().map(rank).collect(),
+            None => vec![0; vocabulary.len()],
+        };
+        if ranks.len() != vocabulary.len() {
+            return Err(Error::corrupt_model(format!(
+                "{key} has {} entries for {} tokens",
+                ranks.len(),
+                vocabulary.len()
+            )));
+        }
+        let bytes = std::array::from_fn(|byte| {
+            let byte = byte as u8;
+            let token = byte_token(vocabulary, byte).or_else(|| vocabulary.token(&[byte]));
+            token.unwrap_or(NONE)
+        });
+        Ok(Spm { ranks, bytes, unknown })
+    }
+
+    /// `text` has "▁" for spaces.
+    pub fn encode(&self, vocabulary: &Vocabulary, text: &str, word: &mut Word, ids: &mut Vec<u32>) {
+        word.clear();
+        let mut utf8 = [0; 4];
+        for character in text.chars() {
+            let text = character.encode_utf8(&mut utf8).as_bytes();
+            word.push(vocabulary.token(text).unwrap_or(NONE), text.len());
+        }
+        let text = text.as_bytes();
+        word.merge(|left, right| {
+            let joined = &text[left.start as usize..(right.start + right.len) as usize];
+            let id = vocabulary.token(joined)?;
+            Some((self.ranks[id as usize], id))
+        });
+        for symbol in word.symbols() {
+            if symbol.piece != NONE {
+                ids.push(symbol.piece);
+                continue;
+            }
+            for &byte in &text[symbol.start as usize..(symbol.start + symbol.len) as usize] {
+                match self.bytes[byte as usize] {
+                    NONE => ids.extend(self.unknown),
+                    id => ids.push(id),
+                }
+            }
+        }
+    }
+}
+
+/// The `<0x0A>` token of a byte.
+pub(super) fn byte_token(vocabulary: &Vocabulary, byte: u8) -> Option<u32> {
+    vocabulary.token(format!("<0x{byte:02X}>").as_bytes())
+}
+
+/// Orders as floats do, downwards.
+fn rank(score: f32) -> u32 {
+    let bits = (score + 0.0).to_bits(); // makes -0 equal 0
+    let ascending = if score.is_sign_negative() && bits != 0 { !bits } else { bits | 1 << 31 };
+    !ascending
+}

@@ -1,0 +1,417 @@
+//! The tokenizer of a file.
+
+use super::bpe::{Bpe, byte_of};
+use super::detokenizer::Detokenizer;
+use super::merges::Word;
+use super::pretokenizers::Rules;
+use super::special::{Fragment, SpecialTokens};
+use super::spm::Spm;
+use super::vocabulary::{Kind, Vocabulary};
+use super::wordpiece::WordPiece;
+use crate::model::gguf::Metadata;
+use crate::{Error, Result};
+use std::borrow::Cow;
+
+/// Positions within a text are kept in 32 bits; one space may come in front, and each takes three.
+const MAX_TEXT: usize = 1 << 30;
+
+/// Text to ids and back, as llama.cpp has it.
+#[derive(Debug)]
+pub struct Tokenizer {
+    vocabulary: Vocabulary,
+    model: Model,
+    special: SpecialTokens,
+    /// Whether encoding puts a space in front of a text.
+    space_prefix: bool,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unknown: Option<u32>,
+    separator: Option<u32>,
+    padding: Option<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    end_of_generation: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Model {
+    Spm(Spm),
+    Bpe(Bpe),
+    WordPiece(WordPiece),
+}
+
+impl Tokenizer {
+    /// From the `tokenizer.ggml` keys of a file.
+    ///
+    /// Fails with `unsupported_model` for kinds of tokenizer that candlewick does not have, and with
+    /// `corrupt_model` where the keys contradict each other.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Tokenizer> {
+        let Some(name) = metadata.str("tokenizer.ggml.model")? else {
+            return Err(Error::corrupt_model("the file has no tokenizer (tokenizer.ggml.model)"));
+        };
+        if !matches!(name, "llama" | "gpt2" | "gemma4" | "bert") {
+            return Err(Error::unsupported_model(format!(
+                "tokenizers of the kind {name:?} are not supported, only llama, gpt2, gemma4 and bert"
+            )));
+        }
+        let mut vocabulary = Vocabulary::from_metadata(metadata)?;
+        let pre = match name {
+            "gemma4" => Some("gemma4"),
+            _ => metadata.str("tokenizer.ggml.pre")?.filter(|pre| !pre.is_empty()),
+        };
+        let rules = Rules::named(pre);
+        let has_bos = rules.is_none_or(|rules| rules.has_bos);
+        // What llama.cpp takes for BOS, EOS, unknown, separator and padding when the file does not say.
+        let defaults = match name {
+            "llama" => [Some(1), Some(2), Some(0), None, None],
+            "gpt2" => [has_bos.then_some(11), Some(11), None, None, None],
+            "bert" => [Some(101), None, Some(100), Some(102), Some(0)],
+            _ => [None; 5],
+        };
+        let [bos, eos, unknown, separator, padding] = special_ids(metadata, &vocabulary, defaults)?;
+
+        let model = match name {
+            "llama" => Model::Spm(Spm::new(metadata, &vocabulary, unknown)?),
+            "bert" => Model::WordPiece(WordPiece::new(metadata, &vocabulary, unknown)?),
+            _ => {
+                let rules = rules.ok_or_else(|| {
+                    let pre = pre.unwrap_or_default();
+                    Error::unsupported_model(format!(
+                        "the pre-tokenizer {pre:?} (tokenizer.ggml.pre) is not known"
+                    ))
+                })?;
+                Model::Bpe(Bpe::new(metadata, &mut vocabulary, &rules)?)
+            }
+        };
+        let end_of_generation = end_of_generation(metadata, &mut vocabulary, eos)?;
+        let flag = |key: &str| metadata.bool(key);
+        let by_default = match &model {
+            Model::Spm(_) | Model::WordPiece(_) => true,
+            Model::Bpe(_) => rules.is_some_and(|rules| rules.add_bos),
+        };
+        let space_prefix = flag("tokenizer.ggml.add_space_prefix")?;
+        let tokenizer = Tokenizer {
+            special: SpecialTokens::new(metadata, &vocabulary)?,
+            space_prefix: matches!(model, Model::Spm(_)) && space_prefix.unwrap_or(true),
+            add_bos: flag("tokenizer.ggml.add_bos_token")?.unwrap_or(by_default),
+            add_eos: flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
+            vocabulary,
+            model,
+            bos,
+            eos,
+            unknown,
+            separator,
+            padding,
+            end_of_generation,
+        };
+        tokenizer.affixes()?;
+        Ok(tokenizer)
+    }
+
+    /// The tokens of `text`, without BOS and EOS. Control tokens that are written out in it become
+    /// their ids with `parse_special`, and are text like any other without.
+    pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
+        if text.len() > MAX_TEXT {
+            return Err(Error::invalid_argument(format!("a text of {} bytes is too long", text.len())));
+        }
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        let mut word = Word::default();
+        let mut begins_text = true;
+        for fragment in self.special.partition(&self.vocabulary, text, parse_special) {
+            let text = match fragment {
+                Fragment::Text(range) => &text[range],
+                Fragment::Token(id) => {
+                    ids.push(id);
+                    begins_text = true;
+                    continue;
+                }
+            };
+            match &self.model {
+                Model::Spm(spm) => {
+                    let prefix = if self.space_prefix && begins_text { "▁" } else { "" };
+                    let text = prefix.to_owned() + &text.replace(' ', "▁");
+                    spm.encode(&self.vocabulary, &text, &mut word, &mut ids);
+                }
+                Model::Bpe(bpe) if bpe.byte_level => bpe.encode(&self.vocabulary, text, &mut word, &mut ids),
+                Model::Bpe(bpe) => bpe.encode(&self.vocabulary, &text.replace(' ', "▁"), &mut word, &mut ids),
+                Model::WordPiece(wordpiece) => wordpiece.encode(&self.vocabulary, text, &mut ids),
+            }
+            begins_text = false;
+        }
+        Ok(ids)
+    }
+
+    /// The tokens of `text` between BOS and EOS, or CLS and SEP, as far as the file wants them.
+    pub fn encode_with_special(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
+        let (first, last) = self.affixes()?;
+        let mut ids = Vec::from_iter(first);
+        ids.extend(self.encode(text, parse_special)?);
+        ids.extend(last);
+        Ok(ids)
+    }
+
+    /// What `encode_with_special` puts in front and behind.
+    fn affixes(&self) -> Result<(Option<u32>, Option<u32>)> {
+        if let Model::WordPiece(_) = self.model {
+            return Ok((self.bos, self.separator));
+        }
+        let wanted = |wanted: bool, id: Option<u32>, name: &str| match (wanted, id) {
+            (true, None) => Err(Error::corrupt_model(format!(
+                "tokenizer.ggml.add_{name}_token is set, but there is no {name}_token_id"
+            ))),
+            (true, id) => Ok(id),
+            (false, _) => Ok(None),
+        };
+        Ok((wanted(self.add_bos, self.bos, "bos")?, wanted(self.add_eos, self.eos, "eos")?))
+    }
+
+    /// The text of `ids`, without control tokens. For SPM and BPE this is [`encode`](Self::encode)
+    /// backwards, except that SPM encodes text after a special token with a space in front.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut detokenizer = self.detokenizer(true);
+        let mut text: String = ids.iter().map(|&id| detokenizer.push(self, id)).collect();
+        text += &detokenizer.finish();
+        text
+    }
+
+    /// A detokenizer for a stream of tokens. Where they begin a text rather than continue one, the
+    /// space that encoding puts in front of a text is left out.
+    pub fn detokenizer(&self, begins_text: bool) -> Detokenizer {
+        Detokenizer::new(self.space_prefix && begins_text)
+    }
+
+    /// Number of tokens.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.vocabulary.len()
+    }
+
+    /// How the vocabulary writes a token: "▁Hello", "ĠHello", "<0x0A>".
+    pub fn token_text(&self, id: u32) -> Option<&str> {
+        self.vocabulary.text(id).filter(|_| self.vocabulary.is_token(id))
+    }
+
+    /// What a token adds to a text; perhaps part of a character. Control tokens give their names.
+    pub fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {
+        let text = self.token_text(id).unwrap_or_default();
+        match (self.kind(id), &self.model) {
+            (Kind::Unused, _) => Cow::Borrowed(&[]),
+            (Kind::Control | Kind::UserDefined | Kind::Unknown, _) => Cow::Borrowed(text.as_bytes()),
+            (Kind::Byte, _) => {
+                let byte = text.strip_prefix("<0x").and_then(|text| text.strip_suffix('>'));
+                let byte = byte.and_then(|byte| u8::from_str_radix(byte, 16).ok());
+                byte.map_or(Cow::Borrowed(text.as_bytes()), |byte| Cow::Owned(vec![byte]))
+            }
+            (Kind::Normal, Model::Bpe(bpe)) if bpe.byte_level => {
+                let mut bytes = Vec::with_capacity(text.len());
+                let mut utf8 = [0; 4];
+                for character in text.chars() {
+                    match byte_of(character) {
+                        Some(byte) => bytes.push(byte),
+                        None => bytes.extend_from_slice(character.encode_utf8(&mut utf8).as_bytes()),
+                    }
+                }
+                Cow::Owned(bytes)
+            }
+            (Kind::Normal, _) => match text.contains('▁') {
+                true => Cow::Owned(text.replace('▁', " ").into_bytes()),
+                false => Cow::Borrowed(text.as_bytes()),
+            },
+        }
+    }
+
+    /// The token that the vocabulary writes as `text`.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        self.vocabulary.token(text.as_bytes())
+    }
+
+    /// What a token is for; ids outside the vocabulary are unused.
+    pub fn kind(&self, id: u32) -> Kind {
+        self.vocabulary.kind(id)
+    }
+
+    /// The token that begins a sequence; for BERT, CLS.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a sequence.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token for what the vocabulary cannot express.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// The token between two texts.
+    pub fn separator(&self) -> Option<u32> {
+        self.separator
+    }
+
+    /// The token that fills up a batch.
+    pub fn padding(&self) -> Option<u32> {
+        self.padding
+    }
+
+    /// Whether [`encode_with_special`](Self::encode_with_special) puts a BOS token in front.
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Whether [`encode_with_special`](Self::encode_with_special) puts an EOS token behind.
+    pub fn adds_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// Whether a model that writes this token is done.
+    pub fn is_end_of_generation(&self, id: u32) -> bool {
+        self.end_of_generation.contains(&id)
+    }
+}
+
+/// BOS, EOS, unknown, separator and padding.
+fn special_ids(
+    metadata: &Metadata,
+    vocabulary: &Vocabulary,
+    defaults: [Option<u32>; 5],
+) -> Result<[Option<u32>; 5]> {
+    // "seperator" is how converters spell it.
+    let names = ["bos", "eos", "unknown", "seperator", "padding"];
+    let mut ids = defaults.map(|id| id.filter(|&id| vocabulary.is_token(id)));
+    for (name, id) in names.iter().zip(&mut ids) {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        match metadata.u32(&key)? {
+            Some(given) if vocabulary.is_token(given) => *id = Some(given),
+            Some(given) if matches!(*name, "bos" | "eos") => {
+                return Err(Error::corrupt_model(format!(
+                    "{key} is {given}, of {} tokens",
+                    vocabulary.len()
+                )));
+            }
+            // Published files have padding tokens past the end; llama.cpp ignores them.
+            _ => {}
+        }
+    }
+    if ids[0] == defaults[0] && !metadata.contains("tokenizer.ggml.bos_token_id") {
+        let cls = metadata.u32("tokenizer.ggml.cls_token_id")?;
+        ids[0] = cls.filter(|&id| vocabulary.is_token(id)).or(ids[0]);
+    }
+    Ok(ids)
+}
+
+/// Tokens that end an answer whatever the file says of them.
+const ENDS: [&str; 22] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
+];
+
+/// Tokens for filling in the middle, by key; the first that exists is a control token.
+const FILL_IN: [(&str, &[&str]); 6] = [
+    (
+        "fim_pre",
+        &[
+            "<|fim_prefix|>",
+            "<fim-prefix>",
+            "<fim_prefix>",
+            "<｜fim▁begin｜>",
+            "<PRE>",
+            "▁<PRE>",
+            "<|code_prefix|>",
+            "<|prefix|>",
+        ],
+    ),
+    (
+        "fim_suf",
+        &[
+            "<|fim_suffix|>",
+            "<fim-suffix>",
+            "<fim_suffix>",
+            "<｜fim▁hole｜>",
+            "<SUF>",
+            "▁<SUF>",
+            "<|code_suffix|>",
+            "<|suffix|>",
+        ],
+    ),
+    (
+        "fim_mid",
+        &[
+            "<|fim_middle|>",
+            "<fim-middle>",
+            "<fim_middle>",
+            "<｜fim▁end｜>",
+            "<MID>",
+            "▁<MID>",
+            "<|code_middle|>",
+            "<|middle|>",
+        ],
+    ),
+    ("fim_pad", &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"]),
+    ("fim_rep", &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"]),
+    ("fim_sep", &["<|file_sep|>"]),
+];
+
+/// The tokens that end an answer, by llama.cpp's rules. Like it, makes control tokens of those that
+/// files wrongly have as text.
+fn end_of_generation(metadata: &Metadata, vocabulary: &mut Vocabulary, eos: Option<u32>) -> Result<Vec<u32>> {
+    let mut ends = Vec::from_iter(eos);
+    for key in ["eot", "eom"] {
+        let id = metadata.u32(&format!("tokenizer.ggml.{key}_token_id"))?;
+        ends.extend(id.filter(|&id| vocabulary.is_token(id)));
+    }
+    for (key, texts) in FILL_IN {
+        let given = metadata.u32(&format!("tokenizer.ggml.{key}_token_id"))?;
+        let mut id = given.filter(|&id| vocabulary.is_token(id));
+        if id.is_none() {
+            id = texts.iter().find_map(|text| vocabulary.token(text.as_bytes()));
+            id.into_iter().for_each(|id| vocabulary.set_kind(id, Kind::Control));
+        }
+        if matches!(key, "fim_pad" | "fim_rep" | "fim_sep") {
+            ends.extend(id);
+        }
+    }
+    for text in ENDS {
+        if let Some(id) = vocabulary.token(text.as_bytes()) {
+            vocabulary.set_kind(id, Kind::Control);
+            ends.push(id);
+        }
+    }
+    for text in ["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"] {
+        let id = vocabulary.token(text.as_bytes());
+        id.into_iter().for_each(|id| vocabulary.set_kind(id, Kind::UserDefined));
+    }
+
+    // Where others end the answer, <|end|> ends a part of it, and </s> is but text.
+    let has = |text: &str| vocabulary.token(text.as_bytes()).filter(|id| ends.contains(id));
+    let calls = has("<|call|>").or(has("<|calls|>")).is_some();
+    let part = has("<|end|>").filter(|_| calls && (has("<|return|>").or(has("<|flush|>")).is_some()));
+    let text = has("</s>").filter(|_| has("<|tool_response>").is_some());
+    ends.retain(|&id| Some(id) != part && Some(id) != text);
+    part.into_iter().for_each(|id| vocabulary.set_kind(id, Kind::UserDefined));
+    text.into_iter().for_each(|id| vocabulary.set_kind(id, Kind::Normal));
+    ends.sort_unstable();
+    ends.dedup();
+    Ok(ends)
+}

@@ -1,0 +1,155 @@
+//! The tokens of a file: id to text, text to id, and what kind each is.
+
+use crate::model::gguf::Metadata;
+use crate::{Error, Result};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use std::hash::{BuildHasher, RandomState};
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A piece of text.
+    Normal,
+    /// Stands for what the vocabulary cannot express.
+    Unknown,
+    /// Steers the model and is no text: `<s>`, `<|im_end|>`.
+    Control,
+    /// Text that is never cut up.
+    UserDefined,
+    /// One byte: `<0x0A>`.
+    Byte,
+    /// Fills a gap in the numbering.
+    Unused,
+}
+
+impl Kind {
+    /// Of a `token_type` value.
+    fn from_id(id: i64) -> Kind {
+        match id {
+            1 => Kind::Normal,
+            2 => Kind::Unknown,
+            3 => Kind::Control,
+            4 => Kind::UserDefined,
+            6 => Kind::Byte,
+            _ => Kind::Unused,
+        }
+    }
+}
+
+/// All texts lie in one string, and the index holds ids only: 150,000 tokens take two allocations.
+#[derive(Debug)]
+pub(super) struct Vocabulary {
+    texts: String,
+    /// Where each text ends.
+    ends: Vec<u32>,
+    index: HashTable<u32>,
+    // Keyed with random numbers: a file cannot be made to collide.
+    hasher: RandomState,
+    kinds: Vec<Kind>,
+}
+
+impl Vocabulary {
+    pub fn from_metadata(metadata: &Metadata) -> Result<Vocabulary> {
+        let key = "tokenizer.ggml.tokens";
+        let tokens = metadata.strs(key)?.unwrap_or_default();
+        if tokens.is_empty() {
+            return Err(Error::corrupt_model(format!("the file has no vocabulary ({key})")));
+        }
+        let key = "tokenizer.ggml.token_type";
+        let kinds = match metadata.integers(key)? {
+            Some(kinds) => kinds.into_iter().map(Kind::from_id).collect(),
+            None => vec![Kind::Normal; tokens.len()],
+        };
+        if kinds.len() != tokens.len() {
+            return Err(Error::corrupt_model(format!(
+                "{key} has {} entries for {} tokens",
+                kinds.len(),
+                tokens.len()
+            )));
+        }
+
+        let mut vocabulary = Vocabulary {
+            texts: String::with_capacity(tokens.iter().map(|token| token.len()).sum()),
+            ends: Vec::with_capacity(tokens.len()),
+            index: HashTable::with_capacity(tokens.len()),
+            hasher: RandomState::new(),
+            kinds,
+        };
+        for (id, token) in tokens.iter().enumerate() {
+            let stand_in; // llama.cpp's name for a token without text
+            let text = match token.is_empty() {
+                true => {
+                    stand_in = format!("[EMPTY_{id}]");
+                    &stand_in
+                }
+                false => *token,
+            };
+            let first = vocabulary.intern(text);
+            if first != id as u32 {
+                return Err(Error::corrupt_model(format!("tokens {first} and {id} are the same: {text:?}")));
+            }
+        }
+        Ok(vocabulary)
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// The id of `text`. New texts get ids past the tokens': pieces that merges go through without
+    /// their being tokens.
+    pub fn intern(&mut self, text: &str) -> u32 {
+        let Vocabulary { texts, ends, index, hasher, .. } = self;
+        let hash = hasher.hash_one(text.as_bytes());
+        let same = |&id: &u32| text_of(texts, ends, id) == Some(text);
+        match index
+            .entry(hash, same, |&id| hasher.hash_one(text_of(texts, ends, id).unwrap_or_default().as_bytes()))
+        {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                let id = ends.len() as u32;
+                entry.insert(id);
+                texts.push_str(text);
+                ends.push(texts.len() as u32);
+                id
+            }
+        }
+    }
+
+    /// The token or interned piece that reads `text`.
+    pub fn piece(&self, text: &[u8]) -> Option<u32> {
+        let same = |&id: &u32| self.text(id).is_some_and(|t| t.as_bytes() == text);
+        self.index.find(self.hasher.hash_one(text), same).copied()
+    }
+
+    /// The token that reads `text`.
+    pub fn token(&self, text: &[u8]) -> Option<u32> {
+        self.piece(text).filter(|&id| self.is_token(id))
+    }
+
+    pub fn is_token(&self, id: u32) -> bool {
+        (id as usize) < self.len()
+    }
+
+    pub fn text(&self, id: u32) -> Option<&str> {
+        text_of(&self.texts, &self.ends, id)
+    }
+
+    pub fn kind(&self, id: u32) -> Kind {
+        self.kinds.get(id as usize).copied().unwrap_or(Kind::Unused)
+    }
+
+    pub fn set_kind(&mut self, id: u32, kind: Kind) {
+        if let Some(entry) = self.kinds.get_mut(id as usize) {
+            *entry = kind;
+        }
+    }
+}
+
+fn text_of<'a>(texts: &'a str, ends: &[u32], id: u32) -> Option<&'a str> {
+    let end = *ends.get(id as usize)?;
+    let start = if id == 0 { 0 } else { ends[id as usize - 1] };
+    texts.get(start as usize..end as usize)
+}

@@ -1,0 +1,160 @@
+//! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
+
+use crate::engine::{self, Device, Meter, Options, Progress, Stage};
+use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
+use crate::store::{BlobSource, MemorySource, Source, open_url};
+use crate::{Error, Result};
+use js_sys::{Function, Reflect, Uint8Array};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use wasm_bindgen::prelude::*;
+use web_sys::{AbortSignal, Blob, File};
+
+#[wasm_bindgen(typescript_custom_section)]
+const TYPES: &str = r#"
+/** An error of the engine; `code` is one of candlewick's error codes. */
+export interface EngineError extends Error { code: string }
+"#;
+
+impl From<Error> for JsValue {
+    fn from(error: Error) -> JsValue {
+        let thrown = js_sys::Error::new(&error.message);
+        // Setting a property of a fresh object cannot fail.
+        let _ = Reflect::set(&thrown, &"code".into(), &error.code.as_str().into());
+        thrown.into()
+    }
+}
+
+fn from_js<T: DeserializeOwned>(what: &str, value: JsValue) -> Result<T> {
+    serde_wasm_bindgen::from_value(value).map_err(|error| Error::invalid_argument(format!("{what}: {error}")))
+}
+
+fn to_js(value: &impl Serialize) -> Result<JsValue> {
+    value.serialize(&serde_wasm_bindgen::Serializer::json_compatible()).map_err(Error::internal)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct LoadOptions {
+    device: Option<String>,
+    context_length: Option<usize>,
+}
+
+impl LoadOptions {
+    fn parse(self) -> Result<Options> {
+        let device = match self.device {
+            Some(name) => name.parse()?,
+            None => Device::Auto,
+        };
+        Ok(Options { device, context: self.context_length })
+    }
+}
+
+/// A loaded model.
+#[wasm_bindgen]
+pub struct Engine(engine::Engine);
+
+#[wasm_bindgen]
+impl Engine {
+    /// Loads a model from a `Blob`, a `Uint8Array` or an absolute address.
+    pub async fn load(
+        source: JsValue,
+        options: JsValue,
+        on_progress: Function,
+        signal: Option<AbortSignal>,
+    ) -> Result<Engine, JsValue> {
+        let options: LoadOptions =
+            if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
+        let options = options.parse()?;
+        let aborted = || signal.as_ref().is_some_and(AbortSignal::aborted);
+        let mut progress = |progress: Progress| {
+            // A listener that throws does not stop the loading.
+            let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
+            if aborted() { Err(Error::aborted("loading was aborted")) } else { Ok(()) }
+        };
+        let source = open(source, signal.clone(), &mut progress).await?;
+        Ok(Engine(engine::Engine::load(source.as_ref(), &options, &mut progress).await?))
+    }
+
+    /// What was loaded, and where it runs.
+    pub fn info(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(self.0.info())?)
+    }
+
+    /// Token ids of a text. `special`: special tokens written in the text count as such, and those
+    /// that the model wants around a text are added.
+    pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, JsValue> {
+        let tokenizer = &self.0.language().tokenizer;
+        Ok(if special {
+            tokenizer.encode_with_special(text, true)?
+        } else {
+            tokenizer.encode(text, false)?
+        })
+    }
+
+    /// The text of token ids.
+    pub fn detokenize(&self, ids: &[u32]) -> String {
+        self.0.language().tokenizer.decode(ids)
+    }
+
+    /// The prompt text of a conversation.
+    pub fn render(&self, request: JsValue) -> Result<String, JsValue> {
+        let request: ChatRequest = from_js("request", request)?;
+        Ok(self.0.language().render(request.conversation())?)
+    }
+
+    /// Begins to answer a conversation, once it is this request's turn.
+    pub async fn chat(&self, request: JsValue) -> Result<Answer, JsValue> {
+        Ok(Answer(Inner::chat(&self.0, from_js::<ChatRequest>("request", request)?).await?))
+    }
+
+    /// Begins to continue a text, once it is this request's turn.
+    pub async fn complete(&self, request: JsValue) -> Result<Answer, JsValue> {
+        Ok(Answer(Inner::complete(&self.0, from_js::<CompletionRequest>("request", request)?).await?))
+    }
+}
+
+/// An answer in the making; freeing it ends the work.
+#[wasm_bindgen]
+pub struct Answer(Inner);
+
+#[wasm_bindgen]
+impl Answer {
+    /// One step: a chunk, or `undefined` at the end.
+    pub async fn next(&mut self) -> Result<JsValue, JsValue> {
+        match self.0.next().await? {
+            Some(chunk) => Ok(to_js(&chunk)?),
+            None => Ok(JsValue::UNDEFINED),
+        }
+    }
+
+    /// All that has come so far, as one answer.
+    pub fn result(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.0.result())?)
+    }
+}
+
+async fn open(
+    source: JsValue,
+    signal: Option<AbortSignal>,
+    progress: &mut dyn FnMut(Progress) -> Result<()>,
+) -> Result<Box<dyn Source>> {
+    if let Some(url) = source.as_string() {
+        let mut meter = None;
+        let mut downloaded = |name: &str, loaded, total: Option<u64>| {
+            let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
+            progress(meter.at(Stage::Download, loaded))
+        };
+        return open_url(&url, signal, &mut downloaded).await;
+    }
+    if let Some(file) = source.dyn_ref::<File>() {
+        return Ok(Box::new(BlobSource::new(file.name(), Blob::from(file.clone()))));
+    }
+    if let Some(blob) = source.dyn_ref::<Blob>() {
+        return Ok(Box::new(BlobSource::new("model", blob.clone())));
+    }
+    if let Some(bytes) = source.dyn_ref::<Uint8Array>() {
+        return Ok(Box::new(MemorySource::new("model", bytes.to_vec())));
+    }
+    Err(Error::invalid_argument("a model is loaded from an address, a File, a Blob or bytes"))
+}

@@ -1,0 +1,123 @@
+//! Logits against transformers', for every architecture and every weight type.
+
+use crate::fixtures::{all_logits, decoder, json};
+use candlewick::backend::cpu::Cpu;
+use serde_json::Value;
+
+/// Of the logits' range, as the largest difference from transformers' float32 forward.
+const F32_TOLERANCE: f32 = 1e-3;
+
+fn tokens(golden: &Value) -> Vec<u32> {
+    serde_json::from_value(golden["tokens"].clone()).unwrap()
+}
+
+fn golden_rows(rows: &Value) -> Vec<(usize, Vec<f32>)> {
+    let rows = rows.as_object().unwrap();
+    rows.iter().map(|(at, row)| (at.parse().unwrap(), serde_json::from_value(row.clone()).unwrap())).collect()
+}
+
+fn range(row: &[f32]) -> f32 {
+    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let lowest = row.iter().copied().fold(f32::INFINITY, f32::min);
+    highest - lowest
+}
+
+/// The largest difference as a share of the golden's range.
+fn deviation(row: &[f32], golden: &[f32]) -> f32 {
+    assert_eq!(row.len(), golden.len());
+    let largest = row.iter().zip(golden).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    largest / range(golden)
+}
+
+/// KL(reference ‖ row) in nats.
+fn kl_divergence(reference: &[f32], row: &[f32]) -> f64 {
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+        let sum: f64 = row.iter().map(|&x| (x as f64 - highest).exp()).sum();
+        row.iter().map(|&x| x as f64 - highest - sum.ln()).collect()
+    };
+    let (p, q) = (log_softmax(reference), log_softmax(row));
+    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+fn agrees_with_transformers(name: &str, context: usize) {
+    let golden = json(&format!("goldens/{name}.json"));
+    let model = golden["model"].as_str().unwrap();
+    let tokens = tokens(&golden);
+    for step in [1, 7, 64] {
+        let mut decoder = decoder(model, Cpu::new(), context);
+        let rows = all_logits(&mut decoder, &tokens, step);
+        for (position, expected) in golden_rows(&golden["logits"]) {
+            let deviation = deviation(&rows[position], &expected);
+            assert!(
+                deviation <= F32_TOLERANCE,
+                "{name}, steps of {step}, position {position}: {deviation:.2e} of the range"
+            );
+        }
+        for (position, top) in golden["top5"].as_array().unwrap().iter().enumerate() {
+            let best = rows[position].iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+            let tie = top[0][1].as_f64().unwrap() - top[1][1].as_f64().unwrap() < 1e-2;
+            assert!(tie || top[0][0] == best, "{name}: token {best} leads at {position}");
+        }
+    }
+}
+
+macro_rules! architectures {
+    ($($test:ident $name:literal $context:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                agrees_with_transformers($name, $context);
+            }
+        )*
+    };
+}
+architectures! {
+    llama "llama" 64,
+    llama_tied "llama-tied" 64,
+    llama_rope_linear "llama-rope-linear" 256,
+    llama_rope_llama3 "llama-rope-llama3" 256,
+    llama_rope_yarn "llama-rope-yarn" 256,
+    mistral "mistral" 64,
+    qwen2 "qwen2" 64,
+    qwen3 "qwen3" 64,
+    phi3 "phi3" 64,
+    phi3_sliding_window "phi3-swa" 64,
+    phi3_longrope_short "phi3-longrope-short" 256,
+    phi3_longrope_long "phi3-longrope-long" 512,
+    gemma "gemma" 64,
+    gemma2 "gemma2" 64,
+    gemma3 "gemma3" 64,
+    gemma3_rope_linear "gemma3-rope-linear" 256,
+}
+
+/// Our rounding of activations may cost at most this much more than llama.cpp's.
+const KL_ALLOWANCE: f64 = 1.2;
+
+#[test]
+fn quantized_weights() {
+    let golden = json("goldens/quant.json");
+    let tokens = tokens(&golden);
+    assert!(tokens.len() >= 512);
+    for (model, expected) in golden["files"].as_object().unwrap() {
+        let mut reference = decoder(model, Cpu::reference(), tokens.len());
+        let reference = all_logits(&mut reference, &tokens, 64);
+        for (position, expected) in golden_rows(&expected["positions"]) {
+            let deviation = deviation(&reference[position], &expected);
+            assert!(deviation <= F32_TOLERANCE, "{model}, dequantized, position {position}: {deviation:.2e}");
+        }
+
+        let limit = KL_ALLOWANCE * expected["llama_cpp_mean_kl"].as_f64().unwrap();
+        for step in [1, 64] {
+            let mut quantized = decoder(model, Cpu::new(), tokens.len());
+            let rows = all_logits(&mut quantized, &tokens, step);
+            let divergences = reference.iter().zip(&rows).map(|(r, q)| kl_divergence(r, q));
+            let mean = divergences.sum::<f64>() / tokens.len() as f64;
+            println!(
+                "{model}, steps of {step}: mean KL {mean:.3e}, {:.2} of llama.cpp's",
+                mean / limit * KL_ALLOWANCE
+            );
+            assert!(mean <= limit, "{model}, steps of {step}: mean KL {mean:.3e} is above {limit:.3e}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Every integration test, in one binary.
+#![allow(missing_docs)]
+
+mod decoder;
+mod fixtures;
+mod tokenizer;
