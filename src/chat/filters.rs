@@ -1,6 +1,7 @@
 //! Where Jinja's filters, tests and functions differ between jinja2 and minijinja, jinja2's way.
 
-use super::{json, methods, python};
+use super::python::{self, Arguments};
+use super::{json, methods};
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use std::borrow::Cow;
@@ -19,9 +20,16 @@ pub fn register(env: &mut Environment) {
     env.add_filter("length", length);
     env.add_filter("count", length);
     env.add_filter("indent", indent);
+    env.add_filter("replace", replace);
+    env.add_filter("int", int);
+    env.add_filter("float", float);
+    env.add_filter("first", first);
+    env.add_filter("last", last);
     env.add_filter("title", title);
+    env.add_filter("wordcount", |value: &Value| python::str(value).split_whitespace().count());
     env.add_filter("escape", escape);
     env.add_filter("e", escape);
+    env.add_filter("forceescape", escape);
     env.add_filter("safe", |value: Value| value);
     env.add_filter("dictsort", dictsort);
     env.add_filter("default", default);
@@ -46,7 +54,7 @@ pub fn register(env: &mut Environment) {
         (value.kind() == ValueKind::Number && !value.is_integer()) || python::is_float_object(value)
     });
     env.add_test("callable", |value: &Value| {
-        value.kind() == ValueKind::Plain && !python::is_float_object(value)
+        matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined) && !python::is_float_object(value)
     });
 
     env.add_function("joiner", |separator: Option<String>| {
@@ -122,18 +130,12 @@ fn trim(value: &Value, characters: Option<&str>) -> String {
     }
 }
 
-fn join(value: &Value, arguments: Rest<Value>) -> Result<String, Error> {
-    let (separator, attribute, kwargs): (Option<Value>, Option<Value>, Kwargs) = from_args(&arguments)?;
-    let separator = match separator {
-        Some(separator) => separator,
-        None => kwargs.get::<Option<Value>>("d")?.unwrap_or_else(|| Value::from("")),
-    };
-    let attribute = match attribute {
-        Some(attribute) => Some(attribute),
-        None => kwargs.get("attribute")?,
-    };
-    kwargs.assert_all_used()?;
-    let separator = python::str(&separator);
+fn join(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let separator = arguments.get(0, "d")?.map(|separator| python::str(&separator)).unwrap_or_default();
+    let attribute = arguments.get(1, "attribute")?;
+    arguments.end(2)?;
     let mut out = String::new();
     for (n, item) in value.try_iter()?.enumerate() {
         if n > 0 {
@@ -147,6 +149,58 @@ fn join(value: &Value, arguments: Rest<Value>) -> Result<String, Error> {
         methods::check_size(out.len())?;
     }
     Ok(out)
+}
+
+fn replace(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    methods::replace(&python::str(value), &arguments)
+}
+
+/// Like `int` and `float` of jinja2, which give 0 for what is no number.
+fn int(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let default = arguments.get(0, "default")?.unwrap_or_else(|| Value::from(0));
+    let base = arguments.get(1, "base")?.map_or(Ok(10), u32::try_from)?;
+    arguments.end(2)?;
+    let Some(text) = value.as_str() else {
+        let number = match value.kind() {
+            ValueKind::Bool => Ok(i64::from(value.is_true())),
+            _ if value.is_integer() => return Ok(value.clone()),
+            _ => f64::try_from(value.clone()).map(|number| number as i64),
+        };
+        return Ok(number.map_or(default, Value::from));
+    };
+    let text = python::strip(text);
+    let digits = match base {
+        16 => text.trim_start_matches("0x"),
+        8 => text.trim_start_matches("0o"),
+        2 => text.trim_start_matches("0b"),
+        _ => text,
+    };
+    let integer = if (2..=36).contains(&base) { i64::from_str_radix(digits, base).ok() } else { None };
+    let number = integer.or_else(|| text.parse::<f64>().ok().filter(|x| x.is_finite()).map(|x| x as i64));
+    Ok(number.map_or(default, Value::from))
+}
+
+fn float(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let default = arguments.get(0, "default")?.unwrap_or_else(|| Value::from(0.0));
+    arguments.end(1)?;
+    let number = match value.as_str() {
+        Some(text) => python::strip(text).parse::<f64>().ok(),
+        None => f64::try_from(value.clone()).ok(),
+    };
+    Ok(number.map_or(default, Value::from))
+}
+
+fn first(value: &Value) -> Result<Value, Error> {
+    Ok(value.try_iter()?.next().unwrap_or_default())
+}
+
+fn last(value: &Value) -> Result<Value, Error> {
+    Ok(value.try_iter()?.last().unwrap_or_default())
 }
 
 fn items(value: &Value) -> Result<Value, Error> {
@@ -163,34 +217,28 @@ fn length(value: &Value) -> Result<usize, Error> {
     }
 }
 
-fn indent(value: &Value, arguments: Rest<Value>) -> Result<String, Error> {
-    let (width, first, blank, kwargs): (Option<Value>, Option<Value>, Option<Value>, Kwargs) =
-        from_args(&arguments)?;
-    let or_named = |value: Option<Value>, name: &str| match value {
-        Some(value) => Ok(Some(value)),
-        None => kwargs.get::<Option<Value>>(name),
-    };
-    let (width, first, blank) =
-        (or_named(width, "width")?, or_named(first, "first")?, or_named(blank, "blank")?);
-    kwargs.assert_all_used()?;
-    let truth = |value: Option<Value>| value.is_some_and(|value| value.is_true());
-    let (first, blank) = (truth(first), truth(blank));
-    let indentation = match width {
+fn indent(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let (first, blank) = (arguments.truth(1, "first")?, arguments.truth(2, "blank")?);
+    let indentation = match arguments.get(0, "width")? {
         None => " ".repeat(4),
         Some(text) if text.as_str().is_some() => python::str(&text),
         Some(width) => " ".repeat(usize::try_from(width)?.min(MAX_INDENT)),
     };
+    arguments.end(3)?;
     let text = python::str(value) + "\n";
     let mut out = String::new();
     for (n, line) in methods::lines(&text).into_iter().enumerate() {
+        let line = methods::without_end(line);
         if n > 0 {
             out.push('\n');
         }
-        // jinja2 indents the first line if told so even when that is empty, and other lines by `blank`.
+        // The first line only if told so, but then even when it is empty.
         if if n == 0 { first } else { blank || !line.is_empty() } {
             out.push_str(&indentation);
         }
-        out.push_str(line.trim_end_matches(['\n', '\r']));
+        out.push_str(line);
         methods::check_size(out.len())?;
     }
     Ok(out)
@@ -226,29 +274,26 @@ fn escape(value: &Value) -> String {
     out
 }
 
-fn default(value: &Value, arguments: Rest<Value>) -> Result<Value, Error> {
-    let (fallback, boolean, kwargs): (Option<Value>, Option<Value>, Kwargs) = from_args(&arguments)?;
-    let named: Option<Value> = kwargs.get("default_value")?;
-    let boolean = boolean.or(kwargs.get("boolean")?).is_some_and(|value| value.is_true());
-    kwargs.assert_all_used()?;
+fn default(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let (positional, named): (&[Value], Kwargs) = from_args(&arguments)?;
+    let fallback: Option<Value> = named.get("default_value")?;
+    let arguments = Arguments::new(&arguments)?;
+    let boolean = arguments.truth(1, "boolean")?;
     match value.is_undefined() || (boolean && !value.is_true()) {
-        true => Ok(fallback.or(named).unwrap_or_else(|| Value::from(""))),
+        // Not by `get`: None is a fallback like any other.
+        true => Ok(positional.first().cloned().or(fallback).unwrap_or_else(|| Value::from(""))),
         false => Ok(value.clone()),
     }
 }
 
-fn dictsort(value: &Value, arguments: Rest<Value>) -> Result<Value, Error> {
-    let (case_sensitive, by, reverse, kwargs): (Option<Value>, Option<Value>, Option<Value>, Kwargs) =
-        from_args(&arguments)?;
-    let or_named = |value: Option<Value>, name: &str| match value {
-        Some(value) => Ok(Some(value)),
-        None => kwargs.get::<Option<Value>>(name),
-    };
-    let truth = |value: Option<Value>| value.is_some_and(|value| value.is_true());
-    let case_sensitive = truth(or_named(case_sensitive, "case_sensitive")?);
-    let reverse = truth(or_named(reverse, "reverse")?);
-    let by_value = or_named(by, "by")?.is_some_and(|by| by.as_str() == Some("value"));
-    kwargs.assert_all_used()?;
+fn dictsort(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let case_sensitive = arguments.truth(0, "case_sensitive")?;
+    let by_value = arguments.get(1, "by")?.is_some_and(|by| by.as_str() == Some("value"));
+    let reverse = arguments.truth(2, "reverse")?;
+    arguments.end(3)?;
     if value.kind() != ValueKind::Map {
         return Err(Error::new(ErrorKind::InvalidOperation, "dictsort needs a mapping"));
     }

@@ -5,6 +5,7 @@
 //!   it only opens a scope, as `{% with %}` does.
 //! - `x[a:b:c]` becomes `x.__slice__(a, b, c)`: minijinja's slices differ in corner cases, and it
 //!   panics on some.
+//! - `\UXXXXXXXX` in strings becomes the character.
 //! - `x.items` without a call becomes `x.__attribute__("items")`: on a dictionary that is the method in
 //!   Python, even if there is such a key.
 
@@ -97,12 +98,19 @@ fn tag(text: &str, close: &str) -> (String, usize) {
             return (out, at + close.len());
         }
         let length = match c {
-            '"' | '\'' => string_length(rest, c),
+            '"' | '\'' => {
+                let length = string_length(rest, c);
+                out.push_str(&wide_escapes(&rest[..length]));
+                at += length;
+                continue;
+            }
             '.' => {
                 let name: &str =
                     rest[1..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("");
                 let called = rest[1 + name.len()..].trim_start().starts_with('(');
-                if METHODS.contains(&name) && !called {
+                // `set` may give a namespace any attribute.
+                let assigned = brackets.is_empty() && assigns_to(&out);
+                if METHODS.contains(&name) && !called && !assigned {
                     out.push_str(&format!(".{ATTRIBUTE}(\"{name}\")"));
                     at += 1 + name.len();
                     continue;
@@ -135,6 +143,36 @@ fn tag(text: &str, close: &str) -> (String, usize) {
         at += length;
     }
     (out, at)
+}
+
+/// Whether the tag begun with `tag` is a `set` that has not come to its equals sign.
+fn assigns_to(tag: &str) -> bool {
+    matches!(first_word(tag), Some((_, "set"))) && !tag.contains('=')
+}
+
+/// A string literal with Python's `\UXXXXXXXX` resolved, which minijinja does not know.
+fn wide_escapes(literal: &str) -> String {
+    let mut out = String::with_capacity(literal.len());
+    let mut rest = literal;
+    while let Some(at) = rest.find('\\') {
+        let (text, escape) = rest.split_at(at);
+        out.push_str(text);
+        let digits = escape.strip_prefix("\\U").and_then(|digits| digits.get(..8));
+        let character =
+            digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32);
+        match character.filter(|c| !c.is_ascii()) {
+            Some(character) => {
+                out.push(character);
+                rest = &escape[10..];
+            }
+            None => {
+                let length = 1 + escape[1..].chars().next().map_or(0, char::len_utf8);
+                out.push_str(&escape[..length]);
+                rest = &escape[length..];
+            }
+        }
+    }
+    out + rest
 }
 
 /// The length of the string literal that `text` begins with.
@@ -188,6 +226,8 @@ mod tests {
                 "{%- raw %}{{ m[1:] }}{%endraw -%}{{ m[:1] }}",
                 "{%- raw %}{{ m[1:] }}{%endraw -%}{{ m.__slice__(none, 1) }}",
             ),
+            ("{% set ns.items = ns.items %}", "{% set ns.items = ns.__attribute__(\"items\") %}"),
+            (r"{{ '\U0001F642 \\U0001F642 \U000000' }}", r"{{ '🙂 \\U0001F642 \U000000' }}"),
             ("{%- generation -%}x{%endgeneration%}", "{%-  with  -%}x{% endwith %}"),
             // Broken ones go to the parser as they are.
             ("{{ 'a", "{{ 'a"),
