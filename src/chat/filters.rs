@@ -1,7 +1,7 @@
 //! Where Jinja's filters, tests and functions differ between jinja2 and minijinja, jinja2's way.
 
 use super::python::{self, Arguments};
-use super::{json, methods};
+use super::{json, methods, source};
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use std::borrow::Cow;
@@ -25,6 +25,7 @@ pub fn register(env: &mut Environment) {
     env.add_filter("float", float);
     env.add_filter("first", first);
     env.add_filter("last", last);
+    env.add_filter("list", |value: &Value| Ok::<_, Error>(python::iterate(value)?.collect::<Vec<_>>()));
     env.add_filter("title", title);
     env.add_filter("wordcount", |value: &Value| python::str(value).split_whitespace().count());
     env.add_filter("escape", escape);
@@ -34,6 +35,7 @@ pub fn register(env: &mut Environment) {
     env.add_filter("dictsort", dictsort);
     env.add_filter("default", default);
     env.add_filter("d", default);
+    env.add_filter(source::ITERABLE, |value: Value| python::iterate(&value).map(|_| value));
     env.add_filter("select", select);
     env.add_filter("reject", reject);
     env.add_filter("selectattr", selectattr);
@@ -137,7 +139,7 @@ fn join(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> 
     let attribute = arguments.get(1, "attribute")?;
     arguments.end(2)?;
     let mut out = String::new();
-    for (n, item) in value.try_iter()?.enumerate() {
+    for (n, item) in python::iterate(value)?.enumerate() {
         if n > 0 {
             out.push_str(&separator);
         }
@@ -196,11 +198,11 @@ fn float(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> 
 }
 
 fn first(value: &Value) -> Result<Value, Error> {
-    Ok(value.try_iter()?.next().unwrap_or_default())
+    Ok(python::iterate(value)?.next().unwrap_or_default())
 }
 
 fn last(value: &Value) -> Result<Value, Error> {
-    Ok(value.try_iter()?.last().unwrap_or_default())
+    Ok(python::iterate(value)?.last().unwrap_or_default())
 }
 
 fn items(value: &Value) -> Result<Value, Error> {

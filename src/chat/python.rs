@@ -1,6 +1,6 @@
 //! Values as Python shows them.
 
-use minijinja::value::{Kwargs, Object, ObjectRepr, ValueKind, from_args};
+use minijinja::value::{Kwargs, Object, ObjectRepr, ValueIter, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Value};
 use serde_json::Value as Json;
 use std::fmt::{self, Write};
@@ -80,6 +80,14 @@ impl<'a> Arguments<'a> {
             true => Err(Error::from(ErrorKind::TooManyArguments)),
             false => self.named.assert_all_used(),
         }
+    }
+}
+
+/// `iter(value)`. minijinja takes None for an empty list.
+pub fn iterate(value: &Value) -> Result<ValueIter, Error> {
+    match value.is_none() {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "None is not iterable")),
+        false => value.try_iter(),
     }
 }
 

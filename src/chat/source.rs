@@ -6,6 +6,7 @@
 //! - `x[a:b:c]` becomes `x.__slice__(a, b, c)`: minijinja's slices differ in corner cases, and it
 //!   panics on some.
 //! - `\UXXXXXXXX` in strings becomes the character.
+//! - `{% for x in y %}` becomes `{% for x in (y)|__iterable__ %}`: minijinja takes None for an empty list.
 //! - `x.items` without a call becomes `x.__attribute__("items")`: on a dictionary that is the method in
 //!   Python, even if there is such a key.
 
@@ -13,6 +14,8 @@
 pub const SLICE: &str = "__slice__";
 /// The name of the method that looks up an attribute that dictionaries have as a method.
 pub const ATTRIBUTE: &str = "__attribute__";
+/// The name of the filter that refuses what Python cannot iterate over.
+pub const ITERABLE: &str = "__iterable__";
 /// Methods of dictionaries.
 const METHODS: [&str; 9] = ["clear", "copy", "get", "items", "keys", "pop", "setdefault", "update", "values"];
 
@@ -49,8 +52,12 @@ pub fn prepare(source: &str) -> String {
 /// The word that a `{% … %}` tag begins with, and where it lies.
 fn first_word(tag: &str) -> Option<(usize, &str)> {
     let body = tag.strip_prefix("{%")?.trim_start_matches(['-', '+']).trim_start();
-    let word = body.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
-    Some((tag.len() - body.len(), word))
+    Some((tag.len() - body.len(), word(body)))
+}
+
+/// The letters, digits and underscores that `text` begins with.
+fn word(text: &str) -> &str {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
 }
 
 /// Where the block ends that `text` begins with, if that is `{% raw %}`.
@@ -85,15 +92,31 @@ struct Bracket {
     colons: Vec<usize>,
 }
 
+/// How far a `for` tag has been read.
+#[derive(PartialEq)]
+enum Loop {
+    /// To before `in`, in a `for` tag.
+    Targets,
+    /// Into what is iterated over.
+    Iterated,
+    /// Past that, or in another tag.
+    Other,
+}
+
 /// Rewrites the tag that `text` begins with; gives it, and the length of the original.
 fn tag(text: &str, close: &str) -> (String, usize) {
     let mut out = text[..2].to_owned();
     let mut brackets: Vec<Bracket> = Vec::new();
     let mut at = 2;
+    let mut part = if matches!(first_word(text), Some((_, "for"))) { Loop::Targets } else { Loop::Other };
     while let Some(c) = text[at..].chars().next() {
         let rest = &text[at..];
         // Closing braces of a dictionary come before those of the tag.
         if rest.starts_with(close) && brackets.is_empty() {
+            if part == Loop::Iterated {
+                let sign = out.len() - usize::from(out.ends_with(['-', '+']));
+                out.insert_str(sign, &format!(")|{ITERABLE} "));
+            }
             out.push_str(close);
             return (out, at + close.len());
         }
@@ -105,8 +128,7 @@ fn tag(text: &str, close: &str) -> (String, usize) {
                 continue;
             }
             '.' => {
-                let name: &str =
-                    rest[1..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("");
+                let name = word(&rest[1..]);
                 let called = rest[1 + name.len()..].trim_start().starts_with('(');
                 // `set` may give a namespace any attribute.
                 let assigned = brackets.is_empty() && assigns_to(&out);
@@ -137,6 +159,23 @@ fn tag(text: &str, close: &str) -> (String, usize) {
                 }
                 _ => 1,
             },
+            c if c.is_alphabetic() || c == '_' => {
+                let word = word(rest);
+                match word {
+                    "in" if part == Loop::Targets && brackets.is_empty() => {
+                        out.push_str("in (");
+                        part = Loop::Iterated;
+                        at += word.len();
+                        continue;
+                    }
+                    "if" | "recursive" if part == Loop::Iterated && brackets.is_empty() => {
+                        out.push_str(&format!(")|{ITERABLE} "));
+                        part = Loop::Other;
+                    }
+                    _ => {}
+                }
+                word.len()
+            }
             c => c.len_utf8(),
         };
         out.push_str(&rest[..length]);
@@ -218,9 +257,16 @@ mod tests {
             ("{{ '}}' + 'it\\'s[1:]' }}", "{{ '}}' + 'it\\'s[1:]' }}"),
             ("{% if p.items is defined %}", "{% if p.__attribute__(\"items\") is defined %}"),
             (
-                "{% for k in p.items() if p.get ('x') %}{{ p|items }}",
-                "{% for k in p.items() if p.get ('x') %}{{ p|items }}",
+                "{{ p.items() }}{{ p.get ('x') }}{{ p|items }}",
+                "{{ p.items() }}{{ p.get ('x') }}{{ p|items }}",
             ),
+            ("{%- for k, v in p.items() -%}", "{%- for k, v in ( p.items() )|__iterable__ -%}"),
+            (
+                "{%for x in[a][1:] if x in b%}",
+                "{%for x in ([a].__slice__(1, none) )|__iterable__ if x in b%}",
+            ),
+            ("{% for index in in_x recursive %}", "{% for index in ( in_x )|__iterable__ recursive %}"),
+            ("{% if x in y %}{% for", "{% if x in y %}{% for"),
             ("{# {{ m[1:] }} #}{{x}}", "{# {{ m[1:] }} #}{{x}}"),
             (
                 "{%- raw %}{{ m[1:] }}{%endraw -%}{{ m[:1] }}",
