@@ -2,11 +2,19 @@
 
 use super::python::{self, Arguments};
 use super::{json, methods, source};
+use minijinja::formatting::FormatStyle;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// The longest list that a template may make.
+const MAX_LENGTH: usize = 1 << 18;
+/// The deepest. JSON schemas in tools stay below.
+const MAX_NESTING: usize = 128;
+/// How many parts of a value are looked at.
+const MAX_VISITED: usize = 1000;
 /// The widest indentation, against templates that ask for gigabytes.
 const MAX_INDENT: usize = 1000;
 
@@ -35,7 +43,14 @@ pub fn register(env: &mut Environment) {
     env.add_filter("dictsort", dictsort);
     env.add_filter("default", default);
     env.add_filter("d", default);
-    env.add_filter(source::ITERABLE, |value: Value| python::iterate(&value).map(|_| value));
+    env.add_filter(source::ITERABLE, |value: Value| {
+        bounded(&value)?;
+        python::iterate(&value).map(|_| value)
+    });
+    env.add_filter(source::BOUNDED, |value: Value| bounded(&value).map(|()| value));
+    env.add_filter("format", format);
+    env.add_filter("batch", batch);
+    env.add_filter("slice", slice);
     env.add_filter("select", select);
     env.add_filter("reject", reject);
     env.add_filter("selectattr", selectattr);
@@ -62,6 +77,50 @@ pub fn register(env: &mut Environment) {
     env.add_function("joiner", |separator: Option<String>| {
         Value::from_object(Joiner { separator: separator.unwrap_or(", ".into()), used: Default::default() })
     });
+}
+
+/// Refuses what only a hostile template makes: very long texts and lists, and very deep ones, on
+/// which everything that recurses would exhaust the stack.
+pub fn bounded(value: &Value) -> Result<(), Error> {
+    if let Some(text) = value.as_str() {
+        return methods::check_size(text.len());
+    }
+    let too_much = || Error::new(ErrorKind::OutOfFuel, "a value grows beyond all bounds");
+    // Breadth first, as far as honest values go; longer ones cannot be deep on so little fuel.
+    let mut queue = VecDeque::from([(value.clone(), 0)]);
+    for _ in 0..MAX_VISITED {
+        let Some((value, depth)) = queue.pop_front() else { break };
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+            continue;
+        }
+        if depth > MAX_NESTING || value.len().is_some_and(|length| length > MAX_LENGTH) {
+            return Err(too_much());
+        }
+        let is_map = value.kind() == ValueKind::Map;
+        for item in value.try_iter()?.take(MAX_VISITED) {
+            let item = if is_map { value.get_item(&item)? } else { item };
+            queue.push_back((item, depth + 1));
+        }
+    }
+    Ok(())
+}
+
+/// Python's `%`. Widths of more than four digits are refused.
+fn format(text: &str, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    methods::check_widths(text)?;
+    minijinja::formatting::format(FormatStyle::Printf, text, &arguments.into_values())
+}
+
+fn count(number: usize) -> Result<usize, Error> {
+    methods::check_size(number.saturating_mul(64)).map(|()| number)
+}
+
+fn batch(state: &State, value: Value, size: usize, fill: Option<Value>) -> Result<Value, Error> {
+    filters::batch(state, value, count(size)?, fill)
+}
+
+fn slice(state: &State, value: Value, slices: usize, fill: Option<Value>) -> Result<Value, Error> {
+    filters::slice(state, value, count(slices)?, fill)
 }
 
 /// What jinja2's filters give that are generators there: true even if empty.

@@ -8,13 +8,23 @@ use minijinja_contrib::pycompat;
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest string a method or filter makes: far more than a prompt, far less than memory.
-const MAX_STRING: usize = 32 << 20;
+/// The longest text that a template may make, in bytes: more than any prompt, and less than memory
+/// even if an expression has several.
+const MAX_STRING: usize = 8 << 20;
 
 /// Refuses strings that only a hostile template would make.
 pub fn check_size(bytes: usize) -> Result<(), Error> {
     match bytes > MAX_STRING {
         true => Err(Error::new(ErrorKind::OutOfFuel, "a text grows beyond all bounds")),
+        false => Ok(()),
+    }
+}
+
+/// Refuses formats with widths of more than four digits, or with ones from the arguments.
+pub fn check_widths(format: &str) -> Result<(), Error> {
+    let wide = format.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4);
+    match wide || format.contains('*') || format.contains(":{") {
+        true => Err(Error::new(ErrorKind::OutOfFuel, "a width is beyond all bounds")),
         false => Ok(()),
     }
 }
@@ -204,6 +214,10 @@ fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error
                 check_size(out.len())?;
             }
             Value::from(out)
+        }
+        "format" => {
+            check_widths(text)?;
+            return Ok(None);
         }
         "ljust" | "rjust" | "center" | "zfill" => pad(text, name, args)?,
         _ => return Ok(None),
