@@ -3,4 +3,5 @@
 
 mod decoder;
 mod fixtures;
+mod template;
 mod tokenizer;

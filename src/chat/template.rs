@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 
 /// The longest template. The longest published ones have some 20 kB.
-const MAX_SOURCE: usize = 1 << 20;
+const MAX_SOURCE: usize = 1 << 18;
 /// Instructions of the virtual machine that a rendering may take, and more for each message.
 /// Published templates take some hundred a message.
 const FUEL: u64 = 5_000_000;
@@ -67,9 +67,10 @@ impl ChatTemplate {
                 let message = format!("the chat template has {} bytes, more than {MAX_SOURCE}", text.len());
                 return Err(Error::unsupported_model(message));
             }
-            env.add_template_owned(key, source::prepare(text)).map_err(|error| {
-                Error::unsupported_model(format!("the chat template: {}", describe(&error)))
-            })?;
+            let unsupported =
+                |message: &str| Error::unsupported_model(format!("the chat template: {message}"));
+            let source = source::prepare(text).map_err(unsupported)?;
+            env.add_template_owned(key, source).map_err(|error| unsupported(&describe(&error)))?;
         }
         Ok(ChatTemplate { env, name: name.to_owned(), tool_use: tool_use.is_some(), tokens })
     }
@@ -176,10 +177,19 @@ fn environment() -> Environment<'static> {
     env.set_recursion_limit(RECURSION);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(methods::call);
-    env.set_formatter(|out, _, value| match value.as_str() {
-        Some(text) => out.write_str(text).map_err(minijinja::Error::from),
-        None => out.write_str(&python::str(value)).map_err(minijinja::Error::from),
+    env.set_formatter(|out, state, value| {
+        filters::bounded(value)?;
+        let shown = if value.as_str().is_none() { python::str(value) } else { String::new() };
+        let text = value.as_str().unwrap_or(&shown);
+        // Also counts what goes into macros and blocks, which the final output does not show.
+        let written = state.get_or_insert_extension(Written(0));
+        written.0 += text.len();
+        match written.0 > MAX_OUTPUT {
+            true => Err(minijinja::Error::from(ErrorKind::OutOfFuel)),
+            false => out.write_str(text).map_err(minijinja::Error::from),
+        }
     });
+    env.remove_global("debug");
     filters::register(&mut env);
     env.add_function("raise_exception", |message: &Value| -> Result<Value, minijinja::Error> {
         let message = python::str(message);
@@ -187,6 +197,9 @@ fn environment() -> Environment<'static> {
     });
     env
 }
+
+/// Bytes that a rendering has written so far.
+struct Written(usize);
 
 /// What a template gives to `raise_exception`.
 #[derive(Debug)]
