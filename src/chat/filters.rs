@@ -74,6 +74,7 @@ pub fn register(env: &mut Environment) {
         matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined) && !python::is_float_object(value)
     });
 
+    env.add_function("range", range);
     env.add_function("joiner", |separator: Option<String>| {
         Value::from_object(Joiner { separator: separator.unwrap_or(", ".into()), used: Default::default() })
     });
@@ -109,6 +110,22 @@ pub fn bounded(value: &Value) -> Result<(), Error> {
 fn format(text: &str, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
     methods::check_widths(text)?;
     minijinja::formatting::format(FormatStyle::Printf, text, &arguments.into_values())
+}
+
+/// Python's `range`, with a bound; minijinja's overflows on extreme numbers.
+fn range(first: i64, stop: Option<i64>, step: Option<i64>) -> Result<Vec<i64>, Error> {
+    let (start, stop) = stop.map_or((0, first), |stop| (first, stop));
+    let step = step.unwrap_or(1);
+    if step == 0 {
+        return Err(Error::new(ErrorKind::InvalidOperation, "range: the step must not be 0"));
+    }
+    let inside = |&number: &i64| if step > 0 { number < stop } else { number > stop };
+    let numbers = std::iter::successors(Some(start), |number| number.checked_add(step)).take_while(inside);
+    let numbers: Vec<i64> = numbers.take(MAX_LENGTH + 1).collect();
+    match numbers.len() > MAX_LENGTH {
+        true => Err(Error::new(ErrorKind::OutOfFuel, "a range is too long")),
+        false => Ok(numbers),
+    }
 }
 
 fn count(number: usize) -> Result<usize, Error> {

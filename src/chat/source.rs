@@ -52,6 +52,10 @@ pub fn prepare(source: &str) -> Result<String, &'static str> {
                 continue;
             }
         };
+        // There is nothing to load; and minijinja panics on `{% import x as y|z %}`.
+        if matches!(first_word(rest), Some((_, "import" | "from" | "include" | "extends"))) {
+            return Err("it asks for other templates, and there are none");
+        }
         // An unclosed tag is for the parser to complain about.
         let Some((tag, length)) = Tag::new(rest).rewrite(close)? else { break };
         match raw_end(rest, length) {
