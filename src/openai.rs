@@ -3,7 +3,7 @@
 //! <https://platform.openai.com/docs/api-reference/chat/streaming>, with llama.cpp's additions:
 //! more sampling settings, `prompt_progress` and `timings`.
 
-use crate::chat::Request as Conversation;
+use crate::chat::Conversation;
 use crate::engine::{Engine, Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
 use crate::sampling::Sampling;
 use crate::{Error, Result};

@@ -1,7 +1,7 @@
 //! Chat templates against what Hugging Face transformers renders.
 
 use candlewick::Code;
-use candlewick::chat::{ChatTemplate, LocalTime, Request, SpecialTokens, formats, message};
+use candlewick::chat::{ChatTemplate, Conversation, LocalTime, SpecialTokens, formats, message};
 use candlewick::model::gguf::{Header, Metadata};
 use candlewick::store::MemorySource;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ fn template(source: &str) -> candlewick::Result<ChatTemplate> {
 
 fn render(source: &str, variables: Value) -> candlewick::Result<String> {
     let Value::Object(variables) = variables else { panic!("not an object") };
-    template(source)?.render(&Request { variables, ..Request::new(vec![message("user", "Hi")]) })
+    template(source)?.render(&Conversation { variables, ..Conversation::new(vec![message("user", "Hi")]) })
 }
 
 /// 2024-07-26T12:34:56, where the goldens were made.
@@ -44,7 +44,7 @@ fn goldens_of_transformers() {
         let tokens = tokens(&[("bos_token", &case["bos_token"]), ("eos_token", &case["eos_token"])]);
         let template =
             ChatTemplate::new("model", &fixture(&format!("templates/{name}")), None, tokens).unwrap();
-        let mut request: Request = serde_json::from_value(case.clone()).unwrap();
+        let mut request: Conversation = serde_json::from_value(case.clone()).unwrap();
         request.now = Some(NOW);
         request.variables = case["kwargs"].as_object().cloned().unwrap_or_default();
         let rendered = template.render(&request);
@@ -163,7 +163,8 @@ fn hostile_templates_end_in_errors() {
 #[test]
 fn the_last_message_can_be_continued() {
     let chatml = ChatTemplate::named("chatml", SpecialTokens::new()).unwrap();
-    let continued = |messages: Vec<Value>| Request { continue_final_message: true, ..Request::new(messages) };
+    let continued =
+        |messages: Vec<Value>| Conversation { continue_final_message: true, ..Conversation::new(messages) };
     let said = |text: &str| continued(vec![message("user", "Hi"), message("assistant", text)]);
     let start = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(chatml.render(&said("I am ")).unwrap(), format!("{start}I am "));
@@ -173,11 +174,11 @@ fn the_last_message_can_be_continued() {
     let parts = json!({"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
     assert!(chatml.render(&continued(vec![parts])).unwrap().ends_with("assistant\nab"));
 
-    let refused = |request: Request| chatml.render(&request).unwrap_err().code == Code::InvalidArgument;
+    let refused = |request: Conversation| chatml.render(&request).unwrap_err().code == Code::InvalidArgument;
     assert!(refused(continued(vec![])));
     assert!(refused(continued(vec![json!({"role": "assistant", "content": null})])));
-    assert!(refused(Request { add_generation_prompt: Some(true), ..said("x") }));
-    assert!(refused(Request::new(vec![json!("not an object")])));
+    assert!(refused(Conversation { add_generation_prompt: Some(true), ..said("x") }));
+    assert!(refused(Conversation::new(vec![json!("not an object")])));
     // The template never shows what is to be continued.
     let deaf = template("{{ 'content' }}").unwrap();
     assert_eq!(deaf.render(&said("x")).unwrap_err().code, Code::InvalidArgument);
@@ -186,7 +187,7 @@ fn the_last_message_can_be_continued() {
 #[test]
 fn variants_and_clocks() {
     let template = ChatTemplate::new("model", "plain", Some("with tools"), SpecialTokens::new()).unwrap();
-    let mut request = Request::new(vec![message("user", "Hi")]);
+    let mut request = Conversation::new(vec![message("user", "Hi")]);
     assert_eq!(template.render(&request).unwrap(), "plain");
     request.tools = Some(vec![]);
     assert_eq!(template.render(&request).unwrap(), "with tools");
@@ -201,7 +202,7 @@ fn variants_and_clocks() {
 #[test]
 fn named_formats() {
     let tokens = tokens(&[("bos_token", &json!("<s>")), ("eos_token", &json!("</s>"))]);
-    let request = Request::new(vec![
+    let request = Conversation::new(vec![
         message("system", "Be brief."),
         json!({"role": "user", "content": [{"type": "text", "text": "Hi"}]}),
         message("assistant", "Hello."),
@@ -245,8 +246,8 @@ fn named_formats() {
         // Without special tokens, with calls of tools and with nothing, they still render.
         let bare = ChatTemplate::named(name, SpecialTokens::new()).unwrap();
         let call = json!({"role": "assistant", "content": null, "tool_calls": []});
-        bare.render(&Request::new(vec![call, json!({"role": "tool", "content": "3"})])).unwrap();
-        bare.render(&Request::default()).unwrap();
+        bare.render(&Conversation::new(vec![call, json!({"role": "tool", "content": "3"})])).unwrap();
+        bare.render(&Conversation::default()).unwrap();
     }
     assert_eq!(ChatTemplate::named("none such", tokens).unwrap_err().code, Code::InvalidArgument);
 }
@@ -306,7 +307,7 @@ fn formats_are_chosen_by_metadata() {
     // The model's own end token.
     let zephyr = metadata(&[("general.architecture", "stablelm")], &["<|user|>", "<|endoftext|>"], 1);
     let template = ChatTemplate::from_metadata(&zephyr).unwrap().unwrap();
-    let rendered = template.render(&Request::new(vec![message("user", "Hi")])).unwrap();
+    let rendered = template.render(&Conversation::new(vec![message("user", "Hi")])).unwrap();
     assert_eq!(rendered, "<|user|>\nHi<|endoftext|>\n<|assistant|>\n");
 
     let broken = metadata(&[llama, ("tokenizer.chat_template", "{% if %}")], &plain, 1);

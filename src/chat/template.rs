@@ -1,6 +1,6 @@
 //! Chat templates: a model's Jinja, run as Hugging Face transformers runs it.
 
-use super::{LocalTime, Request, continuation, filters, formats, methods, python, source};
+use super::{Conversation, LocalTime, continuation, filters, formats, methods, python, source};
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
@@ -83,26 +83,26 @@ impl ChatTemplate {
     /// The prompt's text. Special tokens are written out in it, mostly also that of the beginning.
     ///
     /// Fails with `invalid_argument` if the template refuses the conversation or cannot do with it.
-    pub fn render(&self, request: &Request) -> Result<String> {
-        let continues = request.continue_final_message;
-        if continues && request.add_generation_prompt == Some(true) {
+    pub fn render(&self, conversation: &Conversation) -> Result<String> {
+        let continues = conversation.continue_final_message;
+        if continues && conversation.add_generation_prompt == Some(true) {
             return Err(Error::invalid_argument(
                 "continue_final_message and add_generation_prompt exclude each other",
             ));
         }
-        let mut messages = request.messages.iter().map(with_reasoning).collect::<Result<Vec<_>>>()?;
+        let mut messages = conversation.messages.iter().map(with_reasoning).collect::<Result<Vec<_>>>()?;
         let continued = if continues { Some(continuation::mark(&mut messages)?) } else { None };
 
         let mut context = self.tokens.clone();
         context.insert("documents".into(), Json::Null);
-        context.extend(request.variables.clone());
+        context.extend(conversation.variables.clone());
         context.insert("messages".into(), Json::Array(messages));
-        context.insert("tools".into(), request.tools.clone().map_or(Json::Null, Json::Array));
-        let open = request.add_generation_prompt.unwrap_or(!continues);
+        context.insert("tools".into(), conversation.tools.clone().map_or(Json::Null, Json::Array));
+        let open = conversation.add_generation_prompt.unwrap_or(!continues);
         context.insert("add_generation_prompt".into(), Json::Bool(open));
 
-        let key = if self.tool_use && request.tools.is_some() { TOOL_USE } else { "default" };
-        let rendered = self.run(key, context, request.messages.len(), request.now)?;
+        let key = if self.tool_use && conversation.tools.is_some() { TOOL_USE } else { "default" };
+        let rendered = self.run(key, context, conversation.messages.len(), conversation.now)?;
         match continued {
             Some(text) => continuation::cut(rendered, &text),
             None => Ok(rendered),

@@ -2,7 +2,7 @@
 
 use super::stop::StopMatcher;
 use super::{Language, Session};
-use crate::chat::Request as Conversation;
+use crate::chat::Conversation;
 use crate::sampling::{Sampler, Sampling};
 use crate::text::Detokenizer;
 use crate::{Error, Result};
