@@ -2,9 +2,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { conversationalist, launch, openPage, serve, story, storyteller } from "./support.js";
+import { conversationalist, launch, openPage, serve, story as published } from "./support.js";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+const story = published.trimStart();
 
 let browser, server, session, page, requests;
 

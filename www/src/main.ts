@@ -39,7 +39,7 @@ async function open(source: ModelSource, name: string): Promise<void> {
     await close();
     engine = next;
     describeModel(next.info);
-    useMode(new (next.info.chatTemplate === null ? Story : Chat)({ engine: next, writer, paper, settings }));
+    useMode(new (next.info.chatTemplate === undefined ? Story : Chat)({ engine: next, writer, paper, settings }));
   } catch (error) {
     showError(error);
   } finally {
