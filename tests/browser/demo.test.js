@@ -29,6 +29,7 @@ async function open(options) {
   await session?.close();
   session = await openPage(browser, "about:blank", options);
   page = session.page;
+  page.setDefaultTimeout(10_000);
   requests = [];
   page.on("request", (request) => requests.push(request.url()));
   await page.goto(`${server.url}/www/dist/index.html`);
@@ -149,7 +150,7 @@ describe("the storyteller", () => {
     const hint = await page.getAttribute("[name=temperature]", "aria-describedby");
     assert.ok((await page.textContent(`#${hint}`)).length > 20);
     await page.click("text=Reset settings");
-    assert.equal(await page.inputValue("[name=temperature]"), "0.8");
+    assert.equal(await page.inputValue("[name=temperature]"), "0.7");
     await set("top_k", -3);
     assert.equal(await page.getAttribute("[name=top_k]", "aria-invalid"), "true");
   });
