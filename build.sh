@@ -9,7 +9,7 @@ readonly WASM_TARGET=wasm32-unknown-unknown
 readonly BINARYEN=132.0.0
 PROFILE=fast # "release" with --release
 PORT=4173
-declare -a TIMES=() FINISHED=()
+declare -a TIMES=() FINISHED=() BENCH_OPTIONS=()
 STAGE=
 
 # ---------------------------------------------------------------- talking
@@ -395,7 +395,7 @@ setup_all() {
 
 usage() {
   cat <<TEXT
-usage: ./build.sh TARGET... [--release] [--port N]
+usage: ./build.sh TARGET... [--release] [--port N] [-- BENCH OPTIONS]
 
   setup    what the other targets need: toolchains, wasm-bindgen, Chromium
   native   the command line tool, target/fast/candlewick
@@ -403,8 +403,7 @@ usage: ./build.sh TARGET... [--release] [--port N]
   npm      the npm package, pkg
   demo     build the page and serve it (--port, $PORT)
   test     everything that must be green
-$([[ ! -x tests/bench/run.sh ]] || echo "  bench    measure; see tests/bench/README.md
-")
+  bench    measure; options after --, see tests/bench/README.md
   clean    remove what was built; keeps target/tools
   help     this
 
@@ -419,11 +418,11 @@ clean() {
 }
 
 bench() {
-  [[ -x tests/bench/run.sh ]] || die "there is no tests/bench/run.sh"
   stage "native" once native
-  stage "npm package" once npm_package
+  stage "demo page" once page
   stage "browser" once setup_chrome
-  stage "bench" tests/bench/run.sh
+  npm_install tests
+  stage "bench" node tests/bench/bench.js ${BENCH_OPTIONS[@]+"${BENCH_OPTIONS[@]}"}
 }
 
 main() {
@@ -434,6 +433,7 @@ main() {
       --port) PORT=${2:?--port needs a number} && shift ;;
       --port=*) PORT=${1#*=} ;;
       -h | --help) targets+=(help) ;;
+      --) shift && BENCH_OPTIONS=("$@") && break ;;
       setup | native | wasm | npm | demo | test | bench | clean | help) targets+=("$1") ;;
       *) usage >&2 && die "unknown target: $1" ;;
     esac

@@ -1,4 +1,42 @@
 //! candlewick: large language models that run where the user is.
+//!
+//! One crate turns a GGUF model and a prompt into a stream of tokens, in a browser tab and on a
+//! desktop. Data goes one way:
+//!
+//! ```text
+//! request ─► chat ─► text ─► model::Decoder ─► backend ─► sampling ─► text ─► events
+//!          template tokenizer  layer order,    cpu        logits      whole
+//!                              written once               to token    characters
+//!                                  ▲
+//!              store ─► model::gguf ─► weights, piece by piece
+//! ```
+//!
+//! - [`store`] reads a model file by range: a path, memory, a browser's `File`, an address.
+//! - [`model`] reads the header ([`model::gguf`]), what varies between families
+//!   ([`model::Config`]), and holds the transformer ([`model::Decoder`]).
+//! - [`backend`] is what a device must be able to do, and the CPU.
+//! - [`text`] and [`chat`] turn conversations into tokens and tokens into text; [`sampling`]
+//!   turns logits into tokens.
+//! - [`engine`] is the whole path in one place: load, prefill, decode, stop.
+//! - [`openai`] puts OpenAI's shapes around it; `cli` and `wasm` are faces without logic.
+//!
+//! ```no_run
+//! use candlewick::engine::{Engine, Event, Options, Prompt, Settings};
+//! use candlewick::store::FileSource;
+//!
+//! # async fn example() -> candlewick::Result<()> {
+//! let source = FileSource::open("model.gguf".as_ref())?;
+//! let engine = Engine::load(&source, &Options::default(), &mut |_| Ok(())).await?;
+//! let prompt = Prompt::Text("Once upon a time".into());
+//! let mut answer = engine.generate(prompt, Settings::default()).await?;
+//! while let Some(event) = answer.next().await? {
+//!     if let Event::Token { text, .. } | Event::Finish { text, .. } = event {
+//!         print!("{text}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod backend;
 pub mod chat;

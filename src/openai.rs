@@ -3,10 +3,11 @@
 //! <https://platform.openai.com/docs/api-reference/chat/streaming>, with llama.cpp's additions:
 //! more sampling settings, `prompt_progress` and `timings`.
 
-use crate::chat::Request as Conversation;
+use crate::chat::Conversation;
 use crate::engine::{Engine, Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
 use crate::sampling::Sampling;
 use crate::{Error, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use web_time::{SystemTime, UNIX_EPOCH};
@@ -15,8 +16,6 @@ use web_time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct Common {
-    #[serde(flatten)]
-    sampling: Sampling,
     #[serde(alias = "max_completion_tokens")]
     max_tokens: Option<usize>,
     stop: Option<OneOrMany>,
@@ -35,7 +34,7 @@ enum OneOrMany {
 }
 
 impl Common {
-    fn settings(self) -> Result<Settings> {
+    fn settings(self, sampling: Sampling) -> Result<Settings> {
         let asked = |value: &Option<Value>| !matches!(value, None | Some(Value::Null | Value::Bool(false)));
         if asked(&self.logprobs) {
             return Err(Error::invalid_argument("logprobs are not supported"));
@@ -45,7 +44,7 @@ impl Common {
         }
         let defaults = Settings::default();
         Ok(Settings {
-            sampling: self.sampling,
+            sampling,
             max_tokens: self.max_tokens.unwrap_or(defaults.max_tokens),
             stop: match self.stop {
                 None => Vec::new(),
@@ -60,29 +59,25 @@ impl Common {
 }
 
 /// The body of `/v1/chat/completions`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct ChatRequest {
-    #[serde(flatten)]
-    conversation: Conversation,
-    #[serde(flatten)]
-    common: Common,
-}
-
-impl ChatRequest {
     /// What is to be answered.
-    pub fn conversation(&self) -> &Conversation {
-        &self.conversation
-    }
+    pub conversation: Conversation,
+    settings: Settings,
 }
 
 /// The body of `/v1/completions`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct CompletionRequest {
+    input: Input,
+    settings: Settings,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Input {
     prompt: TextOrTokens,
     #[serde(default)]
     echo: bool,
-    #[serde(flatten)]
-    common: Common,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -90,6 +85,41 @@ pub struct CompletionRequest {
 enum TextOrTokens {
     Text(String),
     Tokens(Vec<u32>),
+}
+
+impl TryFrom<Value> for ChatRequest {
+    type Error = Error;
+
+    fn try_from(body: Value) -> Result<Self> {
+        let body = without_nulls(body)?;
+        Ok(ChatRequest { conversation: read(&body)?, settings: settings(&body)? })
+    }
+}
+
+impl TryFrom<Value> for CompletionRequest {
+    type Error = Error;
+
+    fn try_from(body: Value) -> Result<Self> {
+        let body = without_nulls(body)?;
+        Ok(CompletionRequest { input: read(&body)?, settings: settings(&body)? })
+    }
+}
+
+fn settings(body: &Value) -> Result<Settings> {
+    read::<Common>(body)?.settings(read(body)?)
+}
+
+/// OpenAI's clients write null where they mean nothing.
+fn without_nulls(mut body: Value) -> Result<Value> {
+    let fields =
+        body.as_object_mut().ok_or_else(|| Error::invalid_argument("the request is not an object"))?;
+    fields.retain(|_, value| !value.is_null());
+    Ok(body)
+}
+
+/// The fields of `body` that `T` knows. Errors name the field, which serde's `flatten` would not.
+fn read<T: DeserializeOwned>(body: &Value) -> Result<T> {
+    serde_path_to_error::deserialize(body).map_err(Error::invalid_argument)
 }
 
 /// A part of a streamed answer.
@@ -199,24 +229,23 @@ pub struct Answer {
 impl Answer {
     /// Waits for its turn, then begins to answer a conversation.
     pub async fn chat(engine: &Engine, request: ChatRequest) -> Result<Answer> {
-        let settings = request.common.settings()?;
-        let generation = engine.generate(Prompt::Chat(request.conversation), settings).await?;
+        let generation = engine.generate(Prompt::Chat(request.conversation), request.settings).await?;
         Ok(Answer::new(engine, generation, Endpoint::Chat, String::new()))
     }
 
     /// Waits for its turn, then begins to continue a text.
     pub async fn complete(engine: &Engine, request: CompletionRequest) -> Result<Answer> {
-        let settings = request.common.settings()?;
-        let prefix = match (&request.prompt, request.echo) {
+        let Input { prompt, echo } = request.input;
+        let prefix = match (&prompt, echo) {
             (_, false) => String::new(),
             (TextOrTokens::Text(text), true) => text.clone(),
             (TextOrTokens::Tokens(tokens), true) => engine.language().tokenizer.decode(tokens),
         };
-        let prompt = match request.prompt {
+        let prompt = match prompt {
             TextOrTokens::Text(text) => Prompt::Text(text),
             TextOrTokens::Tokens(tokens) => Prompt::Tokens(tokens),
         };
-        let generation = engine.generate(prompt, settings).await?;
+        let generation = engine.generate(prompt, request.settings).await?;
         Ok(Answer::new(engine, generation, Endpoint::Completions, prefix))
     }
 

@@ -7,6 +7,7 @@ use crate::{Error, Result};
 use js_sys::{Function, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use wasm_bindgen::prelude::*;
 use web_sys::{AbortSignal, Blob, File};
 
@@ -27,6 +28,10 @@ impl From<Error> for JsValue {
 
 fn from_js<T: DeserializeOwned>(what: &str, value: JsValue) -> Result<T> {
     serde_wasm_bindgen::from_value(value).map_err(|error| Error::invalid_argument(format!("{what}: {error}")))
+}
+
+fn request<T: TryFrom<Value, Error = Error>>(value: JsValue) -> Result<T> {
+    from_js::<Value>("request", value)?.try_into()
 }
 
 fn to_js(value: &impl Serialize) -> Result<JsValue> {
@@ -93,24 +98,25 @@ impl Engine {
     }
 
     /// The text of token ids.
-    pub fn detokenize(&self, ids: &[u32]) -> String {
-        self.0.language().tokenizer.decode(ids)
+    pub fn detokenize(&self, ids: &[u32]) -> Result<String, JsValue> {
+        let tokenizer = &self.0.language().tokenizer;
+        tokenizer.check(ids)?;
+        Ok(tokenizer.decode(ids))
     }
 
     /// The prompt text of a conversation.
-    pub fn render(&self, request: JsValue) -> Result<String, JsValue> {
-        let request: ChatRequest = from_js("request", request)?;
-        Ok(self.0.language().render(request.conversation())?)
+    pub fn render(&self, body: JsValue) -> Result<String, JsValue> {
+        Ok(self.0.language().render(&request::<ChatRequest>(body)?.conversation)?)
     }
 
     /// Begins to answer a conversation, once it is this request's turn.
-    pub async fn chat(&self, request: JsValue) -> Result<Answer, JsValue> {
-        Ok(Answer(Inner::chat(&self.0, from_js::<ChatRequest>("request", request)?).await?))
+    pub async fn chat(&self, body: JsValue) -> Result<Answer, JsValue> {
+        Ok(Answer(Inner::chat(&self.0, request::<ChatRequest>(body)?).await?))
     }
 
     /// Begins to continue a text, once it is this request's turn.
-    pub async fn complete(&self, request: JsValue) -> Result<Answer, JsValue> {
-        Ok(Answer(Inner::complete(&self.0, from_js::<CompletionRequest>("request", request)?).await?))
+    pub async fn complete(&self, body: JsValue) -> Result<Answer, JsValue> {
+        Ok(Answer(Inner::complete(&self.0, request::<CompletionRequest>(body)?).await?))
     }
 }
 

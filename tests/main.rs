@@ -7,4 +7,5 @@ mod fixtures;
 mod gpu;
 #[cfg(feature = "gpu")]
 mod kernels;
+mod template;
 mod tokenizer;

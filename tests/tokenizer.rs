@@ -1,8 +1,9 @@
 //! Tokenizers against llama.cpp's ids, and against files that mean harm.
 
+use candlewick::Code;
 use candlewick::model::gguf::{Header, Metadata};
 use candlewick::store::MemorySource;
-use candlewick::text::{Detokenizer, Tokenizer};
+use candlewick::text::{Detokenizer, Kind, Tokenizer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use serde_json::Value;
@@ -23,7 +24,7 @@ fn vocabulary(name: &str) -> Vec<u8> {
     if let Ok(bytes) = std::fs::read(&path) {
         return bytes;
     }
-    let packed = path.with_added_extension("gz");
+    let packed = fixture("tokenizers").join(format!("{name}.gz"));
     let file = std::fs::File::open(&packed).unwrap_or_else(|e| panic!("{}: {e}", packed.display()));
     let mut bytes = Vec::new();
     flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
@@ -42,7 +43,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// A file with other metadata: `edit` gets key, type and value as they stand in the file.
+/// The metadata of a file, to be changed.
 struct Edit {
     head: Vec<u8>,
     entries: Vec<(String, Vec<u8>)>,
@@ -103,6 +104,18 @@ impl Edit {
     fn strs(self, key: &str, values: &[&str]) -> Edit {
         let strings: Vec<u8> = values.iter().flat_map(|value| string(value)).collect();
         self.set(key, 9, &[&8u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &strings].concat())
+    }
+
+    fn f32s(self, key: &str, values: &[f32]) -> Edit {
+        let numbers: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.set(key, 9, &[&6u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &numbers].concat())
+    }
+
+    /// Without BOS, EOS and unknown.
+    fn remove_ids(self) -> Edit {
+        ["bos", "eos", "unknown"]
+            .iter()
+            .fold(self, |edit, name| edit.remove(&format!("tokenizer.ggml.{name}_token_id")))
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -218,5 +231,161 @@ fn detokenizing() {
             assert_eq!(run(&tokenizer, detokenizer.clone(), &ids), text("plain"), "{file} {ids:?}");
             assert_eq!(run(&tokenizer, detokenizer.show_special(), &ids), text("text"), "{file} {ids:?}");
         }
+    }
+}
+
+fn random_text(random: &mut ChaCha8Rng, len: usize) -> String {
+    let mut text = String::new();
+    for _ in 0..len {
+        let width = [0x80, 0x80, 0x80, 0x800, 0x1_0000, 0x11_0000][random.next_u32() as usize % 6];
+        text.extend(char::from_u32(random.next_u32() % width));
+        text.push_str(["", "", "", " ", "  ", "\n", "'s", "123"][random.next_u32() as usize % 8]);
+    }
+    text
+}
+
+#[test]
+fn decoding_undoes_encoding() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for file in REAL[..5].iter().map(|name| format!("ggml-vocab-{name}.gguf")) {
+        let tokenizer = load(&file);
+        for len in (0..200).chain([5000]) {
+            let text = random_text(&mut random, len);
+            let ids = tokenizer.encode(&text, false).unwrap();
+            assert_eq!(tokenizer.decode(&ids), text, "{file}");
+        }
+        assert_eq!(tokenizer.decode(&tokenizer.encode_with_special("  a", false).unwrap()), "  a", "{file}");
+    }
+}
+
+#[test]
+fn a_stream_is_the_whole_in_whole_characters() {
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    for name in REAL {
+        let tokenizer = load(&format!("ggml-vocab-{name}.gguf"));
+        // Low ids are bytes in most vocabularies; some are out of range.
+        for range in [300, tokenizer.len() as u32 + 10] {
+            for _ in 0..200 {
+                let ids: Vec<u32> = (0..random.next_u32() % 50).map(|_| random.next_u32() % range).collect();
+                let bytes: Vec<u8> =
+                    ids.iter().flat_map(|&id| tokenizer.token_bytes(id).into_owned()).collect();
+                let streamed = run(&tokenizer, tokenizer.detokenizer(false).show_special(), &ids);
+                assert_eq!(streamed, String::from_utf8_lossy(&bytes), "{name} {ids:?}");
+                assert_eq!(run(&tokenizer, tokenizer.detokenizer(true), &ids), tokenizer.decode(&ids));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_text_begins_without_its_space() {
+    let tokenizer = load("ggml-vocab-llama-spm.gguf");
+    let ids = tokenizer.encode("Hello", false).unwrap();
+    assert_eq!(run(&tokenizer, tokenizer.detokenizer(true), &ids), "Hello");
+    assert_eq!(run(&tokenizer, tokenizer.detokenizer(false), &ids), " Hello");
+}
+
+#[test]
+fn special_tokens() {
+    let tokenizer = load("ggml-vocab-llama-bpe.gguf");
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(128_000), Some(128_001)));
+    assert!(tokenizer.adds_bos() && !tokenizer.adds_eos());
+    assert_eq!(tokenizer.encode_with_special("", false).unwrap(), [128_000]);
+    assert!(tokenizer.is_end_of_generation(128_009) && !tokenizer.is_end_of_generation(128_000));
+    assert_eq!(tokenizer.token_id("<|eot_id|>"), Some(128_009));
+    assert_eq!(tokenizer.kind(128_009), Kind::Control);
+    assert_eq!(tokenizer.kind(u32::MAX), Kind::Unused);
+    assert_eq!(tokenizer.token_text(u32::MAX), None);
+    let bert = load("ggml-vocab-bert-bge.gguf");
+    assert_eq!(bert.encode_with_special("hello", false).unwrap(), [101, 7592, 102]);
+}
+
+#[test]
+fn long_texts_without_a_pause() {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    let letters: String = (0..200_000).map(|_| (b'a' + (random.next_u32() % 26) as u8) as char).collect();
+    for name in REAL {
+        let tokenizer = load(&format!("ggml-vocab-{name}.gguf"));
+        for unit in ["a", " ", "\n", "中", "<", "1", "\u{301}", "!\n", &letters] {
+            // A quadratic step would take minutes.
+            let text = unit.repeat(200_000 / unit.len());
+            let ids = tokenizer.encode(&text, true).unwrap();
+            if name != "bert-bge" && name != "phi-3" {
+                assert_eq!(tokenizer.decode(&ids), text, "{name}: {:?}", &unit[..1]);
+            }
+        }
+    }
+}
+
+#[test]
+fn broken_vocabularies() {
+    let spm = || Edit::new(&vocabulary("spm.gguf"));
+    let bpe = || Edit::new(&vocabulary("bpe.gguf"));
+    let ggml = |name: &str| format!("tokenizer.ggml.{name}");
+    let cases = [
+        ("no model", spm().remove(&ggml("model")), Code::CorruptModel),
+        ("another model", spm().str(&ggml("model"), "t5"), Code::UnsupportedModel),
+        ("model of another type", spm().u32(&ggml("model"), 1), Code::CorruptModel),
+        ("unknown pre-tokenizer", bpe().str(&ggml("pre"), "klingon"), Code::UnsupportedModel),
+        ("no tokens", bpe().remove(&ggml("tokens")), Code::CorruptModel),
+        ("empty vocabulary", bpe().strs(&ggml("tokens"), &[]), Code::CorruptModel),
+        ("fewer tokens than types", bpe().strs(&ggml("tokens"), &["a"]), Code::CorruptModel),
+        (
+            "a token twice",
+            bpe().strs(&ggml("tokens"), &["a", "a"]).remove(&ggml("token_type")),
+            Code::CorruptModel,
+        ),
+        ("more scores than tokens", spm().f32s(&ggml("scores"), &[0.0; 5000]), Code::CorruptModel),
+        ("fewer scores than tokens", spm().f32s(&ggml("scores"), &[0.0]), Code::CorruptModel),
+        ("no merges", bpe().remove(&ggml("merges")), Code::CorruptModel),
+        ("half a merge", bpe().strs(&ggml("merges"), &["a b", "ab"]), Code::CorruptModel),
+        ("an empty merge", bpe().strs(&ggml("merges"), &[""]), Code::CorruptModel),
+        ("bos out of range", bpe().u32(&ggml("bos_token_id"), 1 << 30), Code::CorruptModel),
+        ("eos out of range", spm().u32(&ggml("eos_token_id"), u32::MAX), Code::CorruptModel),
+        (
+            "no bos to add",
+            bpe()
+                .strs(&ggml("tokens"), &["a"])
+                .remove(&ggml("token_type"))
+                .remove(&ggml("bos_token_id"))
+                .remove(&ggml("eos_token_id"))
+                .bool(&ggml("add_bos_token"), true),
+            Code::CorruptModel,
+        ),
+    ];
+    for (what, edit, code) in cases {
+        match edit.load() {
+            Ok(_) => panic!("{what}: loaded"),
+            Err(error) => assert_eq!(error.code, code, "{what}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn odd_vocabularies() {
+    let ggml = |name: &str| format!("tokenizer.ggml.{name}");
+    let texts = ["", " ", "Hello wörld <|end|> \0", "the\n\nthe"];
+    let (spm, bpe) = (vocabulary("spm.gguf"), vocabulary("bpe.gguf"));
+    let odd = [
+        Edit::new(&bpe).strs(&ggml("merges"), &[]),
+        Edit::new(&bpe).strs(&ggml("merges"), &["no such", "  b", "é ü", "t h", "t h", "th ", "Ġ Ġ"]),
+        Edit::new(&bpe).u32(&ggml("padding_token_id"), u32::MAX).u32(&ggml("eot_token_id"), u32::MAX),
+        Edit::new(&bpe).strs(&ggml("tokens"), &["", "▁", "<0xZZ>"]).remove(&ggml("token_type")).remove_ids(),
+        Edit::new(&spm)
+            .strs(&ggml("tokens"), &["x"])
+            .remove(&ggml("token_type"))
+            .remove(&ggml("scores"))
+            .remove_ids()
+            .bool(&ggml("add_bos_token"), false),
+        Edit::new(&spm).f32s(&ggml("scores"), &[f32::NAN; 1507]),
+    ];
+    for edit in odd {
+        let tokenizer = edit.load().unwrap();
+        for text in texts {
+            let ids = tokenizer.encode(text, true).unwrap();
+            assert!(ids.iter().all(|&id| (id as usize) < tokenizer.len()));
+            tokenizer.decode(&ids);
+        }
+        assert!((0..10).all(|id| tokenizer.decode(&[id]).len() < 100));
     }
 }

@@ -112,6 +112,7 @@ export interface ChatCompletion {
   choices: {
     index: number;
     message: { role: "assistant"; content: string | null; reasoning_content?: string; tool_calls?: ToolCall[] };
+    logprobs: null;
     finish_reason: FinishReason;
   }[];
   usage: Usage;
@@ -131,6 +132,7 @@ export interface ChatCompletionChunk {
       reasoning_content?: string;
       tool_calls?: { index: number; id?: string; type?: "function"; function?: { name?: string; arguments?: string } }[];
     };
+    logprobs: null;
     finish_reason: FinishReason | null;
   }[];
   usage?: Usage | null;
@@ -143,7 +145,7 @@ export interface Completion {
   object: "text_completion";
   created: number;
   model: string;
-  choices: { index: number; text: string; finish_reason: FinishReason | null }[];
+  choices: { index: number; text: string; logprobs: null; finish_reason: FinishReason | null }[];
   usage?: Usage | null;
   timings?: Timings;
 }
@@ -165,15 +167,13 @@ export interface EngineInfo {
   heads: number;
   kvHeads: number;
   vocabularySize: number;
-  /** `"model"`: the file brings its own; `"named:…"`: a known format; null: the model does not chat. */
-  chatTemplate: string | null;
-  bosToken: string | null;
-  eosToken: string | null;
+  /** `"model"`: the file brings its own; `"named:…"`: a known format; absent: the model only continues text. */
+  chatTemplate?: string;
   device: "cpu" | "gpu";
   /** Why this device. */
   deviceReason: string;
   /** Bytes. */
-  memory: { weights: number; kvCache: number; activations: number };
+  memory: { weights: number; kvCache: number };
 }
 
 export interface LoadProgress {
@@ -185,7 +185,8 @@ export interface LoadProgress {
   /** 0 to 1. */
   progress: number;
   bytesPerSecond: number;
-  etaSeconds: number;
+  /** Absent as long as nothing is known. */
+  etaSeconds?: number;
 }
 
 export interface PromptProgress {

@@ -4,33 +4,17 @@
  * The engine works synchronously inside `next()`, so between two of them the Worker goes back to its event loop, where
  * aborts and new requests come in.
  */
-import init, { Engine } from "../wasm/candlewick.js";
+import init, { Engine, type Answer } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
 import type { Call, Control, Reply } from "./protocol.js";
 
-/** What this file uses of the wasm's exports. */
-interface WasmEngine {
-  info(): unknown;
-  tokenize(text: string, special: boolean): Uint32Array;
-  detokenize(ids: Uint32Array): string;
-  render(body: unknown): string;
-  chat(body: unknown): Promise<Answer>;
-  complete(body: unknown): Promise<Answer>;
-}
-
-interface Answer {
-  next(): Promise<Chunk | undefined>;
-  result(): unknown;
-  free(): void;
-}
-
+/** What this file looks at in a chunk. */
 interface Chunk {
   choices: unknown[];
   prompt_progress?: unknown;
-  usage?: unknown;
 }
 
-let engine: WasmEngine;
+let engine: Engine;
 
 addEventListener("message", ({ data, ports }: MessageEvent<Call>) => serve(data, new Caller(ports[0]!)));
 // An uncaught error reaches the page, which then fails every open request; an unhandled rejection does not.
@@ -49,7 +33,7 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
   switch (call.method) {
     case "load":
       await init({ module_or_path: await compile(call.wasmURL ?? new URL("../wasm/candlewick_bg.wasm", import.meta.url)) });
-      engine = (await Engine.load(call.source, call.options, (progress: unknown) => caller.reply({ progress }))) as WasmEngine;
+      engine = await Engine.load(call.source, call.options, (progress: unknown) => caller.reply({ progress }));
       return engine.info();
     case "chat":
       return generate(engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
@@ -76,7 +60,7 @@ async function generate(
     if (stream) caller.reply({ started: true });
     for (;;) {
       if (stream) await caller.credit();
-      const chunk = await answer.next();
+      const chunk: Chunk | undefined = await answer.next();
       if (!chunk) break;
       if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
       else if (stream && (chunk.choices.length > 0 || includeUsage)) caller.chunk(chunk);

@@ -1,11 +1,20 @@
 //! Where Jinja's filters, tests and functions differ between jinja2 and minijinja, jinja2's way.
 
-use super::{json, methods, python};
+use super::python::{self, Arguments};
+use super::{json, methods, source};
+use minijinja::formatting::FormatStyle;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// The longest list that a template may make.
+const MAX_LENGTH: usize = 1 << 18;
+/// The deepest. JSON schemas in tools stay below.
+const MAX_NESTING: usize = 128;
+/// How many parts of a value are looked at.
+const MAX_VISITED: usize = 1000;
 /// The widest indentation, against templates that ask for gigabytes.
 const MAX_INDENT: usize = 1000;
 
@@ -19,13 +28,29 @@ pub fn register(env: &mut Environment) {
     env.add_filter("length", length);
     env.add_filter("count", length);
     env.add_filter("indent", indent);
+    env.add_filter("replace", replace);
+    env.add_filter("int", int);
+    env.add_filter("float", float);
+    env.add_filter("first", first);
+    env.add_filter("last", last);
+    env.add_filter("list", |value: &Value| Ok::<_, Error>(python::iterate(value)?.collect::<Vec<_>>()));
     env.add_filter("title", title);
+    env.add_filter("wordcount", |value: &Value| python::str(value).split_whitespace().count());
     env.add_filter("escape", escape);
     env.add_filter("e", escape);
+    env.add_filter("forceescape", escape);
     env.add_filter("safe", |value: Value| value);
     env.add_filter("dictsort", dictsort);
     env.add_filter("default", default);
     env.add_filter("d", default);
+    env.add_filter(source::ITERABLE, |value: Value| {
+        bounded(&value)?;
+        python::iterate(&value).map(|_| value)
+    });
+    env.add_filter(source::BOUNDED, |value: Value| bounded(&value).map(|()| value));
+    env.add_filter("format", format);
+    env.add_filter("batch", batch);
+    env.add_filter("slice", slice);
     env.add_filter("select", select);
     env.add_filter("reject", reject);
     env.add_filter("selectattr", selectattr);
@@ -46,12 +71,73 @@ pub fn register(env: &mut Environment) {
         (value.kind() == ValueKind::Number && !value.is_integer()) || python::is_float_object(value)
     });
     env.add_test("callable", |value: &Value| {
-        value.kind() == ValueKind::Plain && !python::is_float_object(value)
+        matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined) && !python::is_float_object(value)
     });
 
+    env.add_function("range", range);
     env.add_function("joiner", |separator: Option<String>| {
         Value::from_object(Joiner { separator: separator.unwrap_or(", ".into()), used: Default::default() })
     });
+}
+
+/// Refuses what only a hostile template makes: very long texts and lists, and very deep ones, on
+/// which everything that recurses would exhaust the stack.
+pub fn bounded(value: &Value) -> Result<(), Error> {
+    if let Some(text) = value.as_str() {
+        return methods::check_size(text.len());
+    }
+    let too_much = || Error::new(ErrorKind::OutOfFuel, "a value grows beyond all bounds");
+    // Breadth first, as far as honest values go; longer ones cannot be deep on so little fuel.
+    let mut queue = VecDeque::from([(value.clone(), 0)]);
+    for _ in 0..MAX_VISITED {
+        let Some((value, depth)) = queue.pop_front() else { break };
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+            continue;
+        }
+        if depth > MAX_NESTING || value.len().is_some_and(|length| length > MAX_LENGTH) {
+            return Err(too_much());
+        }
+        let is_map = value.kind() == ValueKind::Map;
+        for item in value.try_iter()?.take(MAX_VISITED) {
+            let item = if is_map { value.get_item(&item)? } else { item };
+            queue.push_back((item, depth + 1));
+        }
+    }
+    Ok(())
+}
+
+/// Python's `%`. Widths of more than four digits are refused.
+fn format(text: &str, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    methods::check_widths(text)?;
+    minijinja::formatting::format(FormatStyle::Printf, text, &arguments.into_values())
+}
+
+/// Python's `range`, with a bound; minijinja's overflows on extreme numbers.
+fn range(first: i64, stop: Option<i64>, step: Option<i64>) -> Result<Vec<i64>, Error> {
+    let (start, stop) = stop.map_or((0, first), |stop| (first, stop));
+    let step = step.unwrap_or(1);
+    if step == 0 {
+        return Err(Error::new(ErrorKind::InvalidOperation, "range: the step must not be 0"));
+    }
+    let inside = |&number: &i64| if step > 0 { number < stop } else { number > stop };
+    let numbers = std::iter::successors(Some(start), |number| number.checked_add(step)).take_while(inside);
+    let numbers: Vec<i64> = numbers.take(MAX_LENGTH + 1).collect();
+    match numbers.len() > MAX_LENGTH {
+        true => Err(Error::new(ErrorKind::OutOfFuel, "a range is too long")),
+        false => Ok(numbers),
+    }
+}
+
+fn count(number: usize) -> Result<usize, Error> {
+    methods::check_size(number.saturating_mul(64)).map(|()| number)
+}
+
+fn batch(state: &State, value: Value, size: usize, fill: Option<Value>) -> Result<Value, Error> {
+    filters::batch(state, value, count(size)?, fill)
+}
+
+fn slice(state: &State, value: Value, slices: usize, fill: Option<Value>) -> Result<Value, Error> {
+    filters::slice(state, value, count(slices)?, fill)
 }
 
 /// What jinja2's filters give that are generators there: true even if empty.
@@ -122,20 +208,14 @@ fn trim(value: &Value, characters: Option<&str>) -> String {
     }
 }
 
-fn join(value: &Value, arguments: Rest<Value>) -> Result<String, Error> {
-    let (separator, attribute, kwargs): (Option<Value>, Option<Value>, Kwargs) = from_args(&arguments)?;
-    let separator = match separator {
-        Some(separator) => separator,
-        None => kwargs.get::<Option<Value>>("d")?.unwrap_or_else(|| Value::from("")),
-    };
-    let attribute = match attribute {
-        Some(attribute) => Some(attribute),
-        None => kwargs.get("attribute")?,
-    };
-    kwargs.assert_all_used()?;
-    let separator = python::str(&separator);
+fn join(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let separator = arguments.get(0, "d")?.map(|separator| python::str(&separator)).unwrap_or_default();
+    let attribute = arguments.get(1, "attribute")?;
+    arguments.end(2)?;
     let mut out = String::new();
-    for (n, item) in value.try_iter()?.enumerate() {
+    for (n, item) in python::iterate(value)?.enumerate() {
         if n > 0 {
             out.push_str(&separator);
         }
@@ -147,6 +227,58 @@ fn join(value: &Value, arguments: Rest<Value>) -> Result<String, Error> {
         methods::check_size(out.len())?;
     }
     Ok(out)
+}
+
+fn replace(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    methods::replace(&python::str(value), &arguments)
+}
+
+/// Like `int` and `float` of jinja2, which give 0 for what is no number.
+fn int(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let default = arguments.get(0, "default")?.unwrap_or_else(|| Value::from(0));
+    let base = arguments.get(1, "base")?.map_or(Ok(10), u32::try_from)?;
+    arguments.end(2)?;
+    let Some(text) = value.as_str() else {
+        let number = match value.kind() {
+            ValueKind::Bool => Ok(i64::from(value.is_true())),
+            _ if value.is_integer() => return Ok(value.clone()),
+            _ => f64::try_from(value.clone()).map(|number| number as i64),
+        };
+        return Ok(number.map_or(default, Value::from));
+    };
+    let text = python::strip(text);
+    let digits = match base {
+        16 => text.trim_start_matches("0x"),
+        8 => text.trim_start_matches("0o"),
+        2 => text.trim_start_matches("0b"),
+        _ => text,
+    };
+    let integer = if (2..=36).contains(&base) { i64::from_str_radix(digits, base).ok() } else { None };
+    let number = integer.or_else(|| text.parse::<f64>().ok().filter(|x| x.is_finite()).map(|x| x as i64));
+    Ok(number.map_or(default, Value::from))
+}
+
+fn float(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let default = arguments.get(0, "default")?.unwrap_or_else(|| Value::from(0.0));
+    arguments.end(1)?;
+    let number = match value.as_str() {
+        Some(text) => python::strip(text).parse::<f64>().ok(),
+        None => f64::try_from(value.clone()).ok(),
+    };
+    Ok(number.map_or(default, Value::from))
+}
+
+fn first(value: &Value) -> Result<Value, Error> {
+    Ok(python::iterate(value)?.next().unwrap_or_default())
+}
+
+fn last(value: &Value) -> Result<Value, Error> {
+    Ok(python::iterate(value)?.last().unwrap_or_default())
 }
 
 fn items(value: &Value) -> Result<Value, Error> {
@@ -163,34 +295,28 @@ fn length(value: &Value) -> Result<usize, Error> {
     }
 }
 
-fn indent(value: &Value, arguments: Rest<Value>) -> Result<String, Error> {
-    let (width, first, blank, kwargs): (Option<Value>, Option<Value>, Option<Value>, Kwargs) =
-        from_args(&arguments)?;
-    let or_named = |value: Option<Value>, name: &str| match value {
-        Some(value) => Ok(Some(value)),
-        None => kwargs.get::<Option<Value>>(name),
-    };
-    let (width, first, blank) =
-        (or_named(width, "width")?, or_named(first, "first")?, or_named(blank, "blank")?);
-    kwargs.assert_all_used()?;
-    let truth = |value: Option<Value>| value.is_some_and(|value| value.is_true());
-    let (first, blank) = (truth(first), truth(blank));
-    let indentation = match width {
+fn indent(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let (first, blank) = (arguments.truth(1, "first")?, arguments.truth(2, "blank")?);
+    let indentation = match arguments.get(0, "width")? {
         None => " ".repeat(4),
         Some(text) if text.as_str().is_some() => python::str(&text),
         Some(width) => " ".repeat(usize::try_from(width)?.min(MAX_INDENT)),
     };
+    arguments.end(3)?;
     let text = python::str(value) + "\n";
     let mut out = String::new();
     for (n, line) in methods::lines(&text).into_iter().enumerate() {
+        let line = methods::without_end(line);
         if n > 0 {
             out.push('\n');
         }
-        // jinja2 indents the first line if told so even when that is empty, and other lines by `blank`.
+        // The first line only if told so, but then even when it is empty.
         if if n == 0 { first } else { blank || !line.is_empty() } {
             out.push_str(&indentation);
         }
-        out.push_str(line.trim_end_matches(['\n', '\r']));
+        out.push_str(line);
         methods::check_size(out.len())?;
     }
     Ok(out)
@@ -226,29 +352,26 @@ fn escape(value: &Value) -> String {
     out
 }
 
-fn default(value: &Value, arguments: Rest<Value>) -> Result<Value, Error> {
-    let (fallback, boolean, kwargs): (Option<Value>, Option<Value>, Kwargs) = from_args(&arguments)?;
-    let named: Option<Value> = kwargs.get("default_value")?;
-    let boolean = boolean.or(kwargs.get("boolean")?).is_some_and(|value| value.is_true());
-    kwargs.assert_all_used()?;
+fn default(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let (positional, named): (&[Value], Kwargs) = from_args(&arguments)?;
+    let fallback: Option<Value> = named.get("default_value")?;
+    let arguments = Arguments::new(&arguments)?;
+    let boolean = arguments.truth(1, "boolean")?;
     match value.is_undefined() || (boolean && !value.is_true()) {
-        true => Ok(fallback.or(named).unwrap_or_else(|| Value::from(""))),
+        // Not by `get`: None is a fallback like any other.
+        true => Ok(positional.first().cloned().or(fallback).unwrap_or_else(|| Value::from(""))),
         false => Ok(value.clone()),
     }
 }
 
-fn dictsort(value: &Value, arguments: Rest<Value>) -> Result<Value, Error> {
-    let (case_sensitive, by, reverse, kwargs): (Option<Value>, Option<Value>, Option<Value>, Kwargs) =
-        from_args(&arguments)?;
-    let or_named = |value: Option<Value>, name: &str| match value {
-        Some(value) => Ok(Some(value)),
-        None => kwargs.get::<Option<Value>>(name),
-    };
-    let truth = |value: Option<Value>| value.is_some_and(|value| value.is_true());
-    let case_sensitive = truth(or_named(case_sensitive, "case_sensitive")?);
-    let reverse = truth(or_named(reverse, "reverse")?);
-    let by_value = or_named(by, "by")?.is_some_and(|by| by.as_str() == Some("value"));
-    kwargs.assert_all_used()?;
+fn dictsort(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let case_sensitive = arguments.truth(0, "case_sensitive")?;
+    let by_value = arguments.get(1, "by")?.is_some_and(|by| by.as_str() == Some("value"));
+    let reverse = arguments.truth(2, "reverse")?;
+    arguments.end(3)?;
     if value.kind() != ValueKind::Map {
         return Err(Error::new(ErrorKind::InvalidOperation, "dictsort needs a mapping"));
     }

@@ -1,7 +1,8 @@
 //! JSON as Python's `json.dumps` writes it.
 
-use super::{filters, python};
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use super::filters;
+use super::python::{self, Arguments};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
 
@@ -17,31 +18,28 @@ struct Writer {
 
 /// transformers' `tojson` filter: `json.dumps(x, ensure_ascii=False, indent=None, separators=None,
 /// sort_keys=False)`, with nothing escaped for HTML.
-pub fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
-    let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
-        let named: Option<Value> = kwargs.get(name)?;
-        Ok(positional.get(index).cloned().or(named).filter(|value| !value.is_none()))
-    };
-    let truth = |value: Option<Value>| value.is_some_and(|value| value.is_true());
-    let indent = match argument(1, "indent")? {
+pub fn tojson(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let arguments = arguments.into_values();
+    let arguments = Arguments::new(&arguments)?;
+    let indent = match arguments.get(1, "indent")? {
         None => None,
         Some(text) if text.as_str().is_some() => Some(python::str(&text)),
         // True and False are 1 and 0; less than 0 is 0.
         Some(width) => Some(" ".repeat(i64::try_from(width)?.clamp(0, 100) as usize)),
     };
-    let (item_separator, key_separator) = match argument(2, "separators")? {
+    let (item_separator, key_separator) = match arguments.get(2, "separators")? {
         Some(pair) => (python::str(&pair.get_item_by_index(0)?), python::str(&pair.get_item_by_index(1)?)),
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
     let mut writer = Writer {
         out: String::new(),
-        ensure_ascii: truth(argument(0, "ensure_ascii")?),
+        ensure_ascii: arguments.truth(0, "ensure_ascii")?,
         indent,
         item_separator,
         key_separator,
-        sort_keys: truth(argument(3, "sort_keys")?),
+        sort_keys: arguments.truth(3, "sort_keys")?,
     };
-    kwargs.assert_all_used()?;
+    arguments.end(4)?;
     writer.value(value, 0)?;
     Ok(writer.out)
 }

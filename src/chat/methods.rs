@@ -1,19 +1,30 @@
 //! The methods of Python's strings, lists and dictionaries that templates call.
 
-use super::{python, source};
-use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, ValueKind, from_args};
+use super::python::{self, Arguments};
+use super::source;
+use minijinja::value::{Object, ObjectRepr, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest string a method or filter makes: far more than a prompt, far less than memory.
-const MAX_STRING: usize = 32 << 20;
+/// The longest text that a template may make, in bytes: more than any prompt, and less than memory
+/// even if an expression has several.
+const MAX_STRING: usize = 8 << 20;
 
 /// Refuses strings that only a hostile template would make.
 pub fn check_size(bytes: usize) -> Result<(), Error> {
     match bytes > MAX_STRING {
         true => Err(Error::new(ErrorKind::OutOfFuel, "a text grows beyond all bounds")),
+        false => Ok(()),
+    }
+}
+
+/// Refuses formats with widths of more than four digits, or with ones from the arguments.
+pub fn check_widths(format: &str) -> Result<(), Error> {
+    let wide = format.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4);
+    match wide || format.contains('*') || format.contains(":{") {
+        true => Err(Error::new(ErrorKind::OutOfFuel, "a width is beyond all bounds")),
         false => Ok(()),
     }
 }
@@ -114,10 +125,10 @@ fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error
         "rstrip" => stripped(false, true)?,
         "split" | "rsplit" => split(text, name == "rsplit", args)?,
         "splitlines" => {
-            let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
-            let keep = keep.or(kwargs.get("keepends")?).unwrap_or(false);
-            let line =
-                |line: &str| Value::from(if keep { line } else { line.trim_end_matches(['\r', '\n']) });
+            let arguments = Arguments::new(args)?;
+            let keep = arguments.truth(0, "keepends")?;
+            arguments.end(1)?;
+            let line = |line| Value::from(if keep { line } else { without_end(line) });
             lines(text).into_iter().map(line).collect()
         }
         "title" => {
@@ -181,13 +192,14 @@ fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error
             let (wanted,): (&str,) = from_args(args)?;
             Value::from(text.matches(wanted).count())
         }
-        "replace" => {
-            let (old, new, count, kwargs): (&str, &str, Option<i64>, Kwargs) = from_args(args)?;
-            let count = count.or(kwargs.get("count")?).unwrap_or(-1);
-            let count = usize::try_from(count).unwrap_or(usize::MAX);
-            let finds = text.matches(old).take(count).count();
-            check_size(text.len().saturating_add(finds.saturating_mul(new.len())))?;
-            Value::from(text.replacen(old, new, count))
+        "replace" => replace(text, args)?,
+        "isdecimal" => {
+            let () = from_args(args)?;
+            Value::from(!text.is_empty() && text.chars().all(|c| c.is_ascii_digit()))
+        }
+        "istitle" => {
+            let () = from_args(args)?;
+            Value::from(text.chars().any(char::is_alphabetic) && title(text) == text)
         }
         "join" => {
             let (values,): (&Value,) = from_args(args)?;
@@ -202,6 +214,10 @@ fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error
                 check_size(out.len())?;
             }
             Value::from(out)
+        }
+        "format" => {
+            check_widths(text)?;
+            return Ok(None);
         }
         "ljust" | "rjust" | "center" | "zfill" => pad(text, name, args)?,
         _ => return Ok(None),
@@ -225,11 +241,29 @@ fn window(text: &str, start: Option<i64>, end: Option<i64>) -> (usize, String) {
     (start as usize, part)
 }
 
+/// `str.replace`, also as a filter.
+pub fn replace(text: &str, args: &[Value]) -> Result<Value, Error> {
+    let arguments = Arguments::new(args)?;
+    let part = |index, name| match arguments.get(index, name) {
+        Ok(Some(part)) => Ok(python::str(&part)),
+        Ok(None) => Err(Error::from(ErrorKind::MissingArgument)),
+        Err(error) => Err(error),
+    };
+    let (old, new) = (part(0, "old")?, part(1, "new")?);
+    let count = arguments.get(2, "count")?.map_or(Ok(-1), i64::try_from)?;
+    arguments.end(3)?;
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let finds = text.matches(&old).take(count).count();
+    check_size(text.len().saturating_add(finds.saturating_mul(new.len())))?;
+    Ok(Value::from(text.replacen(&old, &new, count)))
+}
+
 fn split(text: &str, from_end: bool, args: &[Value]) -> Result<Value, Error> {
-    let (separator, most, kwargs): (Option<Value>, Option<i64>, Kwargs) = from_args(args)?;
-    let separator = separator.or(kwargs.get("sep")?).filter(|value| !value.is_none());
-    let most = usize::try_from(most.or(kwargs.get("maxsplit")?).unwrap_or(-1)).unwrap_or(usize::MAX);
-    kwargs.assert_all_used()?;
+    let arguments = Arguments::new(args)?;
+    let separator = arguments.get(0, "sep")?;
+    let most = arguments.get(1, "maxsplit")?.map_or(Ok(-1), i64::try_from)?;
+    arguments.end(2)?;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
     let pieces = most.saturating_add(1);
     let mut parts: Vec<&str> = match &separator {
         Some(separator) => {
@@ -241,7 +275,8 @@ fn split(text: &str, from_end: bool, args: &[Value]) -> Result<Value, Error> {
                 false => text.splitn(pieces, separator).collect(),
             }
         }
-        None => split_spaces(text, from_end, most),
+        None if from_end => split_spaces_from_end(text, most),
+        None => split_spaces(text, most),
     };
     if from_end {
         parts.reverse();
@@ -249,44 +284,54 @@ fn split(text: &str, from_end: bool, args: &[Value]) -> Result<Value, Error> {
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// Splits at runs of white space; with `from_end` the last part comes first.
-fn split_spaces(text: &str, from_end: bool, most: usize) -> Vec<&str> {
+/// Splits at runs of white space. After the last split, the rest keeps the white space at its end.
+fn split_spaces(text: &str, most: usize) -> Vec<&str> {
     let mut parts = Vec::new();
-    let mut rest = python::strip(text);
+    let mut rest = text.trim_start_matches(python::is_space);
     while !rest.is_empty() {
-        let border = match from_end {
-            true => rest.rfind(python::is_space),
-            false => rest.find(python::is_space),
-        };
-        let Some(border) = border.filter(|_| parts.len() < most) else {
-            parts.push(rest);
-            break;
-        };
-        let (head, tail) = rest.split_at(border);
-        (rest, _) = match from_end {
-            true => (
-                head.trim_end_matches(python::is_space),
-                parts.push(tail.trim_start_matches(python::is_space)),
-            ),
-            false => (tail.trim_start_matches(python::is_space), parts.push(head)),
-        };
+        let border = if parts.len() < most { rest.find(python::is_space) } else { None };
+        let (head, tail) = rest.split_at(border.unwrap_or(rest.len()));
+        parts.push(head);
+        rest = tail.trim_start_matches(python::is_space);
     }
     parts
 }
 
-/// The lines with their ends. Of what Python calls a line's end, those that occur in practice.
+/// The same from the end, the last part first.
+fn split_spaces_from_end(text: &str, most: usize) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = text.trim_end_matches(python::is_space);
+    while !rest.is_empty() {
+        let border = if parts.len() < most { rest.rfind(python::is_space) } else { None };
+        let start = border.map_or(0, |at| at + rest[at..].chars().next().map_or(0, char::len_utf8));
+        parts.push(&rest[start..]);
+        rest = rest[..start].trim_end_matches(python::is_space);
+    }
+    parts
+}
+
+/// What ends a line in Python.
+const LINE_ENDS: [char; 10] =
+    ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+
+/// The lines with their ends.
 pub fn lines(text: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = text;
-    while let Some(at) = rest.find(['\n', '\r']) {
-        let end = at + if rest[at..].starts_with("\r\n") { 2 } else { 1 };
-        lines.push(&rest[..end]);
-        rest = &rest[end..];
+    while let Some((at, end)) = rest.char_indices().find(|(_, c)| LINE_ENDS.contains(c)) {
+        let length = if rest[at..].starts_with("\r\n") { 2 } else { end.len_utf8() };
+        lines.push(&rest[..at + length]);
+        rest = &rest[at + length..];
     }
     if !rest.is_empty() {
         lines.push(rest);
     }
     lines
+}
+
+/// A line from [`lines`] without its end.
+pub fn without_end(line: &str) -> &str {
+    line.strip_suffix("\r\n").or_else(|| line.strip_suffix(LINE_ENDS)).unwrap_or(line)
 }
 
 /// `str.title`: a capital after anything that is not a letter.

@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 /// caller gave, also what candlewick has no name for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Request {
+pub struct Conversation {
     /// Objects with a `role` and mostly a `content`: a string, null, or parts such as
     /// `{"type": "text", "text": "…"}`. Often also `tool_calls`, `tool_call_id`, `name`,
     /// `reasoning_content`.
@@ -46,10 +46,10 @@ pub struct Request {
     pub now: Option<LocalTime>,
 }
 
-impl Request {
-    /// A request for an answer to `messages`.
+impl Conversation {
+    /// One that asks for an answer to `messages`.
     pub fn new(messages: Vec<Value>) -> Self {
-        Request { messages, ..Self::default() }
+        Conversation { messages, ..Self::default() }
     }
 }
 

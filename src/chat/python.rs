@@ -1,7 +1,7 @@
 //! Values as Python shows them.
 
-use minijinja::Value;
-use minijinja::value::{Object, ObjectRepr, ValueKind};
+use minijinja::value::{Kwargs, Object, ObjectRepr, ValueIter, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, Value};
 use serde_json::Value as Json;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -47,6 +47,48 @@ impl Object for Float {
 /// Whether `value` stands for a float with an exponent.
 pub fn is_float_object(value: &Value) -> bool {
     value.downcast_object_ref::<Float>().is_some()
+}
+
+/// A call's arguments, as Python binds them: by place, else by name.
+pub struct Arguments<'a> {
+    positional: &'a [Value],
+    named: Kwargs,
+}
+
+impl<'a> Arguments<'a> {
+    /// Of what minijinja passes, where names come last.
+    pub fn new(args: &'a [Value]) -> Result<Self, Error> {
+        let (positional, named): (&[Value], Kwargs) = from_args(args)?;
+        Ok(Arguments { positional, named })
+    }
+
+    /// The argument at `index`, or called `name`. None counts as absent: it is the default of all
+    /// parameters that are asked for here.
+    pub fn get(&self, index: usize, name: &str) -> Result<Option<Value>, Error> {
+        let named: Option<Value> = self.named.get(name)?;
+        Ok(self.positional.get(index).cloned().or(named).filter(|value| !value.is_none()))
+    }
+
+    /// Whether the argument is given and true.
+    pub fn truth(&self, index: usize, name: &str) -> Result<bool, Error> {
+        Ok(self.get(index, name)?.is_some_and(|value| value.is_true()))
+    }
+
+    /// Refuses arguments that the callee does not know.
+    pub fn end(&self, most: usize) -> Result<(), Error> {
+        match self.positional.len() > most {
+            true => Err(Error::from(ErrorKind::TooManyArguments)),
+            false => self.named.assert_all_used(),
+        }
+    }
+}
+
+/// `iter(value)`. minijinja takes None for an empty list.
+pub fn iterate(value: &Value) -> Result<ValueIter, Error> {
+    match value.is_none() {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "None is not iterable")),
+        false => value.try_iter(),
+    }
 }
 
 /// `str(value)`.

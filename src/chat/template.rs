@@ -1,6 +1,6 @@
 //! Chat templates: a model's Jinja, run as Hugging Face transformers runs it.
 
-use super::{LocalTime, Request, continuation, filters, formats, methods, python, source};
+use super::{Conversation, LocalTime, continuation, filters, formats, methods, python, source};
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 
 /// The longest template. The longest published ones have some 20 kB.
-const MAX_SOURCE: usize = 1 << 20;
+const MAX_SOURCE: usize = 1 << 18;
 /// Instructions of the virtual machine that a rendering may take, and more for each message.
 /// Published templates take some hundred a message.
 const FUEL: u64 = 5_000_000;
@@ -67,9 +67,10 @@ impl ChatTemplate {
                 let message = format!("the chat template has {} bytes, more than {MAX_SOURCE}", text.len());
                 return Err(Error::unsupported_model(message));
             }
-            env.add_template_owned(key, source::prepare(text)).map_err(|error| {
-                Error::unsupported_model(format!("the chat template: {}", describe(&error)))
-            })?;
+            let unsupported =
+                |message: &str| Error::unsupported_model(format!("the chat template: {message}"));
+            let source = source::prepare(text).map_err(unsupported)?;
+            env.add_template_owned(key, source).map_err(|error| unsupported(&describe(&error)))?;
         }
         Ok(ChatTemplate { env, name: name.to_owned(), tool_use: tool_use.is_some(), tokens })
     }
@@ -82,26 +83,26 @@ impl ChatTemplate {
     /// The prompt's text. Special tokens are written out in it, mostly also that of the beginning.
     ///
     /// Fails with `invalid_argument` if the template refuses the conversation or cannot do with it.
-    pub fn render(&self, request: &Request) -> Result<String> {
-        let continues = request.continue_final_message;
-        if continues && request.add_generation_prompt == Some(true) {
+    pub fn render(&self, conversation: &Conversation) -> Result<String> {
+        let continues = conversation.continue_final_message;
+        if continues && conversation.add_generation_prompt == Some(true) {
             return Err(Error::invalid_argument(
                 "continue_final_message and add_generation_prompt exclude each other",
             ));
         }
-        let mut messages = request.messages.iter().map(with_reasoning).collect::<Result<Vec<_>>>()?;
+        let mut messages = conversation.messages.iter().map(with_reasoning).collect::<Result<Vec<_>>>()?;
         let continued = if continues { Some(continuation::mark(&mut messages)?) } else { None };
 
         let mut context = self.tokens.clone();
         context.insert("documents".into(), Json::Null);
-        context.extend(request.variables.clone());
+        context.extend(conversation.variables.clone());
         context.insert("messages".into(), Json::Array(messages));
-        context.insert("tools".into(), request.tools.clone().map_or(Json::Null, Json::Array));
-        let open = request.add_generation_prompt.unwrap_or(!continues);
+        context.insert("tools".into(), conversation.tools.clone().map_or(Json::Null, Json::Array));
+        let open = conversation.add_generation_prompt.unwrap_or(!continues);
         context.insert("add_generation_prompt".into(), Json::Bool(open));
 
-        let key = if self.tool_use && request.tools.is_some() { TOOL_USE } else { "default" };
-        let rendered = self.run(key, context, request.messages.len(), request.now)?;
+        let key = if self.tool_use && conversation.tools.is_some() { TOOL_USE } else { "default" };
+        let rendered = self.run(key, context, conversation.messages.len(), conversation.now)?;
         match continued {
             Some(text) => continuation::cut(rendered, &text),
             None => Ok(rendered),
@@ -176,10 +177,19 @@ fn environment() -> Environment<'static> {
     env.set_recursion_limit(RECURSION);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(methods::call);
-    env.set_formatter(|out, _, value| match value.as_str() {
-        Some(text) => out.write_str(text).map_err(minijinja::Error::from),
-        None => out.write_str(&python::str(value)).map_err(minijinja::Error::from),
+    env.set_formatter(|out, state, value| {
+        filters::bounded(value)?;
+        let shown = if value.as_str().is_none() { python::str(value) } else { String::new() };
+        let text = value.as_str().unwrap_or(&shown);
+        // Also counts what goes into macros and blocks, which the final output does not show.
+        let written = state.get_or_insert_extension(Written(0));
+        written.0 += text.len();
+        match written.0 > MAX_OUTPUT {
+            true => Err(minijinja::Error::from(ErrorKind::OutOfFuel)),
+            false => out.write_str(text).map_err(minijinja::Error::from),
+        }
     });
+    env.remove_global("debug");
     filters::register(&mut env);
     env.add_function("raise_exception", |message: &Value| -> Result<Value, minijinja::Error> {
         let message = python::str(message);
@@ -187,6 +197,9 @@ fn environment() -> Environment<'static> {
     });
     env
 }
+
+/// Bytes that a rendering has written so far.
+struct Written(usize);
 
 /// What a template gives to `raise_exception`.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use super::arguments::{ChatArguments, Common};
 use super::run::report;
 use super::{Outcome, load};
-use crate::chat::{self, Request as Conversation};
+use crate::chat::{self, Conversation};
 use crate::engine::{Engine, Event, Prompt, Settings};
 use crate::{Error, Result};
 use rustyline::DefaultEditor;

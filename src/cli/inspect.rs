@@ -2,7 +2,7 @@
 
 use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, TokenizeArguments};
 use super::{Outcome, load, read_header, read_stdin, read_text};
-use crate::chat::Request as Conversation;
+use crate::chat::Conversation;
 use crate::engine::{Language, model_name, parameters, quantization};
 use crate::store::Source;
 use crate::{Error, Result};

@@ -2,7 +2,7 @@
 
 use super::arguments::{Common, RunArguments};
 use super::{Outcome, load, read_stdin, read_text};
-use crate::chat::{self, Request as Conversation};
+use crate::chat::{self, Conversation};
 use crate::engine::{Event, Generation, Prompt};
 use std::io::{IsTerminal, Write};
 

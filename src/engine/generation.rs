@@ -2,7 +2,7 @@
 
 use super::stop::StopMatcher;
 use super::{Language, Session};
-use crate::chat::Request as Conversation;
+use crate::chat::Conversation;
 use crate::sampling::{Sampler, Sampling};
 use crate::text::Detokenizer;
 use crate::{Error, Result};
@@ -164,7 +164,10 @@ impl Start {
             matches!(&prompt, Prompt::Chat(conversation) if !conversation.continue_final_message);
         let mut tokens = match prompt {
             Prompt::Text(text) => tokenizer.encode_with_special(&text, true)?,
-            Prompt::Tokens(tokens) => tokens,
+            Prompt::Tokens(tokens) => {
+                tokenizer.check(&tokens)?;
+                tokens
+            }
             Prompt::Chat(conversation) => {
                 // Templates write the tokens that begin a text themselves, where they want any.
                 let tokens = tokenizer.encode(&language.render(&conversation)?, true)?;

@@ -13,7 +13,7 @@ pub use progress::{Meter, Progress, Stage};
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::chat::{ChatTemplate, LocalTime, Request as Conversation};
+use crate::chat::{ChatTemplate, Conversation, LocalTime};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
 use crate::store::{ReadAhead, Source};

@@ -34,7 +34,7 @@ impl Source for BlobSource {
     fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
         Box::pin(async move {
             let unreadable = |error: JsValue| {
-                Error::corrupt_model(format!(
+                Error::model_not_found(format!(
                     "{}: reading {len} bytes at {offset} failed ({}). Has the file changed or gone?",
                     self.name,
                     describe(&error)

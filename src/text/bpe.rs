@@ -129,7 +129,7 @@ impl Bpe {
                 continue;
             }
             // As llama.cpp: byte by byte, and what has no token either is lost.
-            for byte in text[symbol.start as usize..(symbol.start + symbol.len) as usize].bytes() {
+            for &byte in &text.as_bytes()[symbol.start as usize..(symbol.start + symbol.len) as usize] {
                 let id = match self.byte_level {
                     true => vocabulary.token(&[byte]).filter(|_| byte.is_ascii_graphic()),
                     false => byte_token(vocabulary, byte),

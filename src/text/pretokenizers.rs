@@ -2,7 +2,7 @@
 //!
 //! The expressions are those of the models' own tokenizers in the form llama.cpp gives them. They run
 //! on an automaton that takes linear time, which has no look-ahead; the few that need one are matched
-//! without it, see [`Split`].
+//! without it, see [`Split`]. Characters are written as numbers because editors normalize some of them.
 
 use crate::{Error, Result};
 use regex_automata::Input;
@@ -25,12 +25,12 @@ pub(super) struct Rules {
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 
-/// The common pattern since GPT-4; what follows differs in how it takes digits.
 macro_rules! contractions {
     () => {
         "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
     };
 }
+/// The common pattern since GPT-4. Models differ in how many digits they keep together.
 macro_rules! gpt4 {
     ($numbers:literal) => {
         concat!(
@@ -79,7 +79,7 @@ macro_rules! uncased {
     };
 }
 
-/// `~` is no symbol here, as in llama.cpp.
+/// `~` is no symbol to llama.cpp.
 macro_rules! deepseek3 {
     ($tail:literal) => {
         concat!(
@@ -92,8 +92,10 @@ macro_rules! deepseek3 {
 }
 const DEEPSEEK3: &str = deepseek3!(r"[\r\n]*|\s*[\r\n]+");
 const CHINESE_JAPANESE: &str = r"[\u{4E00}-\u{9FA5}\u{3040}-\u{309F}\u{30A0}-\u{30FF}]+";
-// Spaces within the range are left out, as in llama.cpp.
+// In this and the next, spaces within the ranges are left out, as llama.cpp does by accident.
 const CHINESE_KOREAN: &str = r"[[\u{4E00}-\u{9FA5}\u{800}-\u{4E00}\u{AC00}-\u{D7FF}]--\s]+";
+const DEEPSEEK_PUNCTUATION: &str =
+    r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3001}-\u{3002}]+";
 const BLOOM: &str = r" ?[^(\s|.,!?\u{2026}\u{3002}\u{FF0C}\u{3001}\u{964}\u{6D4}\u{60C})]+";
 const AFMOE_SCRIPTS: &str = concat!(
     r"[\u{4E00}-\u{9FFF}\u{3400}-\u{4DBF}\u{8C48}-\u{FAFF}\u{3040}-\u{309F}\u{30A0}-\u{30FF}",
@@ -109,8 +111,7 @@ const YOUTU_SCRIPTS: &str = concat!(
 /// Where spaces are "▁" and words are not cut apart.
 const LINES: &str = r"[^\n]+|[\n]+";
 
-/// Letters with a case. Written as numbers, like all that follows, because some are characters that
-/// Unicode normalization replaces.
+/// Letters with a case.
 const DEEPSEEK_LETTERS: &str = concat!(
     r"\s?[",
     r"A-Za-z\u{B5}\u{C0}-\u{D6}\u{D8}-\u{F6}\u{F8}-\u{1BA}\u{1BC}-\u{1BF}\u{1C4}-\u{293}",
@@ -132,121 +133,7 @@ const DEEPSEEK_LETTERS: &str = concat!(
     "]+"
 );
 
-// Expressions with a look-ahead in the middle, which `Split` knows by name.
-const JAIS2_SPACES: &str = r"\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
-const SUPERBPE_DIGITS: &str = r"(?=(\d{3})+(?!\d))";
-const TINY_AYA_DIGITS: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
-const AFMOE_DIGITS: &str = r"\p{AFMoE_digits}";
-const TRAILING_SPACE: &str = r"\s+$";
-
-impl Rules {
-    /// The rules called `name` in `tokenizer.ggml.pre`; without that key, llama.cpp's default.
-    pub fn named(name: Option<&str>) -> Option<Rules> {
-        let splits: &[&str] = match name.unwrap_or("default") {
-            "default" => &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
-            | "lfm2" | "jina-v5-nano" | "dbrx" | "smaug-bpe" | "glm4" | "chatglm-bpe" => &[LLAMA3],
-            "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan"
-            | "solar-open" | "grok-2" => &[QWEN2],
-            "qwen35" => &[concat!(
-                contractions!(),
-                r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
-                r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-            )],
-            "minicpm5" => &[r"\p{N}{1,3}", gpt4!(r"\p{N}+")],
-            "laguna" => &[LINES, QWEN2],
-            "ufakzeka" => &[concat!(
-                r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*",
-                r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-            )],
-            "seed-coder" => &[concat!(
-                contractions!(),
-                r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
-            )],
-            "bailingmoe" | "bailingmoe2" | "llada-moe" => &[concat!(
-                contractions!(),
-                r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-            )],
-            "exaone-moe" => &[concat!(
-                contractions!(),
-                r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}",
-                r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
-            )],
-            "jais-2" => &[concat!(
-                contractions!(),
-                r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|",
-                r"\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}"
-            )],
-            "kimi-k2" => &[KIMI],
-            "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "gigachat" | "jina-v2-es" | "jina-v2-de"
-            | "a.x-4.0" | "mellum" | "modern-bert" | "jina-v1-en" | "jina-v2-code" | "roberta-bpe"
-            | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4" => &[GPT2],
-            "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" | "minerva-7b"
-            | "mellum2" => &[r"\p{N}", GPT2],
-            "falcon" => &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
-            "chameleon" => &[
-                "<sentinel:[0-9]+>",
-                "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
-                "([\t\n]|    |  )",
-                r"\p{N}",
-                r"[\p{P}!-/:-@\[-`{-~]",
-                GPT2,
-            ],
-            "deepseek-llm" => &[
-                "[\r\n]",
-                DEEPSEEK_LETTERS,
-                r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3001}\u{3002}]+",
-                TRAILING_SPACE,
-                CHINESE_KOREAN,
-                r"\p{N}+",
-            ],
-            "deepseek-coder" => &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CHINESE_KOREAN, r"\p{N}"],
-            "deepseek-v3" | "hunyuan-dense" | "joyai-llm" | "hy_v4" => {
-                &[r"\p{N}{1,3}", CHINESE_JAPANESE, DEEPSEEK3]
-            }
-            "spark2_5" => &[r"\p{N}{1,3}", CHINESE_JAPANESE, deepseek3!(r"|[\r\n]"), r"\p{N}"],
-            "afmoe" => &[AFMOE_DIGITS, AFMOE_SCRIPTS, DEEPSEEK3],
-            "youtu" => &[YOUTU_SCRIPTS, uncased!(r"\p{N}")],
-            "tekken" => &[cased!(r"\p{L}", "", r"\p{N}")],
-            "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => {
-                &[cased!(r"\p{L}", concat!(contractions!(), "?"), r"\p{N}{1,3}")]
-            }
-            "granite-embed-multi-97m" => {
-                &[cased!(r"\p{L}\p{M}", concat!(contractions!(), "?"), r"\p{N}{1,3}")]
-            }
-            "tiny_aya" | "cohere2moe" => &[TINY_AYA_DIGITS, uncased!(r"\p{N}{1,3}")],
-            "superbpe" => &[r"\p{N}+", SUPERBPE_DIGITS],
-            "poro-chat" | "bloom" | "gpt3-finnish" => &[BLOOM],
-            "viking" => &[BLOOM, r"\p{N}"],
-            "gemma4" | "granite-embed-multi-311m" | "sarvam-moe" => &[LINES],
-            _ => return None,
-        };
-        let name = name.unwrap_or("default");
-        let is_llama3 = matches!(
-            name,
-            "llama3"
-                | "llama-v3"
-                | "llama-bpe"
-                | "falcon3"
-                | "falcon-h1"
-                | "pixtral"
-                | "midm-2.0"
-                | "lfm2"
-                | "jina-v5-nano"
-        );
-        Some(Rules {
-            splits,
-            ignore_merges: is_llama3
-                || matches!(name, "minicpm5" | "youtu" | "tekken" | "granite-embed-multi-97m" | "glm4"),
-            add_bos: is_llama3
-                || matches!(name, "tekken" | "chameleon" | "gemma4" | "granite-embed-multi-311m"),
-            byte_level: splits != [LINES],
-            has_bos: !matches!(name, "glm4" | "chatglm-bpe"),
-        })
-    }
-}
-
-/// Chinese characters stay among themselves.
+/// Chinese characters.
 macro_rules! han {
     () => {
         concat!(
@@ -264,6 +151,117 @@ const KIMI: &str = concat!(
     contractions!(),
     r"?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
+
+// Expressions with a look-ahead that `Split` knows by name.
+macro_rules! jais2_spaces {
+    () => {
+        concat!(
+            r"|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)",
+            r"|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}"
+        )
+    };
+}
+const SUPERBPE_DIGITS: &str = r"(?=(\d{3})+(?!\d))";
+const TINY_AYA_DIGITS: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
+const AFMOE_DIGITS: &str = r"\p{AFMoE_digits}";
+const TRAILING_SPACE: &str = r"\s+$";
+
+impl Rules {
+    /// The rules called `name` in `tokenizer.ggml.pre`; without that key, llama.cpp's default.
+    pub fn named(name: Option<&str>) -> Option<Rules> {
+        let rules =
+            |splits| Rules { splits, ignore_merges: false, add_bos: false, byte_level: true, has_bos: true };
+        let whole = |splits| Rules { ignore_merges: true, ..rules(splits) };
+        Some(match name.unwrap_or("default") {
+            "default" => rules(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
+            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
+            | "lfm2" | "jina-v5-nano" => Rules { add_bos: true, ..whole(&[LLAMA3]) },
+            "dbrx" | "smaug-bpe" => rules(&[LLAMA3]),
+            "chatglm-bpe" => Rules { has_bos: false, ..rules(&[LLAMA3]) },
+            "glm4" => Rules { has_bos: false, ..whole(&[LLAMA3]) },
+            "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan"
+            | "solar-open" | "grok-2" => rules(&[QWEN2]),
+            "qwen35" => rules(&[concat!(
+                contractions!(),
+                r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+                r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+            )]),
+            "minicpm5" => whole(&[r"\p{N}{1,3}", gpt4!(r"\p{N}+")]),
+            "laguna" => rules(&[LINES, QWEN2]),
+            "ufakzeka" => rules(&[concat!(
+                r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*",
+                r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+            )]),
+            "seed-coder" => rules(&[concat!(
+                contractions!(),
+                r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+            )]),
+            "bailingmoe" | "bailingmoe2" | "llada-moe" => rules(&[concat!(
+                contractions!(),
+                r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+            )]),
+            "exaone-moe" => rules(&[concat!(
+                contractions!(),
+                r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}",
+                r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+            )]),
+            "jais-2" => rules(&[concat!(
+                contractions!(),
+                r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
+                jais2_spaces!()
+            )]),
+            "kimi-k2" => rules(&[KIMI]),
+            "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "gigachat" | "jina-v2-es" | "jina-v2-de"
+            | "a.x-4.0" | "mellum" | "modern-bert" | "jina-v1-en" | "jina-v2-code" | "roberta-bpe"
+            | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4" => rules(&[GPT2]),
+            "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" | "minerva-7b"
+            | "mellum2" => rules(&[r"\p{N}", GPT2]),
+            "falcon" => rules(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
+            "chameleon" => Rules {
+                add_bos: true,
+                ..rules(&[
+                    "<sentinel:[0-9]+>",
+                    "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+                    "([\t\n]|    |  )",
+                    r"\p{N}",
+                    r"[\p{P}!-/:-@\[-`{-~]",
+                    GPT2,
+                ])
+            },
+            "deepseek-llm" => rules(&[
+                "[\r\n]",
+                DEEPSEEK_LETTERS,
+                DEEPSEEK_PUNCTUATION,
+                TRAILING_SPACE,
+                CHINESE_KOREAN,
+                r"\p{N}+",
+            ]),
+            "deepseek-coder" => rules(&["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CHINESE_KOREAN, r"\p{N}"]),
+            "deepseek-v3" | "hunyuan-dense" | "joyai-llm" | "hy_v4" => {
+                rules(&[r"\p{N}{1,3}", CHINESE_JAPANESE, DEEPSEEK3])
+            }
+            "spark2_5" => rules(&[r"\p{N}{1,3}", CHINESE_JAPANESE, deepseek3!(r"|[\r\n]"), r"\p{N}"]),
+            "afmoe" => rules(&[AFMOE_DIGITS, AFMOE_SCRIPTS, DEEPSEEK3]),
+            "youtu" => whole(&[YOUTU_SCRIPTS, uncased!(r"\p{N}")]),
+            "tekken" => Rules { add_bos: true, ..whole(&[cased!(r"\p{L}", "", r"\p{N}")]) },
+            "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => {
+                rules(&[cased!(r"\p{L}", concat!(contractions!(), "?"), r"\p{N}{1,3}")])
+            }
+            "granite-embed-multi-97m" => {
+                whole(&[cased!(r"\p{L}\p{M}", concat!(contractions!(), "?"), r"\p{N}{1,3}")])
+            }
+            "tiny_aya" | "cohere2moe" => rules(&[TINY_AYA_DIGITS, uncased!(r"\p{N}{1,3}")]),
+            "superbpe" => rules(&[r"\p{N}+", SUPERBPE_DIGITS]),
+            "poro-chat" | "bloom" | "gpt3-finnish" => rules(&[BLOOM]),
+            "viking" => rules(&[BLOOM, r"\p{N}"]),
+            "gemma4" | "granite-embed-multi-311m" => {
+                Rules { byte_level: false, add_bos: true, ..rules(&[LINES]) }
+            }
+            "sarvam-moe" => Rules { byte_level: false, ..rules(&[LINES]) },
+            _ => return None,
+        })
+    }
+}
 
 /// One expression, made to cut without look-ahead.
 #[derive(Debug)]
@@ -291,7 +289,7 @@ impl Split {
             SUPERBPE_DIGITS => return Ok(Split::WholeGroups(compile(&["[0-9]+"])?)),
             _ => {}
         }
-        if let Some(rest) = expression.strip_suffix(JAIS2_SPACES).and_then(|rest| rest.strip_suffix('|')) {
+        if let Some(rest) = expression.strip_suffix(jais2_spaces!()) {
             return Ok(Split::PowersOfTwo(compile(&[rest, r"\s+"])?));
         }
         let rest = expression.strip_suffix(r"|\s+").unwrap_or(expression);
@@ -346,7 +344,7 @@ impl Split {
 fn threes(digits: &str, mut cut: impl FnMut(usize)) {
     let count = digits.chars().count();
     for (place, (at, _)) in digits.char_indices().enumerate().skip(1) {
-        if (count - place) % 3 == 0 {
+        if (count - place).is_multiple_of(3) {
             cut(at);
         }
     }

@@ -174,6 +174,17 @@ impl Tokenizer {
         text
     }
 
+    /// Fails with `invalid_argument` if one of `ids` is not in the vocabulary.
+    pub fn check(&self, ids: &[u32]) -> Result<()> {
+        match ids.iter().find(|&&id| id as usize >= self.len()) {
+            Some(id) => Err(Error::invalid_argument(format!(
+                "token {id} is outside the vocabulary of {}",
+                self.len()
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// A detokenizer for a stream of tokens. Where they begin a text rather than continue one, the
     /// space that encoding puts in front of a text is left out.
     pub fn detokenizer(&self, begins_text: bool) -> Detokenizer {

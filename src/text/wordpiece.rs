@@ -5,7 +5,7 @@ use super::vocabulary::Vocabulary;
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
 use regex_automata::meta::Regex;
-use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::decompose_canonical;
 
 // What `classes` finds, in this order of precedence.
 const SPACE: usize = 0;
@@ -13,7 +13,7 @@ const DROPPED: usize = 1;
 const ACCENT: usize = 2;
 const CLASSES: [&str; 4] = [
     r"\s+",
-    r"[\p{Cc}\p{Cf}\p{Co}\u{FFFD}]+",
+    r"[\p{Cc}\p{Cf}\p{Co}\u{FFFD}]", // not a run of them: line feeds are both, and spaces come first
     r"\p{M}+",
     // Words of one character: punctuation, ASCII symbols, and Chinese. (That Extension E begins at
     // U+2B920 is a slip of the pen that models were trained with.)
@@ -48,9 +48,12 @@ impl WordPiece {
     pub fn encode(&self, vocabulary: &Vocabulary, text: &str, ids: &mut Vec<u32>) {
         // llama.cpp keeps only the first character of each decomposition, which for Latin letters is
         // what remains without the accents.
-        let decomposed: Option<String> = self
-            .strip_accents
-            .then(|| text.chars().map(|c| std::iter::once(c).nfd().next().unwrap_or(c)).collect());
+        let base = |character| {
+            let mut first = None;
+            decompose_canonical(character, |part| _ = first.get_or_insert(part));
+            first.unwrap_or(character)
+        };
+        let decomposed: Option<String> = self.strip_accents.then(|| text.chars().map(base).collect());
         let text = decomposed.as_deref().unwrap_or(text);
 
         let mut word = String::from("▁");

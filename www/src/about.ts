@@ -20,12 +20,12 @@ export function describeModel(info: EngineInfo): void {
         ["Chat", chat(info.chatTemplate)],
         ["Runs on", info.device === "gpu" ? "GPU" : "CPU"],
         ["Why", info.deviceReason],
-        ["Memory", `${bytes(memory.weights)} weights, ${bytes(memory.kvCache)} context, ${bytes(memory.activations)} working`],
+        ["Memory", `${bytes(memory.weights)} weights, ${bytes(memory.kvCache)} context`],
       ]),
     );
 }
 
-function chat(template: string | null): string {
-  if (template === null) return "No, it continues text";
+function chat(template: string | undefined): string {
+  if (template === undefined) return "No, it continues text";
   return template === "model" ? "Yes, with its own template" : `Yes, as ${template.replace("named:", "")}`;
 }

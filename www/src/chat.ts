@@ -26,8 +26,17 @@ export class Chat implements Mode {
     if (!text.trim()) return;
     if (this.#messages.length === 0) this.#turns.replaceChildren();
     this.#messages.push({ role: "user", content: text });
-    this.#addTurn("You", new Passage(text));
-    await this.#answer();
+    const turn = this.#addTurn("You", new Passage(text));
+    try {
+      await this.#answer();
+    } catch (error) {
+      if (this.#messages.at(-1)?.role === "user") {
+        this.#messages.pop(); // Unanswered, it goes back to where it came from.
+        turn.remove();
+        if (this.#messages.length === 0) this.#showEmpty();
+      }
+      throw error;
+    }
   }
 
   actions(): [string, () => Promise<void>][] {

@@ -18,7 +18,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-export function button(label: string, onclick: () => void): HTMLButtonElement {
+export function button(label: string, onclick: () => unknown): HTMLButtonElement {
   return h("button", { type: "button", textContent: label, onclick });
 }
 

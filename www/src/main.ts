@@ -5,6 +5,7 @@ import { Chat } from "./chat.js";
 import { button, byId } from "./dom.js";
 import type { Mode } from "./mode.js";
 import { clearError, showError, showProgress } from "./notices.js";
+import { clearReadout } from "./readout.js";
 import { settingsPanel } from "./settings.js";
 import { Story } from "./story.js";
 import { Writer } from "./writer.js";
@@ -39,7 +40,7 @@ async function open(source: ModelSource, name: string): Promise<void> {
     await close();
     engine = next;
     describeModel(next.info);
-    useMode(new (next.info.chatTemplate === null ? Story : Chat)({ engine: next, writer, paper, settings }));
+    useMode(new (next.info.chatTemplate === undefined ? Story : Chat)({ engine: next, writer, paper, settings }));
   } catch (error) {
     showError(error);
   } finally {
@@ -66,23 +67,37 @@ function useMode(next: Mode): void {
   byId("desk-title", HTMLElement).textContent = next.title;
   byId("input-label", HTMLElement).textContent = next.label;
   input.placeholder = next.placeholder;
-  input.value = "";
+  clearReadout();
   send.textContent = next.verb;
   send.disabled = false;
-  byId("chips", HTMLElement).replaceChildren(...next.suggestions.map((text) => button(text, () => act((mode) => mode.submit(text)))));
+  byId("chips", HTMLElement).replaceChildren(...next.suggestions.map((text) => button(text, () => submit(text))));
   showActions();
 }
 
-/** Does one thing with the model; whatever goes wrong is shown. */
-async function act(what: (mode: Mode) => Promise<void>): Promise<void> {
-  if (!mode || writer.busy) return;
+/** Does one thing with the model; whatever goes wrong is shown, and then the answer is false. */
+async function act(what: (mode: Mode) => Promise<void>): Promise<boolean> {
+  if (!mode || writer.busy) return true;
   clearError();
   try {
     await what(mode);
+    return true;
   } catch (error) {
     showError(error);
+    return false;
+  } finally {
+    showActions();
   }
-  showActions();
+}
+
+async function submit(text: string): Promise<void> {
+  if (!mode || writer.busy) return;
+  if (mode instanceof Chat) fillInput("");
+  if (!(await act((mode) => mode.submit(text))) && input.value === "") fillInput(text);
+}
+
+function fillInput(text: string): void {
+  input.value = text;
+  fitInput();
 }
 
 function showActions(): void {
@@ -101,10 +116,7 @@ function showBusy(busy: boolean): void {
 
 composer.onsubmit = (event) => {
   event.preventDefault();
-  const text = input.value;
-  if (mode instanceof Chat) input.value = "";
-  fitInput();
-  void act((mode) => mode.submit(text));
+  void submit(input.value);
 };
 
 input.oninput = fitInput;
@@ -147,4 +159,4 @@ addEventListener("drop", (event) => {
 });
 
 await open(storyteller, "the storyteller");
-await act((mode) => mode.submit("Once upon a time"));
+await submit("Once upon a time");

@@ -45,7 +45,7 @@ export function showProgress(name: string, cancel: () => void) {
   return {
     update({ loaded, total, progress, bytesPerSecond, etaSeconds }: LoadProgress): void {
       bar.value = progress;
-      const speed = bytesPerSecond > 0 ? ` at ${bytes(bytesPerSecond)} a second, ${seconds(etaSeconds)} left` : "";
+      const speed = etaSeconds === undefined ? "" : ` at ${bytes(bytesPerSecond)} a second, ${seconds(etaSeconds)} left`;
       detail.textContent = `${bytes(loaded)} of ${bytes(total)}${speed}`;
     },
     remove(): void {

@@ -20,6 +20,7 @@ export class Passage {
   }
 
   append(text: string): void {
+    if (!this.text) text = text.trimStart(); // Many tokenizers begin a text with a space.
     this.text += text;
     this.#pending += text;
     this.#frame ||= requestAnimationFrame(() => this.#flush());

@@ -37,6 +37,10 @@ export class Readout {
   }
 }
 
+export function clearReadout(): void {
+  list.replaceChildren();
+}
+
 function show(speed: string, first: string, tokens: string): void {
   list.replaceChildren(
     ...pairs([

@@ -15,12 +15,12 @@ interface Setting {
 }
 
 const SETTINGS: Setting[] = [
-  { key: "temperature", label: "Temperature", hint: "How daring the choice of words is. At 0 it always takes the likeliest.", initial: 0.8, min: 0, max: 2, step: 0.05, slider: true },
+  { key: "temperature", label: "Temperature", hint: "How daring the choice of words is. At 0 it always takes the likeliest.", initial: 0.7, min: 0, max: 2, step: 0.05, slider: true },
   { key: "top_p", label: "Top p", hint: "Choose among the likeliest words that together make up this share.", initial: 0.95, min: 0.05, max: 1, step: 0.05, slider: true },
   { key: "min_p", label: "Min p", hint: "Drop words less likely than this share of the likeliest one.", initial: 0.05, min: 0, max: 0.5, step: 0.01, slider: true },
-  { key: "repeat_penalty", label: "Repeat penalty", hint: "Above 1, words just used become less likely.", initial: 1.1, min: 1, max: 2, step: 0.05, slider: true },
+  { key: "repeat_penalty", label: "Repeat penalty", hint: "Above 1, words just used become less likely.", initial: 1, min: 1, max: 2, step: 0.05, slider: true },
   { key: "top_k", label: "Top k", hint: "Choose among this many words. 0: all.", initial: 40, min: 0, max: 1000, step: 1 },
-  { key: "max_tokens", label: "Longest answer", hint: "In tokens: pieces of words.", initial: 300, min: 1, max: 100000, step: 1 },
+  { key: "max_tokens", label: "Longest answer", hint: "In tokens: pieces of words.", initial: 500, min: 1, max: 100000, step: 1 },
   { key: "seed", label: "Seed", hint: "The same seed gives the same text again. Empty: a new one each time.", initial: "", min: 0, max: 4294967295, step: 1 },
 ];
 

@@ -106,7 +106,7 @@ pub(super) fn dequantized(kind: TensorType, rows: usize, columns: usize) -> Resu
 /// Zeroed room for `rows × columns` elements of `kind`; `columns` must be whole blocks.
 pub(super) fn allocate(kind: TensorType, rows: usize, columns: usize) -> Result<Box<dyn Blocks>> {
     let (block_len, _) = kind.block();
-    if columns as u64 % block_len != 0 {
+    if !(columns as u64).is_multiple_of(block_len) {
         return Err(Error::corrupt_model(format!(
             "rows of {columns} elements cannot be stored as {}",
             kind.name()

@@ -86,7 +86,7 @@ impl Memory {
         kind: TensorType,
     ) -> Result<MatrixData> {
         let (block_len, _) = kind.block();
-        if columns as u64 % block_len != 0 {
+        if !(columns as u64).is_multiple_of(block_len) {
             let message = format!("rows of {columns} elements cannot be stored as {}", kind.name());
             return Err(Error::corrupt_model(message));
         }

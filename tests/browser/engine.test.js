@@ -1,0 +1,369 @@
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+import { blank, launch, openPage, serve, story, storyteller } from "./support.js";
+
+let browser, server, session, page;
+
+before(async () => {
+  browser = await launch();
+  server = await serve({ routes: { "/": blank, "/no-ranges.gguf": storyteller } });
+});
+after(async () => {
+  await browser?.close();
+  await server?.close();
+});
+beforeEach(async () => {
+  session = await openPage(browser, server.url);
+  page = session.page;
+  await page.waitForFunction(() => document.title === "ready");
+});
+afterEach(async () => {
+  const { errors } = session;
+  await session.close();
+  assert.deepEqual(errors, [], "uncaught errors in the page");
+});
+
+describe("loading", () => {
+  test("needs no special headers", async () => {
+    assert.equal(await page.evaluate(() => crossOriginIsolated), false);
+  });
+
+  for (const [name, source] of [
+    ["a relative URL", () => "./www/models/stories260K.gguf"],
+    ["a path", () => "/www/models/stories260K.gguf"],
+    ["an absolute URL", () => location.origin + "/www/models/stories260K.gguf"],
+    ["a URL object", () => new URL("/www/models/stories260K.gguf", location.href)],
+    ["a server without ranges", () => "no-ranges.gguf"],
+    ["a Blob", async () => (await fetch(story)).blob()],
+    ["a File", async () => new File([await (await fetch(story)).blob()], "my.gguf")],
+    ["a blob: URL", async () => URL.createObjectURL(await (await fetch(story)).blob())],
+    ["an ArrayBuffer", async () => (await fetch(story)).arrayBuffer()],
+    ["a Uint8Array", async () => new Uint8Array(await (await fetch(story)).arrayBuffer())],
+    ["a part of a larger buffer", async () => {
+      const bytes = new Uint8Array(await (await fetch(story)).arrayBuffer());
+      const larger = new Uint8Array(bytes.length + 300);
+      larger.set(bytes, 100);
+      return larger.subarray(100, 100 + bytes.length);
+    }],
+  ]) {
+    test(`from ${name}`, async () => {
+      const handle = await page.evaluateHandle(source);
+      const info = await page.evaluate(async (source) => (await load(source)).info, handle);
+      assert.equal(info.architecture, "llama");
+      assert.equal(info.layers, 5);
+      assert.equal(info.fileSize, storyteller.length);
+    });
+  }
+
+  test("leaves the caller's buffer alone", async () => {
+    const size = await page.evaluate(async () => {
+      const buffer = await (await fetch(story)).arrayBuffer();
+      await load(buffer);
+      return buffer.byteLength;
+    });
+    assert.equal(size, storyteller.length);
+  });
+
+  test("reports progress up to the end", async () => {
+    const reports = await page.evaluate(async () => {
+      const reports = [];
+      await load(story, { onProgress: (progress) => reports.push(progress) });
+      return reports;
+    });
+    const last = reports.at(-1);
+    assert.equal(last.stage, "ready");
+    assert.equal(last.progress, 1);
+    assert.equal(last.loaded, last.total);
+    for (const [earlier, later] of reports.map((report, i) => [report, reports[i + 1] ?? report])) {
+      assert.ok(earlier.progress >= 0 && earlier.progress <= later.progress && later.progress <= 1, "progress grows");
+    }
+  });
+
+  test("two engines do not disturb each other", async () => {
+    const texts = await page.evaluate(async () => {
+      const engines = await Promise.all([load(story), load(story)]);
+      const answers = await Promise.all(engines.map((engine) => engine.completions.create({ ...greedy, max_tokens: 20 })));
+      return answers.map((answer) => answer.choices[0].text);
+    });
+    assert.equal(texts[0], texts[1]);
+    assert.ok(story.startsWith(texts[0]));
+  });
+});
+
+describe("completions", () => {
+  test("stream the published story, token by token", async () => {
+    const chunks = await page.evaluate(async () => {
+      const engine = await load(story);
+      return collect(await engine.completions.create({ ...greedy, stream: true }));
+    });
+    assert.equal(chunks.map((chunk) => chunk.choices[0].text).join(""), story);
+    assert.ok(chunks.length > 100, `${chunks.length} chunks`);
+    assert.equal(chunks.at(-1).choices[0].finish_reason, "stop");
+    assert.ok(chunks.every((chunk) => chunk.object === "text_completion" && chunk.choices.length === 1));
+  });
+
+  test("give the whole story at once", async () => {
+    const answer = await page.evaluate(async () => {
+      const engine = await load(story);
+      return engine.completions.create(greedy);
+    });
+    assert.equal(answer.choices[0].text, story);
+    assert.equal(answer.choices[0].finish_reason, "stop");
+    assert.equal(answer.object, "text_completion");
+    assert.equal(answer.usage.total_tokens, answer.usage.prompt_tokens + answer.usage.completion_tokens);
+    assert.ok(answer.timings.predicted_per_second > 0);
+  });
+
+  test("include_usage appends one chunk without choices", async () => {
+    const chunks = await page.evaluate(async () => {
+      const engine = await load(story);
+      return collect(await engine.completions.create({ ...greedy, max_tokens: 5, stream: true, stream_options: { include_usage: true } }));
+    });
+    assert.deepEqual(chunks.filter((chunk) => chunk.choices.length === 0), [chunks.at(-1)]);
+    assert.equal(chunks.at(-1).usage.completion_tokens, 5);
+    assert.equal(chunks.at(-2).choices[0].finish_reason, "length");
+  });
+
+  test("the same seed gives the same text, another seed another", async () => {
+    const texts = await page.evaluate(async () => {
+      const engine = await load(story);
+      const ask = async (seed) => (await engine.completions.create({ prompt: "Once", temperature: 1, seed, max_tokens: 40 })).choices[0].text;
+      return [await ask(7), await ask(7), await ask(8)];
+    });
+    assert.equal(texts[0], texts[1]);
+    assert.notEqual(texts[0], texts[2]);
+  });
+
+  test("toReadableStream() gives a JSON object a line", async () => {
+    const body = await page.evaluate(async () => {
+      const engine = await load(story);
+      const stream = await engine.completions.create({ ...greedy, max_tokens: 8, stream: true });
+      return new Response(stream.toReadableStream()).text();
+    });
+    const chunks = body.trimEnd().split("\n").map((line) => JSON.parse(line));
+    assert.ok(story.startsWith(chunks.map((chunk) => chunk.choices[0].text).join("")));
+  });
+
+  test("a stream is read once", async () => {
+    const error = await page.evaluate(async () => {
+      const engine = await load(story);
+      const stream = await engine.completions.create({ ...greedy, max_tokens: 3, stream: true });
+      await collect(stream);
+      return failure(collect(stream));
+    });
+    assert.equal(error.code, "invalid_argument");
+  });
+
+  test("the reading of the prompt is reported beside the stream, not in it", async () => {
+    const { reports, chunks } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const reports = [];
+      const chunks = await collect(
+        await engine.completions.create(
+          { ...greedy, prompt: "Once upon a time there was a dog. ".repeat(8), max_tokens: 3, stream: true },
+          { onPromptProgress: (progress) => reports.push(progress) },
+        ),
+      );
+      return { reports, chunks };
+    });
+    assert.ok(reports.length > 0);
+    assert.equal(reports.at(-1).processed, reports.at(-1).total);
+    assert.ok(chunks.every((chunk) => !("prompt_progress" in chunk)));
+  });
+});
+
+describe("tokens", () => {
+  test("tokenize and detokenize are inverse", async () => {
+    const { ids, text } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const ids = await engine.tokenize("Lily loved the park.");
+      return { ids, text: await engine.detokenize(ids) };
+    });
+    assert.ok(Array.isArray(ids) && ids.length > 3 && ids.every(Number.isInteger));
+    assert.equal(text.trimStart(), "Lily loved the park.");
+  });
+
+  test("special adds the beginning of the text", async () => {
+    const [plain, special] = await page.evaluate(async () => {
+      const engine = await load(story);
+      return [await engine.tokenize("Lily"), await engine.tokenize("Lily", { special: true })];
+    });
+    assert.deepEqual(special, [1, ...plain]);
+  });
+
+  test("token ids are accepted as a prompt", async () => {
+    const [fromText, fromIds] = await page.evaluate(async () => {
+      const engine = await load(story);
+      const ask = async (prompt) => (await engine.completions.create({ ...greedy, prompt, max_tokens: 20 })).choices[0].text;
+      return [await ask("Once upon"), await ask(await engine.tokenize("Once upon", { special: true }))];
+    });
+    assert.equal(fromText, fromIds);
+  });
+
+  test("work while an answer is being written", async () => {
+    const ids = await page.evaluate(async () => {
+      const engine = await load(story);
+      for await (const _ of await engine.completions.create({ ...greedy, stream: true })) return engine.tokenize("Lily");
+    });
+    assert.ok(ids.length > 0);
+  });
+});
+
+describe("taking turns", () => {
+  test("a second request waits for the first", async () => {
+    const { early, first, second } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const stream = await engine.completions.create({ ...greedy, stream: true });
+      const waiting = engine.completions.create(greedy);
+      const early = await Promise.race([waiting, sleep(300)]);
+      return { early, first: text(await collect(stream)), second: (await waiting).choices[0].text };
+    });
+    assert.equal(early, undefined);
+    assert.equal(first, story);
+    assert.equal(second, story);
+  });
+
+  test("a request can be aborted while it waits, and passes its turn on", async () => {
+    const { error, third } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const stream = await engine.completions.create({ ...greedy, stream: true });
+      const controller = new AbortController();
+      const second = failure(engine.completions.create(greedy, { signal: controller.signal }));
+      const third = engine.completions.create(greedy);
+      await sleep(50);
+      controller.abort();
+      const error = await second;
+      await collect(stream);
+      return { error, third: (await third).choices[0].text };
+    });
+    assert.equal(error.code, "aborted");
+    assert.equal(third, story);
+  });
+
+  test("the worker stays only a few chunks ahead of a slow consumer", async () => {
+    const { received, total } = await page.evaluate(async () => {
+      let received = 0;
+      const Channel = MessageChannel;
+      window.MessageChannel = class extends Channel {
+        constructor() {
+          super();
+          this.port1.addEventListener("message", ({ data }) => (received += "chunk" in data));
+        }
+      };
+      const engine = await load(story);
+      const chunks = (await engine.completions.create({ ...greedy, stream: true }))[Symbol.asyncIterator]();
+      await chunks.next();
+      await sleep(500);
+      const ahead = received;
+      let total = 1;
+      while (!(await chunks.next()).done) total++;
+      return { received: ahead, total };
+    });
+    assert.ok(received > 1 && received <= 17, `${received} chunks had arrived when one was taken`);
+    assert.ok(total > 100);
+  });
+});
+
+describe("aborting", () => {
+  test("in the middle of a stream, then generating again", async () => {
+    const { taken, error, again } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const controller = new AbortController();
+      let taken = 0;
+      const read = async () => {
+        for await (const _ of await engine.completions.create({ ...greedy, stream: true }, { signal: controller.signal })) {
+          if (++taken === 10) controller.abort();
+        }
+      };
+      const error = await failure(read());
+      return { taken, error, again: (await engine.completions.create(greedy)).choices[0].text };
+    });
+    assert.equal(taken, 10);
+    assert.deepEqual([error.typed, error.code, error.name], [true, "aborted", "AbortError"]);
+    assert.equal(again, story);
+  });
+
+  test("by leaving the loop", async () => {
+    const again = await page.evaluate(async () => {
+      const engine = await load(story);
+      for (let round = 0; round < 5; round++) {
+        for await (const _ of await engine.completions.create({ ...greedy, stream: true })) break;
+      }
+      return (await engine.completions.create(greedy)).choices[0].text;
+    });
+    assert.equal(again, story);
+  });
+
+  test("a whole answer under way", async () => {
+    const { error, again } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const controller = new AbortController();
+      const answer = failure(engine.completions.create(greedy, { signal: controller.signal, onPromptProgress: () => controller.abort() }));
+      return { error: await answer, again: (await engine.completions.create(greedy)).choices[0].text };
+    });
+    assert.equal(error.code, "aborted");
+    assert.equal(again, story);
+  });
+
+  test("before anything starts", async () => {
+    const codes = await page.evaluate(async () => {
+      const signal = AbortSignal.abort();
+      const engine = await load(story);
+      const errors = [
+        failure(load(story, { signal })),
+        failure(engine.completions.create(greedy, { signal })),
+        failure(engine.completions.create({ ...greedy, stream: true }, { signal })),
+        failure(engine.tokenize("Lily", { signal })),
+      ];
+      return (await Promise.all(errors)).map((error) => error.code);
+    });
+    assert.deepEqual(codes, ["aborted", "aborted", "aborted", "aborted"]);
+  });
+
+  test("a signal that fires after the end does no harm", async () => {
+    const again = await page.evaluate(async () => {
+      const engine = await load(story);
+      const controller = new AbortController();
+      await collect(await engine.completions.create({ ...greedy, max_tokens: 3, stream: true }, { signal: controller.signal }));
+      controller.abort();
+      return (await engine.completions.create(greedy)).choices[0].text;
+    });
+    assert.equal(again, story);
+  });
+});
+
+describe("unloading", () => {
+  test("ends what is under way and refuses what comes later", async () => {
+    const { pending, streaming, later } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const stream = await engine.completions.create({ ...greedy, stream: true });
+      const pending = failure(engine.completions.create(greedy));
+      const streaming = failure(collect(stream));
+      await engine.unload();
+      await engine.unload();
+      const later = [failure(engine.completions.create(greedy)), failure(engine.tokenize("Lily"))];
+      return { pending: await pending, streaming: await streaming, later: await Promise.all(later) };
+    });
+    assert.equal(pending.code, "aborted");
+    assert.equal(streaming.code, "aborted");
+    for (const error of later) {
+      assert.equal(error.code, "invalid_argument");
+      assert.match(error.message, /unloaded/);
+    }
+  });
+
+  test("ends the Worker", async () => {
+    await page.evaluate(async () => {
+      window.engine = await load(story);
+    });
+    assert.equal(page.workers().length, 1);
+    await Promise.all([page.workers()[0].waitForEvent("close"), page.evaluate(() => engine.unload())]);
+    assert.equal(page.workers().length, 0);
+  });
+
+  test("a failed load leaves no Worker behind", async () => {
+    await page.evaluate(() => failure(load("/nowhere.gguf")));
+    await page.waitForTimeout(100);
+    assert.equal(page.workers().length, 0);
+  });
+});

@@ -1,0 +1,131 @@
+/** What the browser tests share: a static server without any special headers, Chromium, and a page with the package in it. */
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { dirname, extname, join, normalize, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+export const repository = join(dirname(fileURLToPath(import.meta.url)), "../..");
+
+for (const [built, command] of [
+  ["pkg/wasm/candlewick_bg.wasm", "./build.sh wasm"],
+  ["pkg/dist/index.js", "./build.sh npm"],
+  ["www/dist/index.html", "./build.sh demo"],
+]) {
+  if (!existsSync(join(repository, built))) throw new Error(`${built} is missing; run ${command} first`);
+}
+
+export const read = (path) => readFileSync(join(repository, path));
+export const storyteller = read("www/models/stories260K.gguf");
+export const story = read("tests/fixtures/goldens/stories260K.greedy.txt").toString().trimEnd();
+
+const types = {
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript",
+  ".css": "text/css",
+  ".svg": "image/svg+xml",
+  ".wasm": "application/wasm",
+  ".woff2": "font/woff2",
+};
+
+/**
+ * Serves the repository, and `routes` before it: path → bytes, text, or a function of (request, response). Files answer
+ * ranges, routes do not, so both ways of fetching a model are used. `headers` go on every answer.
+ */
+export async function serve({ routes = {}, headers = {} } = {}) {
+  const server = createServer((request, response) => {
+    const path = decodeURIComponent(new URL(request.url, "http://localhost").pathname);
+    for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
+    const route = routes[path];
+    if (typeof route === "function") return route(request, response);
+    const file = join(repository, normalize(path));
+    const inside = file.startsWith(repository + sep) && extname(file) !== "" && existsSync(file);
+    if (route === undefined && !inside) return response.writeHead(404, { "content-type": "text/html" }).end("<h1>Not found</h1>");
+    response.setHeader("content-type", types[extname(path) || ".html"] ?? "application/octet-stream");
+    if (route !== undefined) return response.end(route);
+    const body = readFileSync(file);
+    const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
+    response.setHeader("accept-ranges", "bytes");
+    if (!range) return response.end(body);
+    const start = Number(range[1]);
+    const end = Math.min(range[2] === "" ? Infinity : Number(range[2]), body.length - 1);
+    if (start > end) return response.writeHead(416, { "content-range": `bytes */${body.length}` }).end();
+    response.writeHead(206, { "content-range": `bytes ${start}-${end}/${body.length}` }).end(body.subarray(start, end + 1));
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    url: `http://127.0.0.1:${server.address().port}`,
+    close: () => {
+      server.closeAllConnections();
+      return new Promise((done) => server.close(done));
+    },
+  };
+}
+
+/** Chromium; without one the tests fail, they are not skipped. */
+export function launch() {
+  return chromium.launch({
+    executablePath: process.env.CHROME ?? "/usr/bin/chromium",
+    args: [
+      "--headless=new",
+      "--no-sandbox",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
+  });
+}
+
+/** A page that imports the built package as any static page would. Serve it as a route. */
+export const blank = `<!doctype html><title>test</title><script type="module">
+  import * as candlewick from "/pkg/dist/index.js";
+  const story = "/www/models/stories260K.gguf";
+  Object.assign(window, candlewick, {
+    story,
+    greedy: { prompt: "", temperature: 0, max_tokens: 400 },
+    /** The code, name and message of the error that a promise ends in. */
+    failure: (promise) => promise.then(
+      (value) => ({ code: "none", value }),
+      (error) => ({ typed: error instanceof candlewick.CandlewickError, code: error.code, name: error.name, message: error.message }),
+    ),
+    /** The chunks of a stream. */
+    collect: async (stream) => { const all = []; for await (const chunk of stream) all.push(chunk); return all; },
+    text: (chunks) => chunks.map((chunk) => chunk.choices[0]?.text ?? "").join(""),
+    sleep: (ms) => new Promise((done) => setTimeout(done, ms)),
+  });
+  document.title = "ready";
+</script>`;
+
+/** Opens `url` in a context of its own and fails on uncaught errors in the page. */
+export async function openPage(browser, url, options = {}) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  const errors = [];
+  page.on("pageerror", (error) => errors.push(error.message));
+  await page.goto(url);
+  return { page, errors, close: () => context.close() };
+}
+
+/** The storyteller with a chat template in its metadata: a small model that converses, after a fashion. */
+export function conversationalist() {
+  const template =
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+  const string = (text, size) => {
+    const bytes = Buffer.from(text.padEnd(size ?? text.length));
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(BigInt(bytes.length));
+    return Buffer.concat([length, bytes]);
+  };
+  const key = string("tokenizer.chat_template");
+  const type = Buffer.from([8, 0, 0, 0]); // a string
+  // The new entry goes in front of all others and is a multiple of the alignment long, so that no tensor moves.
+  const size = Math.ceil((key.length + type.length + 8 + template.length) / 32) * 32 - key.length - type.length - 8;
+  const head = Buffer.from(storyteller.subarray(0, 24)); // magic, version, number of tensors, number of entries
+  head.writeBigUInt64LE(head.readBigUInt64LE(16) + 1n, 16);
+  return Buffer.concat([head, key, type, string(template, size), storyteller.subarray(24)]);
+}
