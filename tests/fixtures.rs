@@ -4,7 +4,8 @@ use candlewick::backend::Backend;
 use candlewick::model::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::store::FileSource;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 pub fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(relative)
@@ -13,6 +14,33 @@ pub fn path(relative: &str) -> PathBuf {
 pub fn json(relative: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(path(relative)).unwrap();
     serde_json::from_str(&text).unwrap()
+}
+
+/// The model of the published story, which the demo page has too.
+pub fn stories() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("www/models/stories260K.gguf")
+}
+
+/// Every model and vocabulary: file names and contents.
+pub fn files() -> Vec<(String, Vec<u8>)> {
+    let folders = ["models", "tokenizers"].map(|folder| std::fs::read_dir(path(folder)).unwrap());
+    let mut paths: Vec<PathBuf> = folders.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    paths.push(stories());
+    paths.sort();
+    let models = paths.iter().filter(|path| path.to_string_lossy().contains(".gguf"));
+    let models = models.filter(|path| !path.extension().is_some_and(|end| end == "inp" || end == "out"));
+    models.map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), contents(path))).collect()
+}
+
+/// A file's bytes, unpacked where it lies compressed.
+pub fn contents(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).unwrap();
+    if path.extension().is_none_or(|end| end != "gz") {
+        return bytes;
+    }
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked).unwrap();
+    unpacked
 }
 
 /// `model` is a file name under `models`.

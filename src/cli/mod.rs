@@ -15,7 +15,7 @@ use crate::store::FileSource;
 use crate::{Error, Result};
 use arguments::{Cli, Command, Common};
 use clap::Parser;
-use output::{LoadBar, print_error};
+use output::{LoadBar, print_error, say};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -86,7 +86,7 @@ async fn load(model: &Path, common: &Common) -> Result<Engine> {
     if common.verbose {
         let info = engine.info();
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        eprintln!(
+        say!(
             "{}: {} {}, {:.1} M parameters, context {} of {}, on the {} ({}); weights {:.1} MB, KV cache {:.1} MB",
             info.name,
             info.architecture,

@@ -86,7 +86,8 @@ impl Info {
             device_reason: device_reason.to_owned(),
             memory: Memory {
                 weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
-                kv_cache: (config.kv_width() * context * size_of::<f32>()) as u64,
+                kv_cache: (config.kv_width().saturating_mul(context as u64))
+                    .saturating_mul(size_of::<f32>() as u64),
             },
         })
     }

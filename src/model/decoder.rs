@@ -140,7 +140,6 @@ impl Decoder {
         progress: &mut Progress<'_>,
     ) -> Result<Decoder> {
         let (d, v) = (config.embedding, config.vocabulary);
-        let buffers = Buffers::allocate(backend.as_mut(), &config)?;
         let mut loader = Loader::new(source, header, backend.as_mut(), progress);
         let rope_factors = match config.rope_factors_tensor(context) {
             Some(name) => Some(loader.values(name, config.rope_pairs()).await?),
@@ -157,6 +156,8 @@ impl Decoder {
             // Tied to the embedding.
             false => Linear { weight: embedding, bias: None },
         };
+        // After the weights: until those have been found, the sizes are but what a file claims.
+        let buffers = Buffers::allocate(backend.as_mut(), &config)?;
         Ok(Decoder { config, backend, context, embedding, layers, output_norm, output, buffers })
     }
 }
