@@ -261,7 +261,7 @@ wasm_cargo() {
   local subcommand=$1
   shift
   env ${WASM_ENV[@]+"${WASM_ENV[@]}"} RUSTFLAGS="-C target-feature=+simd128" CARGO_TARGET_DIR=target/wasm \
-    "$WASM_CARGO" "$subcommand" --locked --lib --no-default-features --target "$WASM_TARGET" \
+    "$WASM_CARGO" "$subcommand" --locked --lib --no-default-features --features gpu --target "$WASM_TARGET" \
     ${WASM_ARGS[@]+"${WASM_ARGS[@]}"} "$@"
 }
 
@@ -358,6 +358,35 @@ browser_tests() {
   node --test "${files[@]}"
 }
 
+# gpu_tests ICD [short]: the GPU backend's tests on the renderer that a Vulkan driver file names.
+# NODEVICE_SELECT keeps a layer of Mesa's quiet that looks for a desktop.
+gpu_tests() {
+  note "Vulkan driver: $1"
+  VK_DRIVER_FILES=$1 NODEVICE_SELECT=1 CANDLEWICK_TEST_GPU=${2:-full} cargo test --locked --test gpu
+}
+
+# setup_renderers: Vulkan renderers in software. Lavapipe has f16, SwiftShader has not, and their subgroups differ in size.
+setup_renderers() {
+  local file
+  [[ $(uname) == Linux ]] || { note "no renderers in software for $(uname): the GPU's tests run on Linux only" && return; }
+  have_lavapipe || { apt mesa-vulkan-drivers && have_lavapipe; } || die "no Vulkan renderer for the GPU's tests" \
+    "Debian, Ubuntu: sudo apt-get install mesa-vulkan-drivers"
+  for file in "$(dirname "$(readlink -f "$CHROME")")" /usr/lib/chromium /opt/google/chrome; do
+    [[ -f $file/vk_swiftshader_icd.json ]] && SWIFTSHADER=$file/vk_swiftshader_icd.json && break
+  done
+  [[ -n $SWIFTSHADER ]] || die "Chromium's Vulkan renderer, vk_swiftshader_icd.json, was not found beside $CHROME" \
+    "install Debian's chromium, or SWIFTSHADER=/path/to/vk_swiftshader_icd.json ./build.sh test"
+}
+LAVAPIPE=
+SWIFTSHADER=${SWIFTSHADER:-}
+have_lavapipe() {
+  local file
+  for file in /usr/share/vulkan/icd.d/lvp_icd*.json; do
+    [[ -f $file ]] && LAVAPIPE=$file && return
+  done
+  return 1
+}
+
 clippy_wasm() {
   if [[ $WASM_CARGO == /usr/bin/cargo ]]; then # Its own clippy, if it is there: versions must agree.
     if [[ ! -x /usr/bin/clippy-driver ]]; then
@@ -375,6 +404,8 @@ run_tests() {
   stage "format" cargo fmt --check
   stage "clippy" cargo clippy --locked --all-targets -- -D warnings
   stage "cargo test" cargo test --locked
+  [[ -z $LAVAPIPE ]] || stage "GPU tests on lavapipe" gpu_tests "$LAVAPIPE"
+  [[ -z $SWIFTSHADER ]] || stage "GPU tests on SwiftShader" gpu_tests "$SWIFTSHADER" short
   stage "wasm" once wasm
   stage "clippy for wasm" clippy_wasm
   stage "npm package" once npm_package
@@ -391,6 +422,7 @@ setup_all() {
   once setup_bindgen
   once setup_node
   once setup_chrome
+  once setup_renderers
 }
 
 usage() {

@@ -1,15 +1,11 @@
 //! Logits against transformers', for every architecture and every weight type.
 
-use crate::fixtures::{all_logits, decoder, json};
+use crate::fixtures::{all_logits, decoder, json, kl_divergence, tokens};
 use candlewick::backend::cpu::Cpu;
 use serde_json::Value;
 
 /// Of the logits' range, as the largest difference from transformers' float32 forward.
 const F32_TOLERANCE: f32 = 1e-3;
-
-pub fn tokens(golden: &Value) -> Vec<u32> {
-    serde_json::from_value(golden["tokens"].clone()).unwrap()
-}
 
 pub fn golden_rows(rows: &Value) -> Vec<(usize, Vec<f32>)> {
     let rows = rows.as_object().unwrap();
@@ -27,17 +23,6 @@ pub fn deviation(row: &[f32], golden: &[f32]) -> f32 {
     assert_eq!(row.len(), golden.len());
     let largest = row.iter().zip(golden).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     largest / range(golden)
-}
-
-/// KL(reference ‖ row) in nats.
-pub fn kl_divergence(reference: &[f32], row: &[f32]) -> f64 {
-    let log_softmax = |row: &[f32]| -> Vec<f64> {
-        let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
-        let sum: f64 = row.iter().map(|&x| (x as f64 - highest).exp()).sum();
-        row.iter().map(|&x| x as f64 - highest - sum.ln()).collect()
-    };
-    let (p, q) = (log_softmax(reference), log_softmax(row));
-    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
 fn agrees_with_transformers(name: &str, context: usize) {

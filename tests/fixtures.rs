@@ -4,7 +4,8 @@ use candlewick::backend::Backend;
 use candlewick::model::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::store::FileSource;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 pub fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(relative)
@@ -13,6 +14,33 @@ pub fn path(relative: &str) -> PathBuf {
 pub fn json(relative: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(path(relative)).unwrap();
     serde_json::from_str(&text).unwrap()
+}
+
+/// The model of the published story, which the demo page has too.
+pub fn stories() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("www/models/stories260K.gguf")
+}
+
+/// Every model and vocabulary: file names and contents.
+pub fn files() -> Vec<(String, Vec<u8>)> {
+    let folders = ["models", "tokenizers"].map(|folder| std::fs::read_dir(path(folder)).unwrap());
+    let mut paths: Vec<PathBuf> = folders.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    paths.push(stories());
+    paths.sort();
+    let models = paths.iter().filter(|path| path.to_string_lossy().contains(".gguf"));
+    let models = models.filter(|path| !path.extension().is_some_and(|end| end == "inp" || end == "out"));
+    models.map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), contents(path))).collect()
+}
+
+/// A file's bytes, unpacked where it lies compressed.
+pub fn contents(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).unwrap();
+    if path.extension().is_none_or(|end| end != "gz") {
+        return bytes;
+    }
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked).unwrap();
+    unpacked
 }
 
 /// `model` is a file name under `models`.
@@ -37,4 +65,20 @@ pub fn all_logits(decoder: &mut Decoder, tokens: &[u32], step: usize) -> Vec<Vec
         }
     }
     rows
+}
+
+/// The prompt of a golden.
+pub fn tokens(golden: &serde_json::Value) -> Vec<u32> {
+    serde_json::from_value(golden["tokens"].clone()).unwrap()
+}
+
+/// KL(reference ‖ row) in nats.
+pub fn kl_divergence(reference: &[f32], row: &[f32]) -> f64 {
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+        let sum: f64 = row.iter().map(|&x| (x as f64 - highest).exp()).sum();
+        row.iter().map(|&x| x as f64 - highest - sum.ln()).collect()
+    };
+    let (p, q) = (log_softmax(reference), log_softmax(row));
+    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
 }

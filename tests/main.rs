@@ -1,11 +1,17 @@
 //! Every integration test, in one binary.
 #![allow(missing_docs)]
 
+mod allocator;
+mod cli;
 mod decoder;
+mod edit;
+mod engine;
 mod fixtures;
-#[cfg(feature = "gpu")]
-mod gpu;
-#[cfg(feature = "gpu")]
-mod kernels;
+mod gguf;
 mod template;
 mod tokenizer;
+
+/// Where the engine's tests run; `tests/gpu` has them on the GPU.
+const DEVICE: candlewick::engine::Device = candlewick::engine::Device::Cpu;
+/// Tokens of its steps through a prompt.
+const STEP: usize = 64;

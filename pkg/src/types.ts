@@ -172,6 +172,8 @@ export interface EngineInfo {
   device: "cpu" | "gpu";
   /** Why this device. */
   deviceReason: string;
+  /** The GPU and how it is used, where that is the device. */
+  gpu?: { adapter: string; backend: string; features: string[]; variants: string[] };
   /** Bytes. */
   memory: { weights: number; kvCache: number };
 }

@@ -7,6 +7,7 @@
 import init, { Engine, type Answer } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
 import type { Call, Control, Reply } from "./protocol.js";
+import { requestSubgroups } from "./webgpu.js";
 
 /** What this file looks at in a chunk. */
 interface Chunk {
@@ -15,6 +16,8 @@ interface Chunk {
 }
 
 let engine: Engine;
+
+requestSubgroups();
 
 addEventListener("message", ({ data, ports }: MessageEvent<Call>) => serve(data, new Caller(ports[0]!)));
 // An uncaught error reaches the page, which then fails every open request; an unhandled rejection does not.

@@ -13,6 +13,7 @@ pub mod gpu;
 use crate::Result;
 use crate::model::gguf::TensorType;
 use futures_util::future::LocalBoxFuture;
+use serde::Serialize;
 
 /// Activations: `rows × width` numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,32 @@ impl Tokens<'_> {
     }
 }
 
+/// What a model will ask of a device.
+#[derive(Debug, Clone)]
+pub struct Needs {
+    /// (rows, columns, type) of every matrix.
+    pub matrices: Vec<(usize, usize, TensorType)>,
+    /// KV caches.
+    pub layers: usize,
+    /// Tokens in each of them.
+    pub context: usize,
+    /// Their width.
+    pub heads: Heads,
+}
+
+/// A GPU and how it is used, for people.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GpuInfo {
+    /// The adapter's name.
+    pub adapter: String,
+    /// `vulkan`, `metal`, `dx12` or `webgpu`.
+    pub backend: String,
+    /// Optional features of the device that are on.
+    pub features: Vec<&'static str>,
+    /// Which variants of the kernels run.
+    pub variants: Vec<&'static str>,
+}
+
 /// What one kernel of a device has cost.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct KernelTime {
@@ -153,10 +180,24 @@ pub trait Backend {
     /// caller can report progress and stop.
     fn prefill_rows(&self) -> usize;
 
-    /// Says which matrices (rows, columns, type) will come. A device that cannot hold them says
-    /// so now, before anything is loaded.
-    fn expect(&mut self, matrices: &[(usize, usize, TensorType)]) -> LocalBoxFuture<'_, Result<()>> {
-        _ = matrices;
+    /// Hears what will come. A device that cannot hold it says so now, before anything is loaded.
+    fn expect(&mut self, needs: &Needs) -> LocalBoxFuture<'_, Result<()>> {
+        _ = needs;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// The GPU, where that is the device.
+    fn gpu(&self) -> Option<GpuInfo> {
+        None
+    }
+
+    /// Whether tokens chosen on the device spare it a wait: [`Backend::choose`] enqueues.
+    fn chooses_ahead(&self) -> bool {
+        false
+    }
+
+    /// Ends when everything enqueued has run.
+    fn wait(&mut self) -> LocalBoxFuture<'_, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::engine::{Engine, Prompt, Settings, Timings};
 use crate::sampling::Sampling;
 use serde::Serialize;
+use std::io::Write;
 
 /// Of several rounds.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -46,17 +47,18 @@ pub async fn bench(arguments: &BenchArguments, common: &Common) -> Outcome {
     }
     let prompt_per_second = Spread::of(rounds.iter().map(|t| t.prompt_per_second).collect());
     let predicted_per_second = Spread::of(rounds.iter().map(|t| t.predicted_per_second).collect());
+    let mut stdout = std::io::stdout().lock();
     if arguments.json {
         let result = serde_json::json!({
             "device": engine.info().device,
             "prompt_per_second": prompt_per_second,
             "predicted_per_second": predicted_per_second,
         });
-        println!("{result}");
+        writeln!(stdout, "{result}")?;
     } else {
-        println!("device  {}", engine.info().device);
-        println!("prompt  {prompt_per_second}, {prompt} tokens");
-        println!("answer  {predicted_per_second}, {predict} tokens");
+        writeln!(stdout, "device  {}", engine.info().device)?;
+        writeln!(stdout, "prompt  {prompt_per_second}, {prompt} tokens")?;
+        writeln!(stdout, "answer  {predicted_per_second}, {predict} tokens")?;
     }
     Ok(())
 }

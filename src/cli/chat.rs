@@ -1,8 +1,9 @@
 //! `candlewick chat`: a conversation in the terminal.
 
 use super::arguments::{ChatArguments, Common};
+use super::output::{print_error, say};
 use super::run::report;
-use super::{Outcome, load};
+use super::{Failure, Outcome, load};
 use crate::chat::{self, Conversation};
 use crate::engine::{Engine, Event, Prompt, Settings};
 use crate::{Error, Result};
@@ -30,22 +31,24 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     }
     let settings = arguments.answer.settings();
     settings.sampling.validate()?;
+    // The editor sets a handler too: ours must come after.
+    let mut editor = DefaultEditor::new().map_err(terminal_failed)?;
     let stop = Arc::new(AtomicBool::new(false));
     let stop_on_signal = stop.clone();
     ctrlc::set_handler(move || stop_on_signal.store(true, Ordering::Relaxed))
         .map_err(|error| Error::internal(format!("cannot handle Ctrl-C: {error}")))?;
-    let mut editor = DefaultEditor::new().map_err(terminal_failed)?;
     if !common.quiet {
-        eprintln!("{} on the {}. /help says what you can do.", engine.info().name, engine.info().device);
+        say!("{} on the {}. /help says what you can do.", engine.info().name, engine.info().device);
     }
 
     let opening: Vec<Value> = arguments.system.iter().map(|system| chat::message("system", system)).collect();
     let mut messages = opening.clone();
     while let Some(line) = read_message(&mut editor)? {
+        let before = messages.clone();
         match line.trim() {
             "" => continue,
             "/help" => {
-                eprintln!("{HELP}");
+                say!("{HELP}");
                 continue;
             }
             "/exit" | "/quit" => break,
@@ -56,12 +59,12 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
             "/retry" => {
                 messages.pop_if(|last| last["role"] == "assistant");
                 if messages.len() == opening.len() {
-                    eprintln!("There is nothing to answer yet.");
+                    say!("There is nothing to answer yet.");
                     continue;
                 }
             }
             command if command.starts_with('/') && !command.contains(' ') => {
-                eprintln!("There is no {command}.\n{HELP}");
+                say!("There is no {command}.\n{HELP}");
                 continue;
             }
             text => messages.push(chat::message("user", text)),
@@ -69,11 +72,12 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
         stop.store(false, Ordering::Relaxed);
         match answer(&engine, &messages, settings.clone(), &stop, common.verbose).await {
             Ok(text) => messages.push(chat::message("assistant", &text)),
-            Err(error) => {
+            Err(Failure::Error(error)) => {
                 // The conversation stays as it was, so that another try is possible.
-                super::print_error(&error);
-                messages.pop();
+                print_error(&error);
+                messages = before;
             }
+            Err(no_output) => return Err(no_output),
         }
     }
     Ok(())
@@ -95,7 +99,7 @@ fn read_message(editor: &mut DefaultEditor) -> Result<Option<String>> {
             },
             // Ctrl-C throws away what was typed.
             Err(ReadlineError::Interrupted) if !message.is_empty() => message.clear(),
-            Err(ReadlineError::Interrupted) => eprintln!("Ctrl-D or /exit leaves."),
+            Err(ReadlineError::Interrupted) => say!("Ctrl-D or /exit leaves."),
             Err(ReadlineError::Eof) => return Ok(None),
             Err(error) => return Err(terminal_failed(error)),
         }
@@ -109,23 +113,23 @@ async fn answer(
     settings: Settings,
     stop: &AtomicBool,
     verbose: bool,
-) -> Result<String> {
+) -> std::result::Result<String, Failure> {
     let prompt = Prompt::Chat(Conversation::new(messages.to_vec()));
     let mut generation = engine.generate(prompt, settings).await?;
+    let mut stdout = std::io::stdout().lock();
     let mut whole = String::new();
     while !stop.load(Ordering::Relaxed) {
         match generation.next().await? {
             None => break,
             Some(Event::Prompt { .. }) => {}
             Some(Event::Token { text, .. } | Event::Finish { text, .. }) => {
-                print!("{text}");
-                // A terminal that is gone ends the next read.
-                let _ = std::io::stdout().flush();
+                stdout.write_all(text.as_bytes())?;
+                stdout.flush()?;
                 whole += &text;
             }
         }
     }
-    println!();
+    writeln!(stdout)?;
     if verbose {
         report(&generation);
     }

@@ -15,7 +15,7 @@ use crate::store::FileSource;
 use crate::{Error, Result};
 use arguments::{Cli, Command, Common};
 use clap::Parser;
-use output::{LoadBar, print_error};
+use output::{LoadBar, print_error, say};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -25,6 +25,11 @@ pub fn main() -> ExitCode {
     if let Some(threads) = cli.common.threads {
         // SAFETY: nothing else runs yet. candle's thread pool reads this when it starts.
         unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+    }
+    // Mesa's Vulkan layer complains on stderr where there is no desktop.
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: as above.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
     match pollster::block_on(dispatch(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,7 +91,7 @@ async fn load(model: &Path, common: &Common) -> Result<Engine> {
     if common.verbose {
         let info = engine.info();
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        eprintln!(
+        say!(
             "{}: {} {}, {:.1} M parameters, context {} of {}, on the {} ({}); weights {:.1} MB, KV cache {:.1} MB",
             info.name,
             info.architecture,

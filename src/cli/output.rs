@@ -4,8 +4,17 @@ use crate::engine::{Progress, Stage};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// A line on stderr. Nothing is lost where nobody reads it; `eprintln!` would panic.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(super) use say;
+
 pub fn print_error(error: &Error) {
-    eprintln!("error: {error}");
+    say!("error: {error}");
 }
 
 /// A bar while weights load; nothing where stderr is not a terminal.

@@ -1,6 +1,7 @@
 //! `candlewick run`: one prompt, one answer.
 
 use super::arguments::{Common, RunArguments};
+use super::output::say;
 use super::{Outcome, load, read_stdin, read_text};
 use crate::chat::{self, Conversation};
 use crate::engine::{Event, Generation, Prompt};
@@ -67,7 +68,7 @@ pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
 /// Speeds, on stderr.
 pub fn report(generation: &Generation) {
     let timings = generation.timings();
-    eprintln!(
+    say!(
         "prompt: {} tokens at {:.1} tokens/s; answer: {} tokens at {:.1} tokens/s; first token after {:.0} ms; seed {}",
         timings.prompt_n,
         timings.prompt_per_second,

@@ -203,6 +203,10 @@ impl Start {
         let cached = session.cached.iter().zip(reusable).take_while(|(a, b)| a == b).count();
         session.cached.truncate(cached);
         let answer = Answer::new(&self.sampler, &self.detokenizer, &self.settings);
+        // Further answers begin with the logits of the first.
+        let ahead = session.decoder.backend().chooses_ahead()
+            && self.settings.sampling.is_plain_greedy()
+            && self.settings.choices == 1;
         Generation {
             language,
             session,
@@ -216,6 +220,8 @@ impl Start {
             prompt_logits: Vec::new(),
             logits: Vec::new(),
             answer,
+            ahead,
+            arrived: None,
             choice: 0,
             generated: 0,
             clock: Clock::new(),
@@ -280,6 +286,10 @@ pub struct Generation {
     prompt_logits: Vec<f32>,
     logits: Vec<f32>,
     answer: Answer,
+    /// The device chooses the tokens, and works on the next step while one is on its way here.
+    ahead: bool,
+    /// The first of them.
+    arrived: Option<u32>,
     choice: usize,
     /// Tokens of all answers.
     generated: usize,
@@ -306,16 +316,39 @@ impl Generation {
         let end = total.min(position + self.session.decoder.step_len());
         self.session.forward(&self.prompt[position..end], position)?;
         self.processed = end;
-        if end == total {
-            self.session.decoder.logits(end - position - 1, &mut self.logits).await?;
-            if self.settings.choices > 1 {
-                self.prompt_logits.clone_from(&self.logits);
+        let last_row = end - position - 1;
+        match end == total {
+            // Steps must not pile up on the device: between them the caller may stop.
+            false => self.session.decoder.wait().await?,
+            true if self.ahead => {
+                self.session.choose(last_row, self.language.tokenizer.len())?;
+                self.arrived = Some(self.choice_ahead().await?);
+            }
+            true => {
+                self.session.decoder.logits(last_row, &mut self.logits).await?;
+                if self.settings.choices > 1 {
+                    self.prompt_logits.clone_from(&self.logits);
+                }
             }
         }
         Ok(Event::Prompt { processed: end, total })
     }
 
-    async fn decode(&mut self) -> Result<Event> {
+    /// The token that the device has chosen. It goes on to the one after that, if there may be one.
+    async fn choice_ahead(&mut self) -> Result<u32> {
+        if let Some(token) = self.answer.pending.take() {
+            // The step ahead has put it into the KV cache.
+            self.session.cached.push(token);
+        }
+        if !self.ends_with(self.answer.tokens + 1) {
+            let position = self.prompt.len() + self.answer.tokens;
+            self.session.step_ahead(position, self.language.tokenizer.len())?;
+        }
+        self.session.chosen().await
+    }
+
+    /// The token that the sampler draws, after the last one has gone through the model.
+    async fn sample(&mut self) -> Result<u32> {
         if let Some(token) = self.answer.pending.take() {
             let position = self.prompt.len() + self.answer.tokens - 1;
             self.session.forward(&[token], position)?;
@@ -323,7 +356,20 @@ impl Generation {
         }
         // Some models have more rows than their vocabulary has tokens.
         let vocabulary = self.language.tokenizer.len();
-        let token = self.answer.sampler.sample(&mut self.logits[..vocabulary])?;
+        self.answer.sampler.sample(&mut self.logits[..vocabulary])
+    }
+
+    /// Whether an answer of `tokens` tokens can have no more.
+    fn ends_with(&self, tokens: usize) -> bool {
+        tokens == self.settings.max_tokens || self.prompt.len() + tokens >= self.session.decoder.context()
+    }
+
+    async fn decode(&mut self) -> Result<Event> {
+        let token = match self.arrived.take() {
+            Some(token) => token,
+            None if self.ahead => self.choice_ahead().await?,
+            None => self.sample().await?,
+        };
         if self.language.tokenizer.is_end_of_generation(token) && !self.settings.ignore_eos {
             return Ok(self.finish(FinishReason::Stop, None, String::new()));
         }
@@ -336,8 +382,7 @@ impl Generation {
         if stopped.is_some() {
             return Ok(self.finish(FinishReason::Stop, Some(token), text));
         }
-        let context_full = self.prompt.len() + self.answer.tokens >= self.session.decoder.context();
-        if self.answer.tokens == self.settings.max_tokens || context_full {
+        if self.ends_with(self.answer.tokens) {
             return Ok(self.finish(FinishReason::Length, Some(token), text));
         }
         self.answer.pending = Some(token);

@@ -2,7 +2,7 @@
 
 use super::Language;
 use crate::Result;
-use crate::backend::Backend;
+use crate::backend::{Backend, GpuInfo};
 use crate::model::Config;
 use crate::model::gguf::{Header, TensorType};
 use crate::store::Source;
@@ -44,6 +44,9 @@ pub struct Info {
     pub device: &'static str,
     /// Why that one.
     pub device_reason: String,
+    /// The GPU, where that is the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuInfo>,
     /// Bytes on the device.
     pub memory: Memory,
 }
@@ -66,7 +69,7 @@ impl Info {
         language: &Language,
         context: usize,
         backend: &dyn Backend,
-        device_reason: &str,
+        device_reason: String,
     ) -> Result<Info> {
         Ok(Info {
             name: model_name(header)?.unwrap_or_else(|| source.name().to_owned()),
@@ -83,10 +86,12 @@ impl Info {
             vocabulary_size: config.vocabulary,
             chat_template: language.template.as_ref().map(|template| template.name().to_owned()),
             device: backend.device(),
-            device_reason: device_reason.to_owned(),
+            device_reason,
+            gpu: backend.gpu(),
             memory: Memory {
                 weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
-                kv_cache: (config.kv_width() * context * size_of::<f32>()) as u64,
+                kv_cache: (config.kv_width().saturating_mul(context as u64))
+                    .saturating_mul(size_of::<f32>() as u64),
             },
         })
     }

@@ -1,57 +1,34 @@
 //! From a model file and a request to text: load, prefill, decode, sample, stop.
 
+mod device;
 mod generation;
 mod info;
 mod progress;
+mod session;
 mod stop;
 
+pub use device::Device;
 pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
 pub use info::{Info, Memory};
 #[cfg(feature = "cli")]
 pub(crate) use info::{model_name, parameters, quantization};
 pub use progress::{Meter, Progress, Stage};
 
-use crate::backend::Backend;
-use crate::backend::cpu::Cpu;
 use crate::chat::{ChatTemplate, Conversation, LocalTime};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
 use crate::store::{ReadAhead, Source};
 use crate::text::Tokenizer;
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 use async_lock::Mutex;
+use device::Opened;
+use session::Session;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::Arc;
 use web_time::{SystemTime, UNIX_EPOCH};
 
 /// Tokens of context when nobody asks for another number and the model allows it.
 const DEFAULT_CONTEXT: usize = 4096;
-
-/// Which device to run on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Device {
-    /// The best one there is.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU, or an error.
-    Gpu,
-}
-
-impl FromStr for Device {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "gpu" => Ok(Device::Gpu),
-            _ => Err(Error::invalid_argument(format!("device is \"{name}\"; it must be auto, gpu or cpu"))),
-        }
-    }
-}
 
 /// How to load a model.
 #[derive(Debug, Clone, Default)]
@@ -105,23 +82,6 @@ pub struct Engine {
     session: Arc<Mutex<Session>>,
 }
 
-/// The decoder and what its KV cache holds.
-struct Session {
-    decoder: Decoder,
-    /// The tokens whose keys and values are in the cache, from the start.
-    cached: Vec<u32>,
-}
-
-impl Session {
-    /// Runs `tokens` from `position` on; what the cache held from there is gone.
-    fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
-        self.cached.truncate(position);
-        self.decoder.forward(tokens, position)?;
-        self.cached.extend(tokens);
-        Ok(())
-    }
-}
-
 impl Engine {
     /// Loads the model in `source`. `progress` hears how far it is, and stops the loading by
     /// giving an error, which then comes back from here.
@@ -151,14 +111,24 @@ impl Engine {
             ))));
         }
         let context = context_size(options.context, config.trained_context)?;
-        let (backend, reason) = open_device(options.device)?;
-        let info = Info::new(source, &header, &config, &language, context, backend.as_ref(), reason)?;
         let weights: u64 = header.tensors.iter().map(|tensor| tensor.size).sum();
         let meter = Meter::new(source.name(), weights);
+        let opened = device::open(options.device).await?;
         let mut loaded = |bytes| progress(meter.at(Stage::Load, bytes));
-        let decoder = Decoder::load(source, &header, config, backend, context, &mut loaded).await?;
+        let first = load_on(source, &header, &config, context, opened, &mut loaded).await;
+        let (decoder, reason) = match first {
+            // What the GPU cannot do the CPU may.
+            Err((error, true)) if options.device == Device::Auto && of_the_device(&error) => {
+                let cpu = Opened::cpu(error.message);
+                load_on(source, &header, &config, context, cpu, &mut loaded)
+                    .await
+                    .map_err(|(error, _)| error)?
+            }
+            first => first.map_err(|(error, _)| error)?,
+        };
+        let info = Info::new(source, &header, &config, &language, context, decoder.backend(), reason)?;
         progress(meter.at(Stage::Ready, weights))?;
-        let session = Session { decoder, cached: Vec::new() };
+        let session = Session::new(decoder);
         Ok(Engine {
             language: Rc::new(language),
             info: Rc::new(info),
@@ -182,7 +152,8 @@ impl Engine {
     /// the generation gives the turn to the next.
     pub async fn generate(&self, prompt: Prompt, settings: Settings) -> Result<Generation> {
         let start = generation::Start::new(&self.language, self.info.context_length, prompt, settings)?;
-        let session = self.session.lock_arc().await;
+        let mut session = self.session.lock_arc().await;
+        session.settle().await?;
         Ok(start.with(self.language.clone(), session))
     }
 
@@ -193,6 +164,7 @@ impl Engine {
             return Err(generation::too_long(tokens.len(), context));
         }
         let mut session = self.session.lock_arc().await;
+        session.settle().await?;
         let mut logits = Vec::new();
         let step = session.decoder.step_len();
         for (index, chunk) in tokens.chunks(step).enumerate() {
@@ -206,6 +178,27 @@ impl Engine {
     }
 }
 
+/// Brings the weights to a device. An error comes with whether that device was a GPU.
+async fn load_on(
+    source: &dyn Source,
+    header: &Header,
+    config: &Config,
+    context: usize,
+    Opened { backend, reason }: Opened,
+    loaded: &mut dyn FnMut(u64) -> Result<()>,
+) -> std::result::Result<(Decoder, String), (Error, bool)> {
+    let on_gpu = backend.gpu().is_some();
+    match Decoder::load(source, header, config.clone(), backend, context, loaded).await {
+        Ok(decoder) => Ok((decoder, reason)),
+        Err(error) => Err((error, on_gpu)),
+    }
+}
+
+/// Whether it is the device that failed, and not the file, its source or the caller.
+fn of_the_device(error: &Error) -> bool {
+    matches!(error.code, Code::ResourceExhausted | Code::DeviceLost | Code::UnsupportedModel | Code::Internal)
+}
+
 fn context_size(asked: Option<usize>, trained: usize) -> Result<usize> {
     match asked {
         None => Ok(trained.min(DEFAULT_CONTEXT)),
@@ -213,15 +206,5 @@ fn context_size(asked: Option<usize>, trained: usize) -> Result<usize> {
         Some(context) => Err(Error::invalid_argument(format!(
             "a context of {context} tokens; it must be from 1 to the {trained} that the model was trained for"
         ))),
-    }
-}
-
-fn open_device(device: Device) -> Result<(Box<dyn Backend>, &'static str)> {
-    match device {
-        Device::Auto => Ok((Box::new(Cpu::new()), "this build has no GPU backend")),
-        Device::Cpu => Ok((Box::new(Cpu::new()), "asked for")),
-        Device::Gpu => {
-            Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\" or \"auto\""))
-        }
     }
 }

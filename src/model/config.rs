@@ -7,7 +7,8 @@ use super::gguf::{Header, Metadata};
 use crate::backend::{Activation, Attention, Heads, Rope, RopePairing};
 use crate::{Error, Result};
 
-/// Larger than any published model; keeps sizes derived from a hostile file from overflowing.
+/// Larger than any published model. With it a step's activations, at most 64 rows of it, can be counted
+/// and addressed in 32 bits, whatever a hostile file says.
 const MAX_WIDTH: u32 = 1 << 20;
 const MAX_LAYERS: u32 = 1 << 12;
 
@@ -223,6 +224,9 @@ impl Config {
                 return Err(Error::corrupt_model(format!("{embedding} is not divisible by {query} heads")));
             }
         };
+        if query.saturating_mul(size) > MAX_WIDTH as usize {
+            return Err(Error::corrupt_model(format!("{query} heads of {size} elements are too many")));
+        }
         if keys.size("attention.value_length", MAX_WIDTH)?.is_some_and(|value| value != size) {
             return Err(Error::unsupported_model("keys and values of different lengths are not supported"));
         }
@@ -303,8 +307,8 @@ impl Config {
     }
 
     /// Numbers that keys and values of one token take, over all layers.
-    pub fn kv_width(&self) -> usize {
-        2 * self.layers * self.heads.kv * self.heads.size
+    pub fn kv_width(&self) -> u64 {
+        2 * self.layers as u64 * (self.heads.kv * self.heads.size) as u64
     }
 }
 
@@ -324,7 +328,11 @@ fn query_scale_width(
 
 fn vocabulary(header: &Header) -> Result<usize> {
     let size = match header.tensor("token_embd.weight") {
-        Some(tensor) => tensor.dimensions.get(1).copied().unwrap_or(0) as usize,
+        Some(tensor) => {
+            let rows = tensor.dimensions.get(1).copied().unwrap_or(0);
+            usize::try_from(rows)
+                .map_err(|_| Error::unsupported_model(format!("{rows} tokens are too many")))?
+        }
         None => header.metadata.array_len("tokenizer.ggml.tokens").unwrap_or(0),
     };
     if size == 0 { Err(Error::corrupt_model("the file has no vocabulary")) } else { Ok(size) }

@@ -3,7 +3,9 @@
 use super::config::Config;
 use super::gguf::Header;
 use super::loader::{Loader, Progress};
-use crate::backend::{Attention, Backend, Buffer, KernelTime, KvCache, Linear, Matrix, Norm, Rope, Tokens};
+use crate::backend::{
+    Attention, Backend, Buffer, KernelTime, KvCache, Linear, Matrix, Needs, Norm, Rope, Tokens,
+};
 use crate::store::Source;
 use crate::{Error, Result};
 
@@ -118,19 +120,25 @@ impl Decoder {
         self.backend.read(logits, self.config.vocabulary, out).await
     }
 
-    /// Chooses what follows row `row` of the last step: the token with the highest score. It is
-    /// there for [`Decoder::forward_chosen`] at once, and for [`Decoder::chosen`] later.
-    pub fn choose(&mut self, row: usize) -> Result<()> {
+    /// Chooses what follows row `row` of the last step: the token with the highest score among the
+    /// first `candidates`. It is there for [`Decoder::forward_chosen`] at once, and for
+    /// [`Decoder::chosen`] later.
+    pub fn choose(&mut self, row: usize, candidates: usize) -> Result<()> {
         let Buffers { x, logits, .. } = self.buffers;
         let softcap = self.config.logit_softcap;
         self.backend.logits(row, x, &self.output_norm, &self.output, softcap, logits)?;
-        self.backend.choose(logits, self.config.vocabulary)
+        self.backend.choose(logits, candidates.min(self.config.vocabulary))
     }
 
     /// The oldest choice that was not read yet. A loop that begins the next step before it reads
     /// the last one's choice never lets the device wait.
     pub async fn chosen(&mut self) -> Result<u32> {
         self.backend.chosen().await
+    }
+
+    /// Ends when everything enqueued has run.
+    pub async fn wait(&mut self) -> Result<()> {
+        self.backend.wait().await
     }
 
     /// Most tokens that [`Decoder::forward`] takes at once.
@@ -169,12 +177,7 @@ impl Decoder {
         progress: &mut Progress<'_>,
     ) -> Result<Decoder> {
         let (d, v) = (config.embedding, config.vocabulary);
-        let matrices = header.tensors.iter().filter_map(|tensor| match tensor.dimensions[..] {
-            [columns, rows] => Some((rows as usize, columns as usize, tensor.kind)),
-            _ => None,
-        });
-        backend.expect(&matrices.collect::<Vec<_>>()).await?;
-        let buffers = Buffers::allocate(backend.as_mut(), &config)?;
+        backend.expect(&needs(header, &config, context)).await?;
         let mut loader = Loader::new(source, header, backend.as_mut(), progress);
         let rope_factors = match config.rope_factors_tensor(context) {
             Some(name) => Some(loader.values(name, config.rope_pairs()).await?),
@@ -191,8 +194,19 @@ impl Decoder {
             // Tied to the embedding.
             false => Linear { weight: embedding, bias: None },
         };
+        // After the weights: until those have been found, the sizes are but what a file claims.
+        let buffers = Buffers::allocate(backend.as_mut(), &config)?;
         Ok(Decoder { config, backend, context, embedding, layers, output_norm, output, buffers })
     }
+}
+
+/// What the model will ask of a device.
+fn needs(header: &Header, config: &Config, context: usize) -> Needs {
+    let matrices = header.tensors.iter().filter_map(|tensor| match tensor.dimensions[..] {
+        [columns, rows] => Some((rows as usize, columns as usize, tensor.kind)),
+        _ => None,
+    });
+    Needs { matrices: matrices.collect(), layers: config.layers, context, heads: config.heads }
 }
 
 impl Layer {

@@ -375,12 +375,12 @@ impl Header {
                     bytes.shrink_to_fit();
                     return Ok(Header { metadata: Metadata { bytes, entries }, tensors });
                 }
-                Err(Fault::Short) if end < source.len().min(MAX_HEADER) => window *= 2,
-                Err(Fault::Short) if end < source.len() => {
-                    return Err(corrupt(source, format!("the header is larger than {MAX_HEADER} bytes")));
+                Err(Fault::Short { needed }) if needed <= MAX_HEADER => {
+                    window = needed.next_power_of_two().max(2 * window);
                 }
-                Err(Fault::Short) => {
-                    return Err(corrupt(source, format!("the file ends within its header, at byte {end}")));
+                Err(Fault::Short { .. }) => {
+                    let message = format!("the header is larger than {MAX_HEADER} bytes");
+                    return Err(Error::corrupt_model(message).context(source.name()));
                 }
                 Err(Fault::Bad(error)) => return Err(error.context(source.name())),
             }
@@ -393,14 +393,12 @@ impl Header {
     }
 }
 
-fn corrupt(source: &dyn Source, message: String) -> Error {
-    Error::corrupt_model(message).context(source.name())
-}
-
 /// Why a header could not be parsed.
 enum Fault {
-    /// The bytes read so far end too early.
-    Short,
+    /// The bytes read so far end too early: the header has at least `needed`, which the file has too.
+    Short {
+        needed: u64,
+    },
     Bad(Error),
 }
 
@@ -427,10 +425,10 @@ impl<'a> Cursor<'a> {
         if len > self.file_len - self.position as u64 {
             return bad(self.position, format_args!("{what} of {len} bytes does not fit the file"));
         }
-        let end = self.position + len as usize;
-        let taken = self.bytes.get(self.position..end).ok_or(Fault::Short)?;
-        self.position = end;
-        Ok(taken)
+        let rest = &self.bytes[self.position..];
+        let taken = usize::try_from(len).ok().and_then(|len| rest.get(..len));
+        self.position += taken.map_or(0, <[u8]>::len);
+        taken.ok_or(Fault::Short { needed: self.position as u64 + len })
     }
 
     fn u32(&mut self, what: &str) -> Result<u32, Fault> {

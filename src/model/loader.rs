@@ -38,7 +38,7 @@ impl<'a> Loader<'a> {
     pub async fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.tensor(name)?;
         if tensor.elements() != len as u64 {
-            return Err(wrong_shape(tensor, &[len]));
+            return Err(self.wrong_shape(tensor, &[len]));
         }
         let bytes = self.read(tensor.offset, tensor.size).await?;
         Ok(match tensor.kind {
@@ -49,7 +49,7 @@ impl<'a> Loader<'a> {
             }
             kind => {
                 let message = format!("tensor {name} is a vector in {}; it should be F32", kind.name());
-                return Err(Error::unsupported_model(message));
+                return Err(Error::unsupported_model(message).context(self.source.name()));
             }
         })
     }
@@ -76,7 +76,7 @@ impl<'a> Loader<'a> {
         let bias_name = format!("{name}.bias");
         let total: usize = parts.iter().sum();
         let tensor = self.tensor(&weight_name)?;
-        check_shape(tensor, total, columns)?;
+        self.check_shape(tensor, total, columns)?;
         let bias = match self.has(&bias_name) {
             true => Some(self.values(&bias_name, total).await?),
             false => None,
@@ -98,7 +98,7 @@ impl<'a> Loader<'a> {
 
     pub async fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let tensor = self.tensor(name)?;
-        check_shape(tensor, rows, columns)?;
+        self.check_shape(tensor, rows, columns)?;
         self.rows(tensor, 0, rows, columns).await
     }
 
@@ -123,7 +123,25 @@ impl<'a> Loader<'a> {
     }
 
     fn tensor(&self, name: &str) -> Result<&'a TensorInfo> {
-        self.header.tensor(name).ok_or_else(|| Error::corrupt_model(format!("tensor {name} is missing")))
+        let missing =
+            || Error::corrupt_model(format!("tensor {name} is missing")).context(self.source.name());
+        self.header.tensor(name).ok_or_else(missing)
+    }
+
+    fn check_shape(&self, tensor: &TensorInfo, rows: usize, columns: usize) -> Result<()> {
+        if tensor.dimensions == [columns as u64, rows as u64] {
+            Ok(())
+        } else {
+            Err(self.wrong_shape(tensor, &[columns, rows]))
+        }
+    }
+
+    fn wrong_shape(&self, tensor: &TensorInfo, wanted: &[usize]) -> Error {
+        Error::corrupt_model(format!(
+            "tensor {} has the shape {:?}; the metadata ask for {wanted:?}",
+            tensor.name, tensor.dimensions
+        ))
+        .context(self.source.name())
     }
 
     async fn read(&mut self, offset: u64, size: u64) -> Result<Vec<u8>> {
@@ -132,19 +150,4 @@ impl<'a> Loader<'a> {
         (self.progress)(self.loaded)?;
         Ok(bytes)
     }
-}
-
-fn check_shape(tensor: &TensorInfo, rows: usize, columns: usize) -> Result<()> {
-    if tensor.dimensions == [columns as u64, rows as u64] {
-        Ok(())
-    } else {
-        Err(wrong_shape(tensor, &[columns, rows]))
-    }
-}
-
-fn wrong_shape(tensor: &TensorInfo, wanted: &[usize]) -> Error {
-    Error::corrupt_model(format!(
-        "tensor {} has the shape {:?}; the metadata ask for {wanted:?}",
-        tensor.name, tensor.dimensions
-    ))
 }

@@ -80,6 +80,11 @@ impl Sampling {
         Ok(())
     }
 
+    /// Whether the most likely token is taken as the model has it, untouched by biases and penalties.
+    pub fn is_plain_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.logit_bias.is_empty() && !self.penalizes()
+    }
+
     /// Whether any penalty is on.
     pub(super) fn penalizes(&self) -> bool {
         self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0

@@ -4,7 +4,7 @@
 
 use candlewick::Result;
 use candlewick::backend::gpu::{Gpu, Options};
-use candlewick::backend::{Backend, Linear, Norm};
+use candlewick::backend::{Backend, Heads, Linear, Needs, Norm};
 use candlewick::model::gguf::{Header, TensorType};
 use candlewick::model::{Config, Decoder};
 use candlewick::store::Source;
@@ -320,7 +320,9 @@ async fn sweep(name: &str, kind: TensorType, bandwidth: f64) -> Result<()> {
         let size = rows * row_size;
         let copies = (400_000_000 / size).clamp(2, 64);
         let mut gpu = Gpu::open(Options::from_env()).await?;
-        gpu.expect(&vec![(rows, columns, kind); copies]).await?;
+        let heads = Heads { query: 1, kv: 1, size: 1 };
+        gpu.expect(&Needs { matrices: vec![(rows, columns, kind); copies], layers: 0, context: 0, heads })
+            .await?;
         let mut linears = Vec::new();
         for _ in 0..copies {
             let weight = gpu.matrix(rows, columns, kind)?;
@@ -406,7 +408,7 @@ async fn bench(
             for (index, chunk) in ids.chunks(decoder.step_len()).enumerate() {
                 decoder.forward(chunk, index * decoder.step_len())?;
             }
-            decoder.choose((count - 1) % decoder.step_len())?;
+            decoder.choose((count - 1) % decoder.step_len(), usize::MAX)?;
             decoder.chosen().await?;
             best = best.min(start.elapsed().as_secs_f64());
         }
@@ -419,9 +421,9 @@ async fn bench(
     for round in 0..3 {
         let mut position = 128.min(context / 2);
         decoder.forward(&prompt(1), position - 1)?;
-        decoder.choose(0)?;
+        decoder.choose(0, usize::MAX)?;
         decoder.forward_chosen(position)?;
-        decoder.choose(0)?;
+        decoder.choose(0, usize::MAX)?;
         decoder.chosen().await?;
         let start = Instant::now();
         let mut spent = 0.0;
@@ -429,7 +431,7 @@ async fn bench(
             position += 1;
             let begin = Instant::now();
             decoder.forward_chosen(position)?;
-            decoder.choose(0)?;
+            decoder.choose(0, usize::MAX)?;
             spent += begin.elapsed().as_secs_f64();
             decoder.chosen().await?;
         }
@@ -478,7 +480,7 @@ async fn profiled(source: &Synthetic, context: usize, ids: &[u32]) -> Result<()>
         let position = if ids.len() == 1 { 128.min(context / 2) } else { 0 };
         for round in 0..4 {
             decoder.forward(ids, position)?;
-            decoder.choose(ids.len() - 1)?;
+            decoder.choose(ids.len() - 1, usize::MAX)?;
             decoder.chosen().await?;
             if round == 0 {
                 decoder.kernel_times();

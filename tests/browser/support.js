@@ -64,8 +64,16 @@ export async function serve({ routes = {}, headers = {} } = {}) {
   };
 }
 
+/** What gives Chromium a WebGPU adapter where there is no GPU. */
+export const softwareGPU = [
+  "--enable-unsafe-webgpu",
+  "--enable-unsafe-swiftshader",
+  "--use-webgpu-adapter=swiftshader",
+  "--enable-features=Vulkan",
+];
+
 /** Chromium; without one the tests fail, they are not skipped. */
-export function launch() {
+export function launch(flags = []) {
   return chromium.launch({
     executablePath: process.env.CHROME ?? "/usr/bin/chromium",
     args: [
@@ -76,6 +84,7 @@ export function launch() {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
+      ...flags,
     ],
   });
 }

@@ -108,10 +108,8 @@ fn resize(scratch: &mut Vec<f32>, len: usize) {
 fn zeros(len: usize) -> Result<Vec<f32>> {
     let mut values = Vec::new();
     values.try_reserve_exact(len).map_err(|_| {
-        Error::resource_exhausted(format!(
-            "no memory for {} MB. Choose a smaller model or context",
-            len * 4 / 1_000_000
-        ))
+        let megabytes = len.saturating_mul(size_of::<f32>()) / 1_000_000;
+        Error::resource_exhausted(format!("no memory for {megabytes} MB. Choose a smaller model or context"))
     })?;
     values.resize(len, 0.0);
     Ok(values)
@@ -150,7 +148,8 @@ impl Backend for Cpu {
     }
 
     fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
-        let len = context * heads.kv * heads.size;
+        // What does not fit a number does not fit the memory.
+        let len = context.saturating_mul(heads.kv * heads.size);
         self.caches.push(Cache { keys: zeros(len)?, values: zeros(len)? });
         Ok(KvCache(self.caches.len() - 1))
     }

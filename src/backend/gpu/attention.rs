@@ -65,12 +65,17 @@ impl Gpu {
             let message = format!("heads of {} numbers are too long for the GPU", heads.size);
             return Err(Error::unsupported_model(message));
         }
-        let number = if self.options.kv_f32 { 4 } else { 2 };
-        let size = (number * context * heads.kv * head_stride(heads)) as u64;
+        let size = self.cache_size(context, heads);
         let keys = self.device.storage("the KV cache of a layer", size)?;
         let values = self.device.storage("the KV cache of a layer", size)?;
         self.context = self.context.max(context);
         Ok(Cache { keys: self.recorder.add(keys), values: self.recorder.add(values), context })
+    }
+
+    /// Bytes of the keys, or the values, of a layer. What does not fit a number does not fit the memory.
+    pub(super) fn cache_size(&self, context: usize, heads: Heads) -> u64 {
+        let number = if self.options.kv_f32 { 4 } else { 2 };
+        ((number * heads.kv * head_stride(heads)) as u64).saturating_mul(context as u64)
     }
 
     /// The table of angles of `rope`, with the positions before `until`.

@@ -16,6 +16,8 @@ pub struct Options {
     pub least_limits: bool,
     /// Keep keys and values as f32, at twice the memory.
     pub kv_f32: bool,
+    /// Refuse a renderer in software.
+    pub hardware_only: bool,
     /// Measure every kernel; slows everything down.
     pub profile: bool,
 }
@@ -31,6 +33,14 @@ impl Options {
             adapter: std::env::var("CANDLEWICK_GPU_ADAPTER").ok(),
             ..Options::default()
         }
+    }
+
+    /// What the engine runs with.
+    pub fn for_engine() -> Self {
+        #[cfg(not(target_arch = "wasm32"))]
+        return Options::from_env();
+        #[cfg(target_arch = "wasm32")]
+        Options::default()
     }
 
     fn allows(&self, feature: &str) -> bool {
@@ -60,7 +70,13 @@ pub(super) struct Device {
 impl Device {
     pub async fn open(options: &Options) -> Result<Device> {
         let adapter = adapter(options).await?;
-        let info = adapter.get_info();
+        let mut info = adapter.get_info();
+        if options.hardware_only && is_software(&info) {
+            return Err(Error::resource_exhausted(match info.name.as_str() {
+                "" => "the only GPU adapter is a software renderer".to_owned(),
+                name => format!("the only GPU adapter is a software renderer ({name})"),
+            }));
+        }
         let offered = adapter.features();
         let mut features = wgpu::Features::empty();
         let mut wants = |name: &str, feature| {
@@ -68,7 +84,7 @@ impl Device {
             features.set(feature, on);
             on
         };
-        let has_subgroups = wants("subgroups", wgpu::Features::SUBGROUP);
+        let asked_subgroups = wants("subgroups", wgpu::Features::SUBGROUP);
         let timestamps = wants("timestamps", wgpu::Features::TIMESTAMP_QUERY);
         let mut limits = match options.least_limits {
             true => wgpu::Limits {
@@ -84,10 +100,10 @@ impl Device {
             required_limits: limits.clone(),
             ..Default::default()
         };
-        let (handle, queue) = adapter
-            .request_device(&descriptor)
-            .await
-            .map_err(|error| Error::resource_exhausted(format!("no GPU device: {error}")))?;
+        let (handle, queue) = adapter.request_device(&descriptor).await.map_err(|error| {
+            let message = format!("the GPU {} cannot be opened: {error}", info.name);
+            Error::resource_exhausted(message)
+        })?;
         if let Some(max) = options.max_binding {
             limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(max);
         }
@@ -111,7 +127,22 @@ impl Device {
                 faults.lost.get_or_insert(format!("{reason:?}: {message}"));
             }
         });
-        let subgroups = has_subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size));
+        #[cfg(not(target_arch = "wasm32"))]
+        let has_subgroups = asked_subgroups;
+        #[cfg(target_arch = "wasm32")]
+        let has_subgroups =
+            asked_subgroups || options.allows("subgroups") && super::web::has_subgroups(&handle);
+        #[cfg(target_arch = "wasm32")]
+        if info.name.is_empty() {
+            info.name = super::web::adapter_name(&handle);
+        }
+        if info.name.is_empty() {
+            info.name = "unnamed GPU".to_owned();
+        }
+        // Kernels are made for these sizes.
+        let known = info.subgroup_min_size >= 4 && info.subgroup_max_size <= 128;
+        let sizes = (info.subgroup_min_size, info.subgroup_max_size);
+        let subgroups = (has_subgroups && known).then_some(sizes);
         Ok(Device { handle, queue, info, limits, subgroups, timestamps, faults })
     }
 
@@ -177,14 +208,23 @@ async fn adapter(options: &Options) -> Result<wgpu::Adapter> {
         return adapters
             .into_iter()
             .find(named)
-            .ok_or_else(|| Error::resource_exhausted(format!("no GPU is called \"{name}\"")));
+            .ok_or_else(|| Error::invalid_argument(format!("no GPU is called \"{name}\"")));
     }
     let wanted = wgpu::RequestAdapterOptions {
         power_preference: wgpu::PowerPreference::HighPerformance,
         ..Default::default()
     };
-    instance
-        .request_adapter(&wanted)
-        .await
-        .map_err(|error| Error::resource_exhausted(format!("no GPU: {error}")))
+    instance.request_adapter(&wanted).await.map_err(|_| Error::resource_exhausted(NO_ADAPTER))
+}
+
+#[cfg(target_arch = "wasm32")]
+const NO_ADAPTER: &str = "no WebGPU adapter";
+#[cfg(not(target_arch = "wasm32"))]
+const NO_ADAPTER: &str = "no GPU adapter";
+
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    let name = info.name.to_lowercase();
+    // By name too: not every browser says that it falls back.
+    info.device_type == wgpu::DeviceType::Cpu
+        || ["swiftshader", "llvmpipe", "basic render"].iter().any(|known| name.contains(known))
 }

@@ -14,12 +14,14 @@ mod product;
 mod record;
 mod repack;
 mod shader;
+#[cfg(target_arch = "wasm32")]
+mod web;
 
 pub use device::Options;
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, Rope, Tokens,
-    Vector,
+    Activation, Attention, Backend, Buffer, GpuInfo, Heads, KernelTime, KvCache, Linear, Matrix, Needs, Norm,
+    Rope, Tokens, Vector,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
@@ -100,7 +102,7 @@ impl Gpu {
         let device = Device::open(&options).await?;
         let mut recorder = Recorder::new(&device, options.profile)?;
         let memory = Memory::new(&device, &mut recorder)?;
-        let ids = recorder.add(device.storage("token ids", 4 * (4 * PREFILL_ROWS as u64 + 1))?);
+        let ids = recorder.add(device.storage("token ids", 4 * (4 * PREFILL_ROWS as u64 + 2))?);
         let best = recorder.add(device.storage("best", 8 * ARGMAX_GROUPS as u64)?);
         Ok(Gpu {
             device,
@@ -167,6 +169,30 @@ impl Gpu {
         self.device.handle.destroy();
     }
 
+    /// Whether the device can hold what is needed, as far as it tells: WebGPU does not say how much memory
+    /// there is, only how much a buffer may have.
+    fn check_needs(&mut self, needs: &Needs) -> Result<()> {
+        let size = |&(rows, columns, kind): &(usize, usize, TensorType)| {
+            Memory::size_of(Format::of(kind), rows, columns)
+        };
+        // Split tensors and slabs' ends take a little more.
+        let weights = needs.matrices.iter().map(size).sum::<u64>() + 4096 * needs.matrices.len() as u64;
+        let cache = self.cache_size(needs.context, needs.heads);
+        let caches = cache.saturating_mul(2 * needs.layers as u64);
+        let rows = needs.matrices.iter().map(|&(_, columns, kind)| size(&(1, columns, kind)));
+        let limit = self.device.max_binding();
+        for (what, bytes) in [("a layer's keys", cache), ("a row of weights", rows.max().unwrap_or(0))] {
+            if bytes > limit {
+                return Err(Error::resource_exhausted(format!(
+                    "{what} would take {bytes} bytes, and the GPU takes {limit} in one piece (in all, {weights} \
+                     bytes of weights and {caches} of KV cache). Choose a smaller model or context"
+                )));
+            }
+        }
+        self.memory.expect(weights);
+        Ok(())
+    }
+
     fn activations(&mut self, rows: usize, width: usize) -> Result<Activations> {
         let stride = width.next_multiple_of(ROW_ALIGNMENT);
         let buffer = self.device.storage("activations", 4 * (rows * stride) as u64)?;
@@ -214,13 +240,37 @@ impl Backend for Gpu {
         PREFILL_ROWS
     }
 
-    fn expect(&mut self, matrices: &[(usize, usize, TensorType)]) -> LocalBoxFuture<'_, Result<()>> {
-        let sizes =
-            matrices.iter().map(|&(rows, columns, kind)| Memory::size_of(Format::of(kind), rows, columns));
-        // Split tensors and slabs' ends take a little more.
-        let total: u64 = sizes.sum::<u64>() + 4096 * matrices.len() as u64;
-        self.memory.expect(total);
-        Box::pin(std::future::ready(Ok(())))
+    fn expect(&mut self, needs: &Needs) -> LocalBoxFuture<'_, Result<()>> {
+        let result = self.check_needs(needs);
+        Box::pin(std::future::ready(result))
+    }
+
+    fn gpu(&self) -> Option<GpuInfo> {
+        let features =
+            [("subgroups", self.device.subgroups.is_some()), ("timestamps", self.device.timestamps)];
+        let variants = [
+            ("subgroups", self.device.subgroups.is_some()),
+            ("shared memory", self.device.subgroups.is_none()),
+            ("kv f16", !self.options.kv_f32),
+            ("kv f32", self.options.kv_f32),
+            ("exact half", self.exact_half),
+        ];
+        let on = |flags: &[(&'static str, bool)]| {
+            flags.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
+        };
+        let (adapter, backend) = (self.device.info.name.clone(), self.device.info.backend.to_string());
+        Some(GpuInfo { adapter, backend, features: on(&features), variants: on(&variants) })
+    }
+
+    fn chooses_ahead(&self) -> bool {
+        true
+    }
+
+    fn wait(&mut self) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut word = Vec::new();
+            self.recorder.read(&self.device, self.ids, 4, &mut word).await
+        })
     }
 
     fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
@@ -386,7 +436,12 @@ impl Backend for Gpu {
     }
 
     fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
-        Box::pin(self.recorder.receive_late(&self.device))
+        Box::pin(async move {
+            match self.recorder.receive_late(&self.device).await? {
+                [token, 0] => Ok(token),
+                _ => Err(Error::internal("the model gave a logit that is not a finite number")),
+            }
+        })
     }
 
     fn read<'a>(

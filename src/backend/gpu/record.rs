@@ -226,12 +226,6 @@ impl Recorder {
         pass.dispatch_workgroups(x, y, z);
     }
 
-    /// Drops what is enqueued.
-    pub fn forget(&mut self) {
-        self.pending.clear();
-        self.params.clear();
-    }
-
     /// Bytes of a buffer, once everything enqueued has run.
     pub async fn read(&mut self, device: &Device, id: BufferId, bytes: u64, out: &mut Vec<u8>) -> Result<()> {
         let size = bytes.next_multiple_of(4);
@@ -244,8 +238,7 @@ impl Recorder {
         let source = self.buffer(id).clone();
         let index =
             self.submit_with(device, |encoder| encoder.copy_buffer_to_buffer(&source, 0, &staging, 0, size))?;
-        let receiver = map(&staging, size);
-        wait(device, index, receiver).await?;
+        wait(device, index, &mut map(&staging, size)).await?;
         let view = staging.slice(..size).get_mapped_range().map_err(|error| failed(device, error))?;
         out.clear();
         out.extend_from_slice(&view[..bytes as usize]);
@@ -255,7 +248,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Sends what is enqueued, and word `offset` of `source` on its way back.
+    /// Sends what is enqueued, and words `offset` and `offset + 1` of `source` on their way back.
     pub fn send_late(&mut self, device: &Device, source: BufferId, offset: u64) -> Result<()> {
         if self.late.len() == RING {
             return Err(Error::internal("too many choices are unread"));
@@ -264,27 +257,26 @@ impl Recorder {
         self.ring_next = (place + 1) % RING;
         let (from, to) = (self.buffer(source).clone(), self.ring[place].clone());
         let index =
-            self.submit_with(device, |encoder| encoder.copy_buffer_to_buffer(&from, 4 * offset, &to, 0, 4))?;
-        self.late.push_back((place, index, map(&to, 4)));
+            self.submit_with(device, |encoder| encoder.copy_buffer_to_buffer(&from, 4 * offset, &to, 0, 8))?;
+        self.late.push_back((place, index, map(&to, 8)));
         Ok(())
     }
 
-    /// The oldest word that `send_late` sent.
-    pub async fn receive_late(&mut self, device: &Device) -> Result<u32> {
+    /// The oldest words that `send_late` sent.
+    pub async fn receive_late(&mut self, device: &Device) -> Result<[u32; 2]> {
+        // It stays in the queue until it is here: whoever waits may give up, and read it later.
         let (place, index, receiver) =
-            self.late.pop_front().ok_or_else(|| Error::internal("nothing was chosen"))?;
-        wait(device, index, receiver).await?;
+            self.late.front_mut().ok_or_else(|| Error::internal("nothing was chosen"))?;
+        let (place, arrived) = (*place, wait(device, index.clone(), receiver).await);
+        self.late.pop_front();
+        arrived?;
         let buffer = &self.ring[place];
-        let view = buffer.slice(..4).get_mapped_range().map_err(|error| failed(device, error))?;
-        let word = u32::from_le_bytes([view[0], view[1], view[2], view[3]]);
+        let view = buffer.slice(..8).get_mapped_range().map_err(|error| failed(device, error))?;
+        let word = |at: usize| u32::from_le_bytes([view[at], view[at + 1], view[at + 2], view[at + 3]]);
+        let words = [word(0), word(4)];
         drop(view);
         buffer.unmap();
-        Ok(word)
-    }
-
-    /// Choices on their way back.
-    pub fn late(&self) -> usize {
-        self.late.len()
+        Ok(words)
     }
 
     #[cfg(target_arch = "wasm32")]
@@ -354,7 +346,7 @@ fn map(buffer: &wgpu::Buffer, size: u64) -> oneshot::Receiver<bool> {
 async fn wait(
     device: &Device,
     index: wgpu::SubmissionIndex,
-    receiver: oneshot::Receiver<bool>,
+    receiver: &mut oneshot::Receiver<bool>,
 ) -> Result<()> {
     let wait = wgpu::PollType::Wait { submission_index: Some(index), timeout: None };
     // Does nothing on the web, where callbacks come by themselves.

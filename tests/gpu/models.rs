@@ -1,8 +1,6 @@
-//! The GPU backend, on whichever adapter Vulkan offers. `VK_DRIVER_FILES` chooses: lavapipe and
-//! SwiftShader run here without a GPU, and differ in what they can do. No adapter is a failure.
+//! Whole models on the GPU against the CPU's reference, and the published story.
 
-use crate::decoder::{kl_divergence, tokens};
-use crate::fixtures::{all_logits, decoder, json};
+use crate::fixtures::{all_logits, decoder, json, kl_divergence, tokens};
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
 
@@ -59,9 +57,14 @@ fn mean_kl(model: &str, options: Options, step: usize, count: usize) -> f64 {
 #[test]
 fn every_model_agrees_with_the_cpu() {
     let mut wrong = Vec::new();
-    for model in MODELS {
-        for step in [1, 3, 64] {
-            let kl = mean_kl(model, Options::from_env(), step, 64);
+    // With steps of 1, 3 and many tokens the products go through different kernels.
+    let steps: &[(usize, usize)] = if crate::short() { &[(1, 8)] } else { &[(1, 16), (3, 9), (64, 40)] };
+    for (index, model) in MODELS.iter().enumerate() {
+        if crate::short() && index % 4 != 0 {
+            continue;
+        }
+        for &(step, count) in steps {
+            let kl = mean_kl(model, Options::from_env(), step, count);
             println!("{model}, steps of {step}: mean KL {kl:.2e}");
             if !(kl <= 1e-4) {
                 wrong.push(format!("{model}, steps of {step}: {kl:.2e}"));
@@ -80,10 +83,10 @@ fn stories260k_tells_its_story() {
     let model = "../../../www/models/stories260K.gguf";
     let mut decoder = decoder(model, gpu(Options::from_env()), 512);
     decoder.forward(&prompt, 0).unwrap();
-    decoder.choose(prompt.len() - 1).unwrap();
+    decoder.choose(prompt.len() - 1, usize::MAX).unwrap();
     for (index, &expected) in expected.iter().enumerate() {
         decoder.forward_chosen(prompt.len() + index).unwrap();
-        decoder.choose(0).unwrap();
+        decoder.choose(0, usize::MAX).unwrap();
         assert_eq!(pollster::block_on(decoder.chosen()).unwrap(), expected, "token {index}");
     }
 }

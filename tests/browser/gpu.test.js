@@ -1,0 +1,109 @@
+/** The engine on WebGPU. SwiftShader is the GPU here; without an adapter the first tests fail, they are not skipped. */
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+import { blank, conversationalist, launch, openPage, serve, softwareGPU, story } from "./support.js";
+
+let server;
+before(async () => {
+  server = await serve({ routes: { "/": blank, "/chat.gguf": conversationalist() } });
+});
+after(() => server?.close());
+
+/** Each test in a page of its own, in a Chromium with `flags`. */
+function inChromium(flags) {
+  const own = { page: undefined };
+  let browser, session;
+  before(async () => {
+    browser = await launch(flags);
+  });
+  after(() => browser?.close());
+  beforeEach(async () => {
+    session = await openPage(browser, server.url);
+    own.page = session.page;
+    // SwiftShader compiles every kernel on the CPU.
+    own.page.setDefaultTimeout(60_000);
+    await own.page.waitForFunction(() => document.title === "ready");
+  });
+  afterEach(async () => {
+    const { errors } = session;
+    await session.close();
+    assert.deepEqual(errors, [], "uncaught errors in the page");
+  });
+  return own;
+}
+
+describe("with a WebGPU adapter", () => {
+  const own = inChromium(softwareGPU);
+
+  test("the device \"gpu\" tells the published story", async () => {
+    const { info, chunks } = await own.page.evaluate(async () => {
+      const engine = await load(story, { device: "gpu" });
+      return { info: engine.info, chunks: await collect(await engine.completions.create({ ...greedy, stream: true })) };
+    });
+    assert.equal(chunks.map((chunk) => chunk.choices[0].text).join(""), story);
+    assert.equal(info.device, "gpu");
+    assert.equal(info.deviceReason, "asked for");
+    assert.equal(info.gpu.backend, "webgpu");
+    assert.notEqual(info.gpu.adapter, "");
+    assert.ok(info.gpu.features.includes("subgroups"), `${info.gpu.features}`);
+    assert.ok(info.gpu.variants.includes("subgroups"), `${info.gpu.variants}`);
+  });
+
+  test("an aborted answer leaves the engine ready for the next", async () => {
+    const result = await own.page.evaluate(async () => {
+      const engine = await load(story, { device: "gpu" });
+      const errors = [];
+      for (const stopAfter of [1, 2, 7]) {
+        const abort = new AbortController();
+        const stream = await engine.completions.create({ ...greedy, stream: true }, { signal: abort.signal });
+        let count = 0;
+        errors.push((await failure((async () => {
+          for await (const _ of stream) if (++count === stopAfter) abort.abort();
+        })())).code);
+      }
+      const whole = await engine.completions.create(greedy);
+      return { errors, text: whole.choices[0].text };
+    });
+    assert.deepEqual(result, { errors: ["aborted", "aborted", "aborted"], text: story });
+  });
+
+  test("a sampled conversation is what its seed makes of it", async () => {
+    const texts = await own.page.evaluate(async () => {
+      const engine = await load("chat.gguf", { device: "gpu" });
+      const messages = [{ role: "user", content: "Tell me of a cat." }];
+      const ask = async (seed) =>
+        (await engine.chat.completions.create({ messages, temperature: 1, seed, max_tokens: 24 })).choices[0].message.content;
+      return [await ask(7), await ask(7), await ask(8)];
+    });
+    assert.equal(texts[0], texts[1]);
+    assert.notEqual(texts[0], texts[2]);
+  });
+
+  test("the device \"auto\" leaves a software renderer alone", async () => {
+    const info = await own.page.evaluate(async () => (await load(story)).info);
+    assert.equal(info.device, "cpu");
+    assert.match(info.deviceReason, /software renderer/);
+  });
+});
+
+describe("without a WebGPU adapter", () => {
+  const own = inChromium([]);
+
+  test("the device \"auto\" is the CPU, and says why", async () => {
+    const { info, text } = await own.page.evaluate(async () => {
+      const engine = await load(story);
+      return { info: engine.info, text: (await engine.completions.create(greedy)).choices[0].text };
+    });
+    assert.equal(info.device, "cpu");
+    assert.equal(info.deviceReason, "no WebGPU adapter");
+    assert.equal(info.gpu, undefined);
+    assert.equal(text, story);
+  });
+
+  test("the device \"gpu\" is an error that says what to do", async () => {
+    const error = await own.page.evaluate(() => failure(load(story, { device: "gpu" })));
+    assert.equal(error.code, "resource_exhausted");
+    assert.ok(error.typed);
+    assert.match(error.message, /no WebGPU adapter.*"cpu"/);
+  });
+});

@@ -1,0 +1,141 @@
+//! `candlewick chat`.
+
+use super::*;
+
+fn chat(more: &[&str]) -> Command {
+    candlewick([&["chat", &fixture("models/qwen2.gguf"), "-n", "8", "--seed", "1", "--quiet"], more].concat())
+}
+
+/// Without a terminal, a conversation is a line for each message.
+#[test]
+fn lines_from_a_pipe() {
+    let one = text(with_input(chat(&[]), b"Hello\n"));
+    assert!(one.ends_with('\n') && !one.trim().is_empty(), "{one:?}");
+    let three = text(with_input(chat(&[]), b"Hello\n\n/clear\nHello\n/retry\n"));
+    assert_eq!(three, one.repeat(3));
+    assert_ne!(text(with_input(chat(&["--system", "Be brief."]), b"Hello\n")), one);
+    assert_eq!(text(with_input(chat(&[]), b"")), "");
+    assert_eq!(text(with_input(chat(&[]), b"/exit\nHello\n")), "");
+    // The last line needs no end, and a backslash goes on in the next one.
+    assert_eq!(text(with_input(chat(&[]), b"Hello")), one);
+    assert_ne!(text(with_input(chat(&[]), b"Hello\\\nworld\n")), one);
+}
+
+#[test]
+fn a_message_that_fails_is_forgotten() {
+    let long = "Hello ".repeat(600);
+    let input = format!("{long}\nHello\n/nonsense\n/retry\n");
+    let output = with_input(chat(&[]), input.as_bytes());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("[context_length_exceeded]") && stderr.contains("/nonsense"), "{stderr}");
+    assert_eq!(output.status.code(), Some(0));
+    let one = text(with_input(chat(&[]), b"Hello\n"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), one.repeat(2));
+}
+
+#[test]
+fn settings_are_checked_first() {
+    fails(&["chat", &fixture("models/qwen2.gguf"), "--temp", "-1"], "invalid_argument", &["temperature"]);
+}
+
+#[cfg(unix)]
+mod terminal {
+    use super::*;
+    use nix::pty::openpty;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use std::fs::File;
+    use std::io::Read;
+    use std::process::Child;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::{Duration, Instant};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A program in a terminal of its own.
+    struct Terminal {
+        child: Child,
+        keyboard: File,
+        screen: Receiver<Vec<u8>>,
+        shown: String,
+    }
+
+    impl Terminal {
+        fn open(mut command: Command) -> Terminal {
+            let pty = openpty(None, None).unwrap();
+            let side = || Stdio::from(pty.slave.try_clone().unwrap());
+            let child =
+                command.env("TERM", "xterm").stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+            let keyboard = File::from(pty.master);
+            let mut reader = keyboard.try_clone().unwrap();
+            let (sender, screen) = channel();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                // A terminal that everyone has left gives an error.
+                while let Ok(len @ 1..) = reader.read(&mut buffer) {
+                    if sender.send(buffer[..len].to_vec()).is_err() {
+                        break;
+                    }
+                }
+            });
+            Terminal { child, keyboard, screen, shown: String::new() }
+        }
+
+        /// Waits until something is shown that `wanted` accepts, and forgets it.
+        fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
+            let start = Instant::now();
+            while !wanted(&self.shown) {
+                let left = PATIENCE.saturating_sub(start.elapsed());
+                match self.screen.recv_timeout(left) {
+                    Ok(bytes) => self.shown += &String::from_utf8_lossy(&bytes),
+                    Err(_) => panic!("waited for {what} in vain: {:?}", self.shown),
+                }
+            }
+            self.shown.clear();
+        }
+
+        fn type_line(&mut self, line: &str) {
+            self.keyboard.write_all(format!("{line}\r").as_bytes()).unwrap();
+        }
+    }
+
+    impl Drop for Terminal {
+        fn drop(&mut self) {
+            // Where a test has failed.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    #[test]
+    fn control_c_stops_the_answer_and_not_the_program() {
+        let folder = Folder::new();
+        let model = Edit::new(&contents(&path("models/qwen2.gguf"))).u32("qwen2.context_length", 1 << 16);
+        let model = folder.write("chat.gguf", model.bytes());
+        // This penalty rewards repeating, so that the answer does not end by itself.
+        let endless = ["-n", "60000", "--ctx", "65536", "--temp", "0", "--repeat-penalty", "0.01"];
+        let mut terminal = Terminal::open(candlewick([&["chat", &model], &endless[..]].concat()));
+        terminal.wait_for("the prompt", |shown| shown.contains("> "));
+        for message in ["Hello", "Again"] {
+            terminal.type_line(message);
+            // Much more than the editor writes while it echoes the line.
+            terminal.wait_for("an answer", |shown| shown.len() > 3000);
+            kill(Pid::from_raw(terminal.child.id() as i32), Signal::SIGINT).unwrap();
+            terminal.wait_for("the next prompt", |shown| shown.contains("> "));
+        }
+        terminal.type_line("/exit");
+        assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+    }
+
+    #[test]
+    fn control_c_and_control_d_while_typing() {
+        let mut terminal = Terminal::open(chat(&[]));
+        terminal.wait_for("the prompt", |shown| shown.contains("> "));
+        terminal.keyboard.write_all(b"half a mess\x03").unwrap();
+        terminal.wait_for("what leaves", |shown| shown.contains("> "));
+        terminal.keyboard.write_all(b"\x03").unwrap();
+        terminal.wait_for("what leaves", |shown| shown.contains("Ctrl-D"));
+        terminal.keyboard.write_all(b"\x04").unwrap();
+        assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+    }
+}

@@ -1,0 +1,25 @@
+//! The GPU backend, on whichever adapter Vulkan offers. `VK_DRIVER_FILES` chooses: lavapipe and
+//! SwiftShader run without a GPU, and differ in what they can do. Without an adapter these tests fail.
+//!
+//! With `CANDLEWICK_TEST_GPU=short`, for slow adapters, tests run on part of their cases.
+#![allow(missing_docs)]
+
+mod device;
+#[path = "../edit.rs"]
+mod edit;
+#[path = "../engine.rs"]
+mod engine;
+#[path = "../fixtures.rs"]
+mod fixtures;
+mod kernels;
+mod models;
+
+/// Whether only part of the cases shall run.
+fn short() -> bool {
+    std::env::var("CANDLEWICK_TEST_GPU").is_ok_and(|value| value == "short")
+}
+
+/// Where the engine's tests run.
+const DEVICE: candlewick::engine::Device = candlewick::engine::Device::Gpu;
+/// Tokens of its steps through a prompt.
+const STEP: usize = 512;
