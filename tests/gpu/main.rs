@@ -5,10 +5,13 @@
 #![allow(missing_docs)]
 
 mod device;
+// Shared with the other tests, which use more of it.
+#[allow(dead_code)]
 #[path = "../edit.rs"]
 mod edit;
 #[path = "../engine.rs"]
 mod engine;
+#[allow(dead_code)]
 #[path = "../fixtures.rs"]
 mod fixtures;
 mod kernels;
