@@ -374,7 +374,8 @@ run_tests() {
   stage "toolchains" setup_all
   stage "format" cargo fmt --check
   stage "clippy" cargo clippy --locked --all-targets -- -D warnings
-  stage "cargo test" cargo test --locked
+  # Tests run beside each other: more threads in each would only wait for one another.
+  stage "cargo test" env RAYON_NUM_THREADS=1 cargo test --locked
   stage "wasm" once wasm
   stage "clippy for wasm" clippy_wasm
   stage "npm package" once npm_package
