@@ -21,8 +21,12 @@ pub const ATTRIBUTE: &str = "__attribute__";
 pub const ITERABLE: &str = "__iterable__";
 /// The name of the filter that refuses values beyond all bounds.
 pub const BOUNDED: &str = "__bounded__";
-/// The most operators in a tag. Published templates have at most some thirty.
+/// The most operators, calls and indices in a tag. Published templates have at most some thirty.
 const MAX_OPERATORS: usize = 256;
+/// The most `elif`s; each is parsed within the one before. Published templates have at most a dozen.
+const MAX_BRANCHES: usize = 500;
+/// The longest line. minijinja counts columns in 16 bits, and may panic beyond them.
+const MAX_LINE: usize = u16::MAX as usize - 1;
 /// The most brackets open at a time.
 const MAX_DEPTH: usize = 100;
 /// Methods of dictionaries.
@@ -33,6 +37,7 @@ pub fn prepare(source: &str) -> Result<String, &'static str> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + source.len() / 4);
     let mut rest = source.as_str();
+    let mut branches = 0;
     while let Some(brace) = rest.find('{') {
         let (text, tag) = rest.split_at(brace);
         out.push_str(text);
@@ -56,6 +61,10 @@ pub fn prepare(source: &str) -> Result<String, &'static str> {
         if matches!(first_word(rest), Some((_, "import" | "from" | "include" | "extends"))) {
             return Err("it asks for other templates, and there are none");
         }
+        branches += usize::from(matches!(first_word(rest), Some((_, "elif"))));
+        if branches > MAX_BRANCHES {
+            return Err("it has too many branches");
+        }
         // An unclosed tag is for the parser to complain about.
         let Some((tag, length)) = Tag::new(rest).rewrite(close)? else { break };
         match raw_end(rest, length) {
@@ -71,7 +80,10 @@ pub fn prepare(source: &str) -> Result<String, &'static str> {
         }
     }
     out.push_str(rest);
-    Ok(out)
+    match out.lines().any(|line| line.len() > MAX_LINE) {
+        true => Err("a line is too long"),
+        false => Ok(out),
+    }
 }
 
 /// The word that a `{% … %}` tag begins with, and where it lies.
@@ -218,7 +230,7 @@ impl<'a> Tag<'a> {
                 self.out.push_str(close);
                 return Ok(Some((self.out, self.at + close.len())));
             }
-            self.operators += usize::from("|.~+-*/%".contains(c));
+            self.operators += usize::from("|.~+-*/%([".contains(c));
             if self.operators > MAX_OPERATORS || self.brackets.len() > MAX_DEPTH {
                 return Err("an expression is too complex");
             }
