@@ -136,6 +136,20 @@ impl Edit {
         self.set(key, 4, &value.to_le_bytes())
     }
 
+    pub fn bool(self, key: &str, value: bool) -> Edit {
+        self.set(key, 7, &[value.into()])
+    }
+
+    pub fn strs(self, key: &str, values: &[&str]) -> Edit {
+        let strings: Vec<u8> = values.iter().flat_map(|value| string(value)).collect();
+        self.set(key, ARRAY, &[array(STRING, values.len() as u64), strings].concat())
+    }
+
+    pub fn f32s(self, key: &str, values: &[f32]) -> Edit {
+        let numbers: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.set(key, ARRAY, &[array(6, values.len() as u64), numbers].concat())
+    }
+
     /// Changes the tensor called `name`.
     pub fn tensor(mut self, name: &str, change: impl FnOnce(&mut Tensor)) -> Edit {
         change(self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap());

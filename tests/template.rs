@@ -313,3 +313,51 @@ fn formats_are_chosen_by_metadata() {
     let broken = metadata(&[llama, ("tokenizer.chat_template", "{% if %}")], &plain, 1);
     assert_eq!(ChatTemplate::from_metadata(&broken).unwrap_err().code, Code::UnsupportedModel);
 }
+
+/// Each of these once ended in a panic, an exhausted stack, all memory taken, or hours of work.
+#[test]
+fn templates_that_mean_harm() {
+    let chain = |link: &str| format!("{{{{ a{} }}}}", link.repeat(100_000 / link.len()));
+    let before = |prefix: &str| format!("{{{{ {}1 }}}}", prefix.repeat(100_000 / prefix.len()));
+    let grow = |step: &str| {
+        let start = "{% set ns = namespace(x='aaaaaaaaaa', y=[1, 2, 3], z=[]) %}";
+        format!("{start}{{% for i in range(99999) %}}{{% set {step} %}}{{% endfor %}}{{{{ ns.z }}}}")
+    };
+    let links =
+        [".b", "|e", "+1", "~1", " and 1", "<1", "()", "[0]", "[:]", "**1", " if 1 else 1", " is defined"];
+    let steps = [
+        "ns.x = ns.x ~ ns.x",
+        "ns.x = ns.x + ns.x",
+        "ns.x = ns.x|replace('a', 'aa')",
+        "ns.x = [ns.x, ns.x]|join",
+        "ns.x = [ns.x, ns.x]|tojson",
+        "ns.x = '%s%s'|format(ns.x, ns.x)",
+        "ns.y = ns.y + ns.y",
+        "ns.z = [ns.z]",
+    ];
+    let harmful = (links.into_iter().map(chain))
+        .chain(["not ", "-", "(", "["].map(before))
+        .chain(steps.map(grow))
+        .chain(["{{", "{{}}", "{% raw %}", "{% if a %}", "{#", "{{ '", "{%"].map(|tag| tag.repeat(20_000)))
+        .chain([
+            format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(20_000)),
+            format!("{{{{ a{}{} }}}}", "[".repeat(30_000), ":]".repeat(30_000)),
+            format!("{}{{{{", "x".repeat(70_000)),
+            "{{ 'a' * 10000000000000 }}{{ [1] * 10000000000000 }}".to_owned(),
+            "{{ range(10000000000000)|list|length }}".to_owned(),
+            "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(1) }}".to_owned(),
+            "{% macro m(s, n) %}{{ s }}{% if n %}{{ m(s ~ s, n - 1) }}{% endif %}{% endmacro %}{{ m('ab', 50) }}"
+                .to_owned(),
+            "{% for i in [[1]] recursive %}{{ loop([i]) }}{% endfor %}".to_owned(),
+        ]);
+    for source in harmful {
+        let what: String = source.chars().take(150).collect();
+        let start = std::time::Instant::now();
+        let rendered = ChatTemplate::new("model", &source, None, SpecialTokens::new())
+            .and_then(|template| template.render(&Conversation::new(vec![message("user", "Hi")])));
+        if let Err(error) = rendered {
+            assert!(matches!(error.code, Code::UnsupportedModel | Code::InvalidArgument), "{what}: {error}");
+        }
+        assert!(start.elapsed().as_secs() < 20, "{what}");
+    }
+}

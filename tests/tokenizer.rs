@@ -1,5 +1,6 @@
 //! Tokenizers against llama.cpp's ids, and against files that mean harm.
 
+use crate::edit::Edit;
 use candlewick::Code;
 use candlewick::model::gguf::{Header, Metadata};
 use candlewick::store::MemorySource;
@@ -43,74 +44,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// The metadata of a file, to be changed.
-struct Edit {
-    head: Vec<u8>,
-    entries: Vec<(String, Vec<u8>)>,
-}
-
 impl Edit {
-    fn new(bytes: &[u8]) -> Edit {
-        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-        fn skip(bytes: &[u8], kind: u32, at: usize) -> usize {
-            let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-            match kind {
-                0 | 1 | 7 => at + 1,
-                2 | 3 => at + 2,
-                4..=6 => at + 4,
-                8 => at + 8 + u64_at(at),
-                9 => {
-                    let kind = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-                    (0..u64_at(at + 4)).fold(at + 12, |at, _| skip(bytes, kind, at))
-                }
-                _ => at + 8,
-            }
-        }
-        let mut at = 24;
-        let mut entries = Vec::new();
-        for _ in 0..u64_at(16) {
-            let key = String::from_utf8(bytes[at + 8..at + 8 + u64_at(at)].to_vec()).unwrap();
-            let value = at + 8 + key.len();
-            at = skip(bytes, u32_at(value), value + 4);
-            entries.push((key, bytes[value..at].to_vec()));
-        }
-        Edit { head: bytes[..16].to_vec(), entries }
-    }
-
-    fn remove(mut self, key: &str) -> Edit {
-        self.entries.retain(|(k, _)| k != key);
-        self
-    }
-
-    fn set(self, key: &str, kind: u32, value: &[u8]) -> Edit {
-        let mut edit = self.remove(key);
-        edit.entries.push((key.to_owned(), [&kind.to_le_bytes(), value].concat()));
-        edit
-    }
-
-    fn str(self, key: &str, value: &str) -> Edit {
-        self.set(key, 8, &string(value))
-    }
-
-    fn u32(self, key: &str, value: u32) -> Edit {
-        self.set(key, 4, &value.to_le_bytes())
-    }
-
-    fn bool(self, key: &str, value: bool) -> Edit {
-        self.set(key, 7, &[value.into()])
-    }
-
-    fn strs(self, key: &str, values: &[&str]) -> Edit {
-        let strings: Vec<u8> = values.iter().flat_map(|value| string(value)).collect();
-        self.set(key, 9, &[&8u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &strings].concat())
-    }
-
-    fn f32s(self, key: &str, values: &[f32]) -> Edit {
-        let numbers: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.set(key, 9, &[&6u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &numbers].concat())
-    }
-
     /// Without BOS, EOS and unknown.
     fn remove_ids(self) -> Edit {
         ["bos", "eos", "unknown"]
@@ -118,23 +52,9 @@ impl Edit {
             .fold(self, |edit, name| edit.remove(&format!("tokenizer.ggml.{name}_token_id")))
     }
 
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.head.clone();
-        bytes.extend((self.entries.len() as u64).to_le_bytes());
-        for (key, value) in &self.entries {
-            bytes.extend(string(key));
-            bytes.extend(value);
-        }
-        bytes
-    }
-
     fn load(&self) -> candlewick::Result<Tokenizer> {
         Tokenizer::from_metadata(&metadata(self.bytes()))
     }
-}
-
-fn string(value: &str) -> Vec<u8> {
-    [&(value.len() as u64).to_le_bytes()[..], value.as_bytes()].concat()
 }
 
 const REAL: [&str; 6] = ["llama-spm", "phi-3", "llama-bpe", "qwen2", "gpt-2", "bert-bge"];

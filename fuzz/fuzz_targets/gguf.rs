@@ -1,10 +1,10 @@
-//! Any bytes as a model file: header, sizes, vocabulary, template, weights, and a token of an answer.
+//! Any bytes as a model file: header, sizes, vocabulary, template and weights.
 
 #![no_main]
 
 use candlewick::Result;
-use candlewick::chat::{Request, message};
-use candlewick::engine::{Engine, Language, Options, Prompt, Settings};
+use candlewick::chat::{Conversation, message};
+use candlewick::engine::{Engine, Language, Options};
 use candlewick::model::Config;
 use candlewick::model::gguf::Header;
 use candlewick::store::MemorySource;
@@ -17,12 +17,9 @@ async fn use_file(bytes: &[u8]) -> Result<()> {
     let language = Language::from_header(&header)?;
     let ids = language.tokenizer.encode_with_special("Once upon <|im_start|> ät 世 12", true)?;
     language.tokenizer.decode(&ids);
-    let _ = language.render(&Request::new(vec![message("system", "S"), message("user", "Hi")]));
+    let _ = language.render(&Conversation::new(vec![message("system", "S"), message("user", "Hi")]));
     let options = Options { context: Some(8), ..Options::default() };
-    let engine = Engine::load(&source, &options, &mut |_| Ok(())).await?;
-    let settings = Settings { max_tokens: 1, ..Settings::default() };
-    let mut generation = engine.generate(Prompt::Tokens(vec![0]), settings).await?;
-    while generation.next().await?.is_some() {}
+    Engine::load(&source, &options, &mut |_| Ok(())).await?;
     Ok(())
 }
 

@@ -21,8 +21,12 @@ pub const ATTRIBUTE: &str = "__attribute__";
 pub const ITERABLE: &str = "__iterable__";
 /// The name of the filter that refuses values beyond all bounds.
 pub const BOUNDED: &str = "__bounded__";
-/// The most operators in a tag. Published templates have at most some thirty.
+/// The most operators, calls and indices in a tag. Published templates have at most some thirty.
 const MAX_OPERATORS: usize = 256;
+/// The most `elif`s; each is parsed within the one before. Published templates have at most a dozen.
+const MAX_BRANCHES: usize = 500;
+/// The longest line. minijinja counts columns in 16 bits, and may panic beyond them.
+const MAX_LINE: usize = u16::MAX as usize - 1;
 /// The most brackets open at a time.
 const MAX_DEPTH: usize = 100;
 /// Methods of dictionaries.
@@ -33,6 +37,7 @@ pub fn prepare(source: &str) -> Result<String, &'static str> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + source.len() / 4);
     let mut rest = source.as_str();
+    let mut branches = 0;
     while let Some(brace) = rest.find('{') {
         let (text, tag) = rest.split_at(brace);
         out.push_str(text);
@@ -56,22 +61,27 @@ pub fn prepare(source: &str) -> Result<String, &'static str> {
         if matches!(first_word(rest), Some((_, "import" | "from" | "include" | "extends"))) {
             return Err("it asks for other templates, and there are none");
         }
+        branches += usize::from(matches!(first_word(rest), Some((_, "elif"))));
+        if branches > MAX_BRANCHES {
+            return Err("it has too many branches");
+        }
         // An unclosed tag is for the parser to complain about.
         let Some((tag, length)) = Tag::new(rest).rewrite(close)? else { break };
-        match raw_end(rest, length) {
-            // Nothing in there is a tag.
-            Some(end) => {
-                out.push_str(&rest[..end]);
-                rest = &rest[end..];
-            }
-            None => {
-                out.push_str(&generation(&tag).unwrap_or(tag));
-                rest = &rest[length..];
-            }
+        if matches!(first_word(rest), Some((_, "raw"))) {
+            // Nothing in there is a tag. One without an end is for the parser as well.
+            let Some(end) = raw_end(rest, length) else { break };
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        } else {
+            out.push_str(&generation(&tag).unwrap_or(tag));
+            rest = &rest[length..];
         }
     }
     out.push_str(rest);
-    Ok(out)
+    match out.lines().any(|line| line.len() > MAX_LINE) {
+        true => Err("a line is too long"),
+        false => Ok(out),
+    }
 }
 
 /// The word that a `{% … %}` tag begins with, and where it lies.
@@ -85,9 +95,8 @@ fn word(text: &str) -> &str {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
 }
 
-/// Where the block ends that `text` begins with, if that is `{% raw %}`.
+/// Where the block ends that `text` begins with, which is `{% raw %}`.
 fn raw_end(text: &str, tag_length: usize) -> Option<usize> {
-    first_word(&text[..tag_length]).filter(|(_, word)| *word == "raw")?;
     let mut at = tag_length;
     while let Some(open) = text[at..].find("{%") {
         at += open;
@@ -218,7 +227,7 @@ impl<'a> Tag<'a> {
                 self.out.push_str(close);
                 return Ok(Some((self.out, self.at + close.len())));
             }
-            self.operators += usize::from("|.~+-*/%".contains(c));
+            self.operators += usize::from("|.~+-*/%([".contains(c));
             if self.operators > MAX_OPERATORS || self.brackets.len() > MAX_DEPTH {
                 return Err("an expression is too complex");
             }
@@ -419,7 +428,7 @@ mod tests {
             ("{{ 'a", "{{ 'a"),
             ("{% x[1:", "{% x[1:"),
             ("{{ x)] }} {", "{{ x)] }} {"),
-            ("{% raw %} {{ x[1:] }}", "{% raw %} {{ x.__slice__(1, none) }}"),
+            ("{% raw %} {{ x[1:] }}", "{% raw %} {{ x[1:] }}"),
             ("{#", "{#"),
         ];
         for (source, expected) in cases {

@@ -204,6 +204,11 @@ impl Config {
     /// Reads and checks a file's metadata.
     pub fn from_header(header: &Header) -> Result<Config> {
         let metadata = &header.metadata;
+        if let Some(parts) = metadata.u32("split.count")?.filter(|&parts| parts > 1) {
+            return Err(Error::unsupported_model(format!(
+                "this is one of the {parts} parts of a split model. Join them with `llama-gguf-split --merge`"
+            )));
+        }
         let name = metadata
             .str("general.architecture")?
             .ok_or_else(|| Error::corrupt_model("metadata general.architecture is missing"))?;

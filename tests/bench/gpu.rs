@@ -152,7 +152,7 @@ impl Synthetic {
         for (name, dims) in &tensors {
             let matrix = dims.len() == 2;
             // A matrix whose rows are no whole blocks of a K type is Q8_0 in real files; here too.
-            let fits = dims[0] as u64 % kind.block().0 == 0;
+            let fits = (dims[0] as u64).is_multiple_of(kind.block().0);
             let (kind, id) = match (matrix, fits) {
                 (false, _) => (TensorType::F32, 0),
                 (true, true) => (kind, id),
