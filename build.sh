@@ -411,7 +411,7 @@ run_tests() {
   stage "cargo test" env RAYON_NUM_THREADS=1 cargo test --locked
   [[ -z $LAVAPIPE ]] || stage "GPU tests on lavapipe" gpu_tests "$LAVAPIPE"
   # It is slow: part of the cases, and none of the engine's.
-  [[ -z $SWIFTSHADER ]] || stage "GPU tests on SwiftShader" gpu_tests "$SWIFTSHADER" device:: models:: kernels::
+  [[ -z $SWIFTSHADER ]] || stage "GPU tests on SwiftShader" gpu_tests "$SWIFTSHADER" device:: models:: attention choose q4_0 q6_k
   stage "wasm" once wasm
   stage "clippy for wasm" clippy_wasm
   stage "npm package" once npm_package
