@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wasm_bindgen::prelude::*;
-use web_sys::{AbortSignal, Blob, File};
+use web_sys::{Blob, File};
 
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
@@ -61,23 +61,17 @@ pub struct Engine(engine::Engine);
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model from a `Blob`, a `Uint8Array` or an absolute address.
-    pub async fn load(
-        source: JsValue,
-        options: JsValue,
-        on_progress: Function,
-        signal: Option<AbortSignal>,
-    ) -> Result<Engine, JsValue> {
+    /// Loads a model from a `Blob`, a `Uint8Array` or an absolute address. To stop it, end the Worker.
+    pub async fn load(source: JsValue, options: JsValue, on_progress: Function) -> Result<Engine, JsValue> {
         let options: LoadOptions =
             if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
         let options = options.parse()?;
-        let aborted = || signal.as_ref().is_some_and(AbortSignal::aborted);
         let mut progress = |progress: Progress| {
             // A listener that throws does not stop the loading.
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
-            if aborted() { Err(Error::aborted("loading was aborted")) } else { Ok(()) }
+            Ok(())
         };
-        let source = open(source, signal.clone(), &mut progress).await?;
+        let source = open(source, &mut progress).await?;
         Ok(Engine(engine::Engine::load(source.as_ref(), &options, &mut progress).await?))
     }
 
@@ -140,18 +134,14 @@ impl Answer {
     }
 }
 
-async fn open(
-    source: JsValue,
-    signal: Option<AbortSignal>,
-    progress: &mut dyn FnMut(Progress) -> Result<()>,
-) -> Result<Box<dyn Source>> {
+async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Box<dyn Source>> {
     if let Some(url) = source.as_string() {
         let mut meter = None;
         let mut downloaded = |name: &str, loaded, total: Option<u64>| {
             let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
             progress(meter.at(Stage::Download, loaded))
         };
-        return open_url(&url, signal, &mut downloaded).await;
+        return open_url(&url, &mut downloaded).await;
     }
     if let Some(file) = source.dyn_ref::<File>() {
         return Ok(Box::new(BlobSource::new(file.name(), Blob::from(file.clone()))));

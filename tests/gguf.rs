@@ -16,9 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// As long as a file may occupy us. Sound ones take some milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// Numbers that break arithmetic.
 const EXTREMES: [u64; 10] =
     [0, 1, 7, 1 << 20, (1 << 31) - 1, 1 << 31, u32::MAX as u64, i64::MAX as u64, 1 << 63, u64::MAX];
@@ -91,7 +88,6 @@ impl Tally {
         println!("{:?}; slowest: {time:?}, {what}", self.outcomes);
         assert!(self.failures.is_empty(), "{} panicked:\n{}", self.failures.len(), self.failures.join("\n"));
         assert!(self.outcomes.values().sum::<usize>() >= least);
-        assert!(time < PATIENCE, "{what} took {time:?}");
     }
 }
 

@@ -314,7 +314,8 @@ fn formats_are_chosen_by_metadata() {
     assert_eq!(ChatTemplate::from_metadata(&broken).unwrap_err().code, Code::UnsupportedModel);
 }
 
-/// Each of these once ended in a panic, an exhausted stack, all memory taken, or hours of work.
+/// Each of these once ended in a panic, an exhausted stack, all memory taken, or hours of work: if one
+/// does again, this test does not end.
 #[test]
 fn templates_that_mean_harm() {
     let chain = |link: &str| format!("{{{{ a{} }}}}", link.repeat(100_000 / link.len()));
@@ -352,12 +353,10 @@ fn templates_that_mean_harm() {
         ]);
     for source in harmful {
         let what: String = source.chars().take(150).collect();
-        let start = std::time::Instant::now();
         let rendered = ChatTemplate::new("model", &source, None, SpecialTokens::new())
             .and_then(|template| template.render(&Conversation::new(vec![message("user", "Hi")])));
         if let Err(error) = rendered {
             assert!(matches!(error.code, Code::UnsupportedModel | Code::InvalidArgument), "{what}: {error}");
         }
-        assert!(start.elapsed().as_secs() < 20, "{what}");
     }
 }

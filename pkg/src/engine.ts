@@ -42,7 +42,7 @@ export class Engine implements AsyncDisposable {
     return this.#connection.call({ method: "tokenize", text, special: options.special ?? false }, options);
   }
 
-  detokenize(ids: ArrayLike<number>, options: RequestOptions = {}): Promise<string> {
+  async detokenize(ids: ArrayLike<number>, options: RequestOptions = {}): Promise<string> {
     return this.#connection.call({ method: "detokenize", ids: Uint32Array.from(ids) }, options);
   }
 
@@ -64,7 +64,8 @@ export class Engine implements AsyncDisposable {
   }
 
   #creator<Params extends StreamParams, Whole, Chunk>(method: "chat" | "complete"): Create<Params, Whole, Chunk> {
-    const create = (body: Params, { signal, onPromptProgress: onProgress }: RequestOptions = {}) => {
+    const create = async (body: Params, { signal, onPromptProgress: onProgress }: RequestOptions = {}) => {
+      if (typeof body !== "object" || body === null) throw new CandlewickError("invalid_argument", "The request must be an object.");
       const call = { method, body } as never;
       return body.stream
         ? this.#connection.stream<Chunk>(call, { signal, onProgress })

@@ -50,6 +50,10 @@ export interface SamplingParams {
   seed?: number;
   max_tokens?: number;
   stop?: string | string[];
+  /** Number of answers, each with the next seed; one after the other. */
+  n?: number;
+  /** Go on where the model would end the answer: for measuring. */
+  ignore_eos?: boolean;
   /** What to do with a prompt longer than the context: fail (the default), or cut out its middle. */
   truncate?: "error" | "middle";
   /** Accepted for compatibility; the engine has one model. */

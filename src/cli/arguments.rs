@@ -94,7 +94,7 @@ pub struct AnswerArguments {
     #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Keep this many of the likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k, allow_negative_numbers = true)]
     pub top_k: u32,
     /// Keep tokens at least this likely, as a share of the likeliest's probability
     #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true)]
@@ -115,7 +115,7 @@ pub struct AnswerArguments {
     #[arg(long, value_name = "X", default_value_t = Sampling::default().frequency_penalty, allow_negative_numbers = true)]
     pub frequency_penalty: f32,
     /// Repeats the same answer [default: random]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// A text that ends the answer; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -184,7 +184,7 @@ pub struct LogitsArguments {
     /// Path of a .gguf file
     pub model: PathBuf,
     /// Token ids, used as they are (no BOS is added)
-    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true, value_parser = token_id)]
     pub tokens: Vec<u32>,
     /// How many of the likeliest tokens to print; 0 prints every logit in the order of the ids
     #[arg(long, value_name = "K", default_value_t = 5)]
@@ -237,4 +237,9 @@ pub struct InfoArguments {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+/// People write spaces after commas.
+fn token_id(text: &str) -> Result<u32, std::num::ParseIntError> {
+    text.trim().parse()
 }

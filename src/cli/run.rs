@@ -3,6 +3,7 @@
 use super::arguments::{Common, RunArguments};
 use super::output::say;
 use super::{Outcome, load, read_stdin, read_text};
+use crate::Error;
 use crate::chat::{self, Conversation};
 use crate::engine::{Event, Generation, Prompt};
 use std::io::{IsTerminal, Write};
@@ -14,6 +15,10 @@ pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
         (None, None) => read_stdin()?,
     };
     let engine = load(&arguments.model, common).await?;
+    if arguments.system.is_some() && engine.language().template.is_none() {
+        let message = "--system needs a model with a chat template; this one continues text";
+        return Err(Error::invalid_argument(message).into());
+    }
     let prompt = if arguments.raw || engine.language().template.is_none() {
         Prompt::Text(text)
     } else {

@@ -137,7 +137,7 @@ pub struct Timings {
     pub prompt_per_second: f64,
     /// Tokens generated.
     pub predicted_n: usize,
-    /// Tokens a second.
+    /// Tokens a second, after the first; 0 where there was but one.
     pub predicted_per_second: f64,
     /// Milliseconds from the start of this request's turn.
     pub time_to_first_token_ms: f64,
@@ -232,14 +232,16 @@ impl Start {
 pub(super) fn too_long(prompt: usize, context: usize) -> Error {
     Error::context_length_exceeded(format!(
         "the prompt has {prompt} tokens, and the context holds {context}, the answer included. \
-         Shorten the prompt, load the model with a larger context, or have the middle cut out"
+         Shorten the prompt, load the model with a larger context (--ctx), or have the middle of the \
+         prompt cut out (--truncate)"
     ))
 }
 
 /// Leaves room for the answer, or half of the context where that is less.
 fn remove_middle(tokens: &mut Vec<u32>, context: usize, max_tokens: usize) {
     let keep = context.saturating_sub(max_tokens).max(context / 2).max(1).min(tokens.len());
-    let head = keep / 2;
+    // The first token is mostly BOS.
+    let head = (keep / 2).max(1);
     let tail = tokens.len() - (keep - head);
     tokens.drain(head..tail);
 }
@@ -303,11 +305,12 @@ impl Generation {
             return Ok(None);
         }
         let start = Instant::now();
+        let first = self.answer.pending.is_none();
         let event = match self.processed < self.prompt.len() {
             true => self.prefill().await?,
             false => self.decode().await?,
         };
-        self.clock.count(&event, start);
+        self.clock.count(&event, start, first);
         Ok(Some(event))
     }
 
@@ -435,7 +438,9 @@ impl Generation {
 struct Clock {
     start: Instant,
     prompt_seconds: f64,
-    predicted_seconds: f64,
+    /// Of the steps that put a token through the model.
+    decode_seconds: f64,
+    decode_steps: usize,
     first_token_seconds: Option<f64>,
 }
 
@@ -444,17 +449,22 @@ impl Clock {
         Clock {
             start: Instant::now(),
             prompt_seconds: 0.0,
-            predicted_seconds: 0.0,
+            decode_seconds: 0.0,
+            decode_steps: 0,
             first_token_seconds: None,
         }
     }
 
-    fn count(&mut self, event: &Event, step_start: Instant) {
+    /// `first`: this step gave the first token of an answer, which the prompt has paid for.
+    fn count(&mut self, event: &Event, step_start: Instant, first: bool) {
         let seconds = step_start.elapsed().as_secs_f64();
         match event {
             Event::Prompt { .. } => self.prompt_seconds += seconds,
             Event::Token { .. } | Event::Finish { .. } => {
-                self.predicted_seconds += seconds;
+                if !first {
+                    self.decode_seconds += seconds;
+                    self.decode_steps += 1;
+                }
                 self.first_token_seconds.get_or_insert(self.start.elapsed().as_secs_f64());
             }
         }
@@ -466,7 +476,7 @@ impl Clock {
             prompt_n,
             prompt_per_second: rate(prompt_n, self.prompt_seconds),
             predicted_n,
-            predicted_per_second: rate(predicted_n, self.predicted_seconds),
+            predicted_per_second: rate(self.decode_steps, self.decode_seconds),
             time_to_first_token_ms: self.first_token_seconds.unwrap_or(0.0) * 1000.0,
         }
     }

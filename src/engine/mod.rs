@@ -56,7 +56,7 @@ impl Language {
         Ok(Language { tokenizer, template })
     }
 
-    /// The prompt text of a conversation. Templates that ask get today's date in UTC, unless the
+    /// The prompt text of a conversation of at least one message, each with its role. Templates that ask get today's date in UTC, unless the
     /// conversation says what time it is.
     pub fn render(&self, conversation: &Conversation) -> Result<String> {
         let template = self.template.as_ref().ok_or_else(|| {
@@ -64,6 +64,23 @@ impl Language {
                 "this model has no chat template: it continues text. Give it a prompt instead of messages",
             )
         })?;
+        if conversation.messages.is_empty() {
+            return Err(Error::invalid_argument(
+                "messages is empty; a conversation has at least one message",
+            ));
+        }
+        // What is no object, the template refuses.
+        let no_role = |message: &serde_json::Value| message.is_object() && !message["role"].is_string();
+        if let Some(index) = conversation.messages.iter().position(no_role) {
+            return Err(Error::invalid_argument(format!("messages[{index}] has no role")));
+        }
+        let has_tools = conversation.tools.as_ref().is_some_and(|tools| !tools.is_empty());
+        if has_tools && template.name() != "model" {
+            return Err(Error::invalid_argument(format!(
+                "this model's file has no chat template, and the format used instead ({}) knows no tools",
+                template.name()
+            )));
+        }
         if conversation.now.is_some() {
             return template.render(conversation);
         }
@@ -94,7 +111,7 @@ impl Engine {
         let meter = Meter::new(source.name(), source.len());
         progress(meter.at(Stage::Load, 0))?;
         let header = Header::read(source).await?;
-        if header.tensors.is_empty() {
+        if header.tensors.is_empty() && !header.metadata.contains("split.count") {
             return Err(Error::unsupported_model(format!(
                 "{} holds a vocabulary without a model; it can tokenize, but not generate",
                 source.name()
@@ -161,7 +178,10 @@ impl Engine {
     pub async fn logits(&self, tokens: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
         let context = self.info.context_length;
         if tokens.len() > context {
-            return Err(generation::too_long(tokens.len(), context));
+            return Err(Error::context_length_exceeded(format!(
+                "{} tokens, and the context holds {context}. Load the model with a larger context (--ctx)",
+                tokens.len()
+            )));
         }
         let mut session = self.session.lock_arc().await;
         session.settle().await?;

@@ -91,14 +91,15 @@ impl Sampler {
 
     /// Draws the next token. `logits` has one value a token, and is changed.
     ///
-    /// It does not [`accept`](Self::accept) the token. Fails with `internal` if a logit is NaN or +∞,
-    /// or all are −∞.
+    /// It does not [`accept`](Self::accept) the token. Fails with `corrupt_model` if a logit is NaN or +∞.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<u32> {
         if logits.len() != self.vocabulary {
             return Err(Error::internal(format!("{} logits for {} tokens", logits.len(), self.vocabulary)));
         }
         if logits.iter().any(|&logit| logit.is_nan() || logit == f32::INFINITY) {
-            return Err(Error::internal("the model gave a logit that is not a finite number"));
+            return Err(Error::corrupt_model(
+                "the model gave a logit that is not a finite number: its weights are damaged",
+            ));
         }
         self.adjust(logits);
         if self.settings.temperature == 0.0 {

@@ -211,8 +211,8 @@ fn extremes_are_defined() {
     assert_eq!(sample(huge, &[f32::MAX, -f32::MAX, 1.0]).unwrap(), 0);
 
     let code = |logits: &[f32]| sample(base(), logits).unwrap_err().code;
-    assert_eq!(code(&[0.0, f32::NAN]), Code::Internal);
-    assert_eq!(code(&[0.0, f32::INFINITY]), Code::Internal);
+    assert_eq!(code(&[0.0, f32::NAN]), Code::CorruptModel);
+    assert_eq!(code(&[0.0, f32::INFINITY]), Code::CorruptModel);
     assert_eq!(code(&[f32::NEG_INFINITY; 3]), Code::Internal);
     assert_eq!(code(&[]), Code::Internal);
     let greedy = Sampling { temperature: 0.0, ..base() };

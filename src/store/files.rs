@@ -33,6 +33,9 @@ impl FileSource {
                 path.display()
             )));
         }
+        if !metadata.is_file() {
+            return Err(Error::model_not_found(format!("{} is not a regular file", path.display())));
+        }
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(FileSource { name, len: metadata.len(), file: RefCell::new(file) })
     }

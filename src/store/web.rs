@@ -7,7 +7,7 @@ use gloo_net::http::{Request, Response};
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortSignal, Blob, ReadableStreamDefaultReader};
+use web_sys::{Blob, ReadableStreamDefaultReader};
 
 /// A `Blob` or `File`, read by range.
 pub struct BlobSource {
@@ -55,7 +55,6 @@ pub struct UrlSource {
     name: String,
     url: String,
     len: u64,
-    signal: Option<AbortSignal>,
 }
 
 /// The file behind `url`. Where the server sends the whole file whatever is asked, it is kept in a
@@ -63,30 +62,25 @@ pub struct UrlSource {
 /// where it is known.
 pub async fn open_url(
     url: &str,
-    signal: Option<AbortSignal>,
     progress: &mut dyn FnMut(&str, u64, Option<u64>) -> Result<()>,
 ) -> Result<Box<dyn Source>> {
     let name = file_name(url);
     // The first byte tells the size, and whether ranges work.
-    let response = get(url, &name, 0, 1, signal.as_ref()).await?;
+    let response = get(url, &name, 0, 1).await?;
     if response.status() == 200 {
-        let blob = collect(response, &name, signal.as_ref(), progress).await?;
+        let blob = collect(response, &name, progress).await?;
         return Ok(Box::new(BlobSource::new(name, blob)));
     }
-    Ok(Box::new(UrlSource::new(url, name, &response, signal)?))
+    Ok(Box::new(UrlSource::new(url, name, &response)?))
 }
 
 /// Reads an answer to its end.
 async fn collect(
     response: Response,
     name: &str,
-    signal: Option<&AbortSignal>,
     progress: &mut dyn FnMut(&str, u64, Option<u64>) -> Result<()>,
 ) -> Result<Blob> {
-    let broken = |_: JsValue| match signal.is_some_and(AbortSignal::aborted) {
-        true => Error::aborted("loading was aborted"),
-        false => Error::network(format!("{name}: the connection broke off")),
-    };
+    let broken = |_: JsValue| Error::network(format!("{name}: the connection broke off"));
     let total = response.headers().get("content-length").and_then(|total| total.parse().ok());
     let parts = js_sys::Array::new();
     let mut loaded = 0;
@@ -105,7 +99,7 @@ async fn collect(
 }
 
 impl UrlSource {
-    fn new(url: &str, name: String, response: &Response, signal: Option<AbortSignal>) -> Result<UrlSource> {
+    fn new(url: &str, name: String, response: &Response) -> Result<UrlSource> {
         let len = response
             .headers()
             .get("content-range")
@@ -113,7 +107,7 @@ impl UrlSource {
             .ok_or_else(|| {
                 Error::network(format!("{name}: the server answers ranges but does not say the file's size"))
             })?;
-        Ok(UrlSource { name, url: url.to_owned(), len, signal })
+        Ok(UrlSource { name, url: url.to_owned(), len })
     }
 }
 
@@ -131,12 +125,11 @@ impl Source for UrlSource {
             if len == 0 {
                 return Ok(Vec::new());
             }
-            let response = get(&self.url, &self.name, offset, len, self.signal.as_ref()).await?;
+            let response = get(&self.url, &self.name, offset, len).await?;
             if response.status() != 206 {
                 return Err(Error::network(format!("{}: the server stopped answering ranges", self.name)));
             }
-            let bytes =
-                response.binary().await.map_err(|error| failed(&self.name, self.signal.as_ref(), error))?;
+            let bytes = response.binary().await.map_err(|error| failed(&self.name, error))?;
             exactly(bytes, len, &self.name, offset)
         })
     }
@@ -148,20 +141,13 @@ fn file_name(url: &str) -> String {
     path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("model").to_owned()
 }
 
-async fn get(
-    url: &str,
-    name: &str,
-    offset: u64,
-    len: usize,
-    signal: Option<&AbortSignal>,
-) -> Result<Response> {
+async fn get(url: &str, name: &str, offset: u64, len: usize) -> Result<Response> {
     let last = offset + len as u64 - 1;
     let response = Request::get(url)
         .header("Range", &format!("bytes={offset}-{last}"))
-        .abort_signal(signal)
         .send()
         .await
-        .map_err(|error| failed(name, signal, error))?;
+        .map_err(|error| failed(name, error))?;
     match response.status() {
         200 | 206 => Ok(response),
         // An empty file has no first byte.
@@ -175,10 +161,7 @@ async fn get(
     }
 }
 
-fn failed(name: &str, signal: Option<&AbortSignal>, error: gloo_net::Error) -> Error {
-    if signal.is_some_and(AbortSignal::aborted) {
-        return Error::aborted("loading was aborted");
-    }
+fn failed(name: &str, error: gloo_net::Error) -> Error {
     Error::network(format!("{name}: {error}. Is the server reachable, and does it allow this page (CORS)?"))
 }
 

@@ -93,7 +93,7 @@ describe("sources", () => {
       const file = await handle.getFile();
       await root.removeEntry("gone.gguf");
       return file;
-    }, "corrupt_model", /gone/],
+    }, "model_not_found", /gone/],
   ]) {
     test(name, async () => is(await loading(source), code, mention));
   }

@@ -106,13 +106,12 @@ fn resize(scratch: &mut Vec<f32>, len: usize) {
 }
 
 fn zeros(len: usize) -> Result<Vec<f32>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| {
+    Vec::<f32>::new().try_reserve_exact(len).map_err(|_| {
         let megabytes = len.saturating_mul(size_of::<f32>()) / 1_000_000;
         Error::resource_exhausted(format!("no memory for {megabytes} MB. Choose a smaller model or context"))
     })?;
-    values.resize(len, 0.0);
-    Ok(values)
+    // Zeroed by the system, page by page as they are used: a context that is never filled costs little.
+    Ok(vec![0.0; len])
 }
 
 impl Backend for Cpu {
