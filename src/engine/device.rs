@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// Which device to run on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The GPU where there is a real one that takes the model, else the CPU.
+    /// The CPU for now; says whether there is a GPU that could be asked for.
     #[default]
     Auto,
     /// The CPU.
@@ -58,11 +58,12 @@ pub(super) async fn open(device: Device) -> Result<Opened> {
             let gpu = Gpu::open(options).await.map_err(advice)?;
             Ok(Opened { backend: Box::new(gpu), reason: "asked for".into() })
         }
-        // A renderer in software runs our kernels slower than the CPU backend runs its own.
+        // A kernel that a driver miscompiles gives gibberish, and nothing here would notice yet: until
+        // kernels are tested on the user's own device at first use, the GPU has to be asked for.
         Device::Auto => match Gpu::open(GpuOptions { hardware_only: true, ..options }).await {
             Ok(gpu) => {
-                let reason = gpu.gpu().map_or_else(String::new, |gpu| gpu.adapter);
-                Ok(Opened { backend: Box::new(gpu), reason })
+                let adapter = gpu.gpu().map_or_else(String::new, |gpu| gpu.adapter);
+                Ok(Opened::cpu(format!("the GPU ({adapter}) is used when the device \"gpu\" is asked for")))
             }
             Err(error) => Ok(Opened::cpu(error.message)),
         },
