@@ -390,6 +390,8 @@ setup_all() {
   once setup_rust
   once setup_lints
   once pick_wasm
+  # The distribution's compiler wants its own clippy. `test` says so where it cannot be had.
+  [[ $WASM_CARGO != /usr/bin/cargo || -x /usr/bin/clippy-driver ]] || apt rust-web-clippy || true
   once setup_bindgen
   once setup_node
   once setup_chrome
