@@ -350,12 +350,14 @@ types() {
 }
 
 browser_tests() {
-  local -a files=()
+  local -a files=() limits=()
   local file
   # Not the folder: Node 20 takes one, newer ones do not.
   for file in tests/browser/*.test.{js,mjs,ts}; do [[ -f $file ]] && files+=("$file"); done
   ((${#files[@]})) || die "tests/browser holds no tests"
-  node --test "${files[@]}"
+  # A test that fails may leave its browser open: without these the run would wait for it for ever.
+  if at_least "$(node -p process.versions.node)" 20.14; then limits=(--test-force-exit --test-timeout=900000); fi
+  node --test ${limits[@]+"${limits[@]}"} "${files[@]}"
 }
 
 # gpu_tests ICD [FILTER]...: the GPU backend's tests on the renderer that a Vulkan driver file names; with filters,
@@ -425,6 +427,8 @@ setup_all() {
   once setup_rust
   once setup_lints
   once pick_wasm
+  # The distribution's compiler wants its own clippy. `test` says so where it cannot be had.
+  [[ $WASM_CARGO != /usr/bin/cargo || -x /usr/bin/clippy-driver ]] || apt rust-web-clippy || true
   once setup_bindgen
   once setup_node
   once setup_chrome

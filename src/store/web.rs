@@ -57,13 +57,12 @@ pub struct UrlSource {
     len: u64,
 }
 
+/// Hears the file's name, the bytes that have come, and the total where it is known; gives an error to stop.
+pub type DownloadProgress<'a> = dyn FnMut(&str, u64, Option<u64>) -> Result<()> + 'a;
+
 /// The file behind `url`. Where the server sends the whole file whatever is asked, it is kept in a
-/// `Blob`, outside of wasm memory, and `progress` hears the bytes that have come and the total,
-/// where it is known.
-pub async fn open_url(
-    url: &str,
-    progress: &mut dyn FnMut(&str, u64, Option<u64>) -> Result<()>,
-) -> Result<Box<dyn Source>> {
+/// `Blob`, outside of wasm memory, and `progress` hears how far it is.
+pub async fn open_url(url: &str, progress: &mut DownloadProgress<'_>) -> Result<Box<dyn Source>> {
     let name = file_name(url);
     // The first byte tells the size, and whether ranges work.
     let response = get(url, &name, 0, 1).await?;
@@ -75,11 +74,7 @@ pub async fn open_url(
 }
 
 /// Reads an answer to its end.
-async fn collect(
-    response: Response,
-    name: &str,
-    progress: &mut dyn FnMut(&str, u64, Option<u64>) -> Result<()>,
-) -> Result<Blob> {
+async fn collect(response: Response, name: &str, progress: &mut DownloadProgress<'_>) -> Result<Blob> {
     let broken = |_: JsValue| Error::network(format!("{name}: the connection broke off"));
     let total = response.headers().get("content-length").and_then(|total| total.parse().ok());
     let parts = js_sys::Array::new();
