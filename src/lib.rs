@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! request ─► chat ─► text ─► model::Decoder ─► backend ─► sampling ─► text ─► events
-//!          template tokenizer  layer order,    cpu        logits      whole
+//!          template tokenizer  layer order,    cpu, gpu   logits      whole
 //!                              written once               to token    characters
 //!                                  ▲
 //!              store ─► model::gguf ─► weights, piece by piece
@@ -14,7 +14,7 @@
 //! - [`store`] reads a model file by range: a path, memory, a browser's `File`, an address.
 //! - [`model`] reads the header ([`model::gguf`]), what varies between families
 //!   ([`model::Config`]), and holds the transformer ([`model::Decoder`]).
-//! - [`backend`] is what a device must be able to do, and the CPU.
+//! - [`backend`] is what a device must be able to do, the CPU, and the GPU through wgpu.
 //! - [`text`] and [`chat`] turn conversations into tokens and tokens into text; [`sampling`]
 //!   turns logits into tokens.
 //! - [`engine`] is the whole path in one place: load, prefill, decode, stop.
