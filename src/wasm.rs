@@ -1,5 +1,6 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
+use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
 use crate::store::{BlobSource, MemorySource, Source, open_url};
@@ -43,6 +44,17 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
+    fallback: Option<bool>,
+    gpu: GpuOptions,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct GpuOptions {
+    disable: Vec<String>,
+    software: bool,
+    faster: Option<bool>,
+    cache: Option<String>,
 }
 
 impl LoadOptions {
@@ -51,7 +63,9 @@ impl LoadOptions {
             Some(name) => name.parse()?,
             None => Device::Auto,
         };
-        Ok(Options { device, context: self.context_length })
+        let GpuOptions { disable, software, faster, cache } = self.gpu;
+        let gpu = gpu::Options { disable, software, faster, cache, ..gpu::Options::default() };
+        Ok(Options { device, context: self.context_length, fallback: self.fallback, gpu })
     }
 }
 
@@ -72,12 +86,12 @@ impl Engine {
             Ok(())
         };
         let source = open(source, &mut progress).await?;
-        Ok(Engine(engine::Engine::load(source.as_ref(), &options, &mut progress).await?))
+        Ok(Engine(engine::Engine::load(source.into(), &options, &mut progress).await?))
     }
 
-    /// What was loaded, and where it runs.
+    /// What was loaded, and where it runs now.
     pub fn info(&self) -> Result<JsValue, JsValue> {
-        Ok(to_js(self.0.info())?)
+        Ok(to_js(self.0.info().as_ref())?)
     }
 
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those

@@ -9,10 +9,15 @@ use candlewick::store::MemorySource;
 use candlewick::{Code, Error, Result};
 use futures_util::future::{FutureExt, join3};
 use pollster::block_on;
+use std::rc::Rc;
 
 fn load(bytes: Vec<u8>) -> Result<Engine> {
     let source = MemorySource::new("model.gguf", bytes);
-    block_on(Engine::load(&source, &Options { device: crate::DEVICE, ..Options::default() }, &mut |_| Ok(())))
+    block_on(Engine::load(
+        Rc::new(source),
+        &Options { device: crate::DEVICE, ..Options::default() },
+        &mut |_| Ok(()),
+    ))
 }
 
 fn story_teller() -> Engine {
@@ -49,7 +54,7 @@ fn answer(engine: &Engine, prompt: &[u32], settings: Settings) -> Vec<Event> {
 
 fn tokens(events: &[Event]) -> Vec<u32> {
     let token = |event: &Event| match event {
-        Event::Prompt { .. } => None,
+        Event::Prompt { .. } | Event::Recovery(_) => None,
         Event::Token { token, .. } => Some(*token),
         Event::Finish { token, .. } => *token,
     };
@@ -225,7 +230,7 @@ fn several_choices() {
     let order: Vec<usize> = (events.iter())
         .map(|event| match event {
             Event::Token { choice, .. } | Event::Finish { choice, .. } => *choice,
-            Event::Prompt { .. } => unreachable!(),
+            Event::Prompt { .. } | Event::Recovery(_) => unreachable!(),
         })
         .collect();
     assert!(order.is_sorted());
@@ -252,7 +257,7 @@ fn stop_strings_end_an_answer() {
         // No part of the stop string was ever shown.
         assert!(events.iter().all(|event| match event {
             Event::Token { text, .. } | Event::Finish { text, .. } => whole.contains(text.as_str()),
-            Event::Prompt { .. } => false,
+            Event::Prompt { .. } | Event::Recovery(_) => false,
         }));
     }
     // What only looks like the beginning of one comes in the end.
@@ -333,13 +338,13 @@ fn requests_that_make_no_sense() {
 
 #[test]
 fn loading_may_be_given_up() {
-    let source = MemorySource::new("model.gguf", contents(&stories()));
+    let source = Rc::new(MemorySource::new("model.gguf", contents(&stories())));
     let mut reports = 0;
     let count = &mut |_| {
         reports += 1;
         Ok(())
     };
-    block_on(Engine::load(&source, &Options::default(), count)).unwrap();
+    block_on(Engine::load(source.clone(), &Options::default(), count)).unwrap();
     assert!(reports > 10);
     for last in 0..reports {
         let mut left = last;
@@ -350,7 +355,7 @@ fn loading_may_be_given_up() {
                 Ok(())
             }
         };
-        let error = block_on(Engine::load(&source, &Options::default(), stop)).err().unwrap();
+        let error = block_on(Engine::load(source.clone(), &Options::default(), stop)).err().unwrap();
         assert_eq!(error, Error::aborted("enough"));
     }
 }

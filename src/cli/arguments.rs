@@ -19,9 +19,13 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Where to run: auto, gpu or cpu
+    /// Where to run: auto (the GPU where it computes rightly and faster than the CPU), gpu or cpu
     #[arg(long, global = true, default_value = "auto", value_parser = ["auto", "gpu", "cpu"])]
     pub device: String,
+    /// What the GPU is to do without: subgroups, f16, half, dp4a [also: CANDLEWICK_GPU_DISABLE]
+    #[cfg(feature = "gpu")]
+    #[arg(long, global = true, value_name = "NAMES", value_delimiter = ',')]
+    pub gpu_disable: Vec<String>,
     /// Threads of the CPU [default: one a core]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<NonZeroUsize>,

@@ -18,6 +18,7 @@ use clap::Parser;
 use output::{LoadBar, print_error, say};
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
@@ -82,11 +83,10 @@ async fn dispatch(cli: &Cli) -> Outcome {
 
 /// Loads a model with a bar on stderr.
 async fn load(model: &Path, common: &Common) -> Result<Engine> {
-    let source = FileSource::open(model)?;
-    let device: Device = common.device.parse()?;
-    let options = Options { device, context: common.ctx };
+    let source = Rc::new(FileSource::open(model)?);
+    let options = options(common)?;
     let mut bar = LoadBar::new(common.quiet);
-    let engine = Engine::load(&source, &options, &mut |progress| bar.show(&progress)).await?;
+    let engine = Engine::load(source, &options, &mut |progress| bar.show(&progress)).await?;
     drop(bar);
     if common.verbose {
         let info = engine.info();
@@ -104,8 +104,35 @@ async fn load(model: &Path, common: &Common) -> Result<Engine> {
             megabytes(info.memory.weights),
             megabytes(info.memory.kv_cache),
         );
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &info.gpu {
+            say!("{} ({}): {}{}", gpu.adapter, gpu.backend, gpu.variants.join(", "), self_test(gpu));
+        }
     }
     Ok(engine)
+}
+
+/// What the self-test found, in words.
+#[cfg(feature = "gpu")]
+fn self_test(gpu: &crate::backend::GpuInfo) -> String {
+    let Some(test) = &gpu.self_test else { return String::new() };
+    let when = if test.cached { "earlier" } else { "now" };
+    let mut text = format!("; self-test passed ({when}), ready after {:.0} ms", test.milliseconds);
+    for off in &test.off {
+        text += &format!("; without {}, because {}", off.variant.name(), off.reason);
+    }
+    text
+}
+
+fn options(common: &Common) -> Result<Options> {
+    let device: Device = common.device.parse()?;
+    #[cfg_attr(not(feature = "gpu"), allow(unused_mut))]
+    let mut options = Options { device, context: common.ctx, ..Options::default() };
+    #[cfg(feature = "gpu")]
+    {
+        options.gpu.disable = common.gpu_disable.clone();
+    }
+    Ok(options)
 }
 
 /// The header alone: for commands that need no weights.

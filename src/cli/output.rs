@@ -17,24 +17,40 @@ pub fn print_error(error: &Error) {
     say!("error: {error}");
 }
 
-/// A bar while weights load; nothing where stderr is not a terminal.
-pub struct LoadBar(ProgressBar);
+/// A bar while weights load; nothing where stderr is not a terminal. Why a load begins anew is said in any case.
+pub struct LoadBar {
+    bar: ProgressBar,
+    stage: Option<Stage>,
+    restarted: Option<String>,
+    quiet: bool,
+}
 
 impl LoadBar {
     pub fn new(quiet: bool) -> Self {
-        if quiet {
-            return LoadBar(ProgressBar::hidden());
-        }
-        let template = "{msg} {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        LoadBar(ProgressBar::new(0).with_style(style).with_message("loading"))
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        LoadBar { bar, stage: None, restarted: None, quiet }
     }
 
     pub fn show(&mut self, progress: &Progress) -> Result<()> {
-        self.0.set_length(progress.total);
-        self.0.set_position(progress.loaded);
+        if progress.restarted != self.restarted {
+            self.restarted.clone_from(&progress.restarted);
+            if let Some(why) = self.restarted.as_ref().filter(|_| !self.quiet) {
+                self.bar.suspend(|| say!("{why}; loading the model again"));
+            }
+        }
+        if self.stage.replace(progress.stage) != Some(progress.stage) {
+            let (message, counts) = match progress.stage {
+                Stage::Compile => ("compiling", "{pos}/{len} kernels"),
+                _ => ("loading", "{bytes}/{total_bytes} {bytes_per_sec} {eta}"),
+            };
+            let style = ProgressStyle::with_template(&format!("{{msg}} {{bar:32}} {counts}"));
+            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar.set_message(message);
+        }
+        self.bar.set_length(progress.total);
+        self.bar.set_position(progress.loaded);
         if progress.stage == Stage::Ready {
-            self.0.finish_and_clear();
+            self.bar.finish_and_clear();
         }
         Ok(())
     }
@@ -42,6 +58,6 @@ impl LoadBar {
 
 impl Drop for LoadBar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }

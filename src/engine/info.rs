@@ -47,6 +47,8 @@ pub struct Info {
     /// The GPU, where that is the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuInfo>,
+    /// How often the model came back after its GPU was lost.
+    pub recoveries: usize,
     /// Bytes on the device.
     pub memory: Memory,
 }
@@ -88,12 +90,24 @@ impl Info {
             device: backend.device(),
             device_reason,
             gpu: backend.gpu(),
+            recoveries: 0,
             memory: Memory {
                 weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
                 kv_cache: (config.kv_width().saturating_mul(context as u64))
                     .saturating_mul(size_of::<f32>() as u64),
             },
         })
+    }
+
+    /// The same model on the device to which it came back.
+    pub(super) fn after_recovery(&self, backend: &dyn Backend, device_reason: String) -> Info {
+        Info {
+            device: backend.device(),
+            device_reason,
+            gpu: backend.gpu(),
+            recoveries: self.recoveries + 1,
+            ..self.clone()
+        }
     }
 }
 

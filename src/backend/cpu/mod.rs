@@ -146,6 +146,11 @@ impl Backend for Cpu {
         Ok(Buffer(self.buffers.len() - 1))
     }
 
+    fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<()> {
+        self.buffers[buffer.0][..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
     fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
         // What does not fit a number does not fit the memory.
         let len = context.saturating_mul(heads.kv * heads.size);
