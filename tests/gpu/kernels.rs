@@ -37,7 +37,20 @@ fn variants() -> Vec<(&'static str, Options)> {
         ("no subgroups", without("subgroups")),
         ("least limits", Options { least_limits: true, ..default.clone() }),
         ("small bindings", Options { max_binding: Some(4 << 20), ..default.clone() }),
+        ("exact half", Options { exact_half: Some(true), ..default.clone() }),
+        ("least device", least_device()),
     ]
+}
+
+/// What every WebGPU device can do, and no more: its limits, and none of its features.
+pub fn least_device() -> Options {
+    let features = ["f16", "subgroups", "timestamps", "dp4a"];
+    Options {
+        disable: features.map(str::to_owned).into(),
+        least_limits: true,
+        exact_half: Some(true),
+        ..Options::from_env()
+    }
 }
 
 /// xorshift64*
@@ -189,8 +202,8 @@ fn columns(kind: TensorType) -> &'static [usize] {
     }
 }
 
-const ROWS: &[usize] = &[1, 31, 33, 65, 127, 257];
-const TOKENS: &[usize] = &[1, 2, 3, 4, 7, 8, 9, 31, 65];
+const ROWS: &[usize] = &[1, 31, 33, 63, 65, 127, 257];
+const TOKENS: &[usize] = &[1, 2, 3, 4, 7, 8, 9, 31, 33, 63, 65, 127, 257];
 const SUMS: f32 = 2e-5;
 
 fn products(kind: TensorType) {
@@ -271,6 +284,29 @@ products! {
     q4_k Q4_K,
     q5_k Q5_K,
     q6_k Q6_K,
+}
+
+/// One token through matrices of every number of rows and of columns, as decoding has it.
+#[test]
+fn rows_and_columns() {
+    let mut pair = Pair::new("default", &Options::from_env());
+    for &kind in TYPES {
+        for &columns in columns(kind).iter().filter(|&&columns| columns < 1000 || !crate::short()) {
+            for rows in [1, 31, 33, 63, 65, 127, 257, 4097] {
+                // One large side at a time.
+                if rows * columns > 2 << 20 {
+                    continue;
+                }
+                pair.what = format!("{kind:?}, {rows} rows, {columns} columns");
+                let x = pair.filled(1, columns);
+                let norm = pair.norm(columns);
+                let linear = pair.linear(kind, rows, columns);
+                let out = pair.empty(1, rows);
+                pair.both(|b| b.project(1, x, &norm, &[(linear, out)]).unwrap());
+                pair.compare("project", out, rows, SUMS);
+            }
+        }
+    }
 }
 
 /// A matrix of several megabytes where one binding may have one.
@@ -383,12 +419,14 @@ fn attention() {
         attend(&mut pair, test, &[1, 1, 5, 33, 127, 1, 65, 63, 1, 1], 5e-3);
     }
     attend(&mut pair, &tests[1], &[512, 512, 512, 1, 1], 5e-3);
+    // Long enough for many splits of the keys.
+    attend(&mut pair, &tests[0], &[512, 512, 512, 512, 512, 512, 512, 512, 1, 1, 3], 5e-3);
 }
 
 #[test]
 fn choose() {
     let mut pair = Pair::new("default", &Options::from_env());
-    for len in [1, 2, 31, 257, 4097, 50_000, 151_936] {
+    for len in [1, 2, 31, 33, 63, 65, 127, 257, 4097, 50_000, 151_936] {
         let table = pair.matrix(TensorType::F32, 3, len);
         let scores = pair.empty(1, len);
         for row in 0..3 {

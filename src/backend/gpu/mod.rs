@@ -10,6 +10,7 @@
 mod attention;
 mod device;
 mod memory;
+mod probe;
 mod product;
 mod record;
 mod repack;
@@ -104,7 +105,7 @@ impl Gpu {
         let memory = Memory::new(&device, &mut recorder)?;
         let ids = recorder.add(device.storage("token ids", 4 * (4 * PREFILL_ROWS as u64 + 2))?);
         let best = recorder.add(device.storage("best", 8 * ARGMAX_GROUPS as u64)?);
-        Ok(Gpu {
+        let mut gpu = Gpu {
             device,
             options,
             recorder,
@@ -121,7 +122,12 @@ impl Gpu {
             context: 0,
             exact_half: false,
             tuned: None,
-        })
+        };
+        gpu.exact_half = match gpu.options.exact_half {
+            Some(exact) => exact,
+            None => !gpu.reads_halves().await?,
+        };
+        Ok(gpu)
     }
 
     /// What runs and how.

@@ -94,11 +94,13 @@ impl Recorder {
         BufferId((self.buffers.len() - 1) as u16)
     }
 
-    /// Another buffer behind the same id.
-    pub fn replace(&mut self, id: BufferId, buffer: wgpu::Buffer) {
+    /// Another buffer behind the same id. What is enqueued still runs with the old one.
+    pub fn replace(&mut self, device: &Device, id: BufferId, buffer: wgpu::Buffer) -> Result<()> {
+        self.submit(device)?;
         self.buffers[id.0 as usize] = buffer;
         self.groups.clear();
         self.group_of.clear();
+        Ok(())
     }
 
     pub fn buffer(&self, id: BufferId) -> &wgpu::Buffer {
