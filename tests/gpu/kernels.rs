@@ -303,7 +303,8 @@ fn rows_and_columns() {
                 let linear = pair.linear(kind, rows, columns);
                 let out = pair.empty(1, rows);
                 pair.both(|b| b.project(1, x, &norm, &[(linear, out)]).unwrap());
-                pair.compare("project", out, rows, SUMS);
+                // A single sum may cancel out, and then nothing says what its terms were.
+                pair.compare("project", out, rows, if rows == 1 { 100.0 * SUMS } else { SUMS });
             }
         }
     }
