@@ -4,9 +4,10 @@ use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
 use candlewick::backend::{
     Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, RopePairing, Tokens,
-    Vector,
+    Top, Vector, Wanted,
 };
 use candlewick::model::gguf::TensorType;
+use candlewick::sampling::{Sampler, Sampling};
 use half::{bf16, f16};
 
 const TYPES: &[TensorType] = &[
@@ -440,4 +441,113 @@ fn choose() {
         pair.both(|b| b.choose(scores, len).unwrap());
         assert_eq!(pair.both(|b| pollster::block_on(b.chosen()).unwrap()), 0);
     }
+}
+
+#[test]
+fn top_k() {
+    let mut pair = Pair::new("default", &Options::from_env());
+    for len in [1, 2, 31, 33, 63, 65, 127, 257, 1023, 1025, 4097, 50_000, 151_936] {
+        let table = pair.matrix(TensorType::F32, 2, len);
+        // Many equal ones, both zeros, and −∞.
+        let values: Vec<f32> =
+            (0..len).map(|i| [3.0, 0.0, -0.0, f32::NEG_INFINITY, -2.5][i * 7 % 5]).collect();
+        pair.both(|b| {
+            b.write_rows(table, 1, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()).unwrap()
+        });
+        let scores = pair.empty(1, len);
+        for (row, scale) in [(0, 1.0), (0, 100.0), (1, 1.0)] {
+            pair.both(|b| b.embed(Tokens::Known(&[row]), table, scale, scores).unwrap());
+            for count in [1, 2, 40, 200, 512] {
+                let places: Vec<u32> = (0..count as u32 - 1).map(|i| i * 7919 % len as u32).collect();
+                let wanted = Wanted { count, places, sum: true };
+                let [mut expected, mut found] = [Top::default(), Top::default()];
+                pollster::block_on(pair.cpu.top_k(scores, len, &wanted, &mut expected)).unwrap();
+                pollster::block_on(pair.gpu.top_k(scores, len, &wanted, &mut found)).unwrap();
+                let what = format!("{count} of {len}, row {row} times {scale}");
+                assert_eq!(expected.best, found.best, "{what}");
+                assert_eq!(expected.picked, found.picked, "{what}");
+                let difference = (expected.sum - found.sum).abs();
+                assert!(
+                    difference <= Top::SUM_ERROR / 10.0 * expected.sum,
+                    "{what}: {expected:?}, {found:?}"
+                );
+                assert!(expected.finite && found.finite);
+            }
+        }
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+            pair.both(|b| {
+                let mut row = vec![0.0; len];
+                row[len / 2] = bad;
+                b.write_rows(table, 0, &row.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+                    .unwrap();
+                b.embed(Tokens::Known(&[0]), table, 1.0, scores).unwrap();
+                let mut top = Top::default();
+                let wanted = Wanted { count: 3, places: Vec::new(), sum: true };
+                pollster::block_on(b.top_k(scores, len, &wanted, &mut top)).unwrap();
+                assert!(!top.finite, "{bad} among {len}");
+            });
+        }
+    }
+}
+
+/// Settings of every kind, drawn from all scores and from the top that the device found: the same tokens.
+#[test]
+fn sampling_from_the_top() {
+    let mut pair = Pair::new("default", &Options::from_env());
+    let len = 50_001;
+    let table = pair.matrix(TensorType::F32, 8, len);
+    let scores = pair.empty(1, len);
+    let base = || Sampling { temperature: 1.1, seed: Some(5), ..Sampling::default() };
+    let penalties = |settings| Sampling { repeat_penalty: 1.2, frequency_penalty: 0.3, ..settings };
+    let bias = |settings| Sampling { logit_bias: [(7, 3.0), (40_000, -9.0)].into(), ..settings };
+    let plain = [
+        Sampling { temperature: 0.0, ..base() },
+        Sampling { top_k: 1, ..base() },
+        Sampling { top_k: 40, ..base() },
+        Sampling { top_k: 400, top_p: 0.9, min_p: 0.01, ..base() },
+        Sampling { top_k: 100, typical_p: 0.5, ..base() },
+        Sampling { top_p: 0.9, ..base() },
+        Sampling { top_p: 0.5, min_p: 0.05, ..base() },
+        Sampling { min_p: 0.1, ..base() },
+        Sampling { min_p: 0.0001, ..base() },
+        base(),
+    ];
+    let (mut sufficed, mut not) = (0, 0);
+    for settings in plain.clone().into_iter().chain(plain.clone().map(penalties)).chain(plain.map(bias)) {
+        let mut whole = Sampler::new(&settings, len).unwrap();
+        let mut from_top = whole.clone();
+        for step in 0..24 {
+            // From flat to sharp.
+            let scale = [5.0, 2000.0, 20_000.0][step % 3];
+            pair.gpu.embed(Tokens::Known(&[step as u32 % 8]), table, scale, scores).unwrap();
+            let mut all = Vec::new();
+            let mut top = Top::default();
+            pollster::block_on(async {
+                if let Some(wanted) = from_top.wanted() {
+                    pair.gpu.top_k(scores, len, &wanted, &mut top).await.unwrap();
+                }
+                pair.gpu.read(scores, len, &mut all).await.unwrap();
+            });
+            let token = whole.sample(&mut all.clone()).unwrap();
+            let early = match from_top.wanted() {
+                Some(_) => from_top.sample_top(&top).unwrap(),
+                None => None,
+            };
+            match early {
+                Some(early) => {
+                    assert_eq!(early, token, "{settings:?}, step {step}");
+                    sufficed += 1;
+                }
+                None => {
+                    assert_eq!(settings.top_k, 0, "{settings:?}, step {step}");
+                    assert_eq!(from_top.sample(&mut all).unwrap(), token);
+                    not += 1;
+                }
+            }
+            whole.accept(token);
+            from_top.accept(token);
+        }
+    }
+    println!("the top sufficed {sufficed} times, {not} times not");
+    assert!(sufficed > 400 && not > 50);
 }
