@@ -45,14 +45,14 @@ struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
     fallback: Option<bool>,
-    gpu: GpuOptions,
+    gpu: Option<GpuOptions>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
 struct GpuOptions {
-    disable: Vec<String>,
-    software: bool,
+    disable: Option<Vec<String>>,
+    software: Option<bool>,
     faster: Option<bool>,
     cache: Option<String>,
 }
@@ -63,8 +63,14 @@ impl LoadOptions {
             Some(name) => name.parse()?,
             None => Device::Auto,
         };
-        let GpuOptions { disable, software, faster, cache } = self.gpu;
-        let gpu = gpu::Options { disable, software, faster, cache, ..gpu::Options::default() };
+        let GpuOptions { disable, software, faster, cache } = self.gpu.unwrap_or_default();
+        let gpu = gpu::Options {
+            disable: disable.unwrap_or_default(),
+            software: software.unwrap_or_default(),
+            faster,
+            cache,
+            ..gpu::Options::default()
+        };
         Ok(Options { device, context: self.context_length, fallback: self.fallback, gpu })
     }
 }

@@ -9,6 +9,7 @@ import type {
   Completion,
   CompletionParams,
   EngineInfo,
+  LoadProgress,
   PromptParams,
   RequestOptions,
   StreamParams,
@@ -23,18 +24,24 @@ export interface Create<Params extends StreamParams, Whole, Chunk> {
 
 /** One loaded model. Requests wait their turn; each can be aborted, waiting or running. */
 export class Engine implements AsyncDisposable {
-  /** What was loaded, where it runs and why. */
-  readonly info: EngineInfo;
+  #info: EngineInfo;
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };
   readonly #connection: Connection;
 
   /** @internal */
-  constructor(connection: Connection, info: EngineInfo) {
-    this.info = info;
+  constructor(connection: Connection, info: EngineInfo, onRecovery?: (progress: LoadProgress) => void) {
+    this.#info = info;
     this.#connection = connection;
+    connection.onRecovery = onRecovery;
+    connection.onInfo = (info) => (this.#info = info);
     this.chat = { completions: { create: this.#creator("chat") } };
     this.completions = { create: this.#creator("complete") };
+  }
+
+  /** What was loaded, where it runs now and why. */
+  get info(): EngineInfo {
+    return this.#info;
   }
 
   /** The ids of a text. `special` reads special tokens written in it and adds those the model starts and ends with. */

@@ -8,7 +8,7 @@ export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
 /** Loads a GGUF model into a Worker of its own. */
 export async function load(source: ModelSource, options: LoadOptions = {}): Promise<Engine> {
-  const { device, contextLength, onProgress, signal, workerURL, wasmURL } = options;
+  const { device, contextLength, fallback, gpu, onProgress, signal, workerURL, wasmURL } = options;
   if (signal?.aborted) throw aborted(signal);
   const connection = new Connection(workerURL);
   try {
@@ -17,11 +17,11 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
         method: "load",
         source: locate(source),
         wasmURL: wasmURL === undefined ? undefined : new URL(wasmURL, document.baseURI).href,
-        options: { device, contextLength },
+        options: { device, contextLength, fallback, gpu },
       },
       { signal, onProgress },
     );
-    return new Engine(connection, info);
+    return new Engine(connection, info, onProgress);
   } catch (error) {
     const failure = error as CandlewickError;
     connection.close(failure, failure);

@@ -5,7 +5,7 @@
  * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port.
  */
 import type { ErrorCode } from "./errors.js";
-import type { ChatParams, CompletionParams, Device, PromptParams } from "./types.js";
+import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, LoadProgress, PromptParams } from "./types.js";
 
 export type Call =
   | { method: "load"; source: Blob | string; wasmURL: string | undefined; options: ModelOptions }
@@ -18,10 +18,14 @@ export type Call =
 export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: number | undefined;
+  fallback?: boolean | undefined;
+  gpu?: GPUOptions | undefined;
 }
 
 export type Reply =
   | { progress: unknown } // of a load, or of reading a prompt
+  | { recovery: LoadProgress } // the GPU was lost; the last one has the stage "ready"
+  | { info: EngineInfo } // before that one
   | { started: true } // of a stream: its turn has come
   | { chunk: unknown } // of a stream: costs one credit
   | { done: unknown }

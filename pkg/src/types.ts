@@ -177,15 +177,49 @@ export interface EngineInfo {
   /** Why this device. */
   deviceReason: string;
   /** The GPU and how it is used, where that is the device. */
-  gpu?: { adapter: string; backend: string; features: string[]; variants: string[] };
+  gpu?: GPUInfo;
+  /** How often the model came back after its GPU was lost. */
+  recoveries: number;
   /** Bytes. */
   memory: { weights: number; kvCache: number };
 }
 
+export interface GPUInfo {
+  adapter: string;
+  backend: string;
+  features: string[];
+  /** The variants of the kernels that run. */
+  variants: string[];
+  pipelines: number;
+  /** Every kernel is compared with the CPU when a model first meets a GPU. */
+  selfTest?: {
+    /** The result is that of an earlier visit. */
+    cached: boolean;
+    /** Variants that gave wrong numbers here and are not used. */
+    off: { variant: GPUFeature; reason: string }[];
+    /** What compiling and testing took. */
+    milliseconds: number;
+  };
+}
+
+/** What kernels can do without: sums over subgroups, a KV cache of f16, the GPU's own reading of f16, products of integers. */
+export type GPUFeature = "subgroups" | "f16" | "half" | "dp4a";
+
+export interface GPUOptions {
+  /** What to do without. */
+  disable?: GPUFeature[];
+  /** `device: "auto"` takes a renderer in software too; for tests. */
+  software?: boolean;
+  /** What `device: "auto"` shall find when it measures whether the GPU is faster; for tests. */
+  faster?: boolean;
+  /** Name of the Cache that keeps the results of self-tests. Default: `"candlewick-gpu"`. */
+  cache?: string;
+}
+
 export interface LoadProgress {
-  stage: "download" | "load" | "ready";
+  stage: "download" | "compile" | "load" | "ready";
   file: string;
-  /** Bytes. */
+  /** Bytes; while compiling, kernels. */
   loaded: number;
   total: number;
   /** 0 to 1. */
@@ -193,6 +227,8 @@ export interface LoadProgress {
   bytesPerSecond: number;
   /** Absent as long as nothing is known. */
   etaSeconds?: number;
+  /** Why this is not the first time: a GPU that failed or was lost. */
+  restarted?: string;
 }
 
 export interface PromptProgress {
@@ -206,6 +242,13 @@ export interface LoadOptions {
   device?: Device;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
   contextLength?: number;
+  /**
+   * Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. Default: with
+   * `device: "auto"`.
+   */
+  fallback?: boolean;
+  gpu?: GPUOptions;
+  /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
   /** Where the Worker's script is, when a bundler or a CDN has moved it. */

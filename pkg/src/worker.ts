@@ -7,12 +7,14 @@
 import init, { Engine, type Answer } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
 import type { Call, Control, Reply } from "./protocol.js";
+import type { LoadProgress } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
 
 /** What this file looks at in a chunk. */
 interface Chunk {
   choices: unknown[];
   prompt_progress?: unknown;
+  recovery?: LoadProgress;
 }
 
 let engine: Engine;
@@ -65,7 +67,10 @@ async function generate(
       if (stream) await caller.credit();
       const chunk: Chunk | undefined = await answer.next();
       if (!chunk) break;
-      if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
+      if (chunk.recovery) {
+        if (chunk.recovery.stage === "ready") caller.reply({ info: engine.info() });
+        caller.reply({ recovery: chunk.recovery });
+      } else if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
       else if (stream && (chunk.choices.length > 0 || includeUsage)) caller.chunk(chunk);
       await eventLoop();
       if (caller.gone) throw gone();

@@ -2,7 +2,8 @@
 //! device before any of its weights are read.
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Vector,
+    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Top, Vector,
+    Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
@@ -237,6 +238,16 @@ impl Backend for Outline {
 
     fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
         Box::pin(std::future::ready(Err(Error::internal("an outline chooses nothing"))))
+    }
+
+    fn top_k<'a>(
+        &'a mut self,
+        _: Buffer,
+        _: usize,
+        _: &'a Wanted,
+        _: &'a mut Top,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Err(Error::internal("an outline holds no scores"))))
     }
 
     fn read<'a>(&'a mut self, _: Buffer, _: usize, _: &'a mut Vec<f32>) -> LocalBoxFuture<'a, Result<()>> {

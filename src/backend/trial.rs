@@ -4,7 +4,10 @@
 //! Matrices have a model's columns but few rows, attention a model's heads but few groups of them: what
 //! decides about kernels stays as it is.
 
-use super::{Attention, Backend, Buffer, Heads, Linear, LinearShape, Norm, Operation, Shape, Tokens, Vector};
+use super::{
+    Attention, Backend, Buffer, Heads, Linear, LinearShape, Norm, Operation, Shape, Tokens, Top, Vector,
+    Wanted,
+};
 use crate::Result;
 use crate::model::gguf::TensorType;
 use half::{bf16, f16};
@@ -15,6 +18,9 @@ const ROWS: usize = 41;
 const POSITIONS: usize = 160;
 /// A position that it does not split.
 const EARLY: usize = 37;
+/// Scores that are looked up: what `top_p` alone makes a sampler ask for.
+const CANDIDATES: usize = 192;
+const SEED: u64 = 0x1234_5678_9abc_def1;
 /// A device is wrong where a number is further off than this share of the largest beside it. Activations of
 /// 8 bits and keys of 16 stay below a third of that.
 const TOLERANCE: f32 = 1e-2;
@@ -23,41 +29,51 @@ const TOLERANCE: f32 = 1e-2;
 pub type Outcome = Vec<Vec<f32>>;
 
 /// A buffer with numbers to look at.
-pub struct Output {
+struct Output {
     buffer: Buffer,
     rows: usize,
     width: usize,
 }
 
-/// Enqueues `operation` for a step of `tokens` tokens. None where it does not depend on them and a step of one
-/// token has tried it.
-pub fn enqueue(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<Vec<Output>> {
-    Trial { device, random: Random(0x1234_5678_9abc_def1) }.enqueue(operation, tokens)
+/// Runs `operation` for a step of `tokens` tokens without a look at what it gives.
+pub async fn ask(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<()> {
+    let outputs = Trial { device, random: Random(SEED) }.enqueue(operation, tokens)?;
+    if let (Operation::Choose { .. }, Some(scores)) = (operation, outputs.first()) {
+        // What it gives may make no sense.
+        _ = look_up(device, scores).await;
+    }
+    Ok(())
 }
 
-/// Runs `operation` and reads what it gave.
+/// Runs `operation` and reads what it gives. Nothing where it does not depend on the number of tokens and a step
+/// of one has tried it.
 pub async fn run(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<Outcome> {
     let mut outcome = Vec::new();
-    for Output { buffer, rows, width } in enqueue(device, operation, tokens)? {
+    let outputs = Trial { device, random: Random(SEED) }.enqueue(operation, tokens)?;
+    for Output { buffer, rows, width } in &outputs {
         let mut numbers = Vec::new();
-        device.read(buffer, rows * width, &mut numbers).await?;
+        device.read(*buffer, rows * width, &mut numbers).await?;
         for parity in [0, 1] {
-            outcome.push(
-                numbers
-                    .iter()
-                    .enumerate()
-                    .filter(|(at, _)| at % width % 2 == parity)
-                    .map(|(_, n)| *n)
-                    .collect(),
-            );
+            let numbers = numbers.iter().enumerate().filter(|(at, _)| at % width % 2 == parity);
+            outcome.push(numbers.map(|(_, number)| *number).collect());
         }
     }
-    if let Operation::Choose { .. } = operation
-        && tokens == 1
-    {
+    if let (Operation::Choose { .. }, Some(scores)) = (operation, outputs.first()) {
         outcome.push(vec![device.chosen().await? as f32]);
+        let Top { best, picked, sum, finite } = look_up(device, scores).await?;
+        outcome.extend(best.iter().map(|(place, _)| vec![*place as f32]));
+        outcome.push(best.iter().map(|(_, score)| *score).chain(picked).collect());
+        outcome.push(vec![sum as f32, f32::from(u8::from(finite))]);
     }
     Ok(outcome)
+}
+
+async fn look_up(device: &mut dyn Backend, scores: &Output) -> Result<Top> {
+    let mut top = Top::default();
+    let places = (0..scores.width as u32).step_by(7).take(20).collect();
+    let wanted = Wanted { count: CANDIDATES.min(scores.width), places, sum: true };
+    device.top_k(scores.buffer, scores.width, &wanted, &mut top).await?;
+    Ok(top)
 }
 
 /// Where `found` is wrong, in words.
@@ -137,7 +153,7 @@ impl Trial<'_> {
                 let len = (*len).min(3001);
                 let scores = self.filled(1, len, 1.0)?;
                 self.device.choose(scores, len)?;
-                Ok(Vec::new())
+                Ok(vec![Output { buffer: scores, rows: 1, width: len }])
             }
         }
     }

@@ -4,6 +4,7 @@ use super::progress::Progress;
 use super::recovery::{Recovery, Step};
 use super::stop::StopMatcher;
 use super::{Language, Session};
+use crate::backend::Top;
 use crate::chat::Conversation;
 use crate::sampling::{Sampler, Sampling};
 use crate::text::Detokenizer;
@@ -89,7 +90,8 @@ pub enum Event {
         /// Tokens in all. Where the model has come back from a lost GPU, those of the answer too.
         total: usize,
     },
-    /// The GPU was lost, and the model is on its way to a new one. The answer then goes on where it was.
+    /// The GPU was lost, and the model is on its way to a new one, until the stage is `Ready`. The answer then goes
+    /// on where it was.
     Recovery(Progress),
     /// A token was chosen.
     Token {
@@ -223,6 +225,7 @@ impl Start {
             processed: cached,
             prompt_logits: Vec::new(),
             logits: Vec::new(),
+            top: Top::default(),
             answer,
             ahead,
             arrived: None,
@@ -295,7 +298,10 @@ pub struct Generation {
     processed: usize,
     /// What follows the prompt, kept while more than one answer is to come.
     prompt_logits: Vec<f32>,
+    /// What follows, where all of it was read.
     logits: Vec<f32>,
+    /// The likeliest of what follows, where no more was read.
+    top: Top,
     answer: Answer,
     /// The device chooses the tokens, and works on the next step while one is on its way here.
     ahead: bool,
@@ -317,20 +323,8 @@ impl Generation {
             return Ok(None);
         }
         loop {
-            if let Some(recovery) = &mut self.recovery {
-                match recovery.step().await {
-                    Ok(Step::Progress(progress)) => return Ok(Some(Event::Recovery(progress))),
-                    Ok(Step::Done(loaded)) => {
-                        self.losses = recovery.losses;
-                        self.session.replace(*loaded);
-                        self.ahead = is_ahead(&self.session, &self.settings);
-                        self.recovery = None;
-                    }
-                    Err(error) => {
-                        self.recovery = None;
-                        return Err(error);
-                    }
-                }
+            if self.recovery.is_some() {
+                return self.come_back().await.map(|progress| Some(Event::Recovery(progress)));
             }
             let (start, first) = (Instant::now(), self.history.len() == self.prompt_len);
             let step = match self.must_prefill() {
@@ -348,6 +342,25 @@ impl Generation {
                 }
             }
         }
+    }
+
+    /// A step of the recovery.
+    async fn come_back(&mut self) -> Result<Progress> {
+        let Some(recovery) = &mut self.recovery else {
+            return Err(Error::internal("nothing to come back from"));
+        };
+        let step = recovery.step().await;
+        if let Ok(Step::Progress(progress)) = step {
+            return Ok(progress);
+        }
+        let (losses, ready) = (recovery.losses, recovery.ready());
+        self.recovery = None;
+        if let Step::Done(loaded) = step? {
+            self.losses = losses;
+            self.session.replace(*loaded);
+            self.ahead = is_ahead(&self.session, &self.settings);
+        }
+        Ok(ready)
     }
 
     /// Whether more than the last token has to go through the model: the prompt, and after a loss the answer.
@@ -369,12 +382,13 @@ impl Generation {
                 self.session.choose(last_row, self.language.tokenizer.len())?;
                 self.arrived = Some(self.choice_ahead().await?);
             }
-            true => {
+            true if self.settings.choices > 1 => {
                 self.session.decoder.logits(last_row, &mut self.logits).await?;
-                if self.settings.choices > 1 && total == self.prompt_len {
+                if total == self.prompt_len {
                     self.prompt_logits.clone_from(&self.logits);
                 }
             }
+            true => self.read_scores(last_row).await?,
         }
         Ok(Event::Prompt { processed: end, total })
     }
@@ -395,11 +409,28 @@ impl Generation {
         let cached = self.session.cached.len();
         if cached < self.history.len() {
             self.session.forward(&self.history[cached..], cached)?;
-            self.session.decoder.logits(0, &mut self.logits).await?;
+            self.read_scores(0).await?;
+        }
+        if self.logits.is_empty() {
+            if let Some(token) = self.answer.sampler.sample_top(&self.top)? {
+                return Ok(token);
+            }
+            self.session.decoder.scores(&mut self.logits).await?;
         }
         // Some models have more rows than their vocabulary has tokens.
         let vocabulary = self.language.tokenizer.len();
         self.answer.sampler.sample(&mut self.logits[..vocabulary])
+    }
+
+    /// Reads as much of what follows row `row` as the sampler wants.
+    async fn read_scores(&mut self, row: usize) -> Result<()> {
+        let decoder = &mut self.session.decoder;
+        decoder.score(row)?;
+        self.logits.clear();
+        match self.answer.sampler.wanted() {
+            Some(wanted) => decoder.top_k(self.language.tokenizer.len(), &wanted, &mut self.top).await,
+            None => decoder.scores(&mut self.logits).await,
+        }
     }
 
     /// Whether an answer can have no more when it and the prompt have `tokens` tokens.

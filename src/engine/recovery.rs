@@ -1,7 +1,7 @@
 //! A model comes back after its GPU was lost.
 
 use super::model::{Loaded, Model, Target};
-use super::progress::Progress;
+use super::progress::{Meter, Progress, Stage};
 use crate::{Code, Error, Result};
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, poll_fn};
@@ -15,6 +15,7 @@ const MOST_LOSSES: usize = 3;
 /// A recovery under way. It goes on where it was when whoever waited for a step gave up.
 pub(super) struct Recovery {
     model: Rc<Model>,
+    why: String,
     /// Of this request so far.
     pub losses: usize,
     work: LocalBoxFuture<'static, Result<Loaded>>,
@@ -42,7 +43,13 @@ impl Recovery {
         };
         let report = Rc::<RefCell<Option<Progress>>>::default();
         let work = bring_back(model.clone(), target, error.message.clone(), report.clone());
-        Ok(Recovery { model, losses, work: Box::pin(work), report })
+        Ok(Recovery { model, why: error.message.clone(), losses, work: Box::pin(work), report })
+    }
+
+    /// The last report.
+    pub fn ready(&self) -> Progress {
+        let report = Meter::new(self.model.source.name(), 0).at(Stage::Ready, 0);
+        Progress { progress: 1.0, restarted: Some(self.why.clone()), ..report }
     }
 
     /// Goes on until there is something to say.

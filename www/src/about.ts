@@ -18,8 +18,9 @@ export function describeModel(info: EngineInfo): void {
         ["Shape", `${info.layers} layers, ${count(info.embeddingLength)} wide, ${info.heads} heads over ${info.kvHeads}`],
         ["Vocabulary", `${count(info.vocabularySize)} pieces`],
         ["Chat", chat(info.chatTemplate)],
-        ["Runs on", info.device === "gpu" ? "GPU" : "CPU"],
+        ["Runs on", info.gpu ? `GPU (${info.gpu.adapter}: ${info.gpu.variants.join(", ")})` : "CPU"],
         ["Why", info.deviceReason],
+        ...selfTest(info),
         ["Memory", `${bytes(memory.weights)} weights, ${bytes(memory.kvCache)} context`],
       ]),
     );
@@ -28,4 +29,12 @@ export function describeModel(info: EngineInfo): void {
 function chat(template: string | undefined): string {
   if (template === undefined) return "No, it continues text";
   return template === "model" ? "Yes, with its own template" : `Yes, as ${template.replace("named:", "")}`;
+}
+
+function selfTest({ gpu, recoveries }: EngineInfo): [string, string][] {
+  if (!gpu?.selfTest) return [];
+  const { cached, off, milliseconds } = gpu.selfTest;
+  const without = off.map(({ variant, reason }) => ` Without ${variant}: ${reason}.`).join("");
+  const passed = `${gpu.pipelines} kernels ready after ${count(Math.round(milliseconds))} ms, tested ${cached ? "on an earlier visit" : "now"}.${without}`;
+  return [["Self-test", passed], ...(recoveries ? [["Lost and back", `${recoveries} times`] as [string, string]] : [])];
 }

@@ -8,9 +8,11 @@
 //! blocks; kernels never write the padding.
 
 mod attention;
+mod choice;
 mod device;
 mod memo;
 mod memory;
+mod probe;
 mod product;
 mod record;
 mod repack;
@@ -24,11 +26,12 @@ pub use self_test::{SelfTest, SwitchedOff, Variant};
 
 use super::{
     Activation, Attention, Backend, Buffer, GpuInfo, Heads, KernelTime, KvCache, Linear, Matrix, Needs, Norm,
-    Rope, Shape, Tokens, Vector,
+    Rope, Shape, Tokens, Top, Vector, Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use attention::{Cache, Rotation};
+use choice::{CHOSEN_AT, Choices};
 use device::Device;
 use futures_util::future::LocalBoxFuture;
 use memory::{MatrixData, Memory, VectorData};
@@ -40,8 +43,6 @@ use shader::{Kernel, Pipelines};
 const ROW_ALIGNMENT: usize = 64;
 /// Tokens of a step of the prompt.
 const PREFILL_ROWS: usize = 512;
-/// Workgroups of the first half of argmax, at most.
-const ARGMAX_GROUPS: usize = 64;
 
 /// `rows × width` numbers, a row every `stride`.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +65,7 @@ pub struct Gpu {
     rotations: Vec<Rotation>,
     /// Token ids: of steps that are not submitted yet, and the chosen one at the end.
     ids: BufferId,
-    /// The first half of argmax.
-    best: BufferId,
+    choices: Choices,
     /// What lies between two kernels of an operation; made when first needed.
     scratch: [Option<Activations>; 2],
     /// The splits of `attend`.
@@ -106,10 +106,16 @@ impl Gpu {
     pub async fn open(mut options: Options) -> Result<Gpu> {
         let device = Device::open(&options).await?;
         options.kv_f32 |= !options.allows("f16");
-        let exact_half = !options.allows("half");
+        if !options.allows("half") {
+            options.exact_half = Some(true);
+        }
         let pipelines = Pipelines::new(options.corruptions.clone());
-        let gpu = Gpu::with(device, options, pipelines)?;
-        Ok(Gpu { exact_half, ..gpu })
+        let mut gpu = Gpu::with(device, options, pipelines)?;
+        gpu.exact_half = match gpu.options.exact_half {
+            Some(exact) => exact,
+            None => !gpu.reads_halves().await?,
+        };
+        Ok(gpu)
     }
 
     /// The same device with nothing on it but its pipelines.
@@ -123,7 +129,6 @@ impl Gpu {
         let mut recorder = Recorder::new(&device, options.profile, pipelines)?;
         let memory = Memory::new(&device, &mut recorder)?;
         let ids = recorder.add(device.storage("token ids", 4 * (4 * PREFILL_ROWS as u64 + 2))?);
-        let best = recorder.add(device.storage("best", 8 * ARGMAX_GROUPS as u64)?);
         Ok(Gpu {
             device,
             options,
@@ -135,7 +140,7 @@ impl Gpu {
             caches: Vec::new(),
             rotations: Vec::new(),
             ids,
-            best,
+            choices: Choices::default(),
             scratch: [None; 2],
             parts: None,
             context: 0,
@@ -350,9 +355,8 @@ impl Backend for Gpu {
         if !self.recorder.is_empty() {
             self.recorder.submit(&self.device)?;
         }
-        let chosen_at = 4 * PREFILL_ROWS;
         let first = match tokens {
-            Tokens::Chosen => chosen_at,
+            Tokens::Chosen => CHOSEN_AT,
             Tokens::Known(tokens) => {
                 let vocabulary = self.matrices[table.0].rows;
                 if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
@@ -465,17 +469,7 @@ impl Backend for Gpu {
     }
 
     fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {
-        let scores = self.buffers[scores.0].id;
-        let slot = 4 * PREFILL_ROWS;
-        let groups = len.div_ceil(1024).min(ARGMAX_GROUPS);
-        let stretch = len.div_ceil(groups);
-        let groups = len.div_ceil(stretch);
-        let kernel = Kernel::new("argmax");
-        let (best, ids) = (self.best, self.ids);
-        self.dispatch(kernel.clone(), &[len as u32, stretch as u32, 0, 0], &[scores, best], [groups, 1, 1])?;
-        let params = [groups as u32, groups as u32, slot as u32, 0];
-        self.dispatch(kernel.flag("LAST", true), &params, &[best, ids], [1, 1, 1])?;
-        self.recorder.send_late(&self.device, self.ids, slot as u64)
+        self.choose_from(self.buffers[scores.0].id, len)
     }
 
     fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
@@ -485,6 +479,16 @@ impl Backend for Gpu {
                 _ => Err(Error::internal("the model gave a logit that is not a finite number")),
             }
         })
+    }
+
+    fn top_k<'a>(
+        &'a mut self,
+        scores: Buffer,
+        len: usize,
+        wanted: &'a Wanted,
+        out: &'a mut Top,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        Box::pin(self.top_k_of(self.buffers[scores.0].id, len, wanted, out))
     }
 
     fn read<'a>(

@@ -151,7 +151,7 @@ impl Gpu {
     async fn compile(&mut self, steps: &[(&Operation, usize)], progress: &mut Progress<'_>) -> Result<()> {
         self.recorder.collect();
         for (operation, tokens) in steps {
-            trial::enqueue(self, operation, *tokens)?;
+            trial::ask(self, operation, *tokens).await?;
         }
         let kernels = self.recorder.collected();
         self.recorder.pipelines.make(&self.device, kernels, progress).await

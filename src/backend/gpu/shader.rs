@@ -27,8 +27,8 @@ sources! {
     "shared/reduce"
     "format/f32" "format/f16" "format/bf16" "format/q8_0" "format/q4_0" "format/q4_1" "format/q5_0"
     "format/q5_1" "format/q2_k" "format/q4_k" "format/q5_k" "format/q6_k"
-    "activate" "argmax" "attend" "attend_reduce" "copy" "embed" "gate" "matmul" "matvec" "rms_norm"
-    "rotate_and_store"
+    "activate" "argmax" "attend" "attend_reduce" "copy" "embed" "gate" "matmul" "matvec" "pick"
+    "probe_half" "rms_norm" "rotate_and_store" "top_k"
 }
 
 /// One variant of a kernel: what its module is made of.
@@ -281,7 +281,7 @@ impl Pipelines {
         for (index, (described, promise)) in begun.into_iter().enumerate() {
             progress(first + index, total)?;
             let compiled = match promise {
-                Ok(promise) => wasm_bindgen_futures::JsFuture::from(promise).await,
+                Ok(promise) => web::compiled(promise).await,
                 Err(error) => Err(error),
             };
             device.check()?;

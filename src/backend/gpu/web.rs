@@ -91,7 +91,7 @@ impl Compilation {
         Some(Compilation { device, layouts: Default::default() })
     }
 
-    /// Begins with a pipeline; what comes is the pipeline, or an error.
+    /// Begins with a pipeline. What comes is for [`compiled`]; nobody has to wait for it.
     pub fn begin(&mut self, described: &Described) -> Result<Promise, JsValue> {
         let layout = match self.layouts.get(&described.writable) {
             Some(layout) => layout.clone(),
@@ -101,11 +101,16 @@ impl Compilation {
                 layout
             }
         };
+        // What is wrong with a module comes back with its pipeline too.
+        call_now(&self.device, "pushErrorScope", &["validation".into()])?;
         let code = object(&[("code", described.source.as_str().into())]);
         let module = call_now(&self.device, "createShaderModule", &[code])?;
         let compute = object(&[("module", module), ("entryPoint", described.kernel.name.into())]);
         let descriptor = object(&[("layout", layout), ("compute", compute)]);
-        call_now(&self.device, "createComputePipelineAsync", &[descriptor])?.dyn_into()
+        let pipeline = call_now(&self.device, "createComputePipelineAsync", &[descriptor])?;
+        let scope = call_now(&self.device, "popErrorScope", &[])?;
+        // A promise that nobody waits for must not be rejected.
+        Ok(Promise::all_settled(&Array::of2(&pipeline, &scope)))
     }
 
     fn layout(&self, writable: &[bool]) -> Result<JsValue, JsValue> {
@@ -127,6 +132,15 @@ impl Compilation {
             call_now(&self.device, "createBindGroupLayout", &[object(&[("entries", entries.into())])])?;
         let groups = object(&[("bindGroupLayouts", Array::of1(&group).into())]);
         call_now(&self.device, "createPipelineLayout", &[groups])
+    }
+}
+
+/// The pipeline that was begun with, or why there is none.
+pub(super) async fn compiled(begun: Promise) -> Result<JsValue, JsValue> {
+    let settled = JsFuture::from(begun).await?.dyn_into::<Array>()?.get(0);
+    match get(&settled, "value") {
+        Some(pipeline) => Ok(pipeline),
+        None => Err(get(&settled, "reason").unwrap_or(JsValue::UNDEFINED)),
     }
 }
 
