@@ -188,7 +188,7 @@ pub struct GpuInfo {
 }
 
 /// What one kernel of a device has cost.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct KernelTime {
     /// With the variant's constants.
     pub kernel: String,
@@ -207,8 +207,8 @@ pub trait Backend {
     fn device(&self) -> &'static str;
 
     /// Time in each kernel since the last call, longest first, where the device was asked to measure.
-    fn kernel_times(&mut self) -> Vec<KernelTime> {
-        Vec::new()
+    fn kernel_times(&mut self) -> LocalBoxFuture<'_, Result<Vec<KernelTime>>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     /// Tokens that should go through the model in one step of the prompt. Between steps a

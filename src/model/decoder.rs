@@ -167,8 +167,8 @@ impl Decoder {
     }
 
     /// What the device's kernels have cost, where it was asked to measure.
-    pub fn kernel_times(&mut self) -> Vec<KernelTime> {
-        self.backend.kernel_times()
+    pub async fn kernel_times(&mut self) -> Result<Vec<KernelTime>> {
+        self.backend.kernel_times().await
     }
 
     /// The model's sizes.

@@ -133,3 +133,38 @@ fn stories260k_tells_its_story() {
         assert_eq!(pollster::block_on(decoder.chosen()).unwrap(), expected, "token {index}");
     }
 }
+
+/// Dispatches of one token, by kernel, counted in a run.
+fn dispatches_of_a_token(decoder: &mut Decoder, position: usize) -> Vec<(String, u64)> {
+    pollster::block_on(async {
+        decoder.kernel_times().await.unwrap();
+        decoder.forward_chosen(position).unwrap();
+        decoder.choose(0, usize::MAX).unwrap();
+        decoder.chosen().await.unwrap();
+        let times = decoder.kernel_times().await.unwrap();
+        times
+            .into_iter()
+            .map(|time| (time.kernel.split(' ').next().unwrap().to_owned(), time.calls))
+            .collect()
+    })
+}
+
+/// Six a layer: three products with their norms and residuals, rotation with the cache, attention, and the
+/// gated product; seven where attention is split. And four a token: embedding, scores, two of argmax.
+#[test]
+fn a_layer_is_six_dispatches() {
+    let model = "../../../www/models/stories260K.gguf";
+    let options = Options { profile: true, ..Options::from_env() };
+    let mut decoder = decoder(model, gpu(options), 512);
+    let layers = decoder.config().layers as u64;
+    decoder.forward(&[1; 400], 0).unwrap();
+    decoder.choose(399, usize::MAX).unwrap();
+    pollster::block_on(decoder.chosen()).unwrap();
+    for (position, a_layer) in [(100, 6), (400, 7)] {
+        let counts = dispatches_of_a_token(&mut decoder, position);
+        let total: u64 = counts.iter().map(|(_, calls)| calls).sum();
+        assert_eq!(total, a_layer * layers + 4, "at {position}: {counts:?}");
+        let of = |name: &str| counts.iter().filter(|(kernel, _)| kernel == name).map(|(_, n)| n).sum::<u64>();
+        assert_eq!((of("gate"), of("attend"), of("matvec")), (layers, layers, 3 * layers + 1));
+    }
+}

@@ -13,6 +13,7 @@ mod device;
 mod memory;
 mod probe;
 mod product;
+mod profile;
 mod record;
 mod repack;
 mod shader;
@@ -236,8 +237,8 @@ impl Backend for Gpu {
         "gpu"
     }
 
-    fn kernel_times(&mut self) -> Vec<KernelTime> {
-        self.recorder.take_times()
+    fn kernel_times(&mut self) -> LocalBoxFuture<'_, Result<Vec<KernelTime>>> {
+        Box::pin(self.recorder.take_times(&self.device))
     }
 
     fn prefill_rows(&self) -> usize {
