@@ -311,6 +311,32 @@ fn rows_and_columns() {
     }
 }
 
+/// Products of integers: the activations are rounded to 8 bits, and nothing else is.
+#[test]
+fn matmul_dp4a() {
+    let options = Options { dp4a: Some(true), ..Options::from_env() };
+    for &kind in TYPES {
+        let mut pair = Pair::new("dp4a", &options);
+        for (round, &tokens) in [9, 31, 33, 63, 65, 127, 257].iter().enumerate() {
+            let columns = columns(kind)[round % columns(kind).len()];
+            let rows = ROWS[round % ROWS.len()];
+            pair.what = format!("dp4a, {kind:?}, {tokens} tokens, {columns} columns");
+            let x = pair.filled(tokens, columns);
+            let norm = pair.norm(columns);
+            let linear = pair.linear(kind, rows, columns);
+            let out = pair.filled(tokens, rows);
+            pair.both(|b| b.project(tokens, x, &norm, &[(linear, out)]).unwrap());
+            // Queries and keys are never rounded.
+            pair.compare("project", out, tokens * rows, SUMS);
+            pair.both(|b| b.project_add(tokens, x, &linear, None, out).unwrap());
+            pair.compare("project_add", out, tokens * rows, 2e-2);
+            let up = pair.linear(kind, rows, columns);
+            pair.both(|b| b.gate(tokens, x, &norm, [&linear, &up], Activation::Silu, out).unwrap());
+            pair.compare("gate", out, tokens * rows, 4e-2);
+        }
+    }
+}
+
 /// A matrix of several megabytes where one binding may have one.
 #[test]
 fn matrix_over_the_binding_limit() {

@@ -80,6 +80,18 @@ fn every_model_agrees_with_the_cpu() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Activations of 8 bits may cost more, but not much.
+#[test]
+fn products_of_integers_are_close() {
+    let models = MODELS.iter().filter(|model| model.starts_with("quant-"));
+    for model in models.step_by(if crate::short() { 4 } else { 1 }) {
+        let options = Options { dp4a: Some(true), ..Options::from_env() };
+        let kl = mean_kl(model, options, 64, 128);
+        println!("{model}: mean KL {kl:.2e}");
+        assert!(kl <= 1e-3, "{model}: mean KL {kl:.2e}");
+    }
+}
+
 fn decoder_of(bytes: &[u8], backend: impl Backend + 'static) -> Decoder {
     let source = MemorySource::new("model.gguf", bytes.to_vec());
     pollster::block_on(async {

@@ -33,6 +33,7 @@ use choice::{CHOSEN_AT, Choices};
 use device::Device;
 use futures_util::future::LocalBoxFuture;
 use memory::{MatrixData, Memory, VectorData};
+use product::{End, Input};
 use record::{BufferId, Recorder};
 use repack::Format;
 use shader::Kernel;
@@ -65,13 +66,15 @@ pub struct Gpu {
     ids: BufferId,
     choices: Choices,
     /// What lies between two kernels of an operation; made when first needed.
-    scratch: [Option<Activations>; 2],
+    scratch: [Option<Activations>; 3],
     /// The splits of `attend`.
     parts: Option<BufferId>,
     /// Longest KV cache.
     context: usize,
     /// Halves are decoded by integers: the device reads subnormal ones as 0.
     exact_half: bool,
+    /// Products of many tokens are of integers where the weights are; not known before it was measured.
+    dp4a: Option<bool>,
     /// Threads, lanes and rows of `matvec` and `gate`, in place of the usual.
     tuned: Option<[usize; 3]>,
 }
@@ -116,12 +119,14 @@ impl Gpu {
             rotations: Vec::new(),
             ids,
             choices: Choices::default(),
-            scratch: [None; 2],
+            scratch: [None; 3],
             parts: None,
             context: 0,
             exact_half: false,
+            dp4a: None,
             tuned: None,
         };
+        gpu.dp4a = if gpu.options.allows("dp4a") { gpu.options.dp4a } else { Some(false) };
         gpu.exact_half = match gpu.options.exact_half {
             Some(exact) => exact,
             None => !gpu.reads_halves().await?,
@@ -246,8 +251,11 @@ impl Backend for Gpu {
     }
 
     fn expect(&mut self, needs: &Needs) -> LocalBoxFuture<'_, Result<()>> {
-        let result = self.check_needs(needs);
-        Box::pin(std::future::ready(result))
+        let checked = self.check_needs(needs);
+        Box::pin(async move {
+            checked?;
+            self.measure_variants().await
+        })
     }
 
     fn gpu(&self) -> Option<GpuInfo> {
@@ -259,6 +267,7 @@ impl Backend for Gpu {
             ("kv f16", !self.options.kv_f32),
             ("kv f32", self.options.kv_f32),
             ("exact half", self.exact_half),
+            ("dp4a", self.dp4a == Some(true)),
         ];
         let on = |flags: &[(&'static str, bool)]| {
             flags.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
@@ -351,7 +360,7 @@ impl Backend for Gpu {
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
         let x = self.buffers[x.0];
         let outputs: Vec<_> = outputs.iter().map(|(linear, out)| (*linear, self.buffers[out.0])).collect();
-        self.products(rows, x, 0, Some(norm), &outputs, product::End::Store)
+        self.products(rows, Input { x, first: 0, exact: true }, Some(norm), &outputs, End::Store)
     }
 
     fn project_add(
@@ -364,11 +373,11 @@ impl Backend for Gpu {
     ) -> Result<()> {
         let (input, x) = (self.buffers[input.0], self.buffers[x.0]);
         match norm {
-            None => self.products(rows, input, 0, None, &[(*linear, x)], product::End::Add),
+            None => self.products(rows, Input::of(input), None, &[(*linear, x)], End::Add),
             Some(norm) => {
                 let width = self.matrices[linear.weight.0].rows;
                 let projected = self.scratch(0, rows, width)?;
-                self.products(rows, input, 0, None, &[(*linear, projected)], product::End::Store)?;
+                self.products(rows, Input::of(input), None, &[(*linear, projected)], End::Store)?;
                 self.rms_norm(rows, projected, norm, x, true)
             }
         }
@@ -421,8 +430,8 @@ impl Backend for Gpu {
         out: Buffer,
     ) -> Result<()> {
         let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
-        let end = softcap.map_or(product::End::Store, product::End::Softcap);
-        self.products(1, x, row, Some(norm), &[(*head, out)], end)
+        let end = softcap.map_or(End::Store, End::Softcap);
+        self.products(1, Input { x, first: row, exact: true }, Some(norm), &[(*head, out)], end)
     }
 
     fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {
