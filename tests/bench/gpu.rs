@@ -333,7 +333,7 @@ async fn sweep(name: &str, kind: TensorType, bandwidth: f64) -> Result<()> {
             }
             linears.push(Linear { weight, bias: None });
         }
-        let norm = Norm { scale: gpu.vector(&vec![1.0; columns])?, epsilon: 1e-5 };
+        let norm = Norm::rms(gpu.vector(&vec![1.0; columns])?, 1e-5);
         let (x, out) = (gpu.buffer(1, columns)?, gpu.buffer(1, rows)?);
         let mut results = Vec::new();
         let mut word = Vec::new();

@@ -26,6 +26,8 @@ const MODELS: &[&str] = &[
     "gemma2",
     "gemma3",
     "gemma3-rope-linear",
+    "starcoder2",
+    "gpt2",
     "quant-f16",
     "quant-bf16",
     "quant-q4_0",

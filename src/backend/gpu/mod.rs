@@ -226,6 +226,41 @@ impl Gpu {
         }
     }
 
+    /// `out = scale · table[ids[first + i]]`; without ids, `out += scale · table[first + i]`.
+    fn rows_of(
+        &mut self,
+        table: Matrix,
+        first: usize,
+        ids: Option<BufferId>,
+        scale: f32,
+        rows: usize,
+        out: Activations,
+    ) -> Result<()> {
+        let matrix = &self.matrices[table.0];
+        let (blocks, format, columns) = (matrix.blocks, matrix.format, matrix.columns);
+        for part in matrix.parts.clone() {
+            let mut params = vec![
+                blocks as u32,
+                rows as u32,
+                first as u32,
+                (out.stride / 4) as u32,
+                part.first_row as u32,
+                scale.to_bits(),
+                columns as u32,
+                0,
+            ];
+            params.extend(product::matrix_params(&part, 0, 0, 0, None));
+            let kernel = Kernel::new("embed")
+                .format(format.file())
+                .flag("EXACT_HALF", self.exact_half)
+                .flag("ROWS", ids.is_none());
+            let mut buffers = vec![part.slab, part.slab, out.id];
+            buffers.extend(ids);
+            self.dispatch(kernel, &params, &buffers, [(blocks * 8).div_ceil(64), rows, 1])?;
+        }
+        Ok(())
+    }
+
     fn dispatch(
         &mut self,
         kernel: Kernel,
@@ -335,26 +370,11 @@ impl Backend for Gpu {
                 0
             }
         };
-        let out = self.buffers[out.0];
-        let matrix = &self.matrices[table.0];
-        let (blocks, format, columns) = (matrix.blocks, matrix.format, matrix.columns);
-        for part in matrix.parts.clone() {
-            let mut params = vec![
-                blocks as u32,
-                tokens.len() as u32,
-                first as u32,
-                (out.stride / 4) as u32,
-                part.first_row as u32,
-                scale.to_bits(),
-                columns as u32,
-                0,
-            ];
-            params.extend(product::matrix_params(&part, 0, 0, 0, None));
-            let kernel = Kernel::new("embed").format(format.file()).flag("EXACT_HALF", self.exact_half);
-            let workgroups = [(blocks * 8).div_ceil(64), tokens.len(), 1];
-            self.dispatch(kernel, &params, &[part.slab, part.slab, self.ids, out.id], workgroups)?;
-        }
-        Ok(())
+        self.rows_of(table, first, Some(self.ids), scale, tokens.len(), self.buffers[out.0])
+    }
+
+    fn add_rows(&mut self, first: usize, rows: usize, table: Matrix, x: Buffer) -> Result<()> {
+        self.rows_of(table, first, None, 1.0, rows, self.buffers[x.0])
     }
 
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
@@ -418,6 +438,19 @@ impl Backend for Gpu {
         out: Buffer,
     ) -> Result<()> {
         self.gated(rows, self.buffers[x.0], norm, gate_up, activation, self.buffers[out.0])
+    }
+
+    fn activate(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: &Norm,
+        up: &Linear,
+        activation: Activation,
+        out: Buffer,
+    ) -> Result<()> {
+        let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
+        self.products(rows, Input::of(x), Some(norm), &[(*up, out)], End::Activate(activation))
     }
 
     fn logits(

@@ -5,7 +5,7 @@ use super::repack::{BLOCK, Format};
 use super::shader::Kernel;
 use super::{Activations, BufferId, Gpu};
 use crate::Result;
-use crate::backend::{Activation, Linear, Norm};
+use crate::backend::{Activation, Linear, Norm, NormKind};
 use crate::model::gguf::TensorType;
 
 /// Most tokens that the kernels of a few tokens take; above, `matmul` does.
@@ -28,6 +28,18 @@ pub(super) enum End {
     Store,
     Add,
     Softcap(f32),
+    Activate(Activation),
+}
+
+impl End {
+    /// The same in a kernel's flags.
+    fn flags(self, kernel: Kernel) -> Kernel {
+        kernel
+            .flag("ADD", self == End::Add)
+            .flag("SOFTCAP", matches!(self, End::Softcap(_)))
+            .flag("ACTIVATE", matches!(self, End::Activate(_)))
+            .flag("GELU", self == End::Activate(Activation::Gelu))
+    }
 }
 
 /// What matrices are multiplied by.
@@ -103,18 +115,19 @@ impl Gpu {
         outputs: &[(Linear, Activations)],
         end: End,
     ) -> Result<()> {
+        // Only RMSNorm is part of the products: it is but a factor, and the same for all columns.
+        let (input, norm) = match norm {
+            Some(norm) if rows > FEW_TOKENS || norm.kind != NormKind::Rms => {
+                let columns = self.matrices[outputs[0].0.weight.0].columns;
+                let normed = self.scratch(0, rows, columns)?;
+                self.norm(rows, input, norm, normed)?;
+                (Input { x: normed, first: 0, ..input }, None)
+            }
+            norm => (input, norm),
+        };
         let Input { x, first, exact } = input;
         let pieces: Vec<Piece> = outputs.iter().flat_map(|(linear, out)| self.pieces(linear, *out)).collect();
         if rows > FEW_TOKENS {
-            let columns = self.matrices[outputs[0].0.weight.0].columns;
-            let x = match norm {
-                Some(norm) => {
-                    let normed = self.scratch(0, rows, columns)?;
-                    self.rms_norm(rows, x, norm, normed, false)?;
-                    normed
-                }
-                None => x,
-            };
             let integers = pieces.iter().all(|piece| piece.format.is_integer());
             return match self.dp4a == Some(true) && integers && !exact {
                 false => pieces.iter().try_for_each(|piece| self.matmul(rows, x, piece, end)),
@@ -227,9 +240,8 @@ impl Gpu {
             .few_kernel("matvec", &shape, 1, norm.is_some())
             .format(leader.format.file())
             .flag("OUT1", pieces.len() > 1)
-            .flag("OUT2", pieces.len() > 2)
-            .flag("ADD", end == End::Add)
-            .flag("SOFTCAP", matches!(end, End::Softcap(_)));
+            .flag("OUT2", pieces.len() > 2);
+        let kernel = end.flags(kernel);
         let mut buffers = vec![leader.part.slab, leader.part.slab, self.memory.vectors, x.id];
         buffers.extend(pieces.iter().map(|piece| piece.out.id));
         self.dispatch(kernel, &params, &buffers, fold(groups))
@@ -255,10 +267,8 @@ impl Gpu {
         let mut params = self.product_params(rows, x, 0, None, end, piece.blocks);
         let part = &piece.part;
         params.extend(matrix_params(part, 0, part.first_row, piece.out.stride, piece.bias));
-        let kernel = Kernel::new(name)
-            .format(piece.format.file())
-            .flag("EXACT_HALF", self.exact_half)
-            .flag("ADD", end == End::Add);
+        let kernel = Kernel::new(name).format(piece.format.file()).flag("EXACT_HALF", self.exact_half);
+        let kernel = end.flags(kernel);
         let buffers = [part.slab, part.slab, self.memory.vectors, x.id, piece.out.id];
         self.dispatch(kernel, &params, &buffers, [part.rows.div_ceil(TILE), rows.div_ceil(TILE), 1])
     }
@@ -331,9 +341,11 @@ impl Gpu {
         out: Activations,
     ) -> Result<()> {
         let gelu = activation == Activation::Gelu;
+        let normed_apart = norm.kind != NormKind::Rms;
         let (gates, ups) = (self.pieces(gate, out), self.pieces(up, out));
         if let ([gate], [up]) = (&gates[..], &ups[..])
             && rows <= FEW_TOKENS
+            && !normed_apart
             && (gate.part.slab, gate.format) == (up.part.slab, up.format)
         {
             let shape = self.shape(rows, gate.blocks, 2);
@@ -355,7 +367,28 @@ impl Gpu {
         self.dispatch(kernel, &params, &[upped.id, out.id], [quads.div_ceil(256), rows, 1])
     }
 
-    /// `out = norm(x)`, or `out += norm(x)`.
+    /// `out = norm(x)`.
+    fn norm(&mut self, rows: usize, input: Input, norm: &Norm, out: Activations) -> Result<()> {
+        let Input { x, first, .. } = input;
+        let NormKind::Layer { bias } = norm.kind else {
+            return self.rms_norm(rows, x, norm, out, false);
+        };
+        let [scale, bias] = [norm.scale, bias].map(|vector| self.vectors[vector.0]);
+        let params = [
+            (x.stride / 4) as u32,
+            (x.stride / 4) as u32,
+            (out.stride / 4) as u32,
+            (scale.at / 4) as u32,
+            (bias.at / 4) as u32,
+            scale.len as u32,
+            norm.epsilon.to_bits(),
+            first as u32,
+        ];
+        let buffers = [self.memory.vectors, x.id, out.id];
+        self.dispatch(Kernel::new("layer_norm"), &params, &buffers, [rows, 1, 1])
+    }
+
+    /// `out = norm(x)`, or `out += norm(x)`; an RMSNorm.
     pub(super) fn rms_norm(
         &mut self,
         rows: usize,

@@ -1,4 +1,6 @@
 // What becomes of four rows of a token, at the end of the products of many tokens.
+#import shared/activation
+
 fn store(matrix: Matrix, row: u32, token: u32, values: vec4<f32>) {
     if token >= params.tokens {
         return;
@@ -9,6 +11,9 @@ fn store(matrix: Matrix, row: u32, token: u32, values: vec4<f32>) {
             let b = matrix.bias + row + r;
             y += vectors[b >> 2u][b & 3u];
         }
+#ifdef ACTIVATE
+        y = activation(y);
+#endif
         let at = matrix.out + token * matrix.out_stride + row + r;
 #ifdef ADD
         out[at] += y;
