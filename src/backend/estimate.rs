@@ -65,8 +65,12 @@ fn linears((operation, count): &(Operation, usize)) -> Vec<(LinearShape, usize)>
         Operation::Project { outputs, .. } => outputs.clone(),
         Operation::ProjectAdd { linear, .. } => vec![*linear],
         Operation::Gate { gate_up, .. } => gate_up.to_vec(),
+        Operation::Activate { up, .. } => vec![*up],
         Operation::Logits { head, .. } => vec![*head],
-        Operation::Embed { .. } | Operation::Attend { .. } | Operation::Choose { .. } => Vec::new(),
+        Operation::Embed { .. }
+        | Operation::AddRows { .. }
+        | Operation::Attend { .. }
+        | Operation::Choose { .. } => Vec::new(),
     };
     linears.into_iter().map(|linear| (linear, *count)).collect()
 }

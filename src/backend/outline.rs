@@ -2,8 +2,8 @@
 //! device before any of its weights are read.
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Top, Vector,
-    Wanted,
+    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, NormKind, Rope, Tokens,
+    Top, Vector, Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
@@ -42,41 +42,36 @@ pub struct LinearShape {
     pub bias: bool,
 }
 
-/// A method of [`Backend`] with the sizes that a model calls it with. Numbers named `epsilon` are a norm's.
+/// A norm without its numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NormShape {
+    /// LayerNorm, else RMSNorm.
+    pub layer: bool,
+    /// Added to the mean square.
+    pub epsilon: f32,
+}
+
+impl From<&Norm> for NormShape {
+    fn from(norm: &Norm) -> Self {
+        NormShape { layer: norm.kind != NormKind::Rms, epsilon: norm.epsilon }
+    }
+}
+
+/// A method of [`Backend`] with the sizes that a model calls it with. An `epsilon` is an RMSNorm's.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)]
 pub enum Operation {
-    Embed {
-        table: Shape,
-        scale: f32,
-    },
-    Project {
-        epsilon: f32,
-        outputs: Vec<LinearShape>,
-    },
-    ProjectAdd {
-        linear: LinearShape,
-        epsilon: Option<f32>,
-    },
+    Embed { table: Shape, scale: f32 },
+    AddRows { table: Shape },
+    Project { norm: NormShape, outputs: Vec<LinearShape> },
+    ProjectAdd { linear: LinearShape, epsilon: Option<f32> },
     /// `rotate_and_store` and `attend` over the same cache.
-    Attend {
-        epsilons: Option<[f32; 2]>,
-        rope: Rope,
-        attention: Attention,
-    },
-    Gate {
-        epsilon: f32,
-        gate_up: [LinearShape; 2],
-        activation: Activation,
-    },
-    Logits {
-        epsilon: f32,
-        head: LinearShape,
-        softcap: Option<f32>,
-    },
-    Choose {
-        len: usize,
-    },
+    Attend { epsilons: Option<[f32; 2]>, rope: Rope, attention: Attention },
+    Gate { norm: NormShape, gate_up: [LinearShape; 2], activation: Activation },
+    Activate { norm: NormShape, up: LinearShape, activation: Activation },
+    Logits { norm: NormShape, head: LinearShape, softcap: Option<f32> },
+    /// `choose` and `top_k`.
+    Choose { len: usize },
 }
 
 /// See the module.
@@ -160,9 +155,13 @@ impl Backend for Outline {
         self.add(Operation::Embed { table: self.shape(table), scale })
     }
 
+    fn add_rows(&mut self, _: usize, _: usize, table: Matrix, _: Buffer) -> Result<()> {
+        self.add(Operation::AddRows { table: self.shape(table) })
+    }
+
     fn project(&mut self, _: usize, _: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
         let outputs = outputs.iter().map(|(linear, _)| self.linear(linear)).collect();
-        self.add(Operation::Project { epsilon: norm.epsilon, outputs })
+        self.add(Operation::Project { norm: norm.into(), outputs })
     }
 
     fn project_add(
@@ -216,7 +215,20 @@ impl Backend for Outline {
         _: Buffer,
     ) -> Result<()> {
         let gate_up = gate_up.map(|linear| self.linear(linear));
-        self.add(Operation::Gate { epsilon: norm.epsilon, gate_up, activation })
+        self.add(Operation::Gate { norm: norm.into(), gate_up, activation })
+    }
+
+    fn activate(
+        &mut self,
+        _: usize,
+        _: Buffer,
+        norm: &Norm,
+        up: &Linear,
+        activation: Activation,
+        _: Buffer,
+    ) -> Result<()> {
+        let up = self.linear(up);
+        self.add(Operation::Activate { norm: norm.into(), up, activation })
     }
 
     fn logits(
@@ -229,7 +241,7 @@ impl Backend for Outline {
         _: Buffer,
     ) -> Result<()> {
         let head = self.linear(head);
-        self.add(Operation::Logits { epsilon: norm.epsilon, head, softcap })
+        self.add(Operation::Logits { norm: norm.into(), head, softcap })
     }
 
     fn choose(&mut self, _: Buffer, len: usize) -> Result<()> {

@@ -5,8 +5,8 @@
 //! decides about kernels stays as it is.
 
 use super::{
-    Attention, Backend, Buffer, Heads, Linear, LinearShape, Norm, Operation, Shape, Tokens, Top, Vector,
-    Wanted,
+    Attention, Backend, Buffer, Heads, Linear, LinearShape, Norm, NormShape, Operation, Shape, Tokens, Top,
+    Vector, Wanted,
 };
 use crate::Result;
 use crate::model::gguf::TensorType;
@@ -105,8 +105,18 @@ impl Trial<'_> {
                 self.device.embed(Tokens::Known(&ids), table, *scale, out)?;
                 Ok(vec![Output { buffer: out, rows: tokens, width: columns }])
             }
-            Operation::Project { epsilon, outputs } => {
-                let (x, norm) = self.input(tokens, outputs[0].weight.columns, *epsilon)?;
+            Operation::AddRows { table } => {
+                // The first row may be any.
+                let table = Shape { rows: table.rows.min(tokens + 1), ..*table };
+                let (first, (table, Shape { rows, columns, .. })) =
+                    (table.rows - tokens.min(table.rows), self.matrix(table)?);
+                let tokens = tokens.min(rows);
+                let x = self.device.buffer(tokens, columns)?;
+                self.device.add_rows(first, tokens, table, x)?;
+                Ok(vec![Output { buffer: x, rows: tokens, width: columns }])
+            }
+            Operation::Project { norm, outputs } => {
+                let (x, norm) = self.input(tokens, outputs[0].weight.columns, norm)?;
                 let mut linears = Vec::new();
                 for shape in outputs {
                     let (linear, rows) = self.linear(shape)?;
@@ -121,7 +131,7 @@ impl Trial<'_> {
                 let input = self.filled(tokens, linear.weight.columns, 1.0)?;
                 let (linear, rows) = self.linear(linear)?;
                 let norm = match epsilon {
-                    Some(epsilon) => Some(self.norm(rows, *epsilon)?),
+                    Some(epsilon) => Some(self.rms(rows, *epsilon)?),
                     None => None,
                 };
                 let numbers = self.random.alternating(tokens, rows);
@@ -130,11 +140,18 @@ impl Trial<'_> {
                 self.device.project_add(tokens, input, &linear, norm.as_ref(), x)?;
                 Ok(vec![Output { buffer: x, rows: tokens, width: rows }])
             }
-            Operation::Gate { epsilon, gate_up, activation } => {
-                let (x, norm) = self.input(tokens, gate_up[0].weight.columns, *epsilon)?;
+            Operation::Gate { norm, gate_up, activation } => {
+                let (x, norm) = self.input(tokens, gate_up[0].weight.columns, norm)?;
                 let ((gate, rows), (up, _)) = (self.linear(&gate_up[0])?, self.linear(&gate_up[1])?);
                 let out = self.device.buffer(tokens, rows)?;
                 self.device.gate(tokens, x, &norm, [&gate, &up], *activation, out)?;
+                Ok(vec![Output { buffer: out, rows: tokens, width: rows }])
+            }
+            Operation::Activate { norm, up, activation } => {
+                let (x, norm) = self.input(tokens, up.weight.columns, norm)?;
+                let (up, rows) = self.linear(up)?;
+                let out = self.device.buffer(tokens, rows)?;
+                self.device.activate(tokens, x, &norm, &up, *activation, out)?;
                 Ok(vec![Output { buffer: out, rows: tokens, width: rows }])
             }
             Operation::Attend { epsilons, rope, attention } => {
@@ -142,8 +159,8 @@ impl Trial<'_> {
             }
             // These see one row of a step, whatever its length.
             Operation::Logits { .. } | Operation::Choose { .. } if tokens > 1 => Ok(Vec::new()),
-            Operation::Logits { epsilon, head, softcap } => {
-                let (x, norm) = self.input(2, head.weight.columns, *epsilon)?;
+            Operation::Logits { norm, head, softcap } => {
+                let (x, norm) = self.input(2, head.weight.columns, norm)?;
                 let (head, rows) = self.linear(head)?;
                 let out = self.device.buffer(1, rows)?;
                 self.device.logits(1, x, &norm, &head, *softcap, out)?;
@@ -176,7 +193,7 @@ impl Trial<'_> {
         let k = self.filled(POSITIONS, kv_width, amplitude)?;
         let v = self.filled(POSITIONS, kv_width, 1.0)?;
         let norms = match epsilons {
-            Some([query, key]) => Some([self.norm(size, query)?, self.norm(size, key)?]),
+            Some([query, key]) => Some([self.rms(size, query)?, self.rms(size, key)?]),
             None => None,
         };
         let cache = self.device.kv_cache(POSITIONS, heads)?;
@@ -219,12 +236,18 @@ impl Trial<'_> {
         self.device.vector(&numbers)
     }
 
-    fn norm(&mut self, len: usize, epsilon: f32) -> Result<Norm> {
-        Ok(Norm { scale: self.vector(len)?, epsilon })
+    fn rms(&mut self, len: usize, epsilon: f32) -> Result<Norm> {
+        Ok(Norm::rms(self.vector(len)?, epsilon))
     }
 
-    fn input(&mut self, rows: usize, width: usize, epsilon: f32) -> Result<(Buffer, Norm)> {
-        Ok((self.filled(rows, width, 1.0)?, self.norm(width, epsilon)?))
+    fn input(&mut self, rows: usize, width: usize, norm: &NormShape) -> Result<(Buffer, Norm)> {
+        let x = self.filled(rows, width, 1.0)?;
+        let scale = self.vector(width)?;
+        let norm = match norm.layer {
+            false => Norm::rms(scale, norm.epsilon),
+            true => Norm::layer(scale, self.vector(width)?, norm.epsilon),
+        };
+        Ok((x, norm))
     }
 
     fn filled(&mut self, rows: usize, width: usize, amplitude: f32) -> Result<Buffer> {

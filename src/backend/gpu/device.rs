@@ -17,6 +17,9 @@ pub struct Options {
     pub least_limits: bool,
     /// Keep keys and values as f32, at twice the memory.
     pub kv_f32: bool,
+    /// Multiply quantized weights by activations of 8 bits where there are many tokens, or never; without it a
+    /// measurement says which is faster.
+    pub dp4a: Option<bool>,
     /// Decode halves by integers, or by the device's own instructions; without it a try at start says which.
     pub exact_half: Option<bool>,
     /// Refuse a renderer in software.
@@ -241,6 +244,11 @@ impl Device {
             faults.lost.get_or_insert("it was given up".to_owned());
         }
         self.handle.destroy();
+    }
+
+    /// Whether a processor plays the GPU.
+    pub fn is_software(&self) -> bool {
+        is_software(&self.info)
     }
 
     /// Bytes of one binding.

@@ -29,11 +29,13 @@ pub enum Variant {
     F16,
     /// Halves decoded by the device's instructions; else by integers.
     Half,
+    /// Products of integers; else of floats.
+    Dp4a,
 }
 
 impl Variant {
     /// Tried in this order when a kernel is wrong: what costs least to go without comes first.
-    pub const ALL: [Variant; 3] = [Variant::Half, Variant::Subgroups, Variant::F16];
+    pub const ALL: [Variant; 4] = [Variant::Half, Variant::Dp4a, Variant::Subgroups, Variant::F16];
 
     /// As in `disable`.
     pub fn name(self) -> &'static str {
@@ -41,6 +43,7 @@ impl Variant {
             Variant::Subgroups => "subgroups",
             Variant::F16 => "f16",
             Variant::Half => "half",
+            Variant::Dp4a => "dp4a",
         }
     }
 }
@@ -92,6 +95,7 @@ impl Gpu {
         let start = Instant::now();
         self.check_needs(needs)?;
         self.memory.expect(0);
+        self.choose_products().await?;
         let key = self.key(needs);
         let store = self.options.cache.clone();
         let known: Option<SelfTest> =
@@ -146,6 +150,24 @@ impl Gpu {
             Variant::ALL.map(|variant| self.has(variant)),
             hasher.finish()
         )
+    }
+
+    /// Measures which products are faster; a driver that refuses one of them says so here.
+    async fn choose_products(&mut self) -> Result<()> {
+        if self.dp4a.is_some() {
+            return Ok(());
+        }
+        self.recorder.collect();
+        let asked = self.measure_variants().await;
+        let kernels = self.recorder.collected();
+        asked?;
+        self.recorder.pipelines.make(&self.device, kernels, &mut |_, _| Ok(())).await?;
+        self.dp4a = None;
+        match self.measure_variants().await {
+            Err(error) if error.code == Code::Internal => self.dp4a = Some(false),
+            measured => measured?,
+        }
+        Ok(())
     }
 
     async fn compile(&mut self, steps: &[(&Operation, usize)], progress: &mut Progress<'_>) -> Result<()> {
@@ -220,6 +242,7 @@ impl Gpu {
             Variant::Subgroups => self.device.subgroups.is_some(),
             Variant::F16 => !self.options.kv_f32,
             Variant::Half => !self.exact_half,
+            Variant::Dp4a => self.dp4a == Some(true),
         }
     }
 
@@ -228,6 +251,7 @@ impl Gpu {
             Variant::Subgroups => self.device.switch_subgroups(on),
             Variant::F16 => self.options.kv_f32 = !on,
             Variant::Half => self.exact_half = !on,
+            Variant::Dp4a => self.dp4a = Some(on),
         }
     }
 }
@@ -244,6 +268,8 @@ fn name(operation: &Operation) -> String {
         Operation::Project { outputs, .. } => format!("a projection ({})", outputs[0].weight.kind.name()),
         Operation::ProjectAdd { linear, .. } => format!("a projection ({})", linear.weight.kind.name()),
         Operation::Attend { attention, .. } => format!("attention (heads of {})", attention.heads.size),
+        Operation::AddRows { table } => format!("positions ({})", table.kind.name()),
+        Operation::Activate { up, .. } => format!("a projection ({})", up.weight.kind.name()),
         Operation::Gate { gate_up, .. } => format!("a gate ({})", gate_up[0].weight.kind.name()),
         Operation::Logits { head, .. } => format!("logits ({})", head.weight.kind.name()),
         Operation::Choose { .. } => "argmax".to_owned(),
