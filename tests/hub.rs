@@ -1,5 +1,6 @@
 //! Network code against a server that plays the Hub, with faults (`hub/server.js`).
 
+mod download;
 mod http;
 
 use serde_json::Value;
@@ -49,6 +50,12 @@ impl World {
     fn log(&self) -> Vec<Value> {
         let state: Value = serde_json::from_str(&self.control("GET", "")).unwrap();
         state["log"].as_array().unwrap().clone()
+    }
+
+    /// The hash that a file should have: `owner/repo/path`.
+    fn sha256(&self, file: &str) -> String {
+        let state: Value = serde_json::from_str(&self.control("GET", "")).unwrap();
+        state["files"][file]["sha256"].as_str().unwrap().to_owned()
     }
 
     fn control(&self, method: &str, body: &str) -> String {
