@@ -22,6 +22,8 @@ pub(crate) use client::{is_hash, is_repo};
 pub use download::{Download, Report, Sizes};
 pub use models::{Cached, Model, Models, load};
 pub use remote::Remote;
+pub(crate) use spec::is_file;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use spec::is_revision;
 pub use spec::{ALIASES, HubSpec, Spec, Wanted};
-pub(crate) use spec::{is_file, is_revision};
 pub use token::Token;

@@ -272,6 +272,7 @@ impl Models {
     async fn begin(&self, found: Vec<Found>, force: bool, report: Report) -> Result<Model> {
         let mut begun = Vec::new();
         for Found { key, len, url } in found {
+            key.check()?;
             let whole = match self.store.get(&key).await? {
                 Some(record) if record.whole && record.len == len && !force => Some(record),
                 _ => None,

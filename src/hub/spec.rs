@@ -149,9 +149,9 @@ pub(crate) fn is_name(name: &str) -> bool {
 pub(crate) fn is_file(path: &str) -> bool {
     let safe = |c: char| !c.is_control() && !matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|');
     path.len() <= 512
-        && path
-            .split('/')
-            .all(|part| !part.is_empty() && part.trim_matches(['.', ' ']).len() > 0 && part.chars().all(safe))
+        && path.split('/').all(|part| {
+            !part.is_empty() && !part.trim_matches(['.', ' ']).is_empty() && part.chars().all(safe)
+        })
 }
 
 /// A branch, tag or commit: `main`, `refs/pr/1`, `v1.0`.

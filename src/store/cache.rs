@@ -1,6 +1,7 @@
 //! Where fetched files stay.
 
-use crate::Result;
+use crate::hub::{is_file, is_hash, is_repo};
+use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -24,6 +25,15 @@ impl Key {
     /// The content's hash, where it is known.
     pub fn sha256(&self) -> Option<&str> {
         (self.etag.len() == 64).then_some(self.etag.as_str())
+    }
+
+    /// Fails with `invalid_argument` where a part could mean something to a file system or a database that names
+    /// do not: servers have a say in them.
+    pub fn check(&self) -> Result<()> {
+        match is_repo(&self.repo) && is_hash(&self.commit) && is_hash(&self.etag) && is_file(&self.path) {
+            true => Ok(()),
+            false => Err(Error::invalid_argument(format!("{} cannot be kept under its name", self.path))),
+        }
     }
 
     /// The last part of the path, for people.

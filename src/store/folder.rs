@@ -14,7 +14,7 @@
 //! may have holes, so that they need another name. What Python has begun is taken over.
 
 use super::cache::{Key, Record, Store, Written};
-use crate::hub::{is_file, is_hash, is_repo, is_revision};
+use crate::hub::{is_hash, is_repo, is_revision};
 use crate::{Code, Error, Result, http};
 use fs4::FileExt;
 use futures_util::future::LocalBoxFuture;
@@ -83,10 +83,7 @@ impl FolderStore {
     }
 
     fn places(&self, key: &Key) -> Result<Places> {
-        // Names of files are made of what servers said.
-        if !is_repo(&key.repo) || !is_hash(&key.commit) || !is_hash(&key.etag) || !is_file(&key.path) {
-            return Err(Error::invalid_argument(format!("{} cannot be kept under its name", key.path)));
-        }
+        key.check()?;
         let base = self.base(&key.repo);
         let blobs = base.join("blobs");
         Ok(Places {
