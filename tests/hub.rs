@@ -2,6 +2,8 @@
 
 mod download;
 mod http;
+mod names;
+mod schedules;
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -31,7 +33,7 @@ fn server() -> &'static Server {
     })
 }
 
-/// A Hub of this test's own.
+/// A Hub of this test's own, forgotten with its owner.
 struct World {
     name: String,
     /// Its address, as `HF_ENDPOINT` takes it.
@@ -74,5 +76,11 @@ impl World {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
         body.to_owned()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.control("DELETE", "");
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct MemoryStore {
     files: RefCell<BTreeMap<Key, File>>,
     notes: RefCell<BTreeMap<String, String>>,
-    lock: Arc<Mutex<()>>,
+    turns: RefCell<BTreeMap<String, Arc<Mutex<()>>>>,
 }
 
 struct File {
@@ -92,8 +92,9 @@ impl Store for MemoryStore {
         Box::pin(ready(Ok(file.map_or(0, |file| file.bytes.len() as u64))))
     }
 
-    fn lock<'a>(&'a self, _key: &'a Key) -> LocalBoxFuture<'a, Result<Box<dyn Any>>> {
-        Box::pin(async { Ok(Box::new(self.lock.lock_arc().await) as Box<dyn Any>) })
+    fn lock<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<Box<dyn Any>>> {
+        let turn = self.turns.borrow_mut().entry(key.etag.clone()).or_default().clone();
+        Box::pin(async move { Ok(Box::new(turn.lock_arc().await) as Box<dyn Any>) })
     }
 
     fn note<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<String>>> {
