@@ -101,19 +101,21 @@ fn has_quantization(path: &str, quantization: &str) -> bool {
 fn bits(path: &str) -> Option<u32> {
     let name = file_name(path).to_ascii_uppercase();
     name.split(['-', '.']).rev().find_map(|word| {
-        let word = word
-            .rsplit_once("_F")
-            .map_or(word, |(_, end)| if end == "16" || end == "32" { end } else { word });
-        let digits = word.trim_start_matches(|c: char| c.is_ascii_alphabetic());
-        let prefix = &word[..word.len() - digits.len()];
-        let number: String = digits.chars().take_while(char::is_ascii_digit).collect();
-        match prefix {
-            "Q" | "IQ" | "TQ" if digits.contains('_') => number.parse().ok(),
-            "F" | "FP" | "BF" if number == "16" || number == "32" => number.parse().ok(),
-            "MXFP" => number.parse().ok(),
-            _ => None,
-        }
+        let tails = word.match_indices('_').map(|(at, _)| &word[at + 1..]);
+        std::iter::once(word).chain(tails).find_map(bits_of)
     })
+}
+
+/// The same of one word.
+fn bits_of(word: &str) -> Option<u32> {
+    let digits = word.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let number: String = digits.chars().take_while(char::is_ascii_digit).collect();
+    match &word[..word.len() - digits.len()] {
+        "Q" | "IQ" | "TQ" if digits.contains('_') => number.parse().ok(),
+        "F" | "FP" | "BF" if number == "16" || number == "32" => number.parse().ok(),
+        "MXFP" => number.parse().ok(),
+        _ => None,
+    }
 }
 
 fn missing(repo: &str, what: &str, files: &[RemoteFile]) -> Error {
