@@ -61,17 +61,46 @@ impl From<&Norm> for NormShape {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)]
 pub enum Operation {
-    Embed { table: Shape, scale: f32 },
-    AddRows { table: Shape },
-    Project { norm: NormShape, outputs: Vec<LinearShape> },
-    ProjectAdd { linear: LinearShape, epsilon: Option<f32> },
+    Embed {
+        table: Shape,
+        scale: f32,
+    },
+    AddRows {
+        table: Shape,
+    },
+    Project {
+        norm: NormShape,
+        outputs: Vec<LinearShape>,
+    },
+    ProjectAdd {
+        linear: LinearShape,
+        epsilon: Option<f32>,
+    },
     /// `rotate_and_store` and `attend` over the same cache.
-    Attend { epsilons: Option<[f32; 2]>, rope: Rope, attention: Attention },
-    Gate { norm: NormShape, gate_up: [LinearShape; 2], activation: Activation },
-    Activate { norm: NormShape, up: LinearShape, activation: Activation },
-    Logits { norm: NormShape, head: LinearShape, softcap: Option<f32> },
+    Attend {
+        epsilons: Option<[f32; 2]>,
+        rope: Rope,
+        attention: Attention,
+    },
+    Gate {
+        norm: NormShape,
+        gate_up: [LinearShape; 2],
+        activation: Activation,
+    },
+    Activate {
+        norm: NormShape,
+        up: LinearShape,
+        activation: Activation,
+    },
+    Logits {
+        norm: NormShape,
+        head: LinearShape,
+        softcap: Option<f32>,
+    },
     /// `choose` and `top_k`.
-    Choose { len: usize },
+    Choose {
+        len: usize,
+    },
 }
 
 /// See the module.

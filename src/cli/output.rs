@@ -3,6 +3,8 @@
 use crate::engine::{Progress, Stage};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 /// A line on stderr. Nothing is lost where nobody reads it; `eprintln!` would panic.
 macro_rules! say {
@@ -17,46 +19,61 @@ pub fn print_error(error: &Error) {
     say!("error: {error}");
 }
 
-/// A bar while weights load; nothing where stderr is not a terminal. Why a load begins anew is said in any case.
-pub struct LoadBar {
+/// A bar while a model comes and its weights load; nothing where stderr is not a terminal. Why a load begins anew is
+/// said in any case. Clones are the same bar.
+#[derive(Clone)]
+pub struct LoadBar(Rc<Inner>);
+
+struct Inner {
     bar: ProgressBar,
-    stage: Option<Stage>,
-    restarted: Option<String>,
+    stage: Cell<Option<Stage>>,
+    restarted: RefCell<Option<String>>,
     quiet: bool,
 }
 
 impl LoadBar {
     pub fn new(quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        LoadBar { bar, stage: None, restarted: None, quiet }
+        let (stage, restarted) = (Cell::new(None), RefCell::new(None));
+        LoadBar(Rc::new(Inner { bar, stage, restarted, quiet }))
     }
 
-    pub fn show(&mut self, progress: &Progress) -> Result<()> {
-        if progress.restarted != self.restarted {
-            self.restarted.clone_from(&progress.restarted);
-            if let Some(why) = self.restarted.as_ref().filter(|_| !self.quiet) {
-                self.bar.suspend(|| say!("{why}; loading the model again"));
+    pub fn show(&self, progress: &Progress) -> Result<()> {
+        let Inner { bar, stage, restarted, quiet } = &*self.0;
+        if *restarted.borrow() != progress.restarted {
+            restarted.replace(progress.restarted.clone());
+            if let (Some(why), false) = (&progress.restarted, quiet) {
+                bar.suspend(|| say!("{why}; loading the model again"));
             }
         }
-        if self.stage.replace(progress.stage) != Some(progress.stage) {
-            let (message, counts) = match progress.stage {
-                Stage::Compile => ("compiling", "{pos}/{len} kernels"),
-                _ => ("loading", "{bytes}/{total_bytes} {bytes_per_sec} {eta}"),
-            };
-            let style = ProgressStyle::with_template(&format!("{{msg}} {{bar:32}} {counts}"));
-            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.bar.set_message(message);
+        // Weights load while they come: then it is the coming that takes time.
+        let coming = stage.get() == Some(Stage::Download) && bar.position() < bar.length().unwrap_or(0);
+        if progress.stage == Stage::Load && coming {
+            return Ok(());
         }
-        self.bar.set_length(progress.total);
-        self.bar.set_position(progress.loaded);
+        bar.set_length(progress.total);
+        if stage.replace(Some(progress.stage)) != Some(progress.stage) {
+            let (verb, counts) = match progress.stage {
+                Stage::Compile => ("compiling kernels for", "{pos}/{len}"),
+                Stage::Download => ("fetching", "{bytes}/{total_bytes} {bytes_per_sec} {eta}"),
+                Stage::Load | Stage::Ready => ("loading", "{bytes}/{total_bytes} {bytes_per_sec} {eta}"),
+            };
+            let style = ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {counts}"));
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            // What was there before says nothing about the speed.
+            bar.set_position(progress.loaded);
+            bar.reset_eta();
+            bar.set_message(format!("{verb} {}", progress.file));
+        }
+        bar.set_position(progress.loaded);
         if progress.stage == Stage::Ready {
-            self.bar.finish_and_clear();
+            bar.finish_and_clear();
         }
         Ok(())
     }
 }
 
-impl Drop for LoadBar {
+impl Drop for Inner {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
