@@ -4,8 +4,8 @@ import { after, afterEach, before, beforeEach, describe, test } from "node:test"
 import { blank, launch, openPage, serve, softwareGPU, story } from "./support.js";
 
 /**
- * The package's Worker after a change to its WebGPU: `fault` is run in it first, and again for every message on the
- * channel "fault".
+ * What runs before the package's Worker: a change to its WebGPU, and a way to destroy its device from the page. It is an
+ * import of its own, because messages to a Worker are lost until it listens.
  */
 const broken = (fault) => `
   const channel = new BroadcastChannel("fault");
@@ -16,7 +16,6 @@ const broken = (fault) => `
   };
   channel.onmessage = ({ data }) => data === "destroy" && device.destroy();
   ${fault}
-  await import("/pkg/dist/worker.js");
 `;
 
 const FAULTS = {
@@ -59,8 +58,9 @@ before(async () => {
   const routes = { "/": blank };
   const entries = Object.entries(FAULTS);
   entries.forEach(([, fault], index) => {
-    routes[`/fault-${index}.js`] = (_, response) =>
-      response.writeHead(200, { "content-type": "text/javascript" }).end(broken(fault));
+    const script = (text) => (_, response) => response.writeHead(200, { "content-type": "text/javascript" }).end(text);
+    routes[`/fault-${index}.js`] = script(broken(fault));
+    routes[`/worker-${index}.js`] = script(`import "/fault-${index}.js"; import "/pkg/dist/worker.js";`);
   });
   server = await serve({ routes });
 });
@@ -78,7 +78,7 @@ afterEach(async () => {
   assert.deepEqual(errors, [], "uncaught errors in the page");
 });
 
-const worker = (fault) => `/fault-${Object.keys(FAULTS).indexOf(fault)}.js`;
+const worker = (fault) => `/worker-${Object.keys(FAULTS).indexOf(fault)}.js`;
 
 /** Loads the storyteller and has it tell its story: what became of it. */
 const tell = (fault, options) =>
