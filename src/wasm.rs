@@ -1,5 +1,6 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
+use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
 use crate::store::{BlobSource, MemorySource, Source, open_url};
@@ -43,6 +44,7 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
+    profile: bool,
 }
 
 impl LoadOptions {
@@ -51,7 +53,8 @@ impl LoadOptions {
             Some(name) => name.parse()?,
             None => Device::Auto,
         };
-        Ok(Options { device, context: self.context_length })
+        let gpu = gpu::Options { profile: self.profile, ..gpu::Options::default() };
+        Ok(Options { device, context: self.context_length, gpu })
     }
 }
 
@@ -78,6 +81,11 @@ impl Engine {
     /// What was loaded, and where it runs.
     pub fn info(&self) -> Result<JsValue, JsValue> {
         Ok(to_js(self.0.info())?)
+    }
+
+    /// What the GPU's kernels have cost since the last call.
+    pub async fn profile(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.0.kernel_times().await?)?)
     }
 
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those

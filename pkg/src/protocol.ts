@@ -13,11 +13,13 @@ export type Call =
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
   | { method: "tokenize"; text: string; special: boolean }
-  | { method: "detokenize"; ids: Uint32Array };
+  | { method: "detokenize"; ids: Uint32Array }
+  | { method: "profile" };
 
 export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: number | undefined;
+  profile?: boolean | undefined;
 }
 
 export type Reply =

@@ -182,6 +182,15 @@ export interface EngineInfo {
   memory: { weights: number; kvCache: number };
 }
 
+/** What one of the GPU's kernels has cost. */
+export interface KernelTime {
+  /** With what sets its variant apart. */
+  kernel: string;
+  calls: number;
+  /** Over all calls. Browsers round each call to 100 µs, unless they were started for developers. */
+  nanoseconds: number;
+}
+
 export interface LoadProgress {
   stage: "download" | "load" | "ready";
   file: string;
@@ -206,6 +215,8 @@ export interface LoadOptions {
   device?: Device;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
   contextLength?: number;
+  /** Measure the GPU's kernels, for `engine.profile()`. Slows everything down. */
+  profile?: boolean;
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
   /** Where the Worker's script is, when a bundler or a CDN has moved it. */

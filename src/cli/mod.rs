@@ -82,9 +82,14 @@ async fn dispatch(cli: &Cli) -> Outcome {
 
 /// Loads a model with a bar on stderr.
 async fn load(model: &Path, common: &Common) -> Result<Engine> {
+    load_with(model, common, Options::default()).await
+}
+
+/// The same with what is set in `options` beside what the command line says.
+async fn load_with(model: &Path, common: &Common, options: Options) -> Result<Engine> {
     let source = FileSource::open(model)?;
     let device: Device = common.device.parse()?;
-    let options = Options { device, context: common.ctx };
+    let options = Options { device, context: common.ctx, ..options };
     let mut bar = LoadBar::new(common.quiet);
     let engine = Engine::load(&source, &options, &mut |progress| bar.show(&progress)).await?;
     drop(bar);

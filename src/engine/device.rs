@@ -1,5 +1,6 @@
 //! Which device a model runs on, and why.
 
+use super::Options;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
@@ -46,8 +47,9 @@ impl Opened {
 }
 
 #[cfg(feature = "gpu")]
-pub(super) async fn open(device: Device) -> Result<Opened> {
-    let options = GpuOptions::for_engine();
+pub(super) async fn open(options: &Options) -> Result<Opened> {
+    let device = options.device;
+    let options = GpuOptions { profile: options.gpu.profile, ..GpuOptions::for_engine() };
     match device {
         Device::Cpu => Ok(Opened::cpu("asked for")),
         Device::Gpu => {
@@ -71,8 +73,8 @@ pub(super) async fn open(device: Device) -> Result<Opened> {
 }
 
 #[cfg(not(feature = "gpu"))]
-pub(super) async fn open(device: Device) -> Result<Opened> {
-    match device {
+pub(super) async fn open(options: &Options) -> Result<Opened> {
+    match options.device {
         Device::Auto => Ok(Opened::cpu("this build has no GPU backend")),
         Device::Cpu => Ok(Opened::cpu("asked for")),
         Device::Gpu => {

@@ -14,6 +14,7 @@ pub use info::{Info, Memory};
 pub(crate) use info::{model_name, parameters, quantization};
 pub use progress::{Meter, Progress, Stage};
 
+use crate::backend::KernelTime;
 use crate::chat::{ChatTemplate, Conversation, LocalTime};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
@@ -38,6 +39,9 @@ pub struct Options {
     /// Tokens that prompt and answer may take together; at most what the model was trained for.
     /// By default that, or 4096 where it is more.
     pub context: Option<usize>,
+    /// How to use the GPU.
+    #[cfg(feature = "gpu")]
+    pub gpu: crate::backend::gpu::Options,
 }
 
 /// The text side of a model: all that works on a vocabulary-only file.
@@ -130,7 +134,7 @@ impl Engine {
         let context = context_size(options.context, config.trained_context)?;
         let weights: u64 = header.tensors.iter().map(|tensor| tensor.size).sum();
         let meter = Meter::new(source.name(), weights);
-        let opened = device::open(options.device).await?;
+        let opened = device::open(options).await?;
         let mut loaded = |bytes| progress(meter.at(Stage::Load, bytes));
         let first = load_on(source, &header, &config, context, opened, &mut loaded).await;
         let (decoder, reason) = match first {
@@ -163,6 +167,14 @@ impl Engine {
     /// Tokenizer and chat template.
     pub fn language(&self) -> &Language {
         &self.language
+    }
+
+    /// What the device's kernels have cost since the last call, longest first, where the options asked to
+    /// measure; only GPUs can.
+    pub async fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        let mut session = self.session.lock_arc().await;
+        session.settle().await?;
+        session.decoder.kernel_times().await
     }
 
     /// Starts to answer, once the requests before this one have ended. Dropping the future or

@@ -3,6 +3,7 @@ import storyteller from "../models/stories260K.gguf?url";
 import { describeModel } from "./about.js";
 import { Chat } from "./chat.js";
 import { button, byId } from "./dom.js";
+import { profileOptions, showKernels } from "./kernels.js";
 import type { Mode } from "./mode.js";
 import { clearError, showError, showProgress } from "./notices.js";
 import { clearReadout } from "./readout.js";
@@ -35,7 +36,7 @@ async function open(source: ModelSource, name: string): Promise<void> {
   if (engine && engine.info.fileSize >= KEEP_BELOW) await close();
   const progress = showProgress(name, () => controller.abort());
   try {
-    const next = await load(source, { signal: controller.signal, onProgress: progress.update });
+    const next = await load(source, { ...profileOptions, signal: controller.signal, onProgress: progress.update });
     await writer.stop();
     await close();
     engine = next;
@@ -80,6 +81,7 @@ async function act(what: (mode: Mode) => Promise<void>): Promise<boolean> {
   clearError();
   try {
     await what(mode);
+    await showKernels(engine);
     return true;
   } catch (error) {
     showError(error);
