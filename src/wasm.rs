@@ -55,6 +55,7 @@ struct GpuOptions {
     software: Option<bool>,
     faster: Option<bool>,
     cache: Option<String>,
+    profile: bool,
 }
 
 impl LoadOptions {
@@ -69,6 +70,7 @@ impl LoadOptions {
             software: software.unwrap_or_default(),
             faster,
             cache,
+            profile: self.profile,
             ..gpu::Options::default()
         };
         Ok(Options { device, context: self.context_length, fallback: self.fallback, gpu })
@@ -98,6 +100,11 @@ impl Engine {
     /// What was loaded, and where it runs now.
     pub fn info(&self) -> Result<JsValue, JsValue> {
         Ok(to_js(self.0.info().as_ref())?)
+    }
+
+    /// What the GPU's kernels have cost since the last call.
+    pub async fn profile(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.0.kernel_times().await?)?)
     }
 
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those

@@ -8,7 +8,7 @@ export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
 /** Loads a GGUF model into a Worker of its own. */
 export async function load(source: ModelSource, options: LoadOptions = {}): Promise<Engine> {
-  const { device, contextLength, fallback, gpu, onProgress, signal, workerURL, wasmURL } = options;
+  const { device, contextLength, fallback, gpu, profile, onProgress, signal, workerURL, wasmURL } = options;
   if (signal?.aborted) throw aborted(signal);
   const connection = new Connection(workerURL);
   try {
@@ -17,7 +17,7 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
         method: "load",
         source: locate(source),
         wasmURL: wasmURL === undefined ? undefined : new URL(wasmURL, document.baseURI).href,
-        options: { device, contextLength, fallback, gpu },
+        options: { device, contextLength, fallback, gpu, profile: profile ?? false },
       },
       { signal, onProgress },
     );

@@ -13,13 +13,15 @@ export type Call =
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
   | { method: "tokenize"; text: string; special: boolean }
-  | { method: "detokenize"; ids: Uint32Array };
+  | { method: "detokenize"; ids: Uint32Array }
+  | { method: "profile" };
 
 export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: number | undefined;
   fallback?: boolean | undefined;
   gpu?: GPUOptions | undefined;
+  profile?: boolean | undefined;
 }
 
 export type Reply =

@@ -216,6 +216,15 @@ export interface GPUOptions {
   cache?: string;
 }
 
+/** What one of the GPU's kernels has cost. */
+export interface KernelTime {
+  /** With what sets its variant apart. */
+  kernel: string;
+  calls: number;
+  /** Over all calls. Browsers round each call to 100 µs, unless they were started for developers. */
+  nanoseconds: number;
+}
+
 export interface LoadProgress {
   stage: "download" | "compile" | "load" | "ready";
   file: string;
@@ -242,13 +251,8 @@ export interface LoadOptions {
   device?: Device;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
   contextLength?: number;
-  /**
-   * Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. Default: with
-   * `device: "auto"`.
-   */
-  fallback?: boolean;
-  gpu?: GPUOptions;
-  /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
+  /** Measure the GPU's kernels, for `engine.profile()`. Slows everything down. */
+  profile?: boolean;
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
   /** Where the Worker's script is, when a bundler or a CDN has moved it. */

@@ -50,6 +50,8 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
       return Array.from(engine.tokenize(call.text, call.special));
     case "detokenize":
       return engine.detokenize(call.ids);
+    case "profile":
+      return engine.profile();
   }
 }
 

@@ -90,7 +90,11 @@ async fn dispatch(cli: &Cli) -> Outcome {
 
 /// Loads a model with a bar on stderr, from a file, the cache or the network.
 async fn load(model: &str, common: &Common) -> Result<Engine> {
-    let options = options(common)?;
+    load_with(model, common, options(common)?).await
+}
+
+/// The same with other options than the command line's.
+async fn load_with(model: &str, common: &Common, options: Options) -> Result<Engine> {
     let bar = LoadBar::new(common.quiet);
     let mut progress = |progress| bar.show(&progress);
     let engine = match models::named(model)? {

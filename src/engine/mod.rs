@@ -16,6 +16,7 @@ pub use info::{Info, Memory};
 pub(crate) use info::{model_name, parameters, quantization};
 pub use progress::{Meter, Progress, Stage};
 
+use crate::backend::KernelTime;
 use crate::chat::{ChatTemplate, Conversation, LocalTime};
 use crate::model::gguf::Header;
 use crate::store::Source;
@@ -158,6 +159,14 @@ impl Engine {
     /// Tokenizer and chat template.
     pub fn language(&self) -> &Language {
         &self.language
+    }
+
+    /// What the device's kernels have cost since the last call, longest first, where the options asked to
+    /// measure; only GPUs can.
+    pub async fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        let mut session = self.session.lock_arc().await;
+        session.settle().await?;
+        session.decoder.kernel_times().await
     }
 
     /// Starts to answer, once the requests before this one have ended. Dropping the future or
