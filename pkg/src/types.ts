@@ -251,8 +251,15 @@ export interface LoadOptions {
   device?: Device;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
   contextLength?: number;
+  /**
+   * Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. Default: with
+   * `device: "auto"`.
+   */
+  fallback?: boolean;
+  gpu?: GPUOptions;
   /** Measure the GPU's kernels, for `engine.profile()`. Slows everything down. */
   profile?: boolean;
+  /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
   /** Where the Worker's script is, when a bundler or a CDN has moved it. */

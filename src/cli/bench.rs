@@ -1,7 +1,7 @@
 //! `candlewick bench`: tokens per second.
 
 use super::arguments::{BenchArguments, Common};
-use super::{Outcome, load, load_with};
+use super::{Outcome, load, load_with, options};
 use crate::backend::KernelTime;
 use crate::engine::{Engine, Options, Prompt, Settings, Timings};
 use crate::sampling::Sampling;
@@ -93,21 +93,18 @@ struct Cost {
 }
 
 #[cfg(feature = "gpu")]
-fn profiling() -> Options {
-    Options {
-        gpu: crate::backend::gpu::Options { profile: true, ..Default::default() },
-        ..Options::default()
-    }
+fn profiling(options: Options) -> Options {
+    Options { gpu: crate::backend::gpu::Options { profile: true, ..options.gpu }, ..options }
 }
 
 #[cfg(not(feature = "gpu"))]
-fn profiling() -> Options {
-    Options::default()
+fn profiling(options: Options) -> Options {
+    options
 }
 
 /// Time in each kernel: of a prompt, and of the tokens of an answer.
 async fn profile(arguments: &BenchArguments, common: &Common) -> Outcome {
-    let engine = load_with(&arguments.model, common, profiling()).await?;
+    let engine = load_with(&arguments.model, common, profiling(options(common)?)).await?;
     let (prompt, predict) = (arguments.prompt.get(), arguments.predict.get());
     // Makes the pipelines.
     measure(&engine, 0, prompt, 2).await?;
