@@ -91,3 +91,20 @@ pub(super) async fn open(
         Device::Auto | Device::Cpu => Ok(Choice::Cpu("this build has no GPU backend".to_owned())),
     }
 }
+
+/// The CPU, or any GPU as it is, to be measured and asked for its limits.
+#[cfg(feature = "gpu")]
+pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
+    Ok(match device {
+        Device::Gpu => Box::new(Gpu::open(GpuOptions::default().with_env()).await?),
+        Device::Auto | Device::Cpu => Box::new(Cpu::new()),
+    })
+}
+
+#[cfg(not(feature = "gpu"))]
+pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
+    match device {
+        Device::Gpu => Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\"")),
+        Device::Auto | Device::Cpu => Ok(Box::new(crate::backend::cpu::Cpu::new())),
+    }
+}
