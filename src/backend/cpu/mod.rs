@@ -1,9 +1,11 @@
-//! The CPU backend: candle's quantized kernels under our own attention and norms.
+//! The CPU backend: our own kernels, and candle's for the matrix types that have none.
 //!
 //! It is the reference for the other backends: simple first, fast where that costs no clarity.
 
 mod blocks;
+mod kernels;
 mod ops;
+mod packed;
 
 use super::{
     Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Vector,
@@ -12,7 +14,9 @@ use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
+use kernels::input::Input;
 use ops::parallel_rows;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -43,6 +47,8 @@ pub struct Cpu {
     scratch: Vec<f32>,
     /// The second factor of a gated activation.
     scratch_up: Vec<f32>,
+    /// The input of a matrix product as its kernel wants it.
+    rounded: RefCell<Input>,
     last_choice: u32,
     /// Choices that were not read yet.
     choices: VecDeque<u32>,
@@ -73,7 +79,8 @@ impl Cpu {
     fn apply(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
         let matrix = &self.matrices[linear.weight.0];
         let out = &mut out[..rows * matrix.rows];
-        matrix.blocks.multiply((rows, matrix.columns, matrix.rows), &input[..rows * matrix.columns], out)?;
+        let input = &input[..rows * matrix.columns];
+        matrix.blocks.multiply(rows, input, &mut self.rounded.borrow_mut(), out)?;
         if let Some(bias) = linear.bias {
             let bias = &self.vectors[bias.0];
             for row in out.chunks_exact_mut(matrix.rows) {

@@ -114,17 +114,20 @@ fn gelu(x: f32) -> f32 {
 pub(super) fn parallel_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     let pieces = out.len() / width;
     let start = SendPointer(out.as_mut_ptr());
-    candle_core::utils::barrier_pool().execute_chunked(pieces, |range| {
+    parallel(pieces, |index| {
         let start = &start;
-        for index in range {
-            // SAFETY: pieces lie within `out` and do not overlap, and the pool gives each index
-            // to one worker and returns when all are done.
-            let piece = unsafe { std::slice::from_raw_parts_mut(start.0.add(index * width), width) };
-            work(index, piece);
-        }
+        // SAFETY: pieces lie within `out` and do not overlap, and each index comes once.
+        let piece = unsafe { std::slice::from_raw_parts_mut(start.0.add(index * width), width) };
+        work(index, piece);
     });
 }
 
-struct SendPointer(*mut f32);
-// SAFETY: see `parallel_rows`.
+/// Calls `work` once with each number below `count`, on every core; returns when all are done.
+pub(super) fn parallel(count: usize, work: impl Fn(usize) + Sync) {
+    candle_core::utils::barrier_pool().execute_chunked(count, |range| range.for_each(&work));
+}
+
+/// Where threads write apart from each other.
+pub(super) struct SendPointer(pub *mut f32);
+// SAFETY: whoever writes through it sees to that.
 unsafe impl Sync for SendPointer {}
