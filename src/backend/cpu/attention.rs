@@ -2,7 +2,7 @@
 
 use super::super::{Attention, Heads};
 use super::kernels::float::{exp, lanes};
-use super::kernels::simd::{self, V, add_f32, all_f32, max_f32, mul_f32, splat, store, sub_f32, zero};
+use super::kernels::simd::{self, V, add_f32, all_f32, mul_f32, splat, store, sub_f32, zero};
 use super::ops::{SendPointer, parallel};
 use super::zeros;
 use crate::Result;

@@ -31,7 +31,9 @@ impl<L: Layout> Packed<L> {
         let len = groups.saturating_mul(Self::group_bytes(columns)) / size_of::<u128>();
         Vec::<u128>::new().try_reserve_exact(len).map_err(|_| {
             let megabytes = len.saturating_mul(size_of::<u128>()) / 1_000_000;
-            Error::resource_exhausted(format!("no memory for a matrix of {megabytes} MB. Choose a smaller model"))
+            Error::resource_exhausted(format!(
+                "no memory for a matrix of {megabytes} MB. Choose a smaller model"
+            ))
         })?;
         Ok(Packed { rows, columns, words: vec![0; len], layout: PhantomData })
     }
@@ -131,7 +133,8 @@ impl<L: Layout> Blocks for Packed<L> {
         let group_bytes = Self::group_bytes(self.columns);
         let len = size_of_val(self.words.as_slice());
         // SAFETY: the bytes are the vector's own.
-        let target: &mut [u8] = unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), len) };
+        let target: &mut [u8] =
+            unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), len) };
         let chunk_bytes = L::COLUMNS / L::BLOCK * L::Encoding::BYTES;
         for (row, bytes) in (first..).zip(rows) {
             let group = &mut target[row / 4 * group_bytes..][..group_bytes];

@@ -4,8 +4,8 @@ use super::input::Input;
 use super::layout::{Halves, Layout};
 use super::quants::{PAIRS, Quants};
 use super::simd::{
-    V, add_f32, add_i32, and, dot_i16, load, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat, sub_f32, to_f32,
-    zero,
+    V, add_f32, add_i32, and, dot_i16, load, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
+    sub_f32, to_f32, zero,
 };
 use super::unroll;
 
@@ -14,9 +14,18 @@ use super::unroll;
 /// # Safety
 /// Each of `groups` points to as many chunks as the input has.
 #[inline(always)]
-pub unsafe fn multiply<L: Layout, const GROUPS: usize>(groups: [*const u8; GROUPS], input: &Input) -> [V; GROUPS] {
+pub unsafe fn multiply<L: Layout, const GROUPS: usize>(
+    groups: [*const u8; GROUPS],
+    input: &Input,
+) -> [V; GROUPS] {
     // SAFETY: passed on.
-    unsafe { if L::BLOCK == 32 { plain::<L, GROUPS>(groups, input) } else { with_sub_blocks::<L, GROUPS>(groups, input) } }
+    unsafe {
+        if L::BLOCK == 32 {
+            plain::<L, GROUPS>(groups, input)
+        } else {
+            with_sub_blocks::<L, GROUPS>(groups, input)
+        }
+    }
 }
 
 /// Adds the products of pairs `$pair` with the input at `$values`, of a block at `$integers` in each group, to `$sums`.
@@ -65,7 +74,10 @@ unsafe fn plain<L: Layout, const GROUPS: usize>(groups: [*const u8; GROUPS], inp
 }
 
 #[inline(always)]
-unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(groups: [*const u8; GROUPS], input: &Input) -> [V; GROUPS] {
+unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(
+    groups: [*const u8; GROUPS],
+    input: &Input,
+) -> [V; GROUPS] {
     let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
     let mut totals = [zero(); GROUPS];
     for super_block in 0..input.blocks / 8 {
@@ -117,7 +129,11 @@ unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(groups: [*const u8; GR
 
 /// Adds the sums of a sub-block times its scales, which are the top bytes of `scales`; the next ones follow.
 #[inline(always)]
-fn weigh<L: Layout, const GROUPS: usize>(weighted: &mut [V; GROUPS], sums: [V; GROUPS], scales: &mut [V; GROUPS]) {
+fn weigh<L: Layout, const GROUPS: usize>(
+    weighted: &mut [V; GROUPS],
+    sums: [V; GROUPS],
+    scales: &mut [V; GROUPS],
+) {
     for ((weighted, sum), scales) in weighted.iter_mut().zip(sums).zip(scales) {
         let sum = match L::Quants::SCALE {
             256 => shr_i32::<8>(sum),

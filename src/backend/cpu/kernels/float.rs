@@ -1,6 +1,8 @@
 //! Functions of four floats.
 
-use super::simd::{V, add_f32, add_i32, all_f32, and, div_f32, less_f32, max_f32, mul_f32, shl_i32, store, sub_f32};
+use super::simd::{
+    V, add_f32, add_i32, all_f32, and, div_f32, less_f32, load, max_f32, mul_f32, shl_i32, store, sub_f32,
+};
 
 /// `eˣ`, off by two units in the last place at most, for x up to 88; 0 below −87.
 /// Range reduction and polynomial: `expf` of the Cephes library.
@@ -40,22 +42,9 @@ pub fn lanes(x: V) -> [f32; 4] {
     lanes
 }
 
-/// Calls `work` with four numbers of `x` and of `y` at a time and puts the result in the place of `x`'s.
+/// A vector of `lanes`.
 #[inline(always)]
-pub fn update(x: &mut [f32], y: &[f32], work: impl Fn(V, V) -> V) {
-    let four = |part: &[f32]| {
-        let mut lanes = [0.0; 4];
-        lanes[..part.len()].copy_from_slice(part);
-        // SAFETY: the pointer is to 16 bytes.
-        unsafe { super::simd::load(lanes.as_ptr().cast()) }
-    };
-    let (x_fours, x_rest) = x.as_chunks_mut::<4>();
-    let (y_fours, y_rest) = y.as_chunks::<4>();
-    for (x, y) in x_fours.iter_mut().zip(y_fours) {
-        *x = lanes(work(four(x), four(y)));
-    }
-    if !x_rest.is_empty() {
-        let result = lanes(work(four(x_rest), four(y_rest)));
-        x_rest.copy_from_slice(&result[..x_rest.len()]);
-    }
+pub fn from_lanes(lanes: &[f32; 4]) -> V {
+    // SAFETY: the pointer is to 16 bytes.
+    unsafe { load(lanes.as_ptr().cast()) }
 }

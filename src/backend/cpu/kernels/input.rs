@@ -3,7 +3,8 @@
 use super::layout::Layout;
 use super::quants::{PAIRS, Quants};
 use super::simd::{
-    self, V, add_f32, add_i32, all_f32, and, dot_i16, max_f32, mul_f32, mul_i16, opaque, pack_i32, sub_i32, zero,
+    self, V, add_f32, add_i32, all_f32, and, dot_i16, max_f32, mul_f32, mul_i16, opaque, pack_i32, sub_i32,
+    zero,
 };
 
 /// Rows of the input that the kernel for several takes at once.

@@ -2,6 +2,7 @@
 
 pub mod column;
 pub mod decode;
+pub mod float;
 pub mod input;
 pub mod layout;
 pub mod quants;
@@ -18,3 +19,6 @@ macro_rules! unroll {
     };
 }
 pub(crate) use unroll;
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,6 @@ pub fn opaque(bits: u32) -> V {
 }
 
 #[cfg(target_arch = "wasm32")]
-#[allow(missing_docs)]
 mod wasm {
     use std::arch::wasm32::*;
 
@@ -101,7 +100,6 @@ mod wasm {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[allow(missing_docs)]
 mod sse2 {
     use std::arch::x86_64::*;
 
@@ -192,9 +190,8 @@ mod sse2 {
 }
 
 #[cfg(any(test, not(any(target_arch = "wasm32", target_arch = "x86_64"))))]
-#[allow(missing_docs)]
 #[cfg_attr(test, allow(dead_code))]
-mod plain {
+pub mod plain {
     pub type V = [i32; 4];
 
     fn i16s(a: V) -> [i16; 8] {

@@ -4,8 +4,8 @@ use super::input::{Input, ROWS};
 use super::layout::{Halves, Layout};
 use super::quants::{PAIRS, Quants};
 use super::simd::{
-    V, add_f32, add_i16, add_i32, and, dot_i16, load, mul_f32, mul_i16, opaque, or, shl_i32, shr_i32, shr_u16, splat, store,
-    sub_f32, to_f32, zero,
+    V, add_f32, add_i16, add_i32, and, dot_i16, load, mul_f32, mul_i16, opaque, or, shl_i32, shr_i32,
+    shr_u16, splat, store, sub_f32, to_f32, zero,
 };
 use super::unroll;
 
@@ -29,7 +29,12 @@ pub struct Panel {
 impl Panel {
     pub fn new() -> Self {
         let zeros = [[zero(); GROUPS]; PANEL];
-        Panel { integers: [[[zero(); GROUPS]; PAIRS]; PANEL], scales: zeros, minimum_scales: zeros, minima: zeros }
+        Panel {
+            integers: [[[zero(); GROUPS]; PAIRS]; PANEL],
+            scales: zeros,
+            minimum_scales: zeros,
+            minima: zeros,
+        }
     }
 
     /// Unpacks `blocks` blocks.
@@ -76,7 +81,8 @@ impl Panel {
                     self.integers[block][PAIR][group] =
                         if L::BLOCK == 32 { value } else { mul_i16(value, weights[PAIR / 8]) };
                 });
-                let half = |at: *const u8| if within == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
+                let half =
+                    |at: *const u8| if within == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
                 if L::BLOCK == 32 {
                     self.scales[block][group] = half(chunk);
                     if L::MINIMA {
@@ -134,13 +140,15 @@ impl Panel {
                     let scale = splat(input.scales.as_ptr().add(at + row).cast());
                     let block_sum = splat(input.block_sums.as_ptr().add(at + row).cast());
                     for group in 0..GROUPS {
-                        let mut worth = mul_f32(mul_f32(to_f32(sums[group]), scale), self.scales[place][group]);
+                        let mut worth =
+                            mul_f32(mul_f32(to_f32(sums[group]), scale), self.scales[place][group]);
                         if L::MINIMA && L::BLOCK == 32 {
                             worth = add_f32(worth, mul_f32(self.minimum_scales[place][group], block_sum));
                         } else if L::MINIMA {
                             let mut minima = zero();
                             for pair in 0..128 / L::SUB_BLOCK {
-                                let at = (tile * input.blocks + first * 16 / L::SUB_BLOCK + pair) * ROWS + row;
+                                let at =
+                                    (tile * input.blocks + first * 16 / L::SUB_BLOCK + pair) * ROWS + row;
                                 let sums = splat(input.sums.as_ptr().add(at).cast());
                                 minima = add_i32(minima, dot_i16(self.minima[pair][group], sums));
                             }
