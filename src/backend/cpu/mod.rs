@@ -7,6 +7,7 @@ mod blocks;
 mod kernels;
 mod ops;
 mod packed;
+mod packed16;
 mod times;
 
 use super::{

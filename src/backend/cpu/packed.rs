@@ -88,15 +88,24 @@ impl<L: Layout> Packed<L> {
     }
 }
 
+/// Zeroed memory, in units that are aligned for vectors.
+pub(super) fn words(len: usize) -> Result<Vec<u128>> {
+    Vec::<u128>::new().try_reserve_exact(len).map_err(|_| {
+        let megabytes = len.saturating_mul(size_of::<u128>()) / 1_000_000;
+        Error::resource_exhausted(format!("no memory for a matrix of {megabytes} MB. Choose a smaller model"))
+    })?;
+    Ok(vec![0; len])
+}
+
 /// Rows of `width` numbers that several threads write.
-struct Output {
+pub(super) struct Output {
     start: SendPointer,
     rows: usize,
     width: usize,
 }
 
 impl Output {
-    fn new(out: &mut [f32], width: usize) -> Self {
+    pub fn new(out: &mut [f32], width: usize) -> Self {
         Output { rows: out.len() / width, start: SendPointer(out.as_mut_ptr()), width }
     }
 
@@ -104,7 +113,7 @@ impl Output {
     ///
     /// # Safety
     /// No other thread may write the same at the same time.
-    unsafe fn write(&self, row: usize, first: usize, groups: &[V]) {
+    pub unsafe fn write(&self, row: usize, first: usize, groups: &[V]) {
         assert!(row < self.rows);
         for (index, &four) in groups.iter().enumerate() {
             let at = 4 * (first + index);
