@@ -38,12 +38,13 @@ impl<F: Format> Packed16<F> {
 
     /// `N` rows of the input from `first` on.
     fn multiply_rows<const N: usize>(&self, first: usize, input: &[f32], out: &Output) {
-        let rows: [*const f32; N] =
-            std::array::from_fn(|row| input[(first + row) * self.columns..][..self.columns].as_ptr());
+        let rows: [&[f32]; N] =
+            std::array::from_fn(|row| &input[(first + row) * self.columns..][..self.columns]);
         let words = self.columns / 2;
         let groups = if N == 1 { GROUPS_OF_ONE } else { GROUPS };
         parallel(self.rows.div_ceil(4 * groups), |index| {
             let group = index * groups;
+            let rows = rows.map(<[f32]>::as_ptr);
             let write = |products: &[V], row: usize| {
                 // SAFETY: each index comes once.
                 unsafe { out.write(first + row, group, products) };
