@@ -1,6 +1,9 @@
 //! Network code against a server that plays the Hub, with faults (`hub/server.js`).
 
+mod download;
 mod http;
+mod names;
+mod schedules;
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -30,7 +33,7 @@ fn server() -> &'static Server {
     })
 }
 
-/// A Hub of this test's own.
+/// A Hub of this test's own, forgotten with its owner.
 struct World {
     name: String,
     /// Its address, as `HF_ENDPOINT` takes it.
@@ -51,6 +54,12 @@ impl World {
         state["log"].as_array().unwrap().clone()
     }
 
+    /// The hash that a file should have: `owner/repo/path`.
+    fn sha256(&self, file: &str) -> String {
+        let state: Value = serde_json::from_str(&self.control("GET", "")).unwrap();
+        state["files"][file]["sha256"].as_str().unwrap().to_owned()
+    }
+
     fn control(&self, method: &str, body: &str) -> String {
         // By hand: the crate's own client is what is tested here.
         use std::io::{Read, Write};
@@ -67,5 +76,11 @@ impl World {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
         body.to_owned()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.control("DELETE", "");
     }
 }
