@@ -1,5 +1,10 @@
-//! Weight matrices in candle's block types, filled piece by piece.
+//! Weight matrices, filled piece by piece, and the one place that picks a kernel for them.
 
+use super::kernels::float16::{Binary16, Brain16, Format};
+use super::kernels::input::Input;
+use super::kernels::layout;
+use super::packed::Packed;
+use super::packed16::Packed16;
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use candle_core::quantized::GgmlType;
@@ -14,8 +19,9 @@ pub(super) trait Blocks {
     /// Puts whole rows in the file's encoding at row `first` and after.
     fn write_rows(&mut self, first: usize, bytes: &[u8]) -> Result<()>;
 
-    /// `out = input · Wᵀ`, where `input` is `m × k` and W is `n × k`.
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()>;
+    /// `out = input · Wᵀ`, where `input` is `rows × columns` and W is `out columns × columns`. `rounded` is room for
+    /// the input in the form that a kernel wants.
+    fn multiply(&self, rows: usize, input: &[f32], rounded: &mut Input, out: &mut [f32]) -> Result<()>;
 
     /// Dequantizes row `index`, which has `out.len()` columns.
     fn row(&self, index: usize, out: &mut [f32]);
@@ -38,7 +44,7 @@ macro_rules! plain_old_data {
 plain_old_data!(f32 f16 bf16 BlockQ4_0 BlockQ4_1 BlockQ5_0 BlockQ5_1 BlockQ8_0
     BlockQ2K BlockQ3K BlockQ4K BlockQ5K BlockQ6K);
 
-/// A matrix as the file has it.
+/// A matrix as the file has it, for candle's kernels.
 struct Stored<T> {
     columns: usize,
     blocks: Vec<T>,
@@ -60,8 +66,8 @@ impl<T: PlainOldData> Blocks for Stored<T> {
         Ok(())
     }
 
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()> {
-        Ok(k_quants::matmul(mkn, input, &self.blocks, out)?)
+    fn multiply(&self, rows: usize, input: &[f32], _: &mut Input, out: &mut [f32]) -> Result<()> {
+        Ok(k_quants::matmul((rows, self.columns, out.len() / rows), input, &self.blocks, out)?)
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
@@ -81,15 +87,15 @@ impl Blocks for Dequantized {
         let columns = self.stored.columns;
         let (block_len, block_size) = self.kind.block();
         let rows = bytes.len() / (columns / block_len as usize * block_size as usize);
-        let mut piece = allocate(self.kind, rows, columns)?;
+        let mut piece = stored_as(self.kind, rows, columns)?;
         piece.write_rows(0, bytes)?;
         let target = &mut self.stored.blocks[first * columns..(first + rows) * columns];
         target.chunks_exact_mut(columns).enumerate().for_each(|(row, out)| piece.row(row, out));
         Ok(())
     }
 
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()> {
-        self.stored.multiply(mkn, input, out)
+    fn multiply(&self, rows: usize, input: &[f32], rounded: &mut Input, out: &mut [f32]) -> Result<()> {
+        self.stored.multiply(rows, input, rounded, out)
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
@@ -112,6 +118,44 @@ pub(super) fn allocate(kind: TensorType, rows: usize, columns: usize) -> Result<
             kind.name()
         )));
     }
+    // Elsewhere our kernels are plain Rust, and candle's have SIMD.
+    if cfg!(any(target_arch = "wasm32", target_arch = "x86_64"))
+        && let Some(packed) = packed(kind, rows, columns)
+    {
+        return packed;
+    }
+    stored_as(kind, rows, columns)
+}
+
+/// In the layout of our own kernels, for the types that have one.
+fn packed(kind: TensorType, rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+    fn boxed<L: layout::Layout + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+        Some(Packed::<L>::new(rows, columns).map(|packed| Box::new(packed) as Box<dyn Blocks>))
+    }
+    fn boxed16<F: Format + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+        // A word has two columns.
+        let packed = columns.is_multiple_of(2).then(|| Packed16::<F>::new(rows, columns))?;
+        Some(packed.map(|packed| Box::new(packed) as Box<dyn Blocks>))
+    }
+    match kind {
+        TensorType::F32 => None,
+        TensorType::F16 => boxed16::<Binary16>(rows, columns),
+        TensorType::BF16 => boxed16::<Brain16>(rows, columns),
+        TensorType::Q4_0 => boxed::<layout::PackedQ4_0>(rows, columns),
+        TensorType::Q4_1 => boxed::<layout::PackedQ4_1>(rows, columns),
+        TensorType::Q5_0 => boxed::<layout::PackedQ5_0>(rows, columns),
+        TensorType::Q5_1 => boxed::<layout::PackedQ5_1>(rows, columns),
+        TensorType::Q8_0 => boxed::<layout::PackedQ8_0>(rows, columns),
+        TensorType::Q2_K => boxed::<layout::PackedQ2K>(rows, columns),
+        TensorType::Q3_K => boxed::<layout::PackedQ3K>(rows, columns),
+        TensorType::Q4_K => boxed::<layout::PackedQ4K>(rows, columns),
+        TensorType::Q5_K => boxed::<layout::PackedQ5K>(rows, columns),
+        TensorType::Q6_K => boxed::<layout::PackedQ6K>(rows, columns),
+    }
+}
+
+/// As the file has it, for candle's kernels.
+fn stored_as(kind: TensorType, rows: usize, columns: usize) -> Result<Box<dyn Blocks>> {
     match kind {
         TensorType::F32 => boxed::<f32>(rows, columns),
         TensorType::F16 => boxed::<f16>(rows, columns),
