@@ -1,7 +1,6 @@
 //! Which device a model runs on, and why.
 
 use super::Options;
-#[cfg(feature = "gpu")]
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{Gpu, Options as GpuOptions};
@@ -105,6 +104,6 @@ pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
 pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
     match device {
         Device::Gpu => Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\"")),
-        Device::Auto | Device::Cpu => Ok(Box::new(crate::backend::cpu::Cpu::new())),
+        Device::Auto | Device::Cpu => Ok(Box::new(Cpu::new())),
     }
 }

@@ -128,15 +128,11 @@ pub(crate) fn parameters(header: &Header) -> u64 {
     header.tensors.iter().map(|tensor| tensor.elements()).sum()
 }
 
-/// The name of the type that holds most of a model.
+/// The type that holds most of a model.
 pub(crate) fn quantization(header: &Header) -> &'static str {
-    main_type(header).map_or("none", TensorType::name)
-}
-
-pub(super) fn main_type(header: &Header) -> Option<TensorType> {
     let mut elements: BTreeMap<TensorType, u64> = BTreeMap::new();
     for tensor in &header.tensors {
         *elements.entry(tensor.kind).or_default() += tensor.elements();
     }
-    elements.into_iter().max_by_key(|(_, count)| *count).map(|(kind, _)| kind)
+    elements.into_iter().max_by_key(|(_, count)| *count).map_or("none", |(kind, _)| kind.name())
 }
