@@ -191,6 +191,16 @@ pub trait Backend {
         None
     }
 
+    /// Threads at work, where that is known.
+    fn threads(&self) -> Option<usize> {
+        None
+    }
+
+    /// Hears that a model is loaded, and gets ready to run it.
+    fn loaded(&mut self) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Whether tokens chosen on the device spare it a wait: [`Backend::choose`] enqueues.
     fn chooses_ahead(&self) -> bool {
         false

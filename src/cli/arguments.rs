@@ -22,7 +22,7 @@ pub struct Common {
     /// Where to run: auto, gpu or cpu
     #[arg(long, global = true, default_value = "auto", value_parser = ["auto", "gpu", "cpu"])]
     pub device: String,
-    /// Threads of the CPU [default: one a core]
+    /// Threads of the CPU, up to 64 [default: the fastest number, measured]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Tokens of context, prompt and answer together [default: the model's, at most 4096]

@@ -22,13 +22,9 @@ use std::process::ExitCode;
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(threads) = cli.common.threads {
-        // SAFETY: nothing else runs yet. candle's thread pool reads this when it starts.
-        unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
-    }
     // Mesa's Vulkan layer complains on stderr where there is no desktop.
     if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: as above.
+        // SAFETY: nothing else runs yet.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
     match pollster::block_on(dispatch(&cli)) {
@@ -84,7 +80,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
 async fn load(model: &Path, common: &Common) -> Result<Engine> {
     let source = FileSource::open(model)?;
     let device: Device = common.device.parse()?;
-    let options = Options { device, context: common.ctx };
+    let options = Options { device, context: common.ctx, threads: common.threads };
     let mut bar = LoadBar::new(common.quiet);
     let engine = Engine::load(&source, &options, &mut |progress| bar.show(&progress)).await?;
     drop(bar);
@@ -92,7 +88,7 @@ async fn load(model: &Path, common: &Common) -> Result<Engine> {
         let info = engine.info();
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
         say!(
-            "{}: {} {}, {:.1} M parameters, context {} of {}, on the {} ({}); weights {:.1} MB, KV cache {:.1} MB",
+            "{}: {} {}, {:.1} M parameters, context {} of {}, on the {}{} ({}); weights {:.1} MB, KV cache {:.1} MB",
             info.name,
             info.architecture,
             info.quantization,
@@ -100,6 +96,7 @@ async fn load(model: &Path, common: &Common) -> Result<Engine> {
             info.context_length,
             info.trained_context_length,
             info.device,
+            info.threads.map_or_else(String::new, |threads| format!(" with {threads} threads")),
             info.device_reason,
             megabytes(info.memory.weights),
             megabytes(info.memory.kv_cache),

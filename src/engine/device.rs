@@ -5,6 +5,7 @@ use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{Gpu, Options as GpuOptions};
 use crate::{Error, Result};
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 /// Which device to run on.
@@ -40,16 +41,16 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub fn cpu(reason: impl Into<String>) -> Self {
-        Opened { backend: Box::new(Cpu::new()), reason: reason.into() }
+    pub fn cpu(threads: Option<NonZeroUsize>, reason: impl Into<String>) -> Self {
+        Opened { backend: Box::new(Cpu::with_threads(threads)), reason: reason.into() }
     }
 }
 
 #[cfg(feature = "gpu")]
-pub(super) async fn open(device: Device) -> Result<Opened> {
+pub(super) async fn open(device: Device, threads: Option<NonZeroUsize>) -> Result<Opened> {
     let options = GpuOptions::for_engine();
     match device {
-        Device::Cpu => Ok(Opened::cpu("asked for")),
+        Device::Cpu => Ok(Opened::cpu(threads, "asked for")),
         Device::Gpu => {
             let advice = |error: Error| Error {
                 message: format!("{}. Use the device \"cpu\"", error.message),
@@ -63,18 +64,21 @@ pub(super) async fn open(device: Device) -> Result<Opened> {
         Device::Auto => match Gpu::open(GpuOptions { hardware_only: true, ..options }).await {
             Ok(gpu) => {
                 let adapter = gpu.gpu().map_or_else(String::new, |gpu| gpu.adapter);
-                Ok(Opened::cpu(format!("the GPU ({adapter}) is used when the device \"gpu\" is asked for")))
+                Ok(Opened::cpu(
+                    threads,
+                    format!("the GPU ({adapter}) is used when the device \"gpu\" is asked for"),
+                ))
             }
-            Err(error) => Ok(Opened::cpu(error.message)),
+            Err(error) => Ok(Opened::cpu(threads, error.message)),
         },
     }
 }
 
 #[cfg(not(feature = "gpu"))]
-pub(super) async fn open(device: Device) -> Result<Opened> {
+pub(super) async fn open(device: Device, threads: Option<NonZeroUsize>) -> Result<Opened> {
     match device {
-        Device::Auto => Ok(Opened::cpu("this build has no GPU backend")),
-        Device::Cpu => Ok(Opened::cpu("asked for")),
+        Device::Auto => Ok(Opened::cpu(threads, "this build has no GPU backend")),
+        Device::Cpu => Ok(Opened::cpu(threads, "asked for")),
         Device::Gpu => {
             Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\" or \"auto\""))
         }

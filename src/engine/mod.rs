@@ -14,6 +14,7 @@ pub use info::{Info, Memory};
 pub(crate) use info::{model_name, parameters, quantization};
 pub use progress::{Meter, Progress, Stage};
 
+use crate::backend::cpu::MOST_THREADS;
 use crate::chat::{ChatTemplate, Conversation, LocalTime};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
@@ -23,6 +24,7 @@ use crate::{Code, Error, Result};
 use async_lock::Mutex;
 use device::Opened;
 use session::Session;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use web_time::{SystemTime, UNIX_EPOCH};
@@ -38,6 +40,9 @@ pub struct Options {
     /// Tokens that prompt and answer may take together; at most what the model was trained for.
     /// By default that, or 4096 where it is more.
     pub context: Option<usize>,
+    /// Threads of the CPU, from 1 to 64. By default as many of the machine's, up to 16, as a short measurement
+    /// finds to be the fastest; one in a page that is not cross-origin isolated.
+    pub threads: Option<NonZeroUsize>,
 }
 
 /// The text side of a model: all that works on a vocabulary-only file.
@@ -107,6 +112,7 @@ impl Engine {
         options: &Options,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Engine> {
+        check_threads(options.threads)?;
         let source = &ReadAhead::new(source);
         let meter = Meter::new(source.name(), source.len());
         progress(meter.at(Stage::Load, 0))?;
@@ -128,15 +134,16 @@ impl Engine {
             ))));
         }
         let context = context_size(options.context, config.trained_context)?;
+        let threads = options.threads;
         let weights: u64 = header.tensors.iter().map(|tensor| tensor.size).sum();
         let meter = Meter::new(source.name(), weights);
-        let opened = device::open(options.device).await?;
+        let opened = device::open(options.device, threads).await?;
         let mut loaded = |bytes| progress(meter.at(Stage::Load, bytes));
         let first = load_on(source, &header, &config, context, opened, &mut loaded).await;
         let (decoder, reason) = match first {
             // What the GPU cannot do the CPU may.
             Err((error, true)) if options.device == Device::Auto && of_the_device(&error) => {
-                let cpu = Opened::cpu(error.message);
+                let cpu = Opened::cpu(threads, error.message);
                 load_on(source, &header, &config, context, cpu, &mut loaded)
                     .await
                     .map_err(|(error, _)| error)?
@@ -217,6 +224,15 @@ async fn load_on(
 /// Whether it is the device that failed, and not the file, its source or the caller.
 fn of_the_device(error: &Error) -> bool {
     matches!(error.code, Code::ResourceExhausted | Code::DeviceLost | Code::UnsupportedModel | Code::Internal)
+}
+
+fn check_threads(threads: Option<NonZeroUsize>) -> Result<()> {
+    match threads {
+        Some(threads) if threads.get() > MOST_THREADS => {
+            Err(Error::invalid_argument(format!("{threads} threads; it must be from 1 to {MOST_THREADS}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn context_size(asked: Option<usize>, trained: usize) -> Result<usize> {

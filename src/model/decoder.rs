@@ -196,6 +196,7 @@ impl Decoder {
         };
         // After the weights: until those have been found, the sizes are but what a file claims.
         let buffers = Buffers::allocate(backend.as_mut(), &config)?;
+        backend.loaded().await?;
         Ok(Decoder { config, backend, context, embedding, layers, output_norm, output, buffers })
     }
 }

@@ -1,13 +1,14 @@
 //! Weight matrices in candle's block types, filled piece by piece.
 
+use super::pool::{Parts, Pool};
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use candle_core::quantized::GgmlType;
 use candle_core::quantized::k_quants::{
-    self, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K,
-    BlockQ8_0,
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0,
 };
 use half::{bf16, f16};
+use std::cell::Cell;
 
 /// A matrix in some block type.
 pub(super) trait Blocks {
@@ -15,7 +16,8 @@ pub(super) trait Blocks {
     fn write_rows(&mut self, first: usize, bytes: &[u8]) -> Result<()>;
 
     /// `out = input · Wᵀ`, where `input` is `m × k` and W is `n × k`.
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()>;
+    fn multiply(&self, pool: &Pool, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32])
+    -> Result<()>;
 
     /// Dequantizes row `index`, which has `out.len()` columns.
     fn row(&self, index: usize, out: &mut [f32]);
@@ -60,14 +62,84 @@ impl<T: PlainOldData> Blocks for Stored<T> {
         Ok(())
     }
 
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()> {
-        Ok(k_quants::matmul(mkn, input, &self.blocks, out)?)
+    /// candle's kernels, four rows of the matrix at a time, as its own `matmul` calls them.
+    fn multiply(
+        &self,
+        pool: &Pool,
+        (m, k, n): (usize, usize, usize),
+        input: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let blocks = k / T::BLCK_SIZE;
+        if (input.len(), self.blocks.len(), out.len()) != (m * k, n * blocks, m * n) {
+            return Err(Error::internal("a matrix product of the wrong size"));
+        }
+        let weights = |row: usize| &self.blocks[row * blocks..][..blocks];
+        let out = Parts::new(out);
+        with_rounded::<T::VecDotType, _>(pool, k, input, |rounded| {
+            let quads = n.div_ceil(4);
+            // Tiles of the input outside: one stays in the first-level cache while the weights pass.
+            pool.ranges(m.div_ceil(TILE) * quads, 4 * k * m.min(TILE), |range| {
+                for item in range {
+                    let (tile, first) = (item / quads, item % quads * 4);
+                    for row in tile * TILE..m.min((tile + 1) * TILE) {
+                        let input = &rounded[row * blocks..][..blocks];
+                        // SAFETY: every quad of every row is written once.
+                        let out = unsafe { out.part(row * n + first, 4.min(n - first)) };
+                        match out {
+                            [a, b, c, d] => {
+                                let [w0, w1, w2, w3] = [0, 1, 2, 3].map(|more| weights(first + more));
+                                (*a, *b, *c, *d) = T::vec_dot_4(k, w0, w1, w2, w3, input);
+                            }
+                            rest => rest
+                                .iter_mut()
+                                .enumerate()
+                                .for_each(|(more, out)| *out = T::vec_dot(k, weights(first + more), input)),
+                        }
+                    }
+                }
+            })
+        })
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
         let blocks = self.columns / T::BLCK_SIZE;
         T::to_float(&self.blocks[index * blocks..][..blocks], out);
     }
+}
+
+/// Rows of the input that go over the weights together.
+const TILE: usize = 16;
+
+/// Rounds rows of `k` numbers to the blocks that candle's kernels want, in room that is kept for the next time.
+fn with_rounded<T: GgmlType, R>(
+    pool: &Pool,
+    k: usize,
+    input: &[f32],
+    work: impl FnOnce(&[T]) -> Result<R>,
+) -> Result<R> {
+    thread_local! {
+        /// Of words, which are aligned for every type of block.
+        static ROOM: Cell<Vec<u64>> = const { Cell::new(Vec::new()) };
+    }
+    let blocks = k / T::BLCK_SIZE;
+    let count = input.len() / T::BLCK_SIZE;
+    let mut room = ROOM.take();
+    room.resize(room.len().max((count * size_of::<T>()).div_ceil(size_of::<u64>())), 0);
+    const { assert!(align_of::<T>() <= align_of::<u64>()) };
+    // SAFETY: the room is large enough, aligned, and initialized; blocks are numbers, as `PlainOldData` says.
+    let rounded = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast::<T>(), count) };
+    let parts = Parts::new(rounded);
+    pool.ranges(input.len() / k, 4 * k, |rows| {
+        for row in rows {
+            // SAFETY: each row is given out once.
+            let out = unsafe { parts.part(row * blocks, blocks) };
+            T::from_float(&input[row * k..][..k], out);
+        }
+    })?;
+    let result = work(rounded);
+    ROOM.set(room);
+    result
 }
 
 /// A matrix that is turned into F32 on its way in.
@@ -88,8 +160,14 @@ impl Blocks for Dequantized {
         Ok(())
     }
 
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()> {
-        self.stored.multiply(mkn, input, out)
+    fn multiply(
+        &self,
+        pool: &Pool,
+        mkn: (usize, usize, usize),
+        input: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        self.stored.multiply(pool, mkn, input, out)
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {

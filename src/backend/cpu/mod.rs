@@ -4,6 +4,7 @@
 
 mod blocks;
 mod ops;
+pub(crate) mod pool;
 
 use super::{
     Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Vector,
@@ -12,12 +13,17 @@ use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
-use ops::parallel_rows;
+pub use pool::MOST_THREADS;
+use pool::Pool;
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
 const PREFILL_ROWS: usize = 64;
+
+/// What a sine or an exponential takes, in multiplications.
+const SLOW: usize = 8;
 
 struct WeightMatrix {
     rows: usize,
@@ -31,9 +37,12 @@ struct Cache {
     values: Vec<f32>,
 }
 
-/// Runs models on the CPU; on every core natively, on one in a browser.
+/// Runs models on the CPU.
 #[derive(Default)]
 pub struct Cpu {
+    pool: Pool,
+    /// Whether the fastest number of threads is still to be measured.
+    tune: bool,
     dequantize: bool,
     matrices: Vec<WeightMatrix>,
     vectors: Vec<Vec<f32>>,
@@ -49,9 +58,15 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// An empty device.
+    /// An empty device that works on the caller's thread.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One with so many threads; by default, with as many of the machine's as turn out to be the fastest.
+    pub fn with_threads(threads: Option<NonZeroUsize>) -> Self {
+        let pool = Pool::new(threads.map_or_else(pool::most_threads, NonZeroUsize::get));
+        Cpu { pool, tune: threads.is_none(), ..Self::default() }
     }
 
     /// A device that holds every weight as F32 and rounds no activations: what quantized kernels,
@@ -73,7 +88,8 @@ impl Cpu {
     fn apply(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
         let matrix = &self.matrices[linear.weight.0];
         let out = &mut out[..rows * matrix.rows];
-        matrix.blocks.multiply((rows, matrix.columns, matrix.rows), &input[..rows * matrix.columns], out)?;
+        let shape = (rows, matrix.columns, matrix.rows);
+        matrix.blocks.multiply(&self.pool, shape, &input[..rows * matrix.columns], out)?;
         if let Some(bias) = linear.bias {
             let bias = &self.vectors[bias.0];
             for row in out.chunks_exact_mut(matrix.rows) {
@@ -83,18 +99,23 @@ impl Cpu {
         Ok(())
     }
 
-    fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) {
-        ops::rms_norm(input, &self.vectors[norm.scale.0], norm.epsilon, out);
+    fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) -> Result<()> {
+        let scale = &self.vectors[norm.scale.0];
+        let width = scale.len();
+        self.pool.rows(out, width, 2 * width, |row, out| {
+            out.copy_from_slice(&input[row * width..][..width]);
+            ops::rms_norm(out, scale, norm.epsilon);
+        })
     }
 
     /// The rows of `input` normed, in a scratch vector that the caller hands back.
-    fn normed(&mut self, norm: &Norm, rows: Range<usize>, input: Buffer) -> Vec<f32> {
+    fn normed(&mut self, norm: &Norm, rows: Range<usize>, input: Buffer) -> Result<Vec<f32>> {
         let width = self.vectors[norm.scale.0].len();
         let mut scratch = std::mem::take(&mut self.scratch);
         resize(&mut scratch, rows.len() * width);
         let input = &self.buffers[input.0][rows.start * width..rows.end * width];
-        self.norm(norm, input, &mut scratch[..rows.len() * width]);
-        scratch
+        self.norm(norm, input, &mut scratch[..rows.len() * width])?;
+        Ok(scratch)
     }
 }
 
@@ -121,6 +142,17 @@ impl Backend for Cpu {
 
     fn prefill_rows(&self) -> usize {
         PREFILL_ROWS
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(self.pool.threads())
+    }
+
+    fn loaded(&mut self) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            self.pool.started().await;
+            if self.tune { self.pool.tune() } else { Ok(()) }
+        })
     }
 
     fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
@@ -176,7 +208,7 @@ impl Backend for Cpu {
     }
 
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
-        let input = self.normed(norm, 0..rows, x);
+        let input = self.normed(norm, 0..rows, x)?;
         for (linear, buffer) in outputs {
             let mut out = self.take(*buffer);
             self.apply(linear, rows, &input, &mut out)?;
@@ -203,7 +235,7 @@ impl Backend for Cpu {
         match norm {
             Some(norm) => {
                 let normed_rows = &mut normed_rows[..rows * width];
-                self.norm(norm, projected_rows, normed_rows);
+                self.norm(norm, projected_rows, normed_rows)?;
                 ops::add(&mut x_values, normed_rows);
             }
             None => ops::add(&mut x_values, projected_rows),
@@ -227,13 +259,13 @@ impl Backend for Cpu {
         for (buffer, width, index) in [(q, q_width, 0), (k, kv_width, 1)] {
             let mut values = self.take(buffer);
             let used = &mut values[..rows * width];
-            if let Some(norms) = norms {
-                let scale = &self.vectors[norms[index].scale.0];
-                ops::rms_norm_in_place(used, scale, norms[index].epsilon);
-            }
-            for (row, values) in used.chunks_exact_mut(width).enumerate() {
+            self.pool.rows(used, width, SLOW * width, |row, values| {
+                if let Some(norms) = norms {
+                    let scale = &self.vectors[norms[index].scale.0];
+                    ops::rms_norm(values, scale, norms[index].epsilon);
+                }
                 ops::rotate(values, heads.size, position + row, rope);
-            }
+            })?;
             self.put(buffer, values);
         }
         let Cache { keys, values } = &mut self.caches[cache.0];
@@ -256,12 +288,14 @@ impl Backend for Cpu {
         let heads = attention.heads;
         let queries = &self.buffers[q.0];
         let Cache { keys, values } = &self.caches[cache.0];
-        parallel_rows(&mut out_values[..rows * heads.query * heads.size], heads.size, |index, out| {
+        let attended = &mut out_values[..rows * heads.query * heads.size];
+        let cost = 2 * heads.size * (position + rows);
+        self.pool.rows(attended, heads.size, cost, |index, out| {
             let (row, head) = (index / heads.query, index % heads.query);
             let query = &queries[index * heads.size..][..heads.size];
             let kv_head = head / (heads.query / heads.kv);
             ops::attend(query, keys, values, kv_head, position + row, attention, out);
-        });
+        })?;
         self.put(out, out_values);
         Ok(())
     }
@@ -276,16 +310,16 @@ impl Backend for Cpu {
         out: Buffer,
     ) -> Result<()> {
         let width = self.matrices[gate.weight.0].rows;
-        let input = self.normed(norm, 0..rows, x);
+        let input = self.normed(norm, 0..rows, x)?;
         let mut gated = self.take(out);
         let mut upped = std::mem::take(&mut self.scratch_up);
         resize(&mut upped, rows * width);
         self.apply(gate, rows, &input, &mut gated)?;
         self.apply(up, rows, &input, &mut upped)?;
         let used = &mut gated[..rows * width];
-        parallel_rows(used, width, |row, gated| {
+        self.pool.rows(used, width, SLOW * width, |row, gated| {
             ops::gate(gated, &upped[row * width..][..width], activation);
-        });
+        })?;
         self.scratch = input;
         self.scratch_up = upped;
         self.put(out, gated);
@@ -301,7 +335,7 @@ impl Backend for Cpu {
         softcap: Option<f32>,
         out: Buffer,
     ) -> Result<()> {
-        let input = self.normed(norm, row..row + 1, x);
+        let input = self.normed(norm, row..row + 1, x)?;
         let mut scores = self.take(out);
         self.apply(head, 1, &input, &mut scores)?;
         if let Some(cap) = softcap {

@@ -29,12 +29,7 @@ fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
 }
 
 /// Norms each run of `scale.len()` numbers.
-pub(super) fn rms_norm(input: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32]) {
-    out.copy_from_slice(input);
-    rms_norm_in_place(out, scale, epsilon);
-}
-
-pub(super) fn rms_norm_in_place(values: &mut [f32], scale: &[f32], epsilon: f32) {
+pub(super) fn rms_norm(values: &mut [f32], scale: &[f32], epsilon: f32) {
     for row in values.chunks_exact_mut(scale.len()) {
         let mean_square = dot(row, row) / row.len() as f32;
         let factor = 1.0 / (mean_square + epsilon).sqrt();
@@ -109,22 +104,3 @@ fn gelu(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)).tanh())
 }
-
-/// Calls `work(index, piece)` for each `width` numbers of `out`, on every core.
-pub(super) fn parallel_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    let pieces = out.len() / width;
-    let start = SendPointer(out.as_mut_ptr());
-    candle_core::utils::barrier_pool().execute_chunked(pieces, |range| {
-        let start = &start;
-        for index in range {
-            // SAFETY: pieces lie within `out` and do not overlap, and the pool gives each index
-            // to one worker and returns when all are done.
-            let piece = unsafe { std::slice::from_raw_parts_mut(start.0.add(index * width), width) };
-            work(index, piece);
-        }
-    });
-}
-
-struct SendPointer(*mut f32);
-// SAFETY: see `parallel_rows`.
-unsafe impl Sync for SendPointer {}
