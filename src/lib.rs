@@ -12,6 +12,7 @@
 //! ```
 //!
 //! - [`store`] reads a model file by range: a path, memory, a browser's `File`, an address.
+//! - [`http`] is the one seam to the network.
 //! - [`model`] reads the header ([`model::gguf`]), what varies between families
 //!   ([`model::Config`]), and holds the transformer ([`model::Decoder`]).
 //! - [`backend`] is what a device must be able to do, the CPU, and the GPU through wgpu.
@@ -44,6 +45,7 @@ pub mod chat;
 pub mod cli;
 pub mod engine;
 mod error;
+pub mod http;
 pub mod model;
 pub mod openai;
 pub mod sampling;

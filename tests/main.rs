@@ -8,6 +8,7 @@ mod edit;
 mod engine;
 mod fixtures;
 mod gguf;
+mod hub;
 mod template;
 mod tokenizer;
 

@@ -176,6 +176,11 @@ export interface EngineInfo {
   device: "cpu" | "gpu";
   /** Why this device. */
   deviceReason: string;
+  /** Threads of the CPU, where that is the device. */
+  threads?: number;
+  /** The file that runs, and why not the other one. */
+  wasm: "candlewick.wasm" | "candlewick-threads.wasm";
+  wasmReason: string;
   /** The GPU and how it is used, where that is the device. */
   gpu?: { adapter: string; backend: string; features: string[]; variants: string[] };
   /** Bytes. */
@@ -206,12 +211,16 @@ export interface LoadOptions {
   device?: Device;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
   contextLength?: number;
+  /** Threads of the CPU, from 1 to 64; more than 1 need a cross-origin isolated page. Default: measured. */
+  threads?: number;
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
   /** Where the Worker's script is, when a bundler or a CDN has moved it. */
   workerURL?: string | URL;
   /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
   wasmURL?: string | URL;
+  /** The same for the file with threads. Without it, a page that gives `wasmURL` has no threads. */
+  threadsWasmURL?: string | URL;
 }
 
 export interface RequestOptions {

@@ -1,7 +1,7 @@
 //! What a device must be able to do: about a dozen fused operations over opaque buffers.
 //!
 //! The decoder is written once against [`Backend`]. Calls enqueue work and do not wait for it;
-//! [`Backend::read`] is the only one that does. Handles are plain numbers, so that a device that
+//! only those that give a future do. Handles are plain numbers, so that a device that
 //! was lost can be built anew behind the same handles.
 //!
 //! Activations are f32, row-major, one row a token: a buffer of `rows × width`.
@@ -124,6 +124,41 @@ impl Tokens<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What to look up in many scores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// How many of the highest; from 1 to [`Wanted::MOST`].
+    pub count: usize,
+    /// Places whose scores to give, whatever they are; at most [`Wanted::MOST`].
+    pub places: Vec<u32>,
+    /// Whether [`Top::sum`] is of interest.
+    pub sum: bool,
+}
+
+impl Wanted {
+    /// Beyond it, reading all scores costs little more.
+    pub const MOST: usize = 512;
+}
+
+/// The highest of many scores, and what a sampler has to know of the others.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Top {
+    /// (place, score), the highest first, of equals the first place.
+    pub best: Vec<(u32, f32)>,
+    /// The scores at the places that were asked for.
+    pub picked: Vec<f32>,
+    /// `Σ exp(score − highest score)` over all scores, where it was asked for.
+    pub sum: f64,
+    /// Whether no score is NaN or +∞; otherwise nothing else here counts.
+    pub finite: bool,
+}
+
+impl Top {
+    /// How far [`Top::sum`] may be off, as a share of it. WGSL lets `exp(x)` err by 3 + 2·|x| units in the
+    /// last place.
+    pub const SUM_ERROR: f64 = 1e-4;
 }
 
 /// What a model will ask of a device.
@@ -296,6 +331,15 @@ pub trait Backend {
 
     /// The oldest choice that was not read yet. Reading each one a step late keeps the device busy.
     fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>>;
+
+    /// The highest of `len` scores, and what else is wanted. The scores stay where they are.
+    fn top_k<'a>(
+        &'a mut self,
+        scores: Buffer,
+        len: usize,
+        wanted: &'a Wanted,
+        out: &'a mut Top,
+    ) -> LocalBoxFuture<'a, Result<()>>;
 
     /// The first `len` numbers of `buffer`, row by row, once everything enqueued has run.
     fn read<'a>(

@@ -2,6 +2,7 @@
 
 use super::stop::StopMatcher;
 use super::{Language, Session};
+use crate::backend::Top;
 use crate::chat::Conversation;
 use crate::sampling::{Sampler, Sampling};
 use crate::text::Detokenizer;
@@ -219,6 +220,7 @@ impl Start {
             processed: cached,
             prompt_logits: Vec::new(),
             logits: Vec::new(),
+            top: Top::default(),
             answer,
             ahead,
             arrived: None,
@@ -286,7 +288,10 @@ pub struct Generation {
     processed: usize,
     /// What follows the prompt, kept while more than one answer is to come.
     prompt_logits: Vec<f32>,
+    /// What follows, where all of it was read.
     logits: Vec<f32>,
+    /// The likeliest of what follows, where no more was read.
+    top: Top,
     answer: Answer,
     /// The device chooses the tokens, and works on the next step while one is on its way here.
     ahead: bool,
@@ -327,12 +332,11 @@ impl Generation {
                 self.session.choose(last_row, self.language.tokenizer.len())?;
                 self.arrived = Some(self.choice_ahead().await?);
             }
-            true => {
+            true if self.settings.choices > 1 => {
                 self.session.decoder.logits(last_row, &mut self.logits).await?;
-                if self.settings.choices > 1 {
-                    self.prompt_logits.clone_from(&self.logits);
-                }
+                self.prompt_logits.clone_from(&self.logits);
             }
+            true => self.read_scores(last_row).await?,
         }
         Ok(Event::Prompt { processed: end, total })
     }
@@ -355,11 +359,28 @@ impl Generation {
         if let Some(token) = self.answer.pending.take() {
             let position = self.prompt.len() + self.answer.tokens - 1;
             self.session.forward(&[token], position)?;
-            self.session.decoder.logits(0, &mut self.logits).await?;
+            self.read_scores(0).await?;
+        }
+        if self.logits.is_empty() {
+            if let Some(token) = self.answer.sampler.sample_top(&self.top)? {
+                return Ok(token);
+            }
+            self.session.decoder.scores(&mut self.logits).await?;
         }
         // Some models have more rows than their vocabulary has tokens.
         let vocabulary = self.language.tokenizer.len();
         self.answer.sampler.sample(&mut self.logits[..vocabulary])
+    }
+
+    /// Reads as much of what follows row `row` as the sampler wants.
+    async fn read_scores(&mut self, row: usize) -> Result<()> {
+        let decoder = &mut self.session.decoder;
+        decoder.score(row)?;
+        self.logits.clear();
+        match self.answer.sampler.wanted() {
+            Some(wanted) => decoder.top_k(self.language.tokenizer.len(), &wanted, &mut self.top).await,
+            None => decoder.scores(&mut self.logits).await,
+        }
     }
 
     /// Whether an answer of `tokens` tokens can have no more.

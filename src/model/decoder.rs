@@ -4,7 +4,7 @@ use super::config::Config;
 use super::gguf::Header;
 use super::loader::{Loader, Progress};
 use crate::backend::{
-    Attention, Backend, Buffer, KernelTime, KvCache, Linear, Matrix, Needs, Norm, Rope, Tokens,
+    Attention, Backend, Buffer, KernelTime, KvCache, Linear, Matrix, Needs, Norm, Rope, Tokens, Top, Wanted,
 };
 use crate::store::Source;
 use crate::{Error, Result};
@@ -114,20 +114,35 @@ impl Decoder {
 
     /// The scores of what follows row `row` of the last step: v numbers in `out`.
     pub async fn logits(&mut self, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        self.score(row)?;
+        self.scores(out).await
+    }
+
+    /// Computes the scores of what follows row `row` of the last step. They are there for
+    /// [`Decoder::scores`] and [`Decoder::top_k`] until the next are computed.
+    pub fn score(&mut self, row: usize) -> Result<()> {
         let Buffers { x, logits, .. } = self.buffers;
         let softcap = self.config.logit_softcap;
-        self.backend.logits(row, x, &self.output_norm, &self.output, softcap, logits)?;
-        self.backend.read(logits, self.config.vocabulary, out).await
+        self.backend.logits(row, x, &self.output_norm, &self.output, softcap, logits)
+    }
+
+    /// All scores, v numbers in `out`.
+    pub async fn scores(&mut self, out: &mut Vec<f32>) -> Result<()> {
+        self.backend.read(self.buffers.logits, self.config.vocabulary, out).await
+    }
+
+    /// The highest scores of the first `candidates` tokens.
+    pub async fn top_k(&mut self, candidates: usize, wanted: &Wanted, out: &mut Top) -> Result<()> {
+        let candidates = candidates.min(self.config.vocabulary);
+        self.backend.top_k(self.buffers.logits, candidates, wanted, out).await
     }
 
     /// Chooses what follows row `row` of the last step: the token with the highest score among the
     /// first `candidates`. It is there for [`Decoder::forward_chosen`] at once, and for
     /// [`Decoder::chosen`] later.
     pub fn choose(&mut self, row: usize, candidates: usize) -> Result<()> {
-        let Buffers { x, logits, .. } = self.buffers;
-        let softcap = self.config.logit_softcap;
-        self.backend.logits(row, x, &self.output_norm, &self.output, softcap, logits)?;
-        self.backend.choose(logits, candidates.min(self.config.vocabulary))
+        self.score(row)?;
+        self.backend.choose(self.buffers.logits, candidates.min(self.config.vocabulary))
     }
 
     /// The oldest choice that was not read yet. A loop that begins the next step before it reads

@@ -8,6 +8,7 @@
 //! computes them in software, rather than whatever the platform's own library gives.
 
 mod settings;
+mod top;
 
 pub use settings::Sampling;
 
@@ -97,9 +98,7 @@ impl Sampler {
             return Err(Error::internal(format!("{} logits for {} tokens", logits.len(), self.vocabulary)));
         }
         if logits.iter().any(|&logit| logit.is_nan() || logit == f32::INFINITY) {
-            return Err(Error::corrupt_model(
-                "the model gave a logit that is not a finite number: its weights are damaged",
-            ));
+            return Err(not_finite());
         }
         self.adjust(logits);
         if self.settings.temperature == 0.0 {
@@ -117,17 +116,33 @@ impl Sampler {
 
     /// Adds the biases and applies the penalties.
     fn adjust(&self, logits: &mut [f32]) {
+        for id in self.touched() {
+            logits[id as usize] = self.adjusted(id, logits[id as usize]);
+        }
+    }
+
+    /// The tokens that biases and penalties touch, in order.
+    fn touched(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> =
+            self.settings.logit_bias.keys().chain(self.window.counts.keys()).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// A token's logit with its bias and penalties.
+    fn adjusted(&self, id: u32, mut logit: f32) -> f32 {
         // Extreme settings may overflow; infinite logits would make NaN probabilities.
         let bounded = |logit: f32| logit.min(f32::MAX);
-        for (&id, bias) in &self.settings.logit_bias {
-            logits[id as usize] = bounded(logits[id as usize] + bias);
+        if let Some(bias) = self.settings.logit_bias.get(&id) {
+            logit = bounded(logit + bias);
         }
-        let Sampling { repeat_penalty, presence_penalty, frequency_penalty, .. } = self.settings;
-        for (&id, &count) in &self.window.counts {
-            let logit = &mut logits[id as usize];
-            *logit = if *logit <= 0.0 { *logit * repeat_penalty } else { *logit / repeat_penalty };
-            *logit = bounded(*logit - (count as f32 * frequency_penalty + presence_penalty));
+        if let Some(&count) = self.window.counts.get(&id) {
+            let Sampling { repeat_penalty, presence_penalty, frequency_penalty, .. } = self.settings;
+            logit = if logit <= 0.0 { logit * repeat_penalty } else { logit / repeat_penalty };
+            logit = bounded(logit - (count as f32 * frequency_penalty + presence_penalty));
         }
+        logit
     }
 
     /// Makes the candidates: all possible tokens in the order of their ids, or the `top_k` most likely.
@@ -202,13 +217,17 @@ impl Sampler {
 
     /// Drops tokens less than `min_p` times as likely as the likeliest.
     fn min_p(&mut self) {
-        let min_p = self.settings.min_p;
-        if min_p <= 0.0 {
+        if self.settings.min_p <= 0.0 {
             return;
         }
-        let highest = self.candidates.iter().fold(f32::NEG_INFINITY, |highest, c| highest.max(c.logit));
-        let lowest = highest + libm::logf(min_p);
+        let lowest = self.min_p_limit();
         self.candidates.retain(|candidate| candidate.logit >= lowest);
+    }
+
+    /// The lowest logit that [`Sampler::min_p`] keeps.
+    fn min_p_limit(&self) -> f32 {
+        let highest = self.candidates.iter().fold(f32::NEG_INFINITY, |highest, c| highest.max(c.logit));
+        highest + libm::logf(self.settings.min_p)
     }
 
     /// Draws by the probabilities at the temperature. One call takes 64 bits from the generator.
@@ -228,6 +247,10 @@ impl Sampler {
         }
         chosen.ok_or_else(no_candidate)
     }
+}
+
+fn not_finite() -> Error {
+    Error::corrupt_model("the model gave a logit that is not a finite number: its weights are damaged")
 }
 
 fn no_candidate() -> Error {

@@ -250,3 +250,65 @@ fn settings_are_checked_by_name() {
     assert_eq!(serde_json::from_str::<Sampling>(r#"{"logit_bias": null}"#).unwrap(), Sampling::default());
     assert!(serde_json::from_str::<Sampling>(r#"{"logit_bias": {"x": 1}}"#).is_err());
 }
+
+/// Drawing from the likeliest tokens gives what drawing from all gives, wherever it gives anything.
+#[test]
+fn the_likeliest_tokens_suffice() {
+    let mut rng = ChaCha8Rng::seed_from_u64(17);
+    let mut pick = |choices: &[f32]| choices[rng.next_u32() as usize % choices.len()];
+    let (mut sufficed, mut asked) = ([0; 4], [0; 4]);
+    for round in 0..1500u64 {
+        let vocabulary = [1, 7, 300, 5000][round as usize % 4];
+        let mut noise = ChaCha8Rng::seed_from_u64(round);
+        let biases = (0..pick(&[0.0, 0.0, 3.0, 40.0]) as usize)
+            .map(|_| (noise.next_u32() % vocabulary as u32, pick(&[-100.0, -3.0, 0.5, 4.0, 60.0])))
+            .collect();
+        let settings = Sampling {
+            temperature: pick(&[0.0, 0.3, 1.0, 1.7]),
+            top_k: pick(&[0.0, 0.0, 1.0, 40.0, 200.0]) as u32,
+            top_p: pick(&[0.0, 0.3, 0.9, 0.99, 1.0, 1.0]),
+            min_p: pick(&[0.0, 0.0, 0.02, 0.3, 1.0]),
+            typical_p: pick(&[0.2, 0.9, 1.0, 1.0, 1.0]),
+            repeat_penalty: pick(&[1.0, 1.3]),
+            presence_penalty: pick(&[0.0, 0.0, 1.0]),
+            frequency_penalty: pick(&[0.0, -0.5, 0.7]),
+            logit_bias: biases,
+            seed: Some(round),
+            ..Sampling::default()
+        };
+        let mut whole = Sampler::new(&settings, vocabulary).unwrap();
+        (0..30).for_each(|_| whole.accept(noise.next_u32() % vocabulary as u32));
+        let mut from_top = whole.clone();
+        // Real models are mostly sure of themselves.
+        let sharper = pick(&[1.0, 3.0]);
+        let scores: Vec<f32> = logits(&mut noise, vocabulary).iter().map(|logit| logit * sharper).collect();
+        let kind = match &settings {
+            Sampling { temperature: 0.0, .. } => 0,
+            Sampling { top_k, .. } if *top_k > 0 => 1,
+            Sampling { top_p, .. } if *top_p < 1.0 => 2,
+            _ => 3,
+        };
+        let Some(wanted) = from_top.wanted() else {
+            assert!(kind >= 2, "{settings:?}");
+            continue;
+        };
+        asked[kind] += 1;
+        let mut top = crate::backend::Top::default();
+        crate::backend::cpu::top_k(&scores, &wanted, &mut top);
+        for _ in 0..3 {
+            let Some(token) = from_top.sample_top(&top).unwrap() else { break };
+            sufficed[kind] += 1;
+            assert_eq!(token, whole.sample(&mut scores.clone()).unwrap(), "{settings:?}");
+            whole.accept(token);
+            from_top.accept(token);
+            if from_top.wanted().as_ref() != Some(&wanted) {
+                break;
+            }
+        }
+        assert!(kind >= 2 || sufficed[kind] >= asked[kind], "{settings:?}");
+    }
+    assert!(
+        (0..4).all(|kind| sufficed[kind] > asked[kind] / 3 && asked[kind] > 50),
+        "{sufficed:?} of {asked:?}"
+    );
+}

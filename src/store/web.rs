@@ -1,13 +1,13 @@
 //! Files of the browser: what the user picked, and addresses.
 
 use super::Source;
+use crate::http::{self, Request, Response};
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
-use gloo_net::http::{Request, Response};
-use js_sys::{Reflect, Uint8Array};
-use wasm_bindgen::{JsCast, JsValue};
+use js_sys::Uint8Array;
+use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{Blob, ReadableStreamDefaultReader};
+use web_sys::Blob;
 
 /// A `Blob` or `File`, read by range.
 pub struct BlobSource {
@@ -74,34 +74,27 @@ pub async fn open_url(url: &str, progress: &mut DownloadProgress<'_>) -> Result<
 }
 
 /// Reads an answer to its end.
-async fn collect(response: Response, name: &str, progress: &mut DownloadProgress<'_>) -> Result<Blob> {
-    let broken = |_: JsValue| Error::network(format!("{name}: the connection broke off"));
-    let total = response.headers().get("content-length").and_then(|total| total.parse().ok());
+async fn collect(mut response: Response, name: &str, progress: &mut DownloadProgress<'_>) -> Result<Blob> {
+    let total = response.header("content-length").and_then(|total| total.parse().ok());
     let parts = js_sys::Array::new();
     let mut loaded = 0;
-    if let Some(body) = response.body() {
-        let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
-        loop {
-            let step = JsFuture::from(reader.read()).await.map_err(broken)?;
-            let chunk = Reflect::get(&step, &"value".into()).map_err(broken)?;
-            let Some(chunk) = chunk.dyn_ref::<Uint8Array>() else { break };
-            loaded += u64::from(chunk.length());
-            parts.push(chunk);
-            progress(name, loaded, total)?;
-        }
+    while let Some(chunk) = response.chunk().await? {
+        loaded += chunk.len() as u64;
+        parts.push(&Uint8Array::from(chunk.as_slice()));
+        progress(name, loaded, total)?;
     }
-    Blob::new_with_u8_array_sequence(&parts).map_err(broken)
+    Blob::new_with_u8_array_sequence(&parts)
+        .map_err(|error| Error::resource_exhausted(format!("{name}: {}", describe(&error))))
 }
 
 impl UrlSource {
     fn new(url: &str, name: String, response: &Response) -> Result<UrlSource> {
         let len = response
-            .headers()
-            .get("content-range")
+            .header("content-range")
             .and_then(|range| range.rsplit_once('/')?.1.parse().ok())
             .ok_or_else(|| {
-                Error::network(format!("{name}: the server answers ranges but does not say the file's size"))
-            })?;
+            Error::network(format!("{name}: the server answers ranges but does not say the file's size"))
+        })?;
         Ok(UrlSource { name, url: url.to_owned(), len })
     }
 }
@@ -124,7 +117,7 @@ impl Source for UrlSource {
             if response.status() != 206 {
                 return Err(Error::network(format!("{}: the server stopped answering ranges", self.name)));
             }
-            let bytes = response.binary().await.map_err(|error| failed(&self.name, error))?;
+            let bytes = response.bytes(len).await.map_err(|error| error.context(&self.name))?;
             exactly(bytes, len, &self.name, offset)
         })
     }
@@ -137,12 +130,8 @@ fn file_name(url: &str) -> String {
 }
 
 async fn get(url: &str, name: &str, offset: u64, len: usize) -> Result<Response> {
-    let last = offset + len as u64 - 1;
-    let response = Request::get(url)
-        .header("Range", &format!("bytes={offset}-{last}"))
-        .send()
-        .await
-        .map_err(|error| failed(name, error))?;
+    let request = Request::get(url).range(offset, len as u64);
+    let response = http::send(request).await.map_err(|error| error.context(name))?;
     match response.status() {
         200 | 206 => Ok(response),
         // An empty file has no first byte.
@@ -154,10 +143,6 @@ async fn get(url: &str, name: &str, offset: u64, len: usize) -> Result<Response>
         ))),
         status => Err(Error::network(format!("{name}: the server answered {status}"))),
     }
-}
-
-fn failed(name: &str, error: gloo_net::Error) -> Error {
-    Error::network(format!("{name}: {error}. Is the server reachable, and does it allow this page (CORS)?"))
 }
 
 fn exactly(bytes: Vec<u8>, len: usize, name: &str, offset: u64) -> Result<Vec<u8>> {

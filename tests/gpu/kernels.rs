@@ -4,9 +4,10 @@ use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
 use candlewick::backend::{
     Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, RopePairing, Tokens,
-    Vector,
+    Top, Vector, Wanted,
 };
 use candlewick::model::gguf::TensorType;
+use candlewick::sampling::{Sampler, Sampling};
 use half::{bf16, f16};
 
 const TYPES: &[TensorType] = &[
@@ -37,7 +38,20 @@ fn variants() -> Vec<(&'static str, Options)> {
         ("no subgroups", without("subgroups")),
         ("least limits", Options { least_limits: true, ..default.clone() }),
         ("small bindings", Options { max_binding: Some(4 << 20), ..default.clone() }),
+        ("exact half", Options { exact_half: Some(true), ..default.clone() }),
+        ("least device", least_device()),
     ]
+}
+
+/// What every WebGPU device can do, and no more: its limits, and none of its features.
+pub fn least_device() -> Options {
+    let features = ["f16", "subgroups", "timestamps", "dp4a"];
+    Options {
+        disable: features.map(str::to_owned).into(),
+        least_limits: true,
+        exact_half: Some(true),
+        ..Options::from_env()
+    }
 }
 
 /// xorshift64*
@@ -189,8 +203,8 @@ fn columns(kind: TensorType) -> &'static [usize] {
     }
 }
 
-const ROWS: &[usize] = &[1, 31, 33, 65, 127, 257];
-const TOKENS: &[usize] = &[1, 2, 3, 4, 7, 8, 9, 31, 65];
+const ROWS: &[usize] = &[1, 31, 33, 63, 65, 127, 257];
+const TOKENS: &[usize] = &[1, 2, 3, 4, 7, 8, 9, 31, 33, 63, 65, 127, 257];
 const SUMS: f32 = 2e-5;
 
 fn products(kind: TensorType) {
@@ -271,6 +285,30 @@ products! {
     q4_k Q4_K,
     q5_k Q5_K,
     q6_k Q6_K,
+}
+
+/// One token through matrices of every number of rows and of columns, as decoding has it.
+#[test]
+fn rows_and_columns() {
+    let mut pair = Pair::new("default", &Options::from_env());
+    for &kind in TYPES {
+        for &columns in columns(kind).iter().filter(|&&columns| columns < 1000 || !crate::short()) {
+            for rows in [1, 31, 33, 63, 65, 127, 257, 4097] {
+                // One large side at a time.
+                if rows * columns > 2 << 20 {
+                    continue;
+                }
+                pair.what = format!("{kind:?}, {rows} rows, {columns} columns");
+                let x = pair.filled(1, columns);
+                let norm = pair.norm(columns);
+                let linear = pair.linear(kind, rows, columns);
+                let out = pair.empty(1, rows);
+                pair.both(|b| b.project(1, x, &norm, &[(linear, out)]).unwrap());
+                // A single sum may cancel out, and then nothing says what its terms were.
+                pair.compare("project", out, rows, if rows == 1 { 100.0 * SUMS } else { SUMS });
+            }
+        }
+    }
 }
 
 /// A matrix of several megabytes where one binding may have one.
@@ -383,12 +421,14 @@ fn attention() {
         attend(&mut pair, test, &[1, 1, 5, 33, 127, 1, 65, 63, 1, 1], 5e-3);
     }
     attend(&mut pair, &tests[1], &[512, 512, 512, 1, 1], 5e-3);
+    // Long enough for many splits of the keys.
+    attend(&mut pair, &tests[0], &[512, 512, 512, 512, 512, 512, 512, 512, 1, 1, 3], 5e-3);
 }
 
 #[test]
 fn choose() {
     let mut pair = Pair::new("default", &Options::from_env());
-    for len in [1, 2, 31, 257, 4097, 50_000, 151_936] {
+    for len in [1, 2, 31, 33, 63, 65, 127, 257, 4097, 50_000, 151_936] {
         let table = pair.matrix(TensorType::F32, 3, len);
         let scores = pair.empty(1, len);
         for row in 0..3 {
@@ -401,4 +441,113 @@ fn choose() {
         pair.both(|b| b.choose(scores, len).unwrap());
         assert_eq!(pair.both(|b| pollster::block_on(b.chosen()).unwrap()), 0);
     }
+}
+
+#[test]
+fn top_k() {
+    let mut pair = Pair::new("default", &Options::from_env());
+    for len in [1, 2, 31, 33, 63, 65, 127, 257, 1023, 1025, 4097, 50_000, 151_936] {
+        let table = pair.matrix(TensorType::F32, 2, len);
+        // Many equal ones, both zeros, and −∞.
+        let values: Vec<f32> =
+            (0..len).map(|i| [3.0, 0.0, -0.0, f32::NEG_INFINITY, -2.5][i * 7 % 5]).collect();
+        pair.both(|b| {
+            b.write_rows(table, 1, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()).unwrap()
+        });
+        let scores = pair.empty(1, len);
+        for (row, scale) in [(0, 1.0), (0, 100.0), (1, 1.0)] {
+            pair.both(|b| b.embed(Tokens::Known(&[row]), table, scale, scores).unwrap());
+            for count in [1, 2, 40, 200, 512] {
+                let places: Vec<u32> = (0..count as u32 - 1).map(|i| i * 7919 % len as u32).collect();
+                let wanted = Wanted { count, places, sum: true };
+                let [mut expected, mut found] = [Top::default(), Top::default()];
+                pollster::block_on(pair.cpu.top_k(scores, len, &wanted, &mut expected)).unwrap();
+                pollster::block_on(pair.gpu.top_k(scores, len, &wanted, &mut found)).unwrap();
+                let what = format!("{count} of {len}, row {row} times {scale}");
+                assert_eq!(expected.best, found.best, "{what}");
+                assert_eq!(expected.picked, found.picked, "{what}");
+                let difference = (expected.sum - found.sum).abs();
+                assert!(
+                    difference <= Top::SUM_ERROR / 10.0 * expected.sum,
+                    "{what}: {expected:?}, {found:?}"
+                );
+                assert!(expected.finite && found.finite);
+            }
+        }
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+            pair.both(|b| {
+                let mut row = vec![0.0; len];
+                row[len / 2] = bad;
+                b.write_rows(table, 0, &row.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+                    .unwrap();
+                b.embed(Tokens::Known(&[0]), table, 1.0, scores).unwrap();
+                let mut top = Top::default();
+                let wanted = Wanted { count: 3, places: Vec::new(), sum: true };
+                pollster::block_on(b.top_k(scores, len, &wanted, &mut top)).unwrap();
+                assert!(!top.finite, "{bad} among {len}");
+            });
+        }
+    }
+}
+
+/// Settings of every kind, drawn from all scores and from the top that the device found: the same tokens.
+#[test]
+fn sampling_from_the_top() {
+    let mut pair = Pair::new("default", &Options::from_env());
+    let len = 50_001;
+    let table = pair.matrix(TensorType::F32, 8, len);
+    let scores = pair.empty(1, len);
+    let base = || Sampling { temperature: 1.1, seed: Some(5), ..Sampling::default() };
+    let penalties = |settings| Sampling { repeat_penalty: 1.2, frequency_penalty: 0.3, ..settings };
+    let bias = |settings| Sampling { logit_bias: [(7, 3.0), (40_000, -9.0)].into(), ..settings };
+    let plain = [
+        Sampling { temperature: 0.0, ..base() },
+        Sampling { top_k: 1, ..base() },
+        Sampling { top_k: 40, ..base() },
+        Sampling { top_k: 400, top_p: 0.9, min_p: 0.01, ..base() },
+        Sampling { top_k: 100, typical_p: 0.5, ..base() },
+        Sampling { top_p: 0.9, ..base() },
+        Sampling { top_p: 0.5, min_p: 0.05, ..base() },
+        Sampling { min_p: 0.1, ..base() },
+        Sampling { min_p: 0.0001, ..base() },
+        base(),
+    ];
+    let (mut sufficed, mut not) = (0, 0);
+    for settings in plain.clone().into_iter().chain(plain.clone().map(penalties)).chain(plain.map(bias)) {
+        let mut whole = Sampler::new(&settings, len).unwrap();
+        let mut from_top = whole.clone();
+        for step in 0..24 {
+            // From flat to sharp.
+            let scale = [5.0, 2000.0, 20_000.0][step % 3];
+            pair.gpu.embed(Tokens::Known(&[step as u32 % 8]), table, scale, scores).unwrap();
+            let mut all = Vec::new();
+            let mut top = Top::default();
+            pollster::block_on(async {
+                if let Some(wanted) = from_top.wanted() {
+                    pair.gpu.top_k(scores, len, &wanted, &mut top).await.unwrap();
+                }
+                pair.gpu.read(scores, len, &mut all).await.unwrap();
+            });
+            let token = whole.sample(&mut all.clone()).unwrap();
+            let early = match from_top.wanted() {
+                Some(_) => from_top.sample_top(&top).unwrap(),
+                None => None,
+            };
+            match early {
+                Some(early) => {
+                    assert_eq!(early, token, "{settings:?}, step {step}");
+                    sufficed += 1;
+                }
+                None => {
+                    assert_eq!(settings.top_k, 0, "{settings:?}, step {step}");
+                    assert_eq!(from_top.sample(&mut all).unwrap(), token);
+                    not += 1;
+                }
+            }
+            whole.accept(token);
+            from_top.accept(token);
+        }
+    }
+    println!("the top sufficed {sufficed} times, {not} times not");
+    assert!(sufficed > 400 && not > 50);
 }

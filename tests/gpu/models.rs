@@ -1,8 +1,14 @@
 //! Whole models on the GPU against the CPU's reference, and the published story.
 
-use crate::fixtures::{all_logits, decoder, json, kl_divergence, tokens};
+use crate::edit::Edit;
+use crate::fixtures::{all_logits, contents, decoder, json, kl_divergence, path, tokens};
+use crate::kernels::least_device;
+use candlewick::backend::Backend;
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
+use candlewick::model::gguf::Header;
+use candlewick::model::{Config, Decoder};
+use candlewick::store::MemorySource;
 
 const MODELS: &[&str] = &[
     "llama",
@@ -72,6 +78,43 @@ fn every_model_agrees_with_the_cpu() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn decoder_of(bytes: &[u8], backend: impl Backend + 'static) -> Decoder {
+    let source = MemorySource::new("model.gguf", bytes.to_vec());
+    pollster::block_on(async {
+        let header = Header::read(&source).await.unwrap();
+        let config = Config::from_header(&header).unwrap();
+        Decoder::load(&source, &header, config, Box::new(backend), 64, &mut |_| Ok(())).await.unwrap()
+    })
+}
+
+/// A vocabulary that fills several bindings, on a device that can do what WebGPU guarantees and no more.
+#[test]
+fn least_device_takes_a_matrix_over_its_binding_limit() {
+    const COPIES: usize = 64;
+    let larger =
+        Edit::new(&contents(&path("models/llama-tied.gguf"))).tensor("token_embd.weight", |tensor| {
+            tensor.dimensions[1] *= COPIES as u64;
+            tensor.data = tensor.data.repeat(COPIES);
+            // Every copy of a row is a little longer than the one before it.
+            for (at, number) in tensor.data.as_chunks_mut().0.iter_mut().enumerate() {
+                let scale = 1.0 + at as f32 / 4e6;
+                *number = (f32::from_le_bytes(*number) * scale).to_le_bytes();
+            }
+        });
+    let embedding = larger.tensors.iter().map(|tensor| tensor.data.len()).max().unwrap();
+    let limit = 1 << 20;
+    assert!(embedding > 4 * limit, "{embedding} bytes are no test of {limit}");
+    let bytes = larger.bytes();
+    let ids: Vec<u32> = (0..24).map(|i| i * 7919 % (288 * COPIES as u32)).collect();
+    let reference = all_logits(&mut decoder_of(&bytes, Cpu::reference()), &ids, 64);
+    let options = Options { max_binding: Some(limit as u64), ..least_device() };
+    for step in [1, 3, 24] {
+        let ours = all_logits(&mut decoder_of(&bytes, gpu(options.clone())), &ids, step);
+        let kl = reference.iter().zip(&ours).map(|(r, o)| kl_divergence(r, o)).sum::<f64>();
+        assert!(kl / ids.len() as f64 <= 1e-4, "steps of {step}: {kl:.2e}");
+    }
 }
 
 /// The published story, each token chosen on the device and read a step late.

@@ -7,12 +7,14 @@ mod ops;
 pub(crate) mod pool;
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Vector,
+    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Top, Vector,
+    Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
+pub(crate) use ops::top_k;
 pub use pool::MOST_THREADS;
 use pool::Pool;
 use std::collections::VecDeque;
@@ -357,6 +359,17 @@ impl Backend for Cpu {
     fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
         let oldest = self.choices.pop_front().ok_or_else(|| Error::internal("nothing was chosen"));
         Box::pin(std::future::ready(oldest))
+    }
+
+    fn top_k<'a>(
+        &'a mut self,
+        scores: Buffer,
+        len: usize,
+        wanted: &'a Wanted,
+        out: &'a mut Top,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        top_k(&self.buffers[scores.0][..len], wanted, out);
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn read<'a>(

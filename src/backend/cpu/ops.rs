@@ -1,6 +1,7 @@
 //! The operations between the matrix products, over plain slices.
 
-use super::super::{Activation, Attention, Rope, RopePairing};
+use super::super::{Activation, Attention, Rope, RopePairing, Top, Wanted};
+use std::cmp::Ordering;
 
 /// Lanes of partial sums: lets the compiler vectorize a reduction, whose order Rust must keep.
 const LANES: usize = 8;
@@ -103,4 +104,38 @@ pub(super) fn gate(gate: &mut [f32], up: &[f32], activation: Activation) {
 fn gelu(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)).tanh())
+}
+
+/// See [`crate::backend::Backend::top_k`].
+pub(crate) fn top_k(scores: &[f32], wanted: &Wanted, out: &mut Top) {
+    let Wanted { count, ref places, sum } = *wanted;
+    let higher =
+        |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0));
+    let best = &mut out.best;
+    best.clear();
+    out.finite = scores.iter().all(|score| !score.is_nan() && *score < f32::INFINITY);
+    if !out.finite {
+        return;
+    }
+    // With twice as many as wanted the lower half goes. A later score must then beat the lowest of the
+    // others; if it only equals that one it loses, because its place is higher.
+    let mut threshold = None;
+    for (place, &score) in (0..).zip(scores) {
+        if threshold.is_none_or(|threshold| score > threshold) {
+            best.push((place, score));
+            if best.len() == 2 * count {
+                threshold = Some(best.select_nth_unstable_by(count - 1, higher).1.1);
+                best.truncate(count);
+            }
+        }
+    }
+    best.sort_unstable_by(higher);
+    best.truncate(count);
+    out.picked.clear();
+    out.picked.extend(places.iter().map(|&place| scores[place as usize]));
+    let highest = best.first().map_or(0.0, |(_, highest)| *highest);
+    out.sum = match sum && highest > f32::NEG_INFINITY {
+        true => scores.iter().map(|score| f64::from((score - highest).exp())).sum(),
+        false => 0.0,
+    };
 }

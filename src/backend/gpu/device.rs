@@ -16,6 +16,8 @@ pub struct Options {
     pub least_limits: bool,
     /// Keep keys and values as f32, at twice the memory.
     pub kv_f32: bool,
+    /// Decode halves by integers, or by the device's own instructions; without it a try at start says which.
+    pub exact_half: Option<bool>,
     /// Refuse a renderer in software.
     pub hardware_only: bool,
     /// Measure every kernel; slows everything down.

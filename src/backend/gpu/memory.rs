@@ -179,7 +179,7 @@ impl Memory {
             let old = recorder.buffer(self.vectors);
             encoder.copy_buffer_to_buffer(old, 0, &larger, 0, old.size());
             device.queue.submit([encoder.finish()]);
-            recorder.replace(self.vectors, larger);
+            recorder.replace(device, self.vectors, larger)?;
         }
         let at = self.vectors_used;
         let buffer = recorder.buffer(self.vectors);

@@ -8,8 +8,10 @@
 //! blocks; kernels never write the padding.
 
 mod attention;
+mod choice;
 mod device;
 mod memory;
+mod probe;
 mod product;
 mod record;
 mod repack;
@@ -21,11 +23,12 @@ pub use device::Options;
 
 use super::{
     Activation, Attention, Backend, Buffer, GpuInfo, Heads, KernelTime, KvCache, Linear, Matrix, Needs, Norm,
-    Rope, Tokens, Vector,
+    Rope, Tokens, Top, Vector, Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use attention::{Cache, Rotation};
+use choice::{CHOSEN_AT, Choices};
 use device::Device;
 use futures_util::future::LocalBoxFuture;
 use memory::{MatrixData, Memory, VectorData};
@@ -37,8 +40,6 @@ use shader::Kernel;
 const ROW_ALIGNMENT: usize = 64;
 /// Tokens of a step of the prompt.
 const PREFILL_ROWS: usize = 512;
-/// Workgroups of the first half of argmax, at most.
-const ARGMAX_GROUPS: usize = 64;
 
 /// `rows × width` numbers, a row every `stride`.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +62,7 @@ pub struct Gpu {
     rotations: Vec<Rotation>,
     /// Token ids: of steps that are not submitted yet, and the chosen one at the end.
     ids: BufferId,
-    /// The first half of argmax.
-    best: BufferId,
+    choices: Choices,
     /// What lies between two kernels of an operation; made when first needed.
     scratch: [Option<Activations>; 2],
     /// The splits of `attend`.
@@ -103,8 +103,7 @@ impl Gpu {
         let mut recorder = Recorder::new(&device, options.profile)?;
         let memory = Memory::new(&device, &mut recorder)?;
         let ids = recorder.add(device.storage("token ids", 4 * (4 * PREFILL_ROWS as u64 + 2))?);
-        let best = recorder.add(device.storage("best", 8 * ARGMAX_GROUPS as u64)?);
-        Ok(Gpu {
+        let mut gpu = Gpu {
             device,
             options,
             recorder,
@@ -115,13 +114,18 @@ impl Gpu {
             caches: Vec::new(),
             rotations: Vec::new(),
             ids,
-            best,
+            choices: Choices::default(),
             scratch: [None; 2],
             parts: None,
             context: 0,
             exact_half: false,
             tuned: None,
-        })
+        };
+        gpu.exact_half = match gpu.options.exact_half {
+            Some(exact) => exact,
+            None => !gpu.reads_halves().await?,
+        };
+        Ok(gpu)
     }
 
     /// What runs and how.
@@ -307,9 +311,8 @@ impl Backend for Gpu {
         if !self.recorder.is_empty() {
             self.recorder.submit(&self.device)?;
         }
-        let chosen_at = 4 * PREFILL_ROWS;
         let first = match tokens {
-            Tokens::Chosen => chosen_at,
+            Tokens::Chosen => CHOSEN_AT,
             Tokens::Known(tokens) => {
                 let vocabulary = self.matrices[table.0].rows;
                 if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
@@ -422,17 +425,7 @@ impl Backend for Gpu {
     }
 
     fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {
-        let scores = self.buffers[scores.0].id;
-        let slot = 4 * PREFILL_ROWS;
-        let groups = len.div_ceil(1024).min(ARGMAX_GROUPS);
-        let stretch = len.div_ceil(groups);
-        let groups = len.div_ceil(stretch);
-        let kernel = Kernel::new("argmax");
-        let (best, ids) = (self.best, self.ids);
-        self.dispatch(kernel.clone(), &[len as u32, stretch as u32, 0, 0], &[scores, best], [groups, 1, 1])?;
-        let params = [groups as u32, groups as u32, slot as u32, 0];
-        self.dispatch(kernel.flag("LAST", true), &params, &[best, ids], [1, 1, 1])?;
-        self.recorder.send_late(&self.device, self.ids, slot as u64)
+        self.choose_from(self.buffers[scores.0].id, len)
     }
 
     fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
@@ -442,6 +435,16 @@ impl Backend for Gpu {
                 _ => Err(Error::internal("the model gave a logit that is not a finite number")),
             }
         })
+    }
+
+    fn top_k<'a>(
+        &'a mut self,
+        scores: Buffer,
+        len: usize,
+        wanted: &'a Wanted,
+        out: &'a mut Top,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        Box::pin(self.top_k_of(self.buffers[scores.0].id, len, wanted, out))
     }
 
     fn read<'a>(

@@ -94,11 +94,13 @@ impl Recorder {
         BufferId((self.buffers.len() - 1) as u16)
     }
 
-    /// Another buffer behind the same id.
-    pub fn replace(&mut self, id: BufferId, buffer: wgpu::Buffer) {
+    /// Another buffer behind the same id. What is enqueued still runs with the old one.
+    pub fn replace(&mut self, device: &Device, id: BufferId, buffer: wgpu::Buffer) -> Result<()> {
+        self.submit(device)?;
         self.buffers[id.0 as usize] = buffer;
         self.groups.clear();
         self.group_of.clear();
+        Ok(())
     }
 
     pub fn buffer(&self, id: BufferId) -> &wgpu::Buffer {
@@ -228,20 +230,36 @@ impl Recorder {
 
     /// Bytes of a buffer, once everything enqueued has run.
     pub async fn read(&mut self, device: &Device, id: BufferId, bytes: u64, out: &mut Vec<u8>) -> Result<()> {
-        let size = bytes.next_multiple_of(4);
+        self.read_pieces(device, &[(id, bytes as usize)], out).await
+    }
+
+    /// The first bytes, a multiple of 4, of several buffers, one after the other.
+    pub async fn read_pieces(
+        &mut self,
+        device: &Device,
+        pieces: &[(BufferId, usize)],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let size = pieces.iter().map(|(_, bytes)| *bytes as u64).sum::<u64>();
         let staging = match self.staging.take().filter(|staging| staging.size() >= size) {
             Some(staging) => staging,
             None => {
                 device.buffer("staging", size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?
             }
         };
-        let source = self.buffer(id).clone();
-        let index =
-            self.submit_with(device, |encoder| encoder.copy_buffer_to_buffer(&source, 0, &staging, 0, size))?;
+        let sources: Vec<_> =
+            pieces.iter().map(|&(id, bytes)| (self.buffer(id).clone(), bytes as u64)).collect();
+        let index = self.submit_with(device, |encoder| {
+            let mut at = 0;
+            for (source, bytes) in &sources {
+                encoder.copy_buffer_to_buffer(source, 0, &staging, at, *bytes);
+                at += bytes;
+            }
+        })?;
         wait(device, index, &mut map(&staging, size)).await?;
         let view = staging.slice(..size).get_mapped_range().map_err(|error| failed(device, error))?;
         out.clear();
-        out.extend_from_slice(&view[..bytes as usize]);
+        out.extend_from_slice(&view);
         drop(view);
         staging.unmap();
         self.staging = Some(staging);

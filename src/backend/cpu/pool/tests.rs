@@ -1,9 +1,10 @@
 use super::super::ops::dot;
 use super::{MOST_THREADS, Parts, Pool};
 use crate::Code;
-use std::sync::atomic::AtomicUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::{Arc, Barrier};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Barrier, LazyLock};
 
 /// Runs that count how often each piece is done.
 fn check(pool: &Pool, pieces: usize) {
@@ -97,6 +98,26 @@ fn a_panic_ends_the_region_and_nothing_else() {
     });
     assert_eq!(error.unwrap_err().code, Code::Internal);
     check(&pool, 100);
+}
+
+/// A helper that is gone for good would be waited for in vain.
+#[test]
+fn a_crash_is_noticed() {
+    static BOTH: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
+    static MAY_LEAVE: AtomicBool = AtomicBool::new(false);
+    let pool = Pool::new(2);
+    pool.shared.crashed.store(1, SeqCst);
+    // It captures nothing, for the helper is still in it when the caller has left.
+    let work = |_| {
+        BOTH.wait();
+        let helps = std::thread::current().name().is_some_and(|name| name.starts_with("candlewick-"));
+        while helps && !MAY_LEAVE.load(SeqCst) {
+            std::thread::yield_now();
+        }
+    };
+    let crash = catch_unwind(AssertUnwindSafe(|| pool.run(2, work)));
+    assert!(crash.unwrap_err().downcast::<&str>().unwrap().contains("crashed"));
+    MAY_LEAVE.store(true, SeqCst);
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! `fetch`.
+
+use super::{Method, Request, Response, host};
+use crate::{Error, Result};
+use futures_util::future::{Either, select};
+use gloo_net::http::RequestBuilder;
+use js_sys::{Reflect, Uint8Array};
+use std::pin::pin;
+use std::time::Duration;
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortController, ReadableStreamDefaultReader, RequestCache};
+
+/// Waits.
+pub async fn sleep(duration: Duration) {
+    gloo_timers::future::sleep(duration).await;
+}
+
+/// Ends the transfer with its owner.
+struct Transfer(AbortController);
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub async fn send(request: Request) -> Result<Response> {
+    let host = host(&request.url).to_owned();
+    let controller =
+        AbortController::new().map_err(|_| Error::internal("this browser has no AbortController"))?;
+    let transfer = Transfer(controller);
+    let timeouts = request.timeouts;
+    let prepared = prepare(request, &transfer).map_err(|error| error.context(&host))?;
+    let response = within(timeouts.head, prepared.send())
+        .await
+        .ok_or_else(|| Error::network(format!("{host}: no answer within {} s", timeouts.head.as_secs_f64())))?
+        .map_err(|error| {
+            Error::network(format!(
+                "{host}: {}. Is the server reachable, and does it allow this page (CORS)?",
+                described(&error)
+            ))
+        })?;
+    // A response made by a service worker may have none.
+    let url = Some(response.url()).filter(|url| !url.is_empty()).unwrap_or_default();
+    Ok(Response {
+        status: response.status(),
+        headers: response.headers().entries().collect(),
+        body: Body {
+            reader: response.body().map(|body| body.get_reader().unchecked_into()),
+            stall: timeouts.stall,
+            _transfer: transfer,
+        },
+        host: if url.is_empty() { host } else { super::host(&url).to_owned() },
+        url,
+    })
+}
+
+fn prepare(request: Request, transfer: &Transfer) -> Result<gloo_net::http::Request> {
+    let method = match request.method {
+        Method::Get => gloo_net::http::Method::GET,
+        Method::Post => gloo_net::http::Method::POST,
+    };
+    let mut builder = RequestBuilder::new(&request.url)
+        .method(method)
+        // What is kept has a store of its own; in the browser's cache it would take its place twice.
+        .cache(RequestCache::NoStore)
+        .abort_signal(Some(&transfer.0.signal()));
+    for (name, value) in &request.headers {
+        builder = builder.header(name, value);
+    }
+    let built = match request.method {
+        Method::Get => builder.build(),
+        Method::Post => builder.body(Uint8Array::from(request.body.as_slice())),
+    };
+    built.map_err(|_| Error::invalid_argument("not an address or headers that fetch accepts"))
+}
+
+pub struct Body {
+    reader: Option<ReadableStreamDefaultReader>,
+    stall: Duration,
+    _transfer: Transfer,
+}
+
+impl Body {
+    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(reader) = &self.reader else { return Ok(None) };
+        let step = within(self.stall, JsFuture::from(reader.read())).await.ok_or_else(|| {
+            Error::network(format!("the server sent nothing for {} s", self.stall.as_secs_f64()))
+        })?;
+        let broken = |_: JsValue| Error::network("the connection broke off");
+        let chunk = Reflect::get(&step.map_err(broken)?, &"value".into()).map_err(broken)?;
+        Ok(chunk.dyn_ref::<Uint8Array>().map(Uint8Array::to_vec))
+    }
+}
+
+async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    match select(pin!(future), pin!(sleep(limit))).await {
+        Either::Left((output, _)) => Some(output),
+        Either::Right(_) => None,
+    }
+}
+
+/// The name of what went wrong. Browsers' own messages may hold the address.
+fn described(error: &gloo_net::Error) -> String {
+    match error {
+        gloo_net::Error::JsError(error) => error.name.clone(),
+        _ => "the request failed".to_owned(),
+    }
+}
