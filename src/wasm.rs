@@ -126,6 +126,13 @@ impl Engine {
         Ok(self.0.language().render(&request::<ChatRequest>(body)?.conversation)?)
     }
 
+    /// The scores of what follows each of `tokens`: as many rows of as many numbers as the model has tokens.
+    pub async fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, JsValue> {
+        let mut rows = Vec::new();
+        self.0.logits(tokens, &mut |_, row| rows.extend_from_slice(row)).await?;
+        Ok(rows)
+    }
+
     /// Begins to answer a conversation, once it is this request's turn.
     pub async fn chat(&self, body: JsValue) -> Result<Answer, JsValue> {
         Ok(Answer(Inner::chat(&self.0, request::<ChatRequest>(body)?).await?))

@@ -1,25 +1,34 @@
-//! The CPU backend: candle's quantized kernels under our own attention and norms.
+//! The CPU backend: our own kernels, and candle's for the matrix types that have none.
 //!
 //! It is the reference for the other backends: simple first, fast where that costs no clarity.
 
+mod attention;
 mod blocks;
+mod kernels;
 mod ops;
+mod packed;
 pub(crate) mod pool;
+mod times;
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Top, Vector,
-    Wanted,
+    Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, Rope, Tokens,
+    Top, Vector, Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
+use attention::Cache;
 use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
+use kernels::input::Input;
+use ops::Rotations;
 pub(crate) use ops::top_k;
 pub use pool::MOST_THREADS;
 use pool::Pool;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use times::Times;
 
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
 const PREFILL_ROWS: usize = 64;
@@ -28,15 +37,10 @@ const PREFILL_ROWS: usize = 64;
 const SLOW: usize = 8;
 
 struct WeightMatrix {
+    kind: TensorType,
     rows: usize,
     columns: usize,
     blocks: Box<dyn Blocks>,
-}
-
-struct Cache {
-    /// `context × (kv heads · head size)`.
-    keys: Vec<f32>,
-    values: Vec<f32>,
 }
 
 /// Runs models on the CPU.
@@ -54,6 +58,10 @@ pub struct Cpu {
     scratch: Vec<f32>,
     /// The second factor of a gated activation.
     scratch_up: Vec<f32>,
+    /// The input of a matrix product as its kernel wants it.
+    rounded: RefCell<Input>,
+    rotations: Rotations,
+    times: Times,
     last_choice: u32,
     /// Choices that were not read yet.
     choices: VecDeque<u32>,
@@ -77,6 +85,11 @@ impl Cpu {
         Cpu { dequantize: true, ..Self::default() }
     }
 
+    /// A device that measures its operations, for [`Backend::kernel_times`].
+    pub fn measured() -> Self {
+        Cpu { times: Times::on(), ..Self::default() }
+    }
+
     /// Takes a buffer out while an operation writes it, so that others can be read meanwhile.
     fn take(&mut self, buffer: Buffer) -> Vec<f32> {
         std::mem::take(&mut self.buffers[buffer.0])
@@ -90,8 +103,10 @@ impl Cpu {
     fn apply(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
         let matrix = &self.matrices[linear.weight.0];
         let out = &mut out[..rows * matrix.rows];
-        let shape = (rows, matrix.columns, matrix.rows);
-        matrix.blocks.multiply(&self.pool, shape, &input[..rows * matrix.columns], out)?;
+        let input = &input[..rows * matrix.columns];
+        let started = self.times.start();
+        matrix.blocks.multiply(&self.pool, rows, input, &mut self.rounded.borrow_mut(), out)?;
+        self.times.stop(started, || format!("{} {} × {}", matrix.kind.name(), matrix.rows, matrix.columns));
         if let Some(bias) = linear.bias {
             let bias = &self.vectors[bias.0];
             for row in out.chunks_exact_mut(matrix.rows) {
@@ -102,12 +117,15 @@ impl Cpu {
     }
 
     fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) -> Result<()> {
+        let started = self.times.start();
         let scale = &self.vectors[norm.scale.0];
         let width = scale.len();
         self.pool.rows(out, width, 2 * width, |row, out| {
             out.copy_from_slice(&input[row * width..][..width]);
             ops::rms_norm(out, scale, norm.epsilon);
-        })
+        })?;
+        self.times.stop(started, || "norm".into());
+        Ok(())
     }
 
     /// The rows of `input` normed, in a scratch vector that the caller hands back.
@@ -142,6 +160,10 @@ impl Backend for Cpu {
         "cpu"
     }
 
+    fn kernel_times(&mut self) -> Vec<KernelTime> {
+        self.times.take()
+    }
+
     fn prefill_rows(&self) -> usize {
         PREFILL_ROWS
     }
@@ -162,12 +184,12 @@ impl Backend for Cpu {
             true => blocks::dequantized(kind, rows, columns)?,
             false => blocks::allocate(kind, rows, columns)?,
         };
-        self.matrices.push(WeightMatrix { rows, columns, blocks });
+        self.matrices.push(WeightMatrix { kind, rows, columns, blocks });
         Ok(Matrix(self.matrices.len() - 1))
     }
 
     fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
-        self.matrices[matrix.0].blocks.write_rows(first, bytes)
+        self.matrices[matrix.0].blocks.write_rows(&self.pool, first, bytes)
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vector> {
@@ -181,9 +203,7 @@ impl Backend for Cpu {
     }
 
     fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
-        // What does not fit a number does not fit the memory.
-        let len = context.saturating_mul(heads.kv * heads.size);
-        self.caches.push(Cache { keys: zeros(len)?, values: zeros(len)? });
+        self.caches.push(Cache::new(context, heads)?);
         Ok(KvCache(self.caches.len() - 1))
     }
 
@@ -257,23 +277,27 @@ impl Backend for Cpu {
         rope: &Rope,
         cache: KvCache,
     ) -> Result<()> {
+        let started = self.times.start();
         let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
         for (buffer, width, index) in [(q, q_width, 0), (k, kv_width, 1)] {
             let mut values = self.take(buffer);
             let used = &mut values[..rows * width];
-            self.pool.rows(used, width, SLOW * width, |row, values| {
-                if let Some(norms) = norms {
-                    let scale = &self.vectors[norms[index].scale.0];
-                    ops::rms_norm(values, scale, norms[index].epsilon);
-                }
-                ops::rotate(values, heads.size, position + row, rope);
-            })?;
+            if let Some(norms) = norms {
+                let scale = &self.vectors[norms[index].scale.0];
+                ops::rms_norm(used, scale, norms[index].epsilon);
+            }
+            let angles = self.rotations.angles(position, rows, rope);
+            for (values, angles) in used.chunks_exact_mut(width).zip(angles) {
+                ops::rotate(values, heads.size, angles, rope.pairing);
+            }
             self.put(buffer, values);
         }
-        let Cache { keys, values } = &mut self.caches[cache.0];
-        let (start, len) = (position * kv_width, rows * kv_width);
-        keys[start..start + len].copy_from_slice(&self.buffers[k.0][..len]);
-        values[start..start + len].copy_from_slice(&self.buffers[v.0][..len]);
+        let (keys, values) = (&self.buffers[k.0], &self.buffers[v.0]);
+        for (row, (keys, values)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).take(rows).enumerate()
+        {
+            self.caches[cache.0].store(position + row, keys, values);
+        }
+        self.times.stop(started, || "rotate and store".into());
         Ok(())
     }
 
@@ -287,17 +311,11 @@ impl Backend for Cpu {
         out: Buffer,
     ) -> Result<()> {
         let mut out_values = self.take(out);
-        let heads = attention.heads;
-        let queries = &self.buffers[q.0];
-        let Cache { keys, values } = &self.caches[cache.0];
-        let attended = &mut out_values[..rows * heads.query * heads.size];
-        let cost = 2 * heads.size * (position + rows);
-        self.pool.rows(attended, heads.size, cost, |index, out| {
-            let (row, head) = (index / heads.query, index % heads.query);
-            let query = &queries[index * heads.size..][..heads.size];
-            let kv_head = head / (heads.query / heads.kv);
-            ops::attend(query, keys, values, kv_head, position + row, attention, out);
-        })?;
+        let len = rows * attention.heads.query * attention.heads.size;
+        let queries = &self.buffers[q.0][..len];
+        let started = self.times.start();
+        self.caches[cache.0].attend(&self.pool, position, queries, attention, &mut out_values[..len])?;
+        self.times.stop(started, || "attend".into());
         self.put(out, out_values);
         Ok(())
     }
@@ -319,9 +337,11 @@ impl Backend for Cpu {
         self.apply(gate, rows, &input, &mut gated)?;
         self.apply(up, rows, &input, &mut upped)?;
         let used = &mut gated[..rows * width];
+        let started = self.times.start();
         self.pool.rows(used, width, SLOW * width, |row, gated| {
             ops::gate(gated, &upped[row * width..][..width], activation);
         })?;
+        self.times.stop(started, || "gate".into());
         self.scratch = input;
         self.scratch_up = upped;
         self.put(out, gated);
@@ -341,7 +361,7 @@ impl Backend for Cpu {
         let mut scores = self.take(out);
         self.apply(head, 1, &input, &mut scores)?;
         if let Some(cap) = softcap {
-            scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
+            ops::cap_all(&mut scores, cap);
         }
         self.scratch = input;
         self.put(out, scores);
@@ -368,7 +388,9 @@ impl Backend for Cpu {
         wanted: &'a Wanted,
         out: &'a mut Top,
     ) -> LocalBoxFuture<'a, Result<()>> {
+        let started = self.times.start();
         top_k(&self.buffers[scores.0][..len], wanted, out);
+        self.times.stop(started, || "top k".into());
         Box::pin(std::future::ready(Ok(())))
     }
 

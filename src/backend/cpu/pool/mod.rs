@@ -171,8 +171,14 @@ impl Pool {
         Ok(())
     }
 
-    /// The same for each `width` numbers of `out`: `work(index, numbers)`. `cost` is what one of them takes, in
-    /// multiplications or so; several are a piece where it is little.
+    /// The same, where each number costs so many multiplications, or what takes as long: as many as are worth it
+    /// go together.
+    pub fn each(&self, len: usize, cost: usize, work: impl Fn(usize) + Sync) -> Result<()> {
+        let step = PIECE.div_ceil(cost.max(1));
+        self.run(len.div_ceil(step), |piece| (piece * step..len.min((piece + 1) * step)).for_each(&work))
+    }
+
+    /// The same for each `width` numbers of `out`.
     pub fn rows(
         &self,
         out: &mut [f32],
@@ -182,23 +188,8 @@ impl Pool {
     ) -> Result<()> {
         let rows = out.len() / width;
         let out = Parts::new(out);
-        self.ranges(rows, cost, |range| {
-            for row in range {
-                // SAFETY: rows do not overlap, and each is given out once.
-                work(row, unsafe { out.part(row * width, width) });
-            }
-        })
-    }
-
-    /// The same for ranges that together are `0..len`: each costs at least [`PIECE`].
-    pub fn ranges(
-        &self,
-        len: usize,
-        cost: usize,
-        work: impl Fn(std::ops::Range<usize>) + Sync,
-    ) -> Result<()> {
-        let step = PIECE.div_ceil(cost.max(1)).max(1);
-        self.run(len.div_ceil(step), |piece| work(piece * step..len.min((piece + 1) * step)))
+        // SAFETY: rows do not overlap, and each comes once.
+        self.each(rows, cost, |row| work(row, unsafe { out.part(row * width, width) }))
     }
 }
 

@@ -150,12 +150,11 @@ fn threads_that_are_not_kept_end() {
 }
 
 #[test]
-fn ranges_are_the_whole() {
+fn cheap_work_is_bundled() {
     let pool = Pool::new(2);
     for (len, cost) in [(0, 1), (1, 0), (1000, 1), (1000, 1 << 10), (7, 1 << 20)] {
         let done: Vec<AtomicUsize> = (0..len).map(|_| AtomicUsize::new(0)).collect();
-        pool.ranges(len, cost, |range| range.for_each(|index| _ = done[index].fetch_add(1, Relaxed)))
-            .unwrap();
+        pool.each(len, cost, |index| _ = done[index].fetch_add(1, Relaxed)).unwrap();
         assert!(done.iter().all(|count| count.load(Relaxed) == 1));
     }
 }
