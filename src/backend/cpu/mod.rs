@@ -212,6 +212,10 @@ impl Backend for Cpu {
             Tokens::Known(tokens) => tokens,
             Tokens::Chosen => &[self.last_choice],
         };
+        // An operation that fails does not put back what it has taken.
+        if self.buffers.iter().any(Vec::is_empty) {
+            return Err(Error::internal("an earlier request has broken the engine. Load the model again"));
+        }
         let table = &self.matrices[table.0];
         let out = &mut self.buffers[out.0];
         for (&token, row) in tokens.iter().zip(out.chunks_exact_mut(table.columns)) {

@@ -183,3 +183,21 @@ fn parts_lie_within_the_slice() {
     // SAFETY: it panics.
     unsafe { Parts::new(&mut numbers).part(5, 0) };
 }
+
+/// `cargo test --profile fast --lib regions_per_second -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn regions_per_second() {
+    const REGIONS: u32 = 200_000;
+    for threads in [1, 2, 4] {
+        let pool = Pool::new(threads);
+        for pieces in [2, 8] {
+            let start = web_time::Instant::now();
+            for _ in 0..REGIONS {
+                pool.run(pieces, |piece| _ = std::hint::black_box(piece)).unwrap();
+            }
+            let nanoseconds = start.elapsed().as_nanos() / u128::from(REGIONS);
+            println!("{threads} threads, {pieces} pieces: {nanoseconds} ns a region");
+        }
+    }
+}
