@@ -437,7 +437,7 @@ fn products(mut backend: Cpu, kind: TensorType, rows: usize, columns: usize) -> 
     let out = backend.buffer(1, rows).unwrap();
     block_on(backend.loaded()).unwrap();
     backend.embed(Tokens::Known(&[2]), weight, 1.0, x).unwrap();
-    let norm = Norm { scale, epsilon: 1e-5 };
+    let norm = Norm::rms(scale, 1e-5);
     backend.project(1, x, &norm, &[(Linear { weight, bias: None }, out)]).unwrap();
     let mut products = Vec::new();
     block_on(backend.read(out, rows, &mut products)).unwrap();

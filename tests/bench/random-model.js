@@ -5,6 +5,8 @@ import { closeSync, openSync, writeSync } from "node:fs";
 
 /** Shapes as in the published files. @type {Record<string, Shape>} */
 export const SHAPES = {
+  // Of no published model: as many layers as a small one has, and next to no work in them.
+  "thirty-thin": { layers: 30, width: 64, heads: 4, kvHeads: 2, headSize: 16, feedForward: 128, vocabulary: 32000, tied: true },
   "smollm2-135m": { layers: 30, width: 576, heads: 9, kvHeads: 3, headSize: 64, feedForward: 1536, vocabulary: 49152, tied: true },
   "smollm2-360m": { layers: 32, width: 960, heads: 15, kvHeads: 5, headSize: 64, feedForward: 2560, vocabulary: 49152, tied: true },
   "qwen2.5-0.5b": { architecture: "qwen2", layers: 24, width: 896, heads: 14, kvHeads: 2, headSize: 64, feedForward: 4864, vocabulary: 151936, tied: true, biases: true },

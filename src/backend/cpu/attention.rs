@@ -2,7 +2,7 @@
 
 use super::super::{Attention, Heads};
 use super::kernels::float::{exp, lanes};
-use super::kernels::simd::{self, V, add_f32, all_f32, mul_f32, splat, store, sub_f32, zero};
+use super::kernels::simd::{self, V, add_f32, all_f32, mul_add_f32, mul_f32, splat, store, sub_f32, zero};
 use super::pool::{Parts, Pool};
 use super::zeros;
 use crate::Result;
@@ -193,7 +193,7 @@ unsafe fn products<const N: usize>(
             for (sums, left) in sums.iter_mut().zip(left) {
                 let left = splat(left.add(k).cast());
                 for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = add_f32(*sum, mul_f32(left, right));
+                    *sum = mul_add_f32(left, right, *sum);
                 }
             }
         }

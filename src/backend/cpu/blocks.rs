@@ -1,8 +1,10 @@
 //! Weight matrices, filled piece by piece, and the one place that picks a kernel for them.
 
+use super::kernels::float16::{Binary16, Brain16, Format};
 use super::kernels::input::Input;
 use super::kernels::layout;
 use super::packed::Packed;
+use super::packed16::Packed16;
 use super::pool::{Parts, Pool};
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
@@ -206,8 +208,15 @@ fn packed(kind: TensorType, rows: usize, columns: usize) -> Option<Result<Box<dy
     fn boxed<L: layout::Layout + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
         Some(Packed::<L>::new(rows, columns).map(|packed| Box::new(packed) as Box<dyn Blocks>))
     }
+    fn boxed16<F: Format + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+        // A word has two columns.
+        let packed = columns.is_multiple_of(2).then(|| Packed16::<F>::new(rows, columns))?;
+        Some(packed.map(|packed| Box::new(packed) as Box<dyn Blocks>))
+    }
     match kind {
-        TensorType::F32 | TensorType::F16 | TensorType::BF16 => None,
+        TensorType::F32 => None,
+        TensorType::F16 => boxed16::<Binary16>(rows, columns),
+        TensorType::BF16 => boxed16::<Brain16>(rows, columns),
         TensorType::Q4_0 => boxed::<layout::PackedQ4_0>(rows, columns),
         TensorType::Q4_1 => boxed::<layout::PackedQ4_1>(rows, columns),
         TensorType::Q5_0 => boxed::<layout::PackedQ5_0>(rows, columns),

@@ -7,12 +7,13 @@ mod blocks;
 mod kernels;
 mod ops;
 mod packed;
+mod packed16;
 pub(crate) mod pool;
 mod times;
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, Rope, Tokens,
-    Top, Vector, Wanted,
+    Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, NormKind, Rope,
+    Tokens, Top, Vector, Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
@@ -119,10 +120,17 @@ impl Cpu {
     fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) -> Result<()> {
         let started = self.times.start();
         let scale = &self.vectors[norm.scale.0];
+        let bias = match norm.kind {
+            NormKind::Rms => None,
+            NormKind::Layer { bias } => Some(&self.vectors[bias.0]),
+        };
         let width = scale.len();
         self.pool.rows(out, width, 2 * width, |row, out| {
             out.copy_from_slice(&input[row * width..][..width]);
-            ops::rms_norm(out, scale, norm.epsilon);
+            match bias {
+                None => ops::rms_norm(out, scale, norm.epsilon),
+                Some(bias) => ops::layer_norm(out, scale, bias, norm.epsilon),
+            }
         })?;
         self.times.stop(started, || "norm".into());
         Ok(())
@@ -229,6 +237,16 @@ impl Backend for Cpu {
             if scale != 1.0 {
                 row.iter_mut().for_each(|value| *value *= scale);
             }
+        }
+        Ok(())
+    }
+
+    fn add_rows(&mut self, first: usize, rows: usize, table: Matrix, x: Buffer) -> Result<()> {
+        let table = &self.matrices[table.0];
+        let mut values = vec![0.0; table.columns];
+        for (index, row) in self.buffers[x.0].chunks_exact_mut(table.columns).take(rows).enumerate() {
+            table.blocks.row(first + index, &mut values);
+            ops::add(row, &values);
         }
         Ok(())
     }
@@ -349,6 +367,26 @@ impl Backend for Cpu {
         self.scratch = input;
         self.scratch_up = upped;
         self.put(out, gated);
+        Ok(())
+    }
+
+    fn activate(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: &Norm,
+        up: &Linear,
+        activation: Activation,
+        out: Buffer,
+    ) -> Result<()> {
+        let width = self.matrices[up.weight.0].rows;
+        let input = self.normed(norm, 0..rows, x)?;
+        let mut activated = self.take(out);
+        self.apply(up, rows, &input, &mut activated)?;
+        let used = &mut activated[..rows * width];
+        self.pool.rows(used, width, SLOW * width, |_, row| ops::activate(row, activation))?;
+        self.scratch = input;
+        self.put(out, activated);
         Ok(())
     }
 

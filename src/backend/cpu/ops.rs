@@ -35,6 +35,17 @@ pub(super) fn rms_norm(values: &mut [f32], scale: &[f32], epsilon: f32) {
     }
 }
 
+/// Norms each run of `scale.len()` numbers around their mean: Ba, Kiros and Hinton, 2016.
+pub(super) fn layer_norm(values: &mut [f32], scale: &[f32], bias: &[f32], epsilon: f32) {
+    for row in values.chunks_exact_mut(scale.len()) {
+        let mean = row.iter().sum::<f32>() / row.len() as f32;
+        row.iter_mut().for_each(|value| *value -= mean);
+        let factor = 1.0 / (dot(row, row) / row.len() as f32 + epsilon).sqrt();
+        let columns = row.iter_mut().zip(scale.iter().zip(bias));
+        columns.for_each(|(value, (scale, bias))| *value = *value * factor * scale + bias);
+    }
+}
+
 /// Sines and cosines of a step's rotations: every layer needs the same.
 #[derive(Default)]
 pub(super) struct Rotations {
@@ -100,6 +111,17 @@ pub(super) fn rotate(heads: &mut [f32], head_size: usize, angles: &[(f32, f32)],
     }
 }
 
+/// Puts `work(x)` in the place of each x.
+fn map(values: &mut [f32], work: impl Fn(V) -> V) {
+    let (fours, rest) = values.as_chunks_mut::<4>();
+    for four in fours {
+        *four = lanes(work(from_lanes(four)));
+    }
+    for value in rest {
+        *value = lanes(work(all_f32(*value)))[0];
+    }
+}
+
 /// `limit · tanh(x / limit)`, as `limit · (2 · sigmoid(2x / limit) − 1)`.
 pub(super) fn cap(x: V, limit: f32) -> V {
     let double = sigmoid(mul_f32(x, all_f32(2.0 / limit)));
@@ -108,35 +130,30 @@ pub(super) fn cap(x: V, limit: f32) -> V {
 
 /// The same for each of `values`.
 pub(super) fn cap_all(values: &mut [f32], limit: f32) {
-    let (fours, rest) = values.as_chunks_mut::<4>();
-    for four in fours {
-        *four = lanes(cap(from_lanes(four), limit));
-    }
-    for value in rest {
-        *value = lanes(cap(all_f32(*value), limit))[0];
-    }
+    map(values, |x| cap(x, limit));
 }
 
 /// `gate = act(gate) · up`.
 pub(super) fn gate(gate: &mut [f32], up: &[f32], activation: Activation) {
-    // GELU's tanh approximation (Hendrycks and Gimpel, <https://arxiv.org/abs/1606.08415>) is
-    // x · sigmoid(2 · sqrt(2/π) · (x + 0.044715 x³)).
-    const GELU: f32 = 1.595_769_1;
-    let act = |x: V| match activation {
-        Activation::Silu => mul_f32(x, sigmoid(x)),
-        Activation::Gelu => {
-            let inner = add_f32(all_f32(GELU), mul_f32(all_f32(GELU * 0.044715), mul_f32(x, x)));
-            mul_f32(x, sigmoid(mul_f32(x, inner)))
-        }
-    };
-    let (gates, gate_rest) = gate.as_chunks_mut::<4>();
-    let (ups, up_rest) = up.as_chunks::<4>();
-    for (gate, up) in gates.iter_mut().zip(ups) {
-        *gate = lanes(mul_f32(act(from_lanes(gate)), from_lanes(up)));
+    activate(gate, activation);
+    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
+}
+
+/// `x = act(x)`.
+pub(super) fn activate(x: &mut [f32], activation: Activation) {
+    match activation {
+        Activation::Silu => map(x, |x| mul_f32(x, sigmoid(x))),
+        Activation::Gelu => map(x, gelu),
     }
-    for (gate, up) in gate_rest.iter_mut().zip(up_rest) {
-        *gate = lanes(act(all_f32(*gate)))[0] * up;
-    }
+}
+
+/// The tanh approximation (Hendrycks and Gimpel, <https://arxiv.org/abs/1606.08415>), which is
+/// x · sigmoid(2 · sqrt(2/π) · (x + 0.044715 x³)).
+#[inline(always)]
+fn gelu(x: V) -> V {
+    const FACTOR: f32 = 1.595_769_1;
+    let inner = add_f32(all_f32(FACTOR), mul_f32(all_f32(FACTOR * 0.044715), mul_f32(x, x)));
+    mul_f32(x, sigmoid(mul_f32(x, inner)))
 }
 
 /// See [`crate::backend::Backend::top_k`].

@@ -88,14 +88,23 @@ impl<L: Layout> Packed<L> {
     }
 }
 
+/// Zeroed memory, in units that are aligned for vectors.
+pub(super) fn words(len: usize) -> Result<Vec<u128>> {
+    Vec::<u128>::new().try_reserve_exact(len).map_err(|_| {
+        let megabytes = len.saturating_mul(size_of::<u128>()) / 1_000_000;
+        Error::resource_exhausted(format!("no memory for a matrix of {megabytes} MB. Choose a smaller model"))
+    })?;
+    Ok(vec![0; len])
+}
+
 /// Rows of `width` numbers that several threads write.
-struct Output<'a> {
+pub(super) struct Output<'a> {
     numbers: Parts<'a, f32>,
     width: usize,
 }
 
 impl<'a> Output<'a> {
-    fn new(out: &'a mut [f32], width: usize) -> Self {
+    pub fn new(out: &'a mut [f32], width: usize) -> Self {
         Output { numbers: Parts::new(out), width }
     }
 
@@ -103,7 +112,7 @@ impl<'a> Output<'a> {
     ///
     /// # Safety
     /// No other thread may write the same at the same time.
-    unsafe fn write(&self, row: usize, first: usize, groups: &[V]) {
+    pub unsafe fn write(&self, row: usize, first: usize, groups: &[V]) {
         for (index, &four) in groups.iter().enumerate() {
             let at = 4 * (first + index);
             let len = 4.min(self.width.saturating_sub(at));

@@ -3,6 +3,7 @@
 pub mod column;
 pub mod decode;
 pub mod float;
+pub mod float16;
 pub mod input;
 pub mod layout;
 pub mod quants;

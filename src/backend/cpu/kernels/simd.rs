@@ -73,6 +73,14 @@ mod wasm {
         shr_i32 = i32x4_shr;
     }
 
+    /// `a · b + c`; with relaxed SIMD it may be rounded once.
+    #[inline(always)]
+    pub fn mul_add_f32(a: V, b: V, c: V) -> V {
+        #[cfg(target_feature = "relaxed-simd")]
+        return f32x4_relaxed_madd(a, b, c);
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        f32x4_add(f32x4_mul(a, b), c)
+    }
     #[inline(always)]
     pub fn zero() -> V {
         i32x4_splat(0)
@@ -153,6 +161,11 @@ mod sse2 {
         shr_i32 = _mm_sra_epi32;
     }
 
+    /// `a · b + c`.
+    #[inline(always)]
+    pub fn mul_add_f32(a: V, b: V, c: V) -> V {
+        add_f32(mul_f32(a, b), c)
+    }
     /// SSE2 multiplies only every other lane.
     #[inline(always)]
     pub fn mul_i32(a: V, b: V) -> V {
@@ -270,6 +283,10 @@ pub mod plain {
     }
     pub fn mul_f32(a: V, b: V) -> V {
         f32_lanes(a, b, |a, b| a * b)
+    }
+    /// `a · b + c`.
+    pub fn mul_add_f32(a: V, b: V, c: V) -> V {
+        add_f32(mul_f32(a, b), c)
     }
     pub fn div_f32(a: V, b: V) -> V {
         f32_lanes(a, b, |a, b| a / b)

@@ -2,12 +2,13 @@
 
 use super::super::pool::Pool;
 use super::decode::{Block, Encoding};
+use super::float16::{self, Binary16, Brain16, Format};
 use super::input::{Input, Order, ROWS};
 use super::layout::{self, Layout};
 use super::quants::Quants;
 use super::simd::{self, V, store, zero};
 use super::{column, float, simd::plain, tile};
-use half::f16;
+use half::{bf16, f16};
 
 /// xorshift32.
 struct Random(u32);
@@ -158,6 +159,44 @@ layouts! {
     q4_k PackedQ4K [0, 2];
     q5_k PackedQ5K [0, 2];
     q6_k PackedQ6K [208];
+}
+
+fn halves_agree<F: Format>(to_bits: impl Fn(f32) -> u16, to_f32: impl Fn(u16) -> f32) {
+    const WORDS: usize = 7;
+    let mut random = Random(3);
+    // For each group, word, row and column.
+    let bits: [[[[u16; 2]; 4]; WORDS]; 4] = std::array::from_fn(|_| {
+        std::array::from_fn(|_| std::array::from_fn(|_| [0, 1].map(|_| to_bits(random.float()))))
+    });
+    let input: [[f32; 2 * WORDS]; 4] = std::array::from_fn(|_| std::array::from_fn(|_| random.float()));
+    let groups = bits.each_ref().map(|group| group.as_ptr().cast::<u8>());
+    let rows = input.each_ref().map(|row| row.as_ptr());
+    let check = |row: usize, group: usize, result: V| {
+        for (lane, result) in lanes(result).into_iter().enumerate() {
+            let columns = bits[group].iter().flat_map(|word| word[lane]);
+            let expected: f64 = columns.zip(input[row]).map(|(w, x)| to_f32(w) as f64 * x as f64).sum();
+            assert!(
+                (result as f64 - expected).abs() < 1e-5,
+                "row {row}, group {group}: {result}, not {expected}"
+            );
+        }
+    };
+    let one = unsafe { float16::multiply::<F, 1, 4>(groups, WORDS, [rows[2]]) };
+    (0..4).for_each(|group| check(2, group, one[0][group]));
+    let four = unsafe { float16::multiply::<F, 4, 2>([groups[1], groups[3]], WORDS, rows) };
+    for (row, products) in four.into_iter().enumerate() {
+        (0..2).for_each(|group| check(row, 2 * group + 1, products[group]));
+    }
+}
+
+#[test]
+fn f16_matrices() {
+    halves_agree::<Binary16>(|x| f16::from_f32(x).to_bits(), |bits| f16::from_bits(bits).to_f32());
+}
+
+#[test]
+fn bf16_matrices() {
+    halves_agree::<Brain16>(|x| bf16::from_f32(x).to_bits(), |bits| bf16::from_bits(bits).to_f32());
 }
 
 #[test]
