@@ -13,12 +13,33 @@ const helplessWorker = {
   });`,
 };
 
+// The engine without the package around it; its helpers come from the same script.
+const logitsWorker = `
+  import init, { Engine, useHelpers } from "/pkg/wasm/candlewick-threads.js";
+  import { help, startHelper } from "/pkg/dist/helpers.js";
+  onmessage = async ({ data }) => {
+    if ("work" in data) return help(data);
+    const module = await WebAssembly.compileStreaming(fetch("/pkg/wasm/candlewick-threads_bg.wasm"));
+    const { memory } = await init({ module_or_path: module });
+    useHelpers((work, crashed) => startHelper({ module, memory, work, crashed }));
+    const file = new Uint8Array(await (await fetch(data.url)).arrayBuffer());
+    const answer = [];
+    for (const threads of data.threads) {
+      const engine = await Engine.load(file, { device: "cpu", threads }, () => {});
+      const logits = await engine.logits(data.tokens);
+      answer.push({ threads: engine.info().threads, bits: new Uint32Array(logits.buffer, logits.byteOffset, logits.length) });
+      engine.free();
+    }
+    postMessage(answer);
+  };
+`;
+
 const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
 let browser, isolated, plain;
 before(async () => {
   browser = await launch();
-  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", ...helplessWorker }, headers: isolation });
+  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", "/logits.js": logitsWorker, ...helplessWorker }, headers: isolation });
   // As the package's README has it.
   const [serviceWorker, registration] = [...read("pkg/README.md").toString().matchAll(/```js\n(\/\/ isolat[^]*?)```/g)].map(([, code]) => code);
   const trick = blank.replace("<script", () => `<script type="module">${registration}</script><script`);
@@ -66,6 +87,26 @@ describe("in a cross-origin isolated page", () => {
     assert.equal(told.wasm, "candlewick-threads.wasm");
     assert.ok(told.threads >= 1, `${told.threads} threads`);
   });
+
+  for (const file of ["quant-q4_0", "quant-q8_0", "quant-q4_k", "quant-q6_k", "quant-f16", "gemma3", "phi3-swa"]) {
+    test(`logits are the same to the bit: ${file}`, async () => {
+      const result = await inPage(isolated.url, async (file) => {
+        const worker = new Worker("/logits.js", { type: "module" });
+        const tokens = Uint32Array.from({ length: 100 }, (_, index) => (index * 7) % 256);
+        worker.postMessage({ url: `/tests/fixtures/models/${file}.gguf`, tokens, threads: [1, 2, 4] });
+        const answer = await new Promise((resolve, reject) => {
+          worker.onmessage = ({ data }) => resolve(data);
+          worker.onerror = ({ message }) => reject(new Error(message));
+        });
+        const [{ bits: alone }] = answer;
+        const same = ({ bits }) => bits.length === alone.length && bits.every((word, index) => word === alone[index]);
+        return { length: alone.length, threads: answer.map(({ threads }) => threads), same: answer.map(same) };
+      }, file);
+      assert.ok(result.length >= 100 * 256, `${result.length} logits`);
+      assert.deepEqual(result.threads, [1, 2, 4]);
+      assert.deepEqual(result.same, [true, true, true]);
+    });
+  }
 
   test("threads do not change what a seed gives", async () => {
     const texts = await inPage(isolated.url, async () => {

@@ -18,11 +18,17 @@ export function describeModel(info: EngineInfo): void {
         ["Shape", `${info.layers} layers, ${count(info.embeddingLength)} wide, ${info.heads} heads over ${info.kvHeads}`],
         ["Vocabulary", `${count(info.vocabularySize)} pieces`],
         ["Chat", chat(info.chatTemplate)],
-        ["Runs on", info.device === "gpu" ? "GPU" : "CPU"],
+        ["Runs on", place(info)],
         ["Why", info.deviceReason],
         ["Memory", `${bytes(memory.weights)} weights, ${bytes(memory.kvCache)} context`],
       ]),
     );
+}
+
+function place({ device, threads = 1, wasm, wasmReason }: EngineInfo): string {
+  if (device === "gpu") return "GPU";
+  const alone = wasm === "candlewick.wasm" ? ` (${wasmReason})` : "";
+  return `CPU, ${threads} ${threads === 1 ? "thread" : "threads"}${alone}`;
 }
 
 function chat(template: string | undefined): string {

@@ -168,8 +168,8 @@ impl Backend for Cpu {
         "cpu"
     }
 
-    fn kernel_times(&mut self) -> Vec<KernelTime> {
-        self.times.take()
+    fn kernel_times(&mut self) -> LocalBoxFuture<'_, Result<Vec<KernelTime>>> {
+        Box::pin(std::future::ready(Ok(self.times.take())))
     }
 
     fn prefill_rows(&self) -> usize {
