@@ -27,7 +27,7 @@ pub struct Common {
     #[cfg(feature = "gpu")]
     #[arg(long, global = true, value_name = "NAMES", value_delimiter = ',')]
     pub gpu_disable: Vec<String>,
-    /// Threads of the CPU [default: one a core]
+    /// Threads of the CPU, up to 64 [default: the fastest number, measured]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Tokens of context, prompt and answer together [default: the model's, at most 4096]

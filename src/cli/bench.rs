@@ -55,12 +55,14 @@ pub async fn bench(arguments: &BenchArguments, common: &Common) -> Outcome {
     if arguments.json {
         let result = serde_json::json!({
             "device": engine.info().device,
+            "threads": engine.info().threads,
             "prompt_per_second": prompt_per_second,
             "predicted_per_second": predicted_per_second,
         });
         writeln!(stdout, "{result}")?;
     } else {
-        writeln!(stdout, "device  {}", engine.info().device)?;
+        let threads = engine.info().threads.map_or_else(String::new, |count| format!(", {count} threads"));
+        writeln!(stdout, "device  {}{threads}", engine.info().device)?;
         writeln!(stdout, "prompt  {prompt_per_second}, {prompt} tokens")?;
         writeln!(stdout, "answer  {predicted_per_second}, {predict} tokens")?;
     }

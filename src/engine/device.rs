@@ -63,7 +63,9 @@ pub(super) async fn open(
         (true, false) => {
             let mut gpu = gpu;
             let on_gpu = seconds_a_token(&mut gpu, needs).await?;
-            let on_cpu = seconds_a_token(&mut Cpu::new(), needs).await?;
+            let mut cpu = Cpu::with_threads(options.threads);
+            cpu.loaded().await?;
+            let on_cpu = seconds_a_token(&mut cpu, needs).await?;
             let [gpu_ms, cpu_ms] = [on_gpu, on_cpu].map(|seconds| seconds * 1e3);
             let reason =
                 format!("about {gpu_ms:.2} ms a token on the GPU ({adapter}), {cpu_ms:.2} ms on the CPU");
@@ -96,7 +98,7 @@ pub(super) async fn open(
 pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
     Ok(match device {
         Device::Gpu => Box::new(Gpu::open(GpuOptions::default().with_env()).await?),
-        Device::Auto | Device::Cpu => Box::new(Cpu::new()),
+        Device::Auto | Device::Cpu => Box::new(Cpu::with_threads(None)),
     })
 }
 
@@ -104,6 +106,6 @@ pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
 pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
     match device {
         Device::Gpu => Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\"")),
-        Device::Auto | Device::Cpu => Ok(Box::new(Cpu::new())),
+        Device::Auto | Device::Cpu => Ok(Box::new(Cpu::with_threads(None))),
     }
 }

@@ -82,7 +82,10 @@ pub async fn estimate(
     };
     let predicted_per_second = match verdict {
         Verdict::DoesNotFit => None,
-        _ => Some(1.0 / seconds_a_token(backend.as_mut(), &needs).await?.max(1e-9)),
+        _ => {
+            backend.loaded().await?;
+            Some(1.0 / seconds_a_token(backend.as_mut(), &needs).await?.max(1e-9))
+        }
     };
     let device = backend.device();
     let reason = refused.map(|error| error.message);

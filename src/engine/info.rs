@@ -44,6 +44,9 @@ pub struct Info {
     pub device: &'static str,
     /// Why that one.
     pub device_reason: String,
+    /// Threads of the CPU, where that is the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
     /// The GPU, where that is the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuInfo>,
@@ -99,6 +102,7 @@ impl Info {
             chat_template: language.template.as_ref().map(|template| template.name().to_owned()),
             device: backend.device(),
             device_reason,
+            threads: backend.threads(),
             gpu: backend.gpu(),
             recoveries: 0,
             memory: Memory::of(header, config, context),
@@ -111,6 +115,7 @@ impl Info {
             device: backend.device(),
             device_reason,
             gpu: backend.gpu(),
+            threads: backend.threads(),
             recoveries: self.recoveries + 1,
             ..self.clone()
         }
