@@ -151,7 +151,7 @@ pub(super) fn activate(x: &mut [f32], activation: Activation) {
 /// x · sigmoid(2 · sqrt(2/π) · (x + 0.044715 x³)).
 #[inline(always)]
 fn gelu(x: V) -> V {
-    const FACTOR: f32 = 1.595_769_1;
+    const FACTOR: f32 = 1.595_769;
     let inner = add_f32(all_f32(FACTOR), mul_f32(all_f32(FACTOR * 0.044715), mul_f32(x, x)));
     mul_f32(x, sigmoid(mul_f32(x, inner)))
 }
