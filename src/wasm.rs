@@ -1,5 +1,6 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
+use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
@@ -9,6 +10,7 @@ use js_sys::{Function, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::num::NonZeroUsize;
 use wasm_bindgen::prelude::*;
 use web_sys::{Blob, File};
 
@@ -44,7 +46,9 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
+    threads: Option<usize>,
     fallback: Option<bool>,
+    profile: bool,
     gpu: Option<GpuOptions>,
 }
 
@@ -69,10 +73,31 @@ impl LoadOptions {
             software: software.unwrap_or_default(),
             faster,
             cache,
+            profile: self.profile,
             ..gpu::Options::default()
         };
-        Ok(Options { device, context: self.context_length, fallback: self.fallback, gpu })
+        let positive =
+            |count| NonZeroUsize::new(count).ok_or_else(|| Error::invalid_argument("threads is 0"));
+        let threads = self.threads.map(positive).transpose()?;
+        Ok(Options { device, context: self.context_length, threads, fallback: self.fallback, gpu })
     }
+}
+
+/// From now on the CPU's helpers are Workers that `starter(help, crashed)` starts, with a promise of whether the Worker
+/// runs. The Worker calls [`help`]; if that traps, it adds one to the i32 at address `crashed`.
+#[wasm_bindgen(js_name = useHelpers)]
+pub fn use_helpers(starter: Function) {
+    pool::set_starter(starter);
+}
+
+/// What a helper's Worker does. Returns when the engine needs it no more.
+///
+/// # Safety
+/// `work` is the first argument of a call of the starter, used once.
+#[wasm_bindgen]
+pub unsafe fn help(work: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { pool::help(work) }
 }
 
 /// A loaded model.
@@ -100,6 +125,11 @@ impl Engine {
         Ok(to_js(self.0.info().as_ref())?)
     }
 
+    /// What the GPU's kernels have cost since the last call.
+    pub async fn profile(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.0.kernel_times().await?)?)
+    }
+
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those
     /// that the model wants around a text are added.
     pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, JsValue> {
@@ -121,6 +151,13 @@ impl Engine {
     /// The prompt text of a conversation.
     pub fn render(&self, body: JsValue) -> Result<String, JsValue> {
         Ok(self.0.language().render(&request::<ChatRequest>(body)?.conversation)?)
+    }
+
+    /// The scores of what follows each of `tokens`: as many rows of as many numbers as the model has tokens.
+    pub async fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, JsValue> {
+        let mut rows = Vec::new();
+        self.0.logits(tokens, &mut |_, row| rows.extend_from_slice(row)).await?;
+        Ok(rows)
     }
 
     /// Begins to answer a conversation, once it is this request's turn.

@@ -9,6 +9,7 @@ import type {
   Completion,
   CompletionParams,
   EngineInfo,
+  KernelTime,
   LoadProgress,
   PromptParams,
   RequestOptions,
@@ -56,6 +57,11 @@ export class Engine implements AsyncDisposable {
   /** The prompt text that a conversation becomes. */
   applyChatTemplate(body: PromptParams, options: RequestOptions = {}): Promise<string> {
     return this.#connection.call({ method: "render", body }, options);
+  }
+
+  /** What the GPU's kernels have cost since the last call, longest first. Empty unless the model was loaded with `profile`. */
+  profile(options: RequestOptions = {}): Promise<KernelTime[]> {
+    return this.#connection.call({ method: "profile" }, options);
   }
 
   /** Frees all memory at once. Requests under way fail with `aborted`. Unloading twice is harmless. */

@@ -5,21 +5,25 @@
  * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port.
  */
 import type { ErrorCode } from "./errors.js";
+import type { WasmURLs } from "./module.js";
 import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, LoadProgress, PromptParams } from "./types.js";
 
 export type Call =
-  | { method: "load"; source: Blob | string; wasmURL: string | undefined; options: ModelOptions }
+  | { method: "load"; source: Blob | string; wasm: WasmURLs; options: ModelOptions }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
   | { method: "tokenize"; text: string; special: boolean }
-  | { method: "detokenize"; ids: Uint32Array };
+  | { method: "detokenize"; ids: Uint32Array }
+  | { method: "profile" };
 
 export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: number | undefined;
+  threads?: number | undefined;
   fallback?: boolean | undefined;
   gpu?: GPUOptions | undefined;
+  profile?: boolean | undefined;
 }
 
 export type Reply =

@@ -176,6 +176,11 @@ export interface EngineInfo {
   device: "cpu" | "gpu";
   /** Why this device. */
   deviceReason: string;
+  /** Threads of the CPU, where that is the device. */
+  threads?: number;
+  /** The file that runs, and why not the other one. */
+  wasm: "candlewick.wasm" | "candlewick-threads.wasm";
+  wasmReason: string;
   /** The GPU and how it is used, where that is the device. */
   gpu?: GPUInfo;
   /** How often the model came back after its GPU was lost. */
@@ -216,6 +221,15 @@ export interface GPUOptions {
   cache?: string;
 }
 
+/** What one of the GPU's kernels has cost. */
+export interface KernelTime {
+  /** With what sets its variant apart. */
+  kernel: string;
+  calls: number;
+  /** Over all calls. Browsers round each call to 100 µs, unless they were started for developers. */
+  nanoseconds: number;
+}
+
 export interface LoadProgress {
   stage: "download" | "compile" | "load" | "ready";
   file: string;
@@ -242,12 +256,16 @@ export interface LoadOptions {
   device?: Device;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
   contextLength?: number;
+  /** Threads of the CPU, from 1 to 64; more than 1 need a cross-origin isolated page. Default: measured. */
+  threads?: number;
   /**
    * Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. Default: with
    * `device: "auto"`.
    */
   fallback?: boolean;
   gpu?: GPUOptions;
+  /** Measure the GPU's kernels, for `engine.profile()`. Slows everything down. */
+  profile?: boolean;
   /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
@@ -255,6 +273,8 @@ export interface LoadOptions {
   workerURL?: string | URL;
   /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
   wasmURL?: string | URL;
+  /** The same for the file with threads. Without it, a page that gives `wasmURL` has no threads. */
+  threadsWasmURL?: string | URL;
 }
 
 export interface RequestOptions {

@@ -264,6 +264,16 @@ pub trait Backend {
     /// Lets go of all memory. Whatever is called afterwards fails with `device_lost`, where the device can be lost.
     fn release(&mut self) {}
 
+    /// Threads at work, where that is known.
+    fn threads(&self) -> Option<usize> {
+        None
+    }
+
+    /// Hears that a model is loaded, and gets ready to run it.
+    fn loaded(&mut self) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Whether tokens chosen on the device spare it a wait: [`Backend::choose`] enqueues.
     fn chooses_ahead(&self) -> bool {
         false

@@ -1,7 +1,6 @@
 //! Which device a model runs on, and why.
 
 use super::Options;
-#[cfg(feature = "gpu")]
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{Gpu, Options as GpuOptions};
@@ -64,7 +63,9 @@ pub(super) async fn open(
         (true, false) => {
             let mut gpu = gpu;
             let on_gpu = seconds_a_token(&mut gpu, needs).await?;
-            let on_cpu = seconds_a_token(&mut Cpu::new(), needs).await?;
+            let mut cpu = Cpu::with_threads(options.threads);
+            cpu.loaded().await?;
+            let on_cpu = seconds_a_token(&mut cpu, needs).await?;
             let [gpu_ms, cpu_ms] = [on_gpu, on_cpu].map(|seconds| seconds * 1e3);
             let reason =
                 format!("about {gpu_ms:.2} ms a token on the GPU ({adapter}), {cpu_ms:.2} ms on the CPU");
@@ -89,5 +90,22 @@ pub(super) async fn open(
             Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\" or \"auto\""))
         }
         Device::Auto | Device::Cpu => Ok(Choice::Cpu("this build has no GPU backend".to_owned())),
+    }
+}
+
+/// The CPU, or any GPU as it is, to be measured and asked for its limits.
+#[cfg(feature = "gpu")]
+pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
+    Ok(match device {
+        Device::Gpu => Box::new(Gpu::open(GpuOptions::default().with_env()).await?),
+        Device::Auto | Device::Cpu => Box::new(Cpu::with_threads(None)),
+    })
+}
+
+#[cfg(not(feature = "gpu"))]
+pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
+    match device {
+        Device::Gpu => Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\"")),
+        Device::Auto | Device::Cpu => Ok(Box::new(Cpu::with_threads(None))),
     }
 }

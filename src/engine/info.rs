@@ -44,6 +44,9 @@ pub struct Info {
     pub device: &'static str,
     /// Why that one.
     pub device_reason: String,
+    /// Threads of the CPU, where that is the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
     /// The GPU, where that is the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuInfo>,
@@ -61,6 +64,16 @@ pub struct Memory {
     pub weights: u64,
     /// Keys and values for the whole context.
     pub kv_cache: u64,
+}
+
+impl Memory {
+    pub(super) fn of(header: &Header, config: &Config, context: usize) -> Memory {
+        Memory {
+            weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
+            kv_cache: (config.kv_width().saturating_mul(context as u64))
+                .saturating_mul(size_of::<f32>() as u64),
+        }
+    }
 }
 
 impl Info {
@@ -89,13 +102,10 @@ impl Info {
             chat_template: language.template.as_ref().map(|template| template.name().to_owned()),
             device: backend.device(),
             device_reason,
+            threads: backend.threads(),
             gpu: backend.gpu(),
             recoveries: 0,
-            memory: Memory {
-                weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
-                kv_cache: (config.kv_width().saturating_mul(context as u64))
-                    .saturating_mul(size_of::<f32>() as u64),
-            },
+            memory: Memory::of(header, config, context),
         })
     }
 
@@ -105,6 +115,7 @@ impl Info {
             device: backend.device(),
             device_reason,
             gpu: backend.gpu(),
+            threads: backend.threads(),
             recoveries: self.recoveries + 1,
             ..self.clone()
         }

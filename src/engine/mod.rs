@@ -1,6 +1,7 @@
 //! From a model file and a request to text: load, prefill, decode, sample, stop.
 
 mod device;
+mod estimate;
 mod generation;
 mod info;
 mod model;
@@ -10,12 +11,15 @@ mod session;
 mod stop;
 
 pub use device::Device;
+pub use estimate::{Estimate, Verdict, estimate};
 pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
 pub use info::{Info, Memory};
 #[cfg(feature = "cli")]
 pub(crate) use info::{model_name, parameters, quantization};
 pub use progress::{Meter, Progress, Stage};
 
+use crate::backend::KernelTime;
+use crate::backend::cpu::MOST_THREADS;
 use crate::chat::{ChatTemplate, Conversation, LocalTime};
 use crate::model::gguf::Header;
 use crate::store::Source;
@@ -25,6 +29,7 @@ use async_lock::Mutex;
 use model::{Description, Loaded, Model, Target};
 use session::Session;
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use web_time::{SystemTime, UNIX_EPOCH};
@@ -40,6 +45,9 @@ pub struct Options {
     /// Tokens that prompt and answer may take together; at most what the model was trained for.
     /// By default that, or 4096 where it is more.
     pub context: Option<usize>,
+    /// Threads of the CPU, from 1 to 64. By default as many of the machine's, up to 16, as a short measurement
+    /// finds to be the fastest; one in a page that is not cross-origin isolated.
+    pub threads: Option<NonZeroUsize>,
     /// Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. By default
     /// it does where the device is [`Device::Auto`].
     pub fallback: Option<bool>,
@@ -121,6 +129,7 @@ impl Engine {
         options: &Options,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Engine> {
+        check_threads(options.threads)?;
         progress(Meter::new(source.name(), source.len()).at(Stage::Load, 0))?;
         let model = Rc::new(Model { source, options: options.clone() });
         let source = model.source.as_ref();
@@ -160,6 +169,14 @@ impl Engine {
         &self.language
     }
 
+    /// What the device's kernels have cost since the last call, longest first, where the options asked to
+    /// measure; only GPUs can.
+    pub async fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        let mut session = self.session.lock_arc().await;
+        session.settle().await?;
+        session.decoder.kernel_times().await
+    }
+
     /// Starts to answer, once the requests before this one have ended. Dropping the future or
     /// the generation gives the turn to the next.
     pub async fn generate(&self, prompt: Prompt, settings: Settings) -> Result<Generation> {
@@ -190,6 +207,15 @@ impl Engine {
             let Err(error) = session.logits(tokens, first, &mut on_new_row).await else { return Ok(()) };
             losses = session.recover_at_once(error, losses + 1).await?;
         }
+    }
+}
+
+fn check_threads(threads: Option<NonZeroUsize>) -> Result<()> {
+    match threads {
+        Some(threads) if threads.get() > MOST_THREADS => {
+            Err(Error::invalid_argument(format!("{threads} threads; it must be from 1 to {MOST_THREADS}")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -88,7 +88,9 @@ impl Model {
                 }
             }
         };
-        let decoder = self.load_on(description, Box::new(Cpu::new()), &mut reporter).await?;
+        let decoder = self
+            .load_on(description, Box::new(Cpu::with_threads(self.options.threads)), &mut reporter)
+            .await?;
         Ok(Loaded { decoder, reason })
     }
 

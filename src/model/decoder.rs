@@ -256,6 +256,7 @@ impl Decoder {
         };
         // After the weights: until those have been found, the sizes are but what a file claims.
         let buffers = Buffers::allocate(backend.as_mut(), &config)?;
+        backend.loaded().await?;
         Ok(Decoder { config, backend, context, embedding, positions, layers, output_norm, output, buffers })
     }
 }

@@ -18,12 +18,18 @@ export function describeModel(info: EngineInfo): void {
         ["Shape", `${info.layers} layers, ${count(info.embeddingLength)} wide, ${info.heads} heads over ${info.kvHeads}`],
         ["Vocabulary", `${count(info.vocabularySize)} pieces`],
         ["Chat", chat(info.chatTemplate)],
-        ["Runs on", info.gpu ? `GPU (${info.gpu.adapter}: ${info.gpu.variants.join(", ")})` : "CPU"],
+        ["Runs on", place(info)],
         ["Why", info.deviceReason],
         ...selfTest(info),
         ["Memory", `${bytes(memory.weights)} weights, ${bytes(memory.kvCache)} context`],
       ]),
     );
+}
+
+function place({ gpu, threads = 1, wasm, wasmReason }: EngineInfo): string {
+  if (gpu) return `GPU (${gpu.adapter}: ${gpu.variants.join(", ")})`;
+  const alone = wasm === "candlewick.wasm" ? ` (${wasmReason})` : "";
+  return `CPU, ${threads} ${threads === 1 ? "thread" : "threads"}${alone}`;
 }
 
 function chat(template: string | undefined): string {

@@ -3,6 +3,7 @@ import storyteller from "../models/stories260K.gguf?url";
 import { describeModel } from "./about.js";
 import { Chat } from "./chat.js";
 import { button, byId } from "./dom.js";
+import { profileOptions, showKernels } from "./kernels.js";
 import type { Mode } from "./mode.js";
 import { clearError, showError, showProgress } from "./notices.js";
 import { clearReadout } from "./readout.js";
@@ -37,7 +38,7 @@ async function open(source: ModelSource, name: string): Promise<void> {
   const progress = showProgress(name, () => controller.abort());
   const onProgress = (report: LoadProgress) => (opening === controller ? progress.update(report) : showRecovery(report));
   try {
-    const next = await load(source, { ...switches(), signal: controller.signal, onProgress });
+    const next = await load(source, { ...profileOptions, ...switches(), signal: controller.signal, onProgress });
     await writer.stop();
     await close();
     engine = next;
@@ -94,6 +95,7 @@ async function act(what: (mode: Mode) => Promise<void>): Promise<boolean> {
   clearError();
   try {
     await what(mode);
+    await showKernels(engine);
     return true;
   } catch (error) {
     showError(error);
