@@ -1,5 +1,7 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
+use crate::backend::cpu::pool::web as pool;
+use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
 use crate::store::{BlobSource, MemorySource, Source, open_url};
@@ -8,6 +10,7 @@ use js_sys::{Function, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::num::NonZeroUsize;
 use wasm_bindgen::prelude::*;
 use web_sys::{Blob, File};
 
@@ -43,6 +46,19 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
+    threads: Option<usize>,
+    fallback: Option<bool>,
+    profile: bool,
+    gpu: Option<GpuOptions>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct GpuOptions {
+    disable: Option<Vec<String>>,
+    software: Option<bool>,
+    faster: Option<bool>,
+    cache: Option<String>,
 }
 
 impl LoadOptions {
@@ -51,8 +67,37 @@ impl LoadOptions {
             Some(name) => name.parse()?,
             None => Device::Auto,
         };
-        Ok(Options { device, context: self.context_length })
+        let GpuOptions { disable, software, faster, cache } = self.gpu.unwrap_or_default();
+        let gpu = gpu::Options {
+            disable: disable.unwrap_or_default(),
+            software: software.unwrap_or_default(),
+            faster,
+            cache,
+            profile: self.profile,
+            ..gpu::Options::default()
+        };
+        let positive =
+            |count| NonZeroUsize::new(count).ok_or_else(|| Error::invalid_argument("threads is 0"));
+        let threads = self.threads.map(positive).transpose()?;
+        Ok(Options { device, context: self.context_length, threads, fallback: self.fallback, gpu })
     }
+}
+
+/// From now on the CPU's helpers are Workers that `starter(help, crashed)` starts, with a promise of whether the Worker
+/// runs. The Worker calls [`help`]; if that traps, it adds one to the i32 at address `crashed`.
+#[wasm_bindgen(js_name = useHelpers)]
+pub fn use_helpers(starter: Function) {
+    pool::set_starter(starter);
+}
+
+/// What a helper's Worker does. Returns when the engine needs it no more.
+///
+/// # Safety
+/// `work` is the first argument of a call of the starter, used once.
+#[wasm_bindgen]
+pub unsafe fn help(work: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { pool::help(work) }
 }
 
 /// A loaded model.
@@ -72,12 +117,17 @@ impl Engine {
             Ok(())
         };
         let source = open(source, &mut progress).await?;
-        Ok(Engine(engine::Engine::load(source.as_ref(), &options, &mut progress).await?))
+        Ok(Engine(engine::Engine::load(source.into(), &options, &mut progress).await?))
     }
 
-    /// What was loaded, and where it runs.
+    /// What was loaded, and where it runs now.
     pub fn info(&self) -> Result<JsValue, JsValue> {
-        Ok(to_js(self.0.info())?)
+        Ok(to_js(self.0.info().as_ref())?)
+    }
+
+    /// What the GPU's kernels have cost since the last call.
+    pub async fn profile(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.0.kernel_times().await?)?)
     }
 
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those

@@ -8,7 +8,8 @@ export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
 /** Loads a GGUF model into a Worker of its own. */
 export async function load(source: ModelSource, options: LoadOptions = {}): Promise<Engine> {
-  const { device, contextLength, onProgress, signal, workerURL, wasmURL } = options;
+  const { device, contextLength, threads, fallback, gpu, profile, onProgress, signal } = options;
+  const { workerURL, wasmURL, threadsWasmURL } = options;
   if (signal?.aborted) throw aborted(signal);
   const connection = new Connection(workerURL);
   try {
@@ -16,17 +17,21 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
       {
         method: "load",
         source: locate(source),
-        wasmURL: wasmURL === undefined ? undefined : new URL(wasmURL, document.baseURI).href,
-        options: { device, contextLength },
+        wasm: { single: absolute(wasmURL), threaded: absolute(threadsWasmURL) },
+        options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false },
       },
       { signal, onProgress },
     );
-    return new Engine(connection, info);
+    return new Engine(connection, info, onProgress);
   } catch (error) {
     const failure = error as CandlewickError;
     connection.close(failure, failure);
     throw error;
   }
+}
+
+function absolute(url: string | URL | undefined): string | undefined {
+  return url === undefined ? undefined : new URL(url, document.baseURI).href;
 }
 
 /** The Worker knows two kinds of source: an absolute URL and a Blob, which it reads piece by piece. */

@@ -3,7 +3,7 @@
 use super::super::{Attention, Heads};
 use super::kernels::float::{exp, lanes};
 use super::kernels::simd::{self, V, add_f32, all_f32, mul_add_f32, mul_f32, splat, store, sub_f32, zero};
-use super::ops::{SendPointer, parallel};
+use super::pool::{Parts, Pool};
 use super::zeros;
 use crate::Result;
 
@@ -49,22 +49,29 @@ impl Cache {
     }
 
     /// Causal attention of the queries, each row `query heads × head size`, of which the first is at `position`.
-    pub fn attend(&self, position: usize, queries: &[f32], attention: &Attention, out: &mut [f32]) {
+    pub fn attend(
+        &self,
+        pool: &Pool,
+        position: usize,
+        queries: &[f32],
+        attention: &Attention,
+        out: &mut [f32],
+    ) -> Result<()> {
         let Heads { query, kv, size } = self.heads;
         let group = query / kv;
         // Queries that share a head's keys and values: heads of the group in each row, row after row.
         let sharing = queries.len() / (query * size) * group;
         let tiles = sharing.div_ceil(QUERIES);
-        let start = SendPointer(out.as_mut_ptr());
-        parallel(kv * tiles, |index| {
+        let out = Parts::new(out);
+        let cost = 2 * QUERIES * size * (position + queries.len() / (query * size));
+        pool.each(kv * tiles, cost, |index| {
             let (head, tile) = (index / tiles, index % tiles);
             let first = tile * QUERIES;
             let task = |query_index: usize| {
                 let (row, member) = ((first + query_index) / group, (first + query_index) % group);
                 let offset = (row * query + head * group + member) * size;
-                let start = &start;
                 // SAFETY: every query has its own `size` numbers of `out`.
-                let out = unsafe { std::slice::from_raw_parts_mut(start.0.add(offset), size) };
+                let out = unsafe { out.part(offset, size) };
                 Query { elements: &queries[offset..offset + size], position: position + row, out }
             };
             match (sharing - first).min(QUERIES) {
@@ -73,7 +80,7 @@ impl Cache {
                 3 => self.attend_tile([0, 1, 2].map(task), head, attention),
                 _ => self.attend_tile([0, 1, 2, 3].map(task), head, attention),
             }
-        });
+        })
     }
 
     /// Online softmax, block by block: no scores of more than a block are kept.

@@ -8,6 +8,7 @@ mod kernels;
 mod ops;
 mod packed;
 mod packed16;
+pub(crate) mod pool;
 mod times;
 
 use super::{
@@ -20,15 +21,21 @@ use attention::Cache;
 use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
 use kernels::input::Input;
+use ops::Rotations;
 pub(crate) use ops::top_k;
-use ops::{Rotations, parallel_rows};
+pub use pool::MOST_THREADS;
+use pool::Pool;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use times::Times;
 
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
 const PREFILL_ROWS: usize = 64;
+
+/// What a sine or an exponential takes, in multiplications.
+const SLOW: usize = 8;
 
 struct WeightMatrix {
     kind: TensorType,
@@ -37,9 +44,12 @@ struct WeightMatrix {
     blocks: Box<dyn Blocks>,
 }
 
-/// Runs models on the CPU; on every core natively, on one in a browser.
+/// Runs models on the CPU.
 #[derive(Default)]
 pub struct Cpu {
+    pool: Pool,
+    /// Whether the fastest number of threads is still to be measured.
+    tune: bool,
     dequantize: bool,
     matrices: Vec<WeightMatrix>,
     vectors: Vec<Vec<f32>>,
@@ -59,9 +69,15 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// An empty device.
+    /// An empty device that works on the caller's thread.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One with so many threads; by default, with as many of the machine's as turn out to be the fastest.
+    pub fn with_threads(threads: Option<NonZeroUsize>) -> Self {
+        let pool = Pool::new(threads.map_or_else(pool::most_threads, NonZeroUsize::get));
+        Cpu { pool, tune: threads.is_none(), ..Self::default() }
     }
 
     /// A device that holds every weight as F32 and rounds no activations: what quantized kernels,
@@ -90,7 +106,7 @@ impl Cpu {
         let out = &mut out[..rows * matrix.rows];
         let input = &input[..rows * matrix.columns];
         let started = self.times.start();
-        matrix.blocks.multiply(rows, input, &mut self.rounded.borrow_mut(), out)?;
+        matrix.blocks.multiply(&self.pool, rows, input, &mut self.rounded.borrow_mut(), out)?;
         self.times.stop(started, || format!("{} {} × {}", matrix.kind.name(), matrix.rows, matrix.columns));
         if let Some(bias) = linear.bias {
             let bias = &self.vectors[bias.0];
@@ -101,25 +117,33 @@ impl Cpu {
         Ok(())
     }
 
-    fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) {
+    fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) -> Result<()> {
         let started = self.times.start();
-        out.copy_from_slice(input);
         let scale = &self.vectors[norm.scale.0];
-        match norm.kind {
-            NormKind::Rms => ops::rms_norm(out, scale, norm.epsilon),
-            NormKind::Layer { bias } => ops::layer_norm(out, scale, &self.vectors[bias.0], norm.epsilon),
-        }
+        let bias = match norm.kind {
+            NormKind::Rms => None,
+            NormKind::Layer { bias } => Some(&self.vectors[bias.0]),
+        };
+        let width = scale.len();
+        self.pool.rows(out, width, 2 * width, |row, out| {
+            out.copy_from_slice(&input[row * width..][..width]);
+            match bias {
+                None => ops::rms_norm(out, scale, norm.epsilon),
+                Some(bias) => ops::layer_norm(out, scale, bias, norm.epsilon),
+            }
+        })?;
         self.times.stop(started, || "norm".into());
+        Ok(())
     }
 
     /// The rows of `input` normed, in a scratch vector that the caller hands back.
-    fn normed(&mut self, norm: &Norm, rows: Range<usize>, input: Buffer) -> Vec<f32> {
+    fn normed(&mut self, norm: &Norm, rows: Range<usize>, input: Buffer) -> Result<Vec<f32>> {
         let width = self.vectors[norm.scale.0].len();
         let mut scratch = std::mem::take(&mut self.scratch);
         resize(&mut scratch, rows.len() * width);
         let input = &self.buffers[input.0][rows.start * width..rows.end * width];
-        self.norm(norm, input, &mut scratch[..rows.len() * width]);
-        scratch
+        self.norm(norm, input, &mut scratch[..rows.len() * width])?;
+        Ok(scratch)
     }
 }
 
@@ -144,12 +168,23 @@ impl Backend for Cpu {
         "cpu"
     }
 
-    fn kernel_times(&mut self) -> Vec<KernelTime> {
-        self.times.take()
+    fn kernel_times(&mut self) -> LocalBoxFuture<'_, Result<Vec<KernelTime>>> {
+        Box::pin(std::future::ready(Ok(self.times.take())))
     }
 
     fn prefill_rows(&self) -> usize {
         PREFILL_ROWS
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(self.pool.threads())
+    }
+
+    fn loaded(&mut self) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            self.pool.started().await;
+            if self.tune { self.pool.tune() } else { Ok(()) }
+        })
     }
 
     fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
@@ -162,7 +197,7 @@ impl Backend for Cpu {
     }
 
     fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
-        self.matrices[matrix.0].blocks.write_rows(first, bytes)
+        self.matrices[matrix.0].blocks.write_rows(&self.pool, first, bytes)
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vector> {
@@ -175,6 +210,11 @@ impl Backend for Cpu {
         Ok(Buffer(self.buffers.len() - 1))
     }
 
+    fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<()> {
+        self.buffers[buffer.0][..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
     fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
         self.caches.push(Cache::new(context, heads)?);
         Ok(KvCache(self.caches.len() - 1))
@@ -185,6 +225,10 @@ impl Backend for Cpu {
             Tokens::Known(tokens) => tokens,
             Tokens::Chosen => &[self.last_choice],
         };
+        // An operation that fails does not put back what it has taken.
+        if self.buffers.iter().any(Vec::is_empty) {
+            return Err(Error::internal("an earlier request has broken the engine. Load the model again"));
+        }
         let table = &self.matrices[table.0];
         let out = &mut self.buffers[out.0];
         for (&token, row) in tokens.iter().zip(out.chunks_exact_mut(table.columns)) {
@@ -213,7 +257,7 @@ impl Backend for Cpu {
     }
 
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
-        let input = self.normed(norm, 0..rows, x);
+        let input = self.normed(norm, 0..rows, x)?;
         for (linear, buffer) in outputs {
             let mut out = self.take(*buffer);
             self.apply(linear, rows, &input, &mut out)?;
@@ -240,7 +284,7 @@ impl Backend for Cpu {
         match norm {
             Some(norm) => {
                 let normed_rows = &mut normed_rows[..rows * width];
-                self.norm(norm, projected_rows, normed_rows);
+                self.norm(norm, projected_rows, normed_rows)?;
                 ops::add(&mut x_values, normed_rows);
             }
             None => ops::add(&mut x_values, projected_rows),
@@ -297,7 +341,7 @@ impl Backend for Cpu {
         let len = rows * attention.heads.query * attention.heads.size;
         let queries = &self.buffers[q.0][..len];
         let started = self.times.start();
-        self.caches[cache.0].attend(position, queries, attention, &mut out_values[..len]);
+        self.caches[cache.0].attend(&self.pool, position, queries, attention, &mut out_values[..len])?;
         self.times.stop(started, || "attend".into());
         self.put(out, out_values);
         Ok(())
@@ -313,7 +357,7 @@ impl Backend for Cpu {
         out: Buffer,
     ) -> Result<()> {
         let width = self.matrices[gate.weight.0].rows;
-        let input = self.normed(norm, 0..rows, x);
+        let input = self.normed(norm, 0..rows, x)?;
         let mut gated = self.take(out);
         let mut upped = std::mem::take(&mut self.scratch_up);
         resize(&mut upped, rows * width);
@@ -321,9 +365,9 @@ impl Backend for Cpu {
         self.apply(up, rows, &input, &mut upped)?;
         let used = &mut gated[..rows * width];
         let started = self.times.start();
-        parallel_rows(used, width, |row, gated| {
+        self.pool.rows(used, width, SLOW * width, |row, gated| {
             ops::gate(gated, &upped[row * width..][..width], activation);
-        });
+        })?;
         self.times.stop(started, || "gate".into());
         self.scratch = input;
         self.scratch_up = upped;
@@ -341,10 +385,11 @@ impl Backend for Cpu {
         out: Buffer,
     ) -> Result<()> {
         let width = self.matrices[up.weight.0].rows;
-        let input = self.normed(norm, 0..rows, x);
+        let input = self.normed(norm, 0..rows, x)?;
         let mut activated = self.take(out);
         self.apply(up, rows, &input, &mut activated)?;
-        parallel_rows(&mut activated[..rows * width], width, |_, row| ops::activate(row, activation));
+        let used = &mut activated[..rows * width];
+        self.pool.rows(used, width, SLOW * width, |_, row| ops::activate(row, activation))?;
         self.scratch = input;
         self.put(out, activated);
         Ok(())
@@ -359,7 +404,7 @@ impl Backend for Cpu {
         softcap: Option<f32>,
         out: Buffer,
     ) -> Result<()> {
-        let input = self.normed(norm, row..row + 1, x);
+        let input = self.normed(norm, row..row + 1, x)?;
         let mut scores = self.take(out);
         self.apply(head, 1, &input, &mut scores)?;
         if let Some(cap) = softcap {

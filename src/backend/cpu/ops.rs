@@ -151,7 +151,7 @@ pub(super) fn activate(x: &mut [f32], activation: Activation) {
 /// x · sigmoid(2 · sqrt(2/π) · (x + 0.044715 x³)).
 #[inline(always)]
 fn gelu(x: V) -> V {
-    const FACTOR: f32 = 1.595_769_1;
+    const FACTOR: f32 = 1.595_769;
     let inner = add_f32(all_f32(FACTOR), mul_f32(all_f32(FACTOR * 0.044715), mul_f32(x, x)));
     mul_f32(x, sigmoid(mul_f32(x, inner)))
 }
@@ -189,25 +189,3 @@ pub(crate) fn top_k(scores: &[f32], wanted: &Wanted, out: &mut Top) {
         false => 0.0,
     };
 }
-
-/// Calls `work(index, piece)` for each `width` numbers of `out`, on every core.
-pub(super) fn parallel_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    let pieces = out.len() / width;
-    let start = SendPointer(out.as_mut_ptr());
-    parallel(pieces, |index| {
-        let start = &start;
-        // SAFETY: pieces lie within `out` and do not overlap, and each index comes once.
-        let piece = unsafe { std::slice::from_raw_parts_mut(start.0.add(index * width), width) };
-        work(index, piece);
-    });
-}
-
-/// Calls `work` once with each number below `count`, on every core; returns when all are done.
-pub(super) fn parallel(count: usize, work: impl Fn(usize) + Sync) {
-    candle_core::utils::barrier_pool().execute_chunked(count, |range| range.for_each(&work));
-}
-
-/// Where threads write apart from each other.
-pub(super) struct SendPointer(pub *mut f32);
-// SAFETY: whoever writes through it sees to that.
-unsafe impl Sync for SendPointer {}

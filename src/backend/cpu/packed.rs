@@ -7,7 +7,7 @@ use super::kernels::layout::Layout;
 use super::kernels::quants::Quants;
 use super::kernels::simd::{V, store, zero};
 use super::kernels::{column, tile};
-use super::ops::{SendPointer, parallel};
+use super::pool::{Parts, Pool};
 use crate::{Error, Result};
 use std::marker::PhantomData;
 
@@ -51,11 +51,11 @@ impl<L: Layout> Packed<L> {
         self.words[index * bytes / size_of::<u128>()..][..bytes / size_of::<u128>()].as_ptr().cast()
     }
 
-    fn multiply_column(&self, input: &Input, out: &mut [f32]) {
+    fn multiply_column(&self, pool: &Pool, input: &Input, out: &mut [f32]) -> Result<()> {
         // A strip is as many groups as the kernel takes; the last one may be half of it, and groups are even in number.
         let (strip, groups) = (L::Quants::GROUPS, self.groups());
         let out = Output::new(out, self.rows);
-        parallel(groups.div_ceil(strip), |index| {
+        pool.each(groups.div_ceil(strip), 4 * strip * self.columns, |index| {
             let first = index * strip;
             // SAFETY: the groups have the matrix's columns, and so has the input; strips are apart.
             unsafe {
@@ -67,12 +67,12 @@ impl<L: Layout> Packed<L> {
                     out.write(0, first, &column::multiply::<L, 2>(at, input));
                 }
             }
-        });
+        })
     }
 
-    fn multiply_columns(&self, rows: usize, input: &Input, out: &mut [f32]) {
+    fn multiply_columns(&self, pool: &Pool, rows: usize, input: &Input, out: &mut [f32]) -> Result<()> {
         let out = Output::new(out, self.rows);
-        parallel(self.groups() / tile::GROUPS, |index| {
+        pool.each(self.groups() / tile::GROUPS, 4 * tile::GROUPS * rows * self.columns, |index| {
             let first = index * tile::GROUPS;
             let mut panel = tile::Panel::new();
             let mut totals = [[[zero(); tile::GROUPS]; ROWS]; TILES];
@@ -84,7 +84,7 @@ impl<L: Layout> Packed<L> {
                     out.write(row, first, totals);
                 }
             }
-        });
+        })
     }
 }
 
@@ -98,15 +98,14 @@ pub(super) fn words(len: usize) -> Result<Vec<u128>> {
 }
 
 /// Rows of `width` numbers that several threads write.
-pub(super) struct Output {
-    start: SendPointer,
-    rows: usize,
+pub(super) struct Output<'a> {
+    numbers: Parts<'a, f32>,
     width: usize,
 }
 
-impl Output {
-    pub fn new(out: &mut [f32], width: usize) -> Self {
-        Output { rows: out.len() / width, start: SendPointer(out.as_mut_ptr()), width }
+impl<'a> Output<'a> {
+    pub fn new(out: &'a mut [f32], width: usize) -> Self {
+        Output { numbers: Parts::new(out), width }
     }
 
     /// Writes four numbers for each group from `first` on, as far as the row goes.
@@ -114,29 +113,27 @@ impl Output {
     /// # Safety
     /// No other thread may write the same at the same time.
     pub unsafe fn write(&self, row: usize, first: usize, groups: &[V]) {
-        assert!(row < self.rows);
         for (index, &four) in groups.iter().enumerate() {
             let at = 4 * (first + index);
-            // SAFETY: the row is there, and `at` and what follows is checked to lie in it.
-            unsafe {
-                let target = self.start.0.add(row * self.width + at);
-                if at + 4 <= self.width {
-                    store(target.cast(), four);
-                } else if at < self.width {
-                    let mut lanes = [0.0; 4];
-                    store(lanes.as_mut_ptr().cast(), four);
-                    target.copy_from_nonoverlapping(lanes.as_ptr(), self.width - at);
-                }
+            let len = 4.min(self.width.saturating_sub(at));
+            if len == 0 {
+                break; // Groups are even in number, rows need not be.
             }
+            // SAFETY: the caller's.
+            let target = unsafe { self.numbers.part(row * self.width + at, len) };
+            let mut lanes = [0.0; 4];
+            // SAFETY: the pointer is to 16 bytes.
+            unsafe { store(lanes.as_mut_ptr().cast(), four) };
+            target.copy_from_slice(&lanes[..len]);
         }
     }
 }
 
 impl<L: Layout> Blocks for Packed<L> {
-    fn write_rows(&mut self, first: usize, bytes: &[u8]) -> Result<()> {
+    fn write_rows(&mut self, pool: &Pool, first: usize, bytes: &[u8]) -> Result<()> {
         let row_bytes = self.columns / L::BLOCK * L::Encoding::BYTES;
-        let rows = bytes.chunks_exact(row_bytes);
-        if first + rows.len() > self.rows || !rows.remainder().is_empty() {
+        let end = first + bytes.len() / row_bytes;
+        if end > self.rows || !bytes.len().is_multiple_of(row_bytes) {
             return Err(Error::internal("a matrix is written past its end"));
         }
         let group_bytes = Self::group_bytes(self.columns);
@@ -144,26 +141,38 @@ impl<L: Layout> Blocks for Packed<L> {
         // SAFETY: the bytes are the vector's own.
         let target: &mut [u8] =
             unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), len) };
+        let target = Parts::new(target);
         let chunk_bytes = L::COLUMNS / L::BLOCK * L::Encoding::BYTES;
-        for (row, bytes) in (first..).zip(rows) {
-            let group = &mut target[row / 4 * group_bytes..][..group_bytes];
-            for (chunk, bytes) in group.chunks_exact_mut(L::BYTES).zip(bytes.chunks(chunk_bytes)) {
-                L::pack(bytes, row % 4, chunk);
+        let first_group = first / 4;
+        pool.each(end.div_ceil(4) - first_group, 4 * self.columns, |index| {
+            let group = first_group + index;
+            // SAFETY: groups do not overlap, and each comes once.
+            let target = unsafe { target.part(group * group_bytes, group_bytes) };
+            for row in first.max(4 * group)..end.min(4 * group + 4) {
+                let bytes = bytes[(row - first) * row_bytes..][..row_bytes].chunks(chunk_bytes);
+                for (chunk, bytes) in target.chunks_exact_mut(L::BYTES).zip(bytes) {
+                    L::pack(bytes, row % 4, chunk);
+                }
             }
-        }
-        Ok(())
+        })
     }
 
-    fn multiply(&self, rows: usize, input: &[f32], rounded: &mut Input, out: &mut [f32]) -> Result<()> {
+    fn multiply(
+        &self,
+        pool: &Pool,
+        rows: usize,
+        input: &[f32],
+        rounded: &mut Input,
+        out: &mut [f32],
+    ) -> Result<()> {
         if rows == 1 {
-            rounded.fill(&Order::one::<L>(), self.columns, input);
-            self.multiply_column(rounded, out);
-            return Ok(());
+            rounded.fill(pool, &Order::one::<L>(), self.columns, input)?;
+            return self.multiply_column(pool, rounded, out);
         }
         let together = TILES * ROWS;
         for (input, out) in input.chunks(together * self.columns).zip(out.chunks_mut(together * self.rows)) {
-            rounded.fill(&Order::several::<L>(), self.columns, input);
-            self.multiply_columns(input.len() / self.columns, rounded, out);
+            rounded.fill(pool, &Order::several::<L>(), self.columns, input)?;
+            self.multiply_columns(pool, input.len() / self.columns, rounded, out)?;
         }
         Ok(())
     }

@@ -4,8 +4,8 @@ use super::blocks::Blocks;
 use super::kernels::float16::{self, Format};
 use super::kernels::input::Input;
 use super::kernels::simd::{V, load, store};
-use super::ops::parallel;
 use super::packed::{Output, words};
+use super::pool::{Parts, Pool};
 use crate::{Error, Result};
 use std::marker::PhantomData;
 
@@ -37,12 +37,18 @@ impl<F: Format> Packed16<F> {
     }
 
     /// `N` rows of the input from `first` on.
-    fn multiply_rows<const N: usize>(&self, first: usize, input: &[f32], out: &Output) {
+    fn multiply_rows<const N: usize>(
+        &self,
+        pool: &Pool,
+        first: usize,
+        input: &[f32],
+        out: &Output,
+    ) -> Result<()> {
         let rows: [&[f32]; N] =
             std::array::from_fn(|row| &input[(first + row) * self.columns..][..self.columns]);
         let words = self.columns / 2;
         let groups = if N == 1 { GROUPS_OF_ONE } else { GROUPS };
-        parallel(self.rows.div_ceil(4 * groups), |index| {
+        pool.each(self.rows.div_ceil(4 * groups), 4 * groups * N * self.columns, |index| {
             let group = index * groups;
             let rows = rows.map(<[f32]>::as_ptr);
             let write = |products: &[V], row: usize| {
@@ -61,34 +67,48 @@ impl<F: Format> Packed16<F> {
                     products.iter().enumerate().for_each(|(row, products)| write(products, row));
                 }
             }
-        });
+        })
     }
 }
 
 impl<F: Format> Blocks for Packed16<F> {
-    fn write_rows(&mut self, first: usize, bytes: &[u8]) -> Result<()> {
-        let rows = bytes.chunks_exact(2 * self.columns);
-        if first + rows.len() > self.rows || !rows.remainder().is_empty() {
+    fn write_rows(&mut self, pool: &Pool, first: usize, bytes: &[u8]) -> Result<()> {
+        let (columns, row_bytes) = (self.columns, 2 * self.columns);
+        let end = first + bytes.len() / row_bytes;
+        if end > self.rows || !bytes.len().is_multiple_of(row_bytes) {
             return Err(Error::internal("a matrix is written past its end"));
         }
-        for (row, bytes) in (first..).zip(rows) {
-            let words = &mut self.words[row / 4 * (self.columns / 2)..][..self.columns / 2];
-            for (word, pair) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        let target = Parts::new(&mut self.words);
+        let first_group = first / 4;
+        pool.each(end.div_ceil(4) - first_group, 4 * columns, |index| {
+            let group = first_group + index;
+            // SAFETY: groups do not overlap, and each comes once.
+            let words = unsafe { target.part(group * columns / 2, columns / 2) };
+            for row in first.max(4 * group)..end.min(4 * group + 4) {
                 let lane = 32 * (row % 4);
-                *word = *word & !(0xffff_ffff << lane) | u128::from(u32::from_le_bytes(*pair)) << lane;
+                let bytes = &bytes[(row - first) * row_bytes..][..row_bytes];
+                for (word, pair) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *word = *word & !(0xffff_ffff << lane) | u128::from(u32::from_le_bytes(*pair)) << lane;
+                }
             }
-        }
-        Ok(())
+        })
     }
 
-    fn multiply(&self, rows: usize, input: &[f32], _: &mut Input, out: &mut [f32]) -> Result<()> {
+    fn multiply(
+        &self,
+        pool: &Pool,
+        rows: usize,
+        input: &[f32],
+        _: &mut Input,
+        out: &mut [f32],
+    ) -> Result<()> {
         let out = Output::new(out, self.rows);
         for first in (0..rows).step_by(ROWS) {
             match rows - first {
-                1 => self.multiply_rows::<1>(first, input, &out),
-                2 => self.multiply_rows::<2>(first, input, &out),
-                3 => self.multiply_rows::<3>(first, input, &out),
-                _ => self.multiply_rows::<ROWS>(first, input, &out),
+                1 => self.multiply_rows::<1>(pool, first, input, &out)?,
+                2 => self.multiply_rows::<2>(pool, first, input, &out)?,
+                3 => self.multiply_rows::<3>(pool, first, input, &out)?,
+                _ => self.multiply_rows::<ROWS>(pool, first, input, &out)?,
             }
         }
         Ok(())

@@ -183,9 +183,9 @@ impl Encoding for Q2K {
     const BYTES: usize = 84;
     fn decode(bytes: &[u8], block: &mut Block) {
         (block.scale, block.minimum) = (f16_at(bytes, 80), f16_at(bytes, 82));
-        for index in 0..16 {
-            block.scales[index] = (bytes[index] & 15) as i8;
-            block.minima[index] = bytes[index] >> 4;
+        for (index, byte) in bytes[..16].iter().enumerate() {
+            block.scales[index] = (byte & 15) as i8;
+            block.minima[index] = byte >> 4;
         }
         bit_pairs(&bytes[16..80], &mut block.values);
     }

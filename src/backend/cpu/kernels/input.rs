@@ -1,11 +1,13 @@
 //! A matrix's input, rounded to 8 bits, in the order in which kernels read it.
 
+use super::super::pool::{Parts, Pool};
 use super::layout::Layout;
 use super::quants::{PAIRS, Quants};
 use super::simd::{
     self, V, add_f32, add_i32, all_f32, and, dot_i16, max_f32, mul_f32, mul_i16, opaque, pack_i32, sub_i32,
     zero,
 };
+use crate::Result;
 
 /// Rows of the input that the kernel for several takes at once.
 pub const ROWS: usize = 4;
@@ -70,24 +72,58 @@ pub struct Input {
 
 impl Input {
     /// Rounds rows of `columns` numbers.
-    pub fn fill(&mut self, order: &Order, columns: usize, input: &[f32]) {
-        let rows = input.len() / columns;
-        self.blocks = columns.div_ceil(order.chunk) * order.chunk / 32;
-        let all = rows.div_ceil(order.rows) * order.rows * self.blocks;
-        // Zeros, for the rows and columns that are not there.
-        reset(&mut self.pairs, PAIRS * all);
-        reset(&mut self.scales, all);
-        reset(&mut self.block_sums, all);
-        reset(&mut self.starts, all);
-        reset(&mut self.sums, all);
-        for (row, input) in input.chunks_exact(columns).enumerate() {
-            self.fill_row(order, row, input);
-        }
+    pub fn fill(&mut self, pool: &Pool, order: &Order, columns: usize, input: &[f32]) -> Result<()> {
+        let blocks = columns.div_ceil(order.chunk) * order.chunk / 32;
+        let tiles = input.chunks(order.rows * columns).len();
+        let len = order.rows * blocks;
+        self.blocks = blocks;
+        let pairs = room(&mut self.pairs, tiles * PAIRS * len);
+        let scales = room(&mut self.scales, tiles * len);
+        let block_sums = room(&mut self.block_sums, tiles * len);
+        let starts = room(&mut self.starts, tiles * len);
+        let sums = room(&mut self.sums, tiles * len);
+        pool.each(tiles, 4 * order.rows * columns, |index| {
+            // SAFETY: tiles do not overlap, and each comes once.
+            let mut tile = unsafe {
+                Tile {
+                    order,
+                    pairs: pairs.part(index * PAIRS * len, PAIRS * len),
+                    scales: scales.part(index * len, len),
+                    block_sums: block_sums.part(index * len, len),
+                    starts: starts.part(index * len, len),
+                    sums: sums.part(index * len, len),
+                }
+            };
+            tile.clear();
+            let rows = input[index * order.rows * columns..].chunks_exact(columns).take(order.rows);
+            rows.enumerate().for_each(|(lane, row)| tile.fill(lane, row));
+        })
+    }
+}
+
+/// What one tile has of each list.
+struct Tile<'a> {
+    order: &'a Order,
+    pairs: &'a mut [[i16; 2]],
+    scales: &'a mut [f32],
+    block_sums: &'a mut [f32],
+    starts: &'a mut [[i32; 2]],
+    sums: &'a mut [[i16; 2]],
+}
+
+impl Tile<'_> {
+    /// Zeros, for the rows and columns that are not there.
+    fn clear(&mut self) {
+        self.pairs.fill(Default::default());
+        self.scales.fill(Default::default());
+        self.block_sums.fill(Default::default());
+        self.starts.fill(Default::default());
+        self.sums.fill(Default::default());
     }
 
-    fn fill_row(&mut self, order: &Order, row: usize, input: &[f32]) {
-        let (first, lane) = (row / order.rows * self.blocks, row % order.rows);
-        let place = |block: usize| (first + block) * order.rows + lane;
+    fn fill(&mut self, lane: usize, input: &[f32]) {
+        let order = self.order;
+        let place = |block: usize| block * order.rows + lane;
         for (part, input) in input.chunks_exact(order.block).enumerate() {
             let scale = largest(input) / 127.0;
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
@@ -96,7 +132,7 @@ impl Input {
                 let at = place(block);
                 let (pairs, halves) = round(input, inverse, &order.factors);
                 for (index, pair) in pairs.into_iter().enumerate() {
-                    self.pairs[((first + block) * PAIRS + index) * order.rows + lane] = pair;
+                    self.pairs[(block * PAIRS + index) * order.rows + lane] = pair;
                 }
                 let sum = halves[0] + halves[1];
                 self.scales[at] = scale / order.excess;
@@ -113,9 +149,12 @@ impl Input {
     }
 }
 
-fn reset<T: Clone + Default>(list: &mut Vec<T>, len: usize) {
-    list.clear();
-    list.resize(len, T::default());
+/// Room for `len` of them, whatever they are.
+fn room<T: Clone + Default>(list: &mut Vec<T>, len: usize) -> Parts<'_, T> {
+    if list.len() < len {
+        list.resize(len, T::default());
+    }
+    Parts::new(list)
 }
 
 /// The largest magnitude.

@@ -1,5 +1,6 @@
 //! Kernels against plain arithmetic, and the SIMD functions against their plain twins.
 
+use super::super::pool::Pool;
 use super::decode::{Block, Encoding};
 use super::float16::{self, Binary16, Brain16, Format};
 use super::input::{Input, Order, ROWS};
@@ -114,9 +115,9 @@ fn kernels_agree<L: Layout>(scales: &[usize]) {
             );
         };
 
-        let mut order = Input::default();
+        let (mut order, pool) = (Input::default(), Pool::default());
         for row in 0..rows {
-            order.fill(&Order::one::<L>(), columns, &input[row * columns..][..columns]);
+            order.fill(&pool, &Order::one::<L>(), columns, &input[row * columns..][..columns]).unwrap();
             let four = unsafe { column::multiply::<L, 4>([0, 1, 2, 3].map(group), &order) };
             let two = unsafe { column::multiply::<L, 2>([2, 3].map(group), &order) };
             for (index, result) in four.into_iter().flat_map(lanes).enumerate() {
@@ -126,7 +127,7 @@ fn kernels_agree<L: Layout>(scales: &[usize]) {
                 check(row, 8 + index, result, "two groups");
             }
         }
-        order.fill(&Order::several::<L>(), columns, &input);
+        order.fill(&pool, &Order::several::<L>(), columns, &input).unwrap();
         let mut totals = [[[zero(); tile::GROUPS]; ROWS]; 2];
         unsafe { tile::multiply::<L>([1, 2].map(group), &order, &mut tile::Panel::new(), &mut totals) };
         for (row, totals) in totals.into_iter().flatten().take(rows).enumerate() {

@@ -65,7 +65,7 @@ impl Panel {
                 });
                 let mut words = L::Quants::words(integers, 0);
                 unroll!(PAIR in [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15] {
-                    if PAIR % L::Quants::UNIT == 0 {
+                    if PAIR.is_multiple_of(L::Quants::UNIT) {
                         words = L::Quants::words(integers, PAIR / L::Quants::UNIT);
                     }
                     let value = match L::Quants::SCALE / L::Quants::FACTORS[PAIR] as i32 {
