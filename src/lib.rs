@@ -48,6 +48,7 @@ mod error;
 pub mod http;
 pub mod model;
 pub mod openai;
+pub mod remote;
 pub mod sampling;
 pub mod store;
 pub mod text;

@@ -1,12 +1,14 @@
-//! The command line: `run`, `chat`, `bench`, `logits`, `tokenize`, `render`, `info`.
+//! The command line: `run`, `chat`, `bench`, `logits`, `tokenize`, `render`, `info`, `provider`.
 //!
 //! Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage.
 
 mod arguments;
 mod bench;
 mod chat;
+mod hosted;
 mod inspect;
 mod output;
+mod providers;
 mod run;
 
 use crate::engine::{Device, Engine, Options};
@@ -77,6 +79,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Tokenize(arguments) => inspect::tokenize(arguments).await,
         Command::Render(arguments) => inspect::render(arguments).await,
         Command::Info(arguments) => inspect::info(arguments).await,
+        Command::Provider(command) => providers::provider(command).await,
     }
 }
 

@@ -8,7 +8,9 @@ mod session;
 mod stop;
 
 pub use device::Device;
-pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
+pub use generation::{
+    Event, FinishReason, Generation, Prompt, PromptTokensDetails, Settings, Timings, Truncation, Usage,
+};
 pub use info::{Info, Memory};
 #[cfg(feature = "cli")]
 pub(crate) use info::{model_name, parameters, quantization};
