@@ -49,6 +49,7 @@ pub mod http;
 pub mod model;
 pub mod openai;
 pub mod remote;
+pub mod router;
 pub mod sampling;
 pub mod store;
 pub mod text;

@@ -1,11 +1,13 @@
 //! Hosted models, against a server that plays them (`remote/server.js`).
 
 mod chat;
+mod router;
 mod schedule;
+mod tasks;
 
 use crate::double::{Double, control};
-use candlewick::openai::{Chunk, Completion};
-use candlewick::remote::{Chunks, Client, Config, Retry, Token};
+use candlewick::openai::{Chunk, Chunks, Completion};
+use candlewick::remote::{Client, Config, Retry, Token};
 use candlewick::{Error, Result};
 use futures_util::StreamExt;
 use pollster::block_on;

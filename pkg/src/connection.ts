@@ -6,11 +6,13 @@ import { Stream } from "./stream.js";
 interface CallOptions {
   signal?: AbortSignal | undefined;
   onProgress?: ((progress: never) => void) | undefined;
+  onRetry?: ((retry: never) => void) | undefined;
 }
 
 /** What becomes of one call. `done` or `fail` comes last, once. */
 interface Receiver {
   onProgress?: ((progress: never) => void) | undefined;
+  onRetry?: ((retry: never) => void) | undefined;
   started?(): void;
   chunk?(chunk: unknown): void;
   done(value: never): void;
@@ -41,7 +43,7 @@ export class Connection {
   /** One request, one answer. */
   call<T>(call: Call, options: CallOptions = {}): Promise<T> {
     return new Promise((done, fail) => {
-      this.#send(call, options.signal, { onProgress: options.onProgress, done, fail });
+      this.#send(call, options.signal, { onProgress: options.onProgress, onRetry: options.onRetry, done, fail });
     });
   }
 
@@ -54,6 +56,7 @@ export class Connection {
       });
       const exchange = this.#send(call, options.signal, {
         onProgress: options.onProgress,
+        onRetry: options.onRetry,
         started: () => resolve(stream),
         chunk: (chunk) => stream.push(chunk as T),
         done: () => stream.end(),
@@ -131,6 +134,7 @@ class Exchange {
   #receive(reply: Reply): void {
     if ("chunk" in reply) this.#receiver.chunk?.(reply.chunk);
     else if ("progress" in reply) this.#receiver.onProgress?.(reply.progress as never);
+    else if ("retry" in reply) this.#receiver.onRetry?.(reply.retry as never);
     else if ("started" in reply) this.#receiver.started?.();
     else if ("error" in reply) this.fail(new CandlewickError(reply.error.code, reply.error.message));
     else {

@@ -8,20 +8,35 @@ import type { ErrorCode } from "./errors.js";
 import type { ChatParams, CompletionParams, Device, PromptParams } from "./types.js";
 
 export type Call =
-  | { method: "load"; source: Blob | string; wasmURL: string | undefined; options: ModelOptions }
+  | { method: "load"; sources: (Blob | string)[]; wasmURL: string | undefined; options: ModelOptions }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
   | { method: "tokenize"; text: string; special: boolean }
-  | { method: "detokenize"; ids: Uint32Array };
+  | { method: "detokenize"; ids: Uint32Array }
+  | { method: "capabilities" }
+  | { method: "totals" }
+  | { method: "embed"; model: string | undefined; texts: string[] }
+  | { method: "compare"; body: ChatParams };
 
 export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: number | undefined;
+  remote?: Remote | undefined;
+}
+
+/** `RemoteOptions` as the engine takes them: `crashed` says why local models are not tried. */
+export interface Remote {
+  policy: { when?: "never" | "needed" | "always" | undefined; firstTokenMs?: number | undefined };
+  hosted: { model: string; config: Record<string, unknown> }[];
+  cache?: { ttlMs?: number; maxBytes?: number; random?: boolean } | undefined;
+  maxMemory?: number | undefined;
+  crashed?: string | undefined;
 }
 
 export type Reply =
   | { progress: unknown } // of a load, or of reading a prompt
+  | { retry: unknown } // of a request to a hosted model
   | { started: true } // of a stream: its turn has come
   | { chunk: unknown } // of a stream: costs one credit
   | { done: unknown }

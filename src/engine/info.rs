@@ -61,6 +61,19 @@ pub struct Memory {
     pub kv_cache: u64,
 }
 
+impl Memory {
+    /// What a model will take.
+    pub(super) fn of(header: &Header, config: &Config, context: usize) -> Memory {
+        Memory {
+            weights: header.tensors.iter().fold(0, |sum, tensor| tensor.size.saturating_add(sum)),
+            kv_cache: config
+                .kv_width()
+                .saturating_mul(context as u64)
+                .saturating_mul(size_of::<f32>() as u64),
+        }
+    }
+}
+
 impl Info {
     pub(super) fn new(
         source: &dyn Source,
@@ -88,11 +101,7 @@ impl Info {
             device: backend.device(),
             device_reason,
             gpu: backend.gpu(),
-            memory: Memory {
-                weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
-                kv_cache: (config.kv_width().saturating_mul(context as u64))
-                    .saturating_mul(size_of::<f32>() as u64),
-            },
+            memory: Memory::of(header, config, context),
         })
     }
 }

@@ -200,6 +200,25 @@ impl Engine {
     }
 }
 
+/// Refuses a model whose weights and KV cache take more than `limit` bytes. Reads its header only.
+pub async fn fits(source: &dyn Source, options: &Options, limit: u64) -> Result<()> {
+    let header = Header::read(&ReadAhead::new(source)).await?;
+    let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
+    let context = context_size(options.context, config.trained_context)?;
+    let Memory { weights, kv_cache } = Memory::of(&header, &config, context);
+    let needed = weights.saturating_add(kv_cache);
+    if needed > limit {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        return Err(Error::resource_exhausted(format!(
+            "{} needs {:.1} MB, and there may be {:.1} MB for it",
+            source.name(),
+            megabytes(needed),
+            megabytes(limit)
+        )));
+    }
+    Ok(())
+}
+
 /// Brings the weights to a device. An error comes with whether that device was a GPU.
 async fn load_on(
     source: &dyn Source,

@@ -279,12 +279,6 @@ impl Completion {
         merge(&mut self.other, &chunk.other, false);
     }
 
-    /// Replaces the token counts and speeds so far.
-    pub fn measured(mut self, usage: Usage, timings: Timings) -> Self {
-        (self.usage, self.timings) = (Some(usage), Some(timings));
-        self
-    }
-
     /// The text of the first answer.
     pub fn text(&self) -> &str {
         let Some(choice) = self.choices.iter().find(|choice| choice.index == 0) else { return "" };

@@ -13,6 +13,7 @@ use crate::chat::Conversation;
 use crate::engine::{Engine, Event, FinishReason, Generation, Prompt, Settings, Truncation};
 use crate::sampling::Sampling;
 use crate::{Error, Result};
+use futures_util::stream::LocalBoxStream;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -128,6 +129,10 @@ fn read<T: DeserializeOwned>(body: &Value) -> Result<T> {
     serde_path_to_error::deserialize(body).map_err(Error::invalid_argument)
 }
 
+/// An answer as it comes. Chunks without choices tell of retries and, at the end, of usage and origin.
+/// After an error nothing comes. Dropping it ends the transfer.
+pub type Chunks = LocalBoxStream<'static, Result<Chunk>>;
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
@@ -162,8 +167,6 @@ pub struct Answer {
     id: String,
     created: u64,
     model: String,
-    /// All that has come so far.
-    whole: Completion,
     /// Answers that have begun.
     begun: usize,
     /// Put before each text.
@@ -206,7 +209,6 @@ impl Answer {
             endpoint,
             created: since_epoch.as_secs(),
             model: engine.info().name.clone(),
-            whole: Completion::default(),
             begun: 0,
             prefix,
             usage_given: false,
@@ -216,7 +218,7 @@ impl Answer {
     /// One step. While the prompt is processed, and at the very end, chunks have no choices; the
     /// last one carries usage and timings.
     pub async fn next(&mut self) -> Result<Option<Chunk>> {
-        let chunk = match self.generation.next().await? {
+        Ok(Some(match self.generation.next().await? {
             Some(Event::Prompt { processed, total }) => {
                 Chunk { prompt_progress: Some(PromptProgress { total, processed }), ..self.chunk() }
             }
@@ -228,9 +230,7 @@ impl Answer {
                 let (usage, timings) = (self.generation.usage(), self.generation.timings());
                 Chunk { usage: Some(usage), timings: Some(timings), ..self.chunk() }
             }
-        };
-        self.whole.add(&chunk);
-        Ok(Some(chunk))
+        }))
     }
 
     fn chunk(&self) -> Chunk {
@@ -258,10 +258,5 @@ impl Answer {
             Endpoint::Completions => ChunkChoice { text: Some(text), ..choice },
         };
         Chunk { choices: vec![choice], ..self.chunk() }
-    }
-
-    /// All that has come so far, as one answer.
-    pub fn result(&self) -> Completion {
-        self.whole.clone().measured(self.generation.usage(), self.generation.timings())
     }
 }

@@ -32,8 +32,16 @@ pub struct Retry {
     pub timeout: Duration,
 }
 
-fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+/// A time in JSON.
+pub(crate) fn milliseconds<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
     u32::deserialize(value).map(|number| Duration::from_millis(number.into()))
+}
+
+/// A time in JSON that may be missing.
+pub(crate) fn some_milliseconds<'de, D: serde::Deserializer<'de>>(
+    value: D,
+) -> Result<Option<Duration>, D::Error> {
+    Ok(Option::<u32>::deserialize(value)?.map(|number| Duration::from_millis(number.into())))
 }
 
 impl Default for Retry {

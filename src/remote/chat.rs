@@ -3,20 +3,17 @@
 use super::attempts::Attempts;
 use super::failure::Failure;
 use super::sse::Parser;
-use super::{Client, LARGEST};
+use super::{Client, LARGEST, cost};
+use crate::engine::Usage;
 use crate::http::{self, Request, Response};
-use crate::openai::{Chunk, Completion, Endpoint, Origin, Ran, Retrying};
+use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Endpoint, Origin, Ran, Retrying};
 use crate::{Error, Result};
-use futures_util::stream::{LocalBoxStream, StreamExt, try_unfold};
+use futures_util::stream::{StreamExt, try_unfold};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 use web_time::{SystemTime, UNIX_EPOCH};
-
-/// An answer as it comes. Chunks without choices tell of retries and, at the end, of usage and origin.
-/// After an error nothing comes. Dropping it ends the transfer.
-pub type Chunks = LocalBoxStream<'static, Result<Chunk>>;
 
 /// Reads an answer to its end.
 pub async fn whole(chunks: Chunks) -> Result<Completion> {
@@ -53,7 +50,10 @@ impl Client {
         let exchange = Exchange {
             request: self.sign(request).timeouts(self.config.retry.timeouts()),
             attempts: Attempts::new(self.config.retry),
-            phase: Phase::Send,
+            phase: Phase::Check,
+            prompt_tokens: cost::prompt_tokens(&body),
+            said: 0,
+            ended: false,
             endpoint,
             model: model.to_owned(),
             begun: false,
@@ -117,9 +117,16 @@ struct Exchange {
     last: Chunk,
     /// Who did the work for a router, as far as it says so.
     served_by: Option<String>,
+    /// Of the prompt, roughly.
+    prompt_tokens: usize,
+    /// Tokens of the answer so far, roughly.
+    said: usize,
+    /// It was counted.
+    ended: bool,
 }
 
 enum Phase {
+    Check,
     Send,
     Wait(Duration),
     Read(Box<Body>),
@@ -131,6 +138,12 @@ impl Exchange {
         loop {
             let failure = match &mut self.phase {
                 Phase::Ended => return Ok(None),
+                Phase::Check => {
+                    self.phase = Phase::Ended;
+                    self.client.check_budget(&self.model, self.prompt_tokens).await?;
+                    self.phase = Phase::Send;
+                    continue;
+                }
                 Phase::Wait(duration) => {
                     http::sleep(*duration).await;
                     self.phase = Phase::Send;
@@ -219,6 +232,7 @@ impl Exchange {
             usage: self.last.usage,
             ..Chunk::default()
         };
+        self.said += chunk.choices.iter().map(said).sum::<usize>();
         if self.begun {
             return (!chunk.choices.is_empty()).then_some(chunk);
         }
@@ -227,6 +241,7 @@ impl Exchange {
             return None;
         }
         self.begun = true;
+        self.client.began();
         if let Some(held) = self.held.take() {
             for choice in held.choices {
                 let Some(first) = chunk.choices.iter_mut().find(|known| known.index == choice.index) else {
@@ -242,8 +257,24 @@ impl Exchange {
 
     fn end(&mut self) -> Chunk {
         self.phase = Phase::Ended;
-        let candlewick = Some(self.origin());
+        let cost = self.count();
+        let candlewick = Some(Origin { cost, ..self.origin() });
         Chunk { candlewick, ..std::mem::take(&mut self.last) }
+    }
+
+    /// Puts the answer on the bill, once.
+    fn count(&mut self) -> Option<f64> {
+        if !self.begun || std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        let rough = Usage {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.said,
+            total_tokens: self.prompt_tokens + self.said,
+            ..Usage::default()
+        };
+        let counted = self.last.usage;
+        self.client.count(&self.model, self.served_by.as_deref(), counted.unwrap_or(rough), counted.is_some())
     }
 
     fn origin(&self) -> Origin {
@@ -261,6 +292,24 @@ impl Exchange {
             cost: None,
         }
     }
+}
+
+/// An answer that nobody reads to its end has its price too.
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.count();
+    }
+}
+
+/// About how many tokens a choice brings.
+fn said(choice: &ChunkChoice) -> usize {
+    let delta = choice.delta.as_ref();
+    let texts = [
+        choice.text.as_ref(),
+        delta.and_then(|delta| delta.content.as_ref()),
+        delta.and_then(|delta| delta.reasoning_content.as_ref()),
+    ];
+    texts.into_iter().flatten().map(|text| cost::tokens(text)).sum()
 }
 
 /// The body of an answer: a stream of events, or JSON.

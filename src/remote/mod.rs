@@ -7,23 +7,29 @@
 
 mod attempts;
 mod chat;
+pub mod cost;
 mod failure;
 pub mod models;
 mod sse;
 pub mod tasks;
 
 pub use attempts::Retry;
-pub use chat::{Chunks, whole};
+pub(crate) use attempts::{milliseconds, some_milliseconds};
+pub use chat::whole;
 
 pub use crate::http::Token;
 
+use crate::engine::Usage;
 use crate::http::{self, Request};
 use crate::{Error, Result};
 use attempts::Attempts;
+use cost::{Budget, Totals};
 use failure::Failure;
+use models::Price;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Hugging Face's router.
@@ -43,13 +49,17 @@ pub struct Config {
     /// The organization on Hugging Face that pays.
     pub bill_to: Option<String>,
     /// Further headers.
-    pub headers: std::collections::BTreeMap<String, String>,
+    pub headers: BTreeMap<String, String>,
     /// Fields of every request's body, where the request does not have them itself.
     pub extra_body: Map<String, Value>,
     /// The address is a relay to Hugging Face's router, [tasks] included.
     pub hf_inference: bool,
     /// When to try again.
     pub retry: Retry,
+    /// What may be spent.
+    pub budget: Budget,
+    /// What models cost, by their names; before what the list of models says.
+    pub prices: BTreeMap<String, Price>,
 }
 
 impl Default for Config {
@@ -59,20 +69,23 @@ impl Default for Config {
             base_url: HUGGING_FACE.to_owned(),
             token: None,
             bill_to: None,
-            headers: Default::default(),
+            headers: BTreeMap::new(),
             extra_body: Map::new(),
             hf_inference: false,
             retry: Retry::default(),
+            budget: Budget::default(),
+            prices: BTreeMap::new(),
         }
     }
 }
 
-/// A provider of hosted models. Clones share its list of models.
+/// A provider of hosted models. Clones share its list of models and its bill.
 #[derive(Debug, Clone)]
 pub struct Client {
     config: Rc<Config>,
     name: Rc<str>,
     models: Rc<RefCell<models::Known>>,
+    totals: Rc<Cell<Totals>>,
 }
 
 impl Client {
@@ -85,7 +98,12 @@ impl Client {
             HUGGING_FACE => "huggingface".to_owned(),
             url => http::host(url).to_owned(),
         });
-        Ok(Client { config: Rc::new(config), name: name.into(), models: Rc::default() })
+        Ok(Client {
+            config: Rc::new(config),
+            name: name.into(),
+            models: Rc::default(),
+            totals: Rc::default(),
+        })
     }
 
     /// What answers call this provider.
@@ -96,6 +114,49 @@ impl Client {
     /// Its base address, without an end.
     pub fn base_url(&self) -> &str {
         &self.config.base_url
+    }
+
+    /// What was spent so far.
+    pub fn totals(&self) -> Totals {
+        self.totals.get()
+    }
+
+    /// What answers depend on beside the request and the model. Never the token.
+    pub(crate) fn identity(&self) -> String {
+        let Config { base_url, bill_to, extra_body, .. } = &*self.config;
+        format!("{base_url} {} {}", bill_to.as_deref().unwrap_or_default(), Value::Object(extra_body.clone()))
+    }
+
+    /// What a model costs, as far as that is known without asking.
+    fn price(&self, model: &str, served_by: Option<&str>) -> Option<Price> {
+        let (id, suffix) = model.rsplit_once(':').map_or((model, None), |(id, suffix)| (id, Some(suffix)));
+        let configured = self.config.prices.get(model).or_else(|| self.config.prices.get(id));
+        configured.copied().or_else(|| {
+            let known = self.models.borrow();
+            known.get()?.iter().find(|known| known.id == model || known.id == id)?.price(served_by.or(suffix))
+        })
+    }
+
+    /// Refuses to go beyond the budget. For one in dollars the list of models is asked for prices.
+    async fn check_budget(&self, model: &str, prompt_tokens: usize) -> Result<()> {
+        let budget = self.config.budget;
+        if budget.dollars.is_some() && self.price(model, None).is_none() {
+            self.models().await?;
+        }
+        self.totals().check(budget, prompt_tokens, self.price(model, None))
+    }
+
+    fn began(&self) {
+        let totals = self.totals();
+        self.totals.set(Totals { requests: totals.requests + 1, ..totals });
+    }
+
+    /// Puts an answer on the bill; gives its price.
+    fn count(&self, model: &str, served_by: Option<&str>, usage: Usage, counted: bool) -> Option<f64> {
+        let mut totals = self.totals();
+        let cost = totals.add(usage, counted, self.price(model, served_by));
+        self.totals.set(totals);
+        cost
     }
 
     fn host(&self) -> &str {

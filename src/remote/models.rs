@@ -53,6 +53,13 @@ pub struct Price {
 #[derive(Debug, Default)]
 pub(super) struct Known(Option<(Instant, Rc<Vec<Model>>)>);
 
+impl Known {
+    /// The last list, however old.
+    pub fn get(&self) -> Option<&[Model]> {
+        self.0.as_ref().map(|(_, models)| models.as_slice())
+    }
+}
+
 impl Client {
     /// All models of the provider. The list is asked for again after ten minutes.
     pub async fn models(&self) -> Result<Rc<Vec<Model>>> {
