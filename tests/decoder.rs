@@ -74,6 +74,8 @@ architectures! {
     gemma2 "gemma2" 64,
     gemma3 "gemma3" 64,
     gemma3_rope_linear "gemma3-rope-linear" 256,
+    starcoder2 "starcoder2" 64,
+    gpt2 "gpt2" 64,
 }
 
 /// Our rounding of activations may cost at most this much more than llama.cpp's.

@@ -408,7 +408,7 @@ fn odd_numbers_of_blocks() {
             let out = backend.buffer(1, rows).unwrap();
             // The token's own row serves as its input.
             backend.embed(Tokens::Known(&[2]), weight, 1.0, x).unwrap();
-            let norm = Norm { scale, epsilon: 1e-5 };
+            let norm = Norm::rms(scale, 1e-5);
             backend.project(1, x, &norm, &[(Linear { weight, bias: None }, out)]).unwrap();
             let mut products = Vec::new();
             block_on(backend.read(out, rows, &mut products)).unwrap();

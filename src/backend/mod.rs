@@ -40,13 +40,39 @@ pub struct Linear {
     pub bias: Option<Vector>,
 }
 
-/// RMSNorm: `y = x / sqrt(mean(x²) + epsilon) · scale`.
+/// A norm over a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Norm {
+    /// Which one.
+    pub kind: NormKind,
     /// One number a column.
     pub scale: Vector,
     /// Added to the mean square.
     pub epsilon: f32,
+}
+
+/// Which norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// RMSNorm: `y = x / sqrt(mean(x²) + epsilon) · scale`.
+    Rms,
+    /// LayerNorm: `y = c / sqrt(mean(c²) + epsilon) · scale + bias` of the centred `c = x − mean(x)`.
+    Layer {
+        /// One number a column.
+        bias: Vector,
+    },
+}
+
+impl Norm {
+    /// RMSNorm.
+    pub fn rms(scale: Vector, epsilon: f32) -> Norm {
+        Norm { kind: NormKind::Rms, scale, epsilon }
+    }
+
+    /// LayerNorm.
+    pub fn layer(scale: Vector, bias: Vector, epsilon: f32) -> Norm {
+        Norm { kind: NormKind::Layer { bias }, scale, epsilon }
+    }
 }
 
 /// Rotary position embedding: element pairs of a head are rotated by `position · frequency`.
@@ -93,7 +119,7 @@ pub struct Attention {
     pub window: Option<usize>,
 }
 
-/// The gate's nonlinearity in `act(gate) · up`.
+/// The nonlinearity of a feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x · sigmoid(x)`.
@@ -188,7 +214,7 @@ pub struct GpuInfo {
 }
 
 /// What one kernel of a device has cost.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct KernelTime {
     /// With the variant's constants.
     pub kernel: String,
@@ -207,8 +233,8 @@ pub trait Backend {
     fn device(&self) -> &'static str;
 
     /// Time in each kernel since the last call, longest first, where the device was asked to measure.
-    fn kernel_times(&mut self) -> Vec<KernelTime> {
-        Vec::new()
+    fn kernel_times(&mut self) -> LocalBoxFuture<'_, Result<Vec<KernelTime>>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     /// Tokens that should go through the model in one step of the prompt. Between steps a
@@ -254,10 +280,13 @@ pub trait Backend {
     /// `out[i] = scale · table[tokens[i]]`.
     fn embed(&mut self, tokens: Tokens, table: Matrix, scale: f32, out: Buffer) -> Result<()>;
 
+    /// `x[i] += table[first + i]`.
+    fn add_rows(&mut self, first: usize, rows: usize, table: Matrix, x: Buffer) -> Result<()>;
+
     /// `out = W·norm(x) + b` for each of `outputs`, all from the same input.
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()>;
 
-    /// `x += norm(W·input + b)`; without a norm, `x += W·input + b`.
+    /// `x += norm(W·input + b)`, an RMSNorm; without a norm, `x += W·input + b`.
     fn project_add(
         &mut self,
         rows: usize,
@@ -267,7 +296,7 @@ pub trait Backend {
         x: Buffer,
     ) -> Result<()>;
 
-    /// Applies the per-head norms (query's, key's) and the rotation to queries and keys in place,
+    /// Applies the per-head norms (query's, key's; RMSNorm) and the rotation to queries and keys in place,
     /// then writes keys and values to the cache at `position`.
     #[allow(clippy::too_many_arguments)]
     fn rotate_and_store(
@@ -300,6 +329,17 @@ pub trait Backend {
         x: Buffer,
         norm: &Norm,
         gate_up: [&Linear; 2],
+        activation: Activation,
+        out: Buffer,
+    ) -> Result<()>;
+
+    /// `out = act(up·norm(x) + b)`: a feed-forward layer without a gate.
+    fn activate(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: &Norm,
+        up: &Linear,
         activation: Activation,
         out: Buffer,
     ) -> Result<()>;

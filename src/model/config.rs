@@ -32,10 +32,14 @@ pub enum Architecture {
     Gemma2,
     /// Gemma 3, text.
     Gemma3,
+    /// StarCoder 2.
+    Starcoder2,
+    /// GPT-2.
+    Gpt2,
 }
 
 impl Architecture {
-    const ALL: [(&str, Architecture); 7] = [
+    const ALL: [(&str, Architecture); 9] = [
         ("llama", Architecture::Llama),
         ("qwen2", Architecture::Qwen2),
         ("qwen3", Architecture::Qwen3),
@@ -43,6 +47,8 @@ impl Architecture {
         ("gemma", Architecture::Gemma),
         ("gemma2", Architecture::Gemma2),
         ("gemma3", Architecture::Gemma3),
+        ("starcoder2", Architecture::Starcoder2),
+        ("gpt2", Architecture::Gpt2),
     ];
 
     fn named(name: &str) -> Result<Self> {
@@ -57,6 +63,21 @@ impl Architecture {
 
     fn is_gemma(self) -> bool {
         matches!(self, Architecture::Gemma | Architecture::Gemma2 | Architecture::Gemma3)
+    }
+
+    /// LayerNorm in place of RMSNorm.
+    pub(super) fn has_layer_norm(self) -> bool {
+        matches!(self, Architecture::Starcoder2 | Architecture::Gpt2)
+    }
+
+    /// A gate beside the feed-forward layer's first product.
+    pub(super) fn has_gate(self) -> bool {
+        !matches!(self, Architecture::Starcoder2 | Architecture::Gpt2)
+    }
+
+    /// Embeddings of positions are added to those of tokens; nothing is rotated then.
+    pub(super) fn learns_positions(self) -> bool {
+        self == Architecture::Gpt2
     }
 
     /// Gemma 2 and 3 norm what attention and MLP give before adding it to the stream.
@@ -81,7 +102,7 @@ pub struct Config {
     pub layers: usize,
     /// Width of the residual stream.
     pub embedding: usize,
-    /// Width of the gated activation.
+    /// Width of the feed-forward layer.
     pub feed_forward: usize,
     /// Tokens in the vocabulary.
     pub vocabulary: usize,
@@ -89,7 +110,7 @@ pub struct Config {
     pub trained_context: usize,
     /// Attention heads.
     pub heads: Heads,
-    /// Of every RMSNorm.
+    /// Of every norm.
     pub norm_epsilon: f32,
     /// Multiplies the embeddings.
     pub embedding_scale: f32,
@@ -99,7 +120,7 @@ pub struct Config {
     pub attention_softcap: Option<f32>,
     /// Caps the logits.
     pub logit_softcap: Option<f32>,
-    /// Of the gate.
+    /// Of the feed-forward layer.
     pub activation: Activation,
     rope: RopeConfig,
     sliding: Option<Sliding>,
@@ -239,6 +260,10 @@ impl Config {
             return Err(Error::unsupported_model("mixture-of-experts models are not supported yet"));
         }
 
+        let norm_epsilon = match architecture.has_layer_norm() {
+            true => "attention.layer_norm_epsilon",
+            false => "attention.layer_norm_rms_epsilon",
+        };
         Ok(Config {
             architecture,
             architecture_name: name.to_owned(),
@@ -248,7 +273,7 @@ impl Config {
             vocabulary: vocabulary(header)?,
             trained_context: keys.size("context_length", u32::MAX)?.unwrap_or(2048),
             heads: Heads { query, kv, size },
-            norm_epsilon: keys.positive("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+            norm_epsilon: keys.positive(norm_epsilon)?.unwrap_or(1e-5),
             embedding_scale: if architecture.is_gemma() { (embedding as f32).sqrt() } else { 1.0 },
             attention_scale: match keys.positive("attention.scale")? {
                 Some(scale) => scale,
@@ -262,7 +287,10 @@ impl Config {
                 Architecture::Gemma2 => Some(keys.positive("final_logit_softcapping")?.unwrap_or(30.0)),
                 _ => keys.positive("final_logit_softcapping")?,
             },
-            activation: if architecture.is_gemma() { Activation::Gelu } else { Activation::Silu },
+            activation: match architecture.is_gemma() || !architecture.has_gate() {
+                true => Activation::Gelu,
+                false => Activation::Silu,
+            },
             rope: RopeConfig::read(&keys, header, architecture, size)?,
             sliding: Sliding::read(&keys, architecture)?,
         })
@@ -377,7 +405,10 @@ impl RopeConfig {
         architecture: Architecture,
         head_size: usize,
     ) -> Result<RopeConfig> {
-        let dimensions = keys.size("rope.dimension_count", MAX_WIDTH)?.unwrap_or(head_size);
+        let dimensions = match architecture.learns_positions() {
+            true => 0,
+            false => keys.size("rope.dimension_count", MAX_WIDTH)?.unwrap_or(head_size),
+        };
         if dimensions > head_size || !dimensions.is_multiple_of(2) {
             return Err(Error::corrupt_model(format!("cannot rotate {dimensions} of {head_size} elements")));
         }

@@ -19,6 +19,8 @@ pub struct Decoder {
     context: usize,
     /// v × d
     embedding: Matrix,
+    /// Of the positions, where they are learned: the trained context × d.
+    positions: Option<Matrix>,
     layers: Vec<Layer>,
     output_norm: Norm,
     /// v × d
@@ -44,7 +46,7 @@ struct Layer {
     attention_output_norm: Option<Norm>,
     feed_forward_norm: Norm,
     /// f × d
-    gate: Linear,
+    gate: Option<Linear>,
     /// f × d
     up: Linear,
     /// d × f
@@ -90,6 +92,9 @@ impl Decoder {
         let Buffers { x, query, key, value, attended, gated, .. } = self.buffers;
         let b = self.backend.as_mut();
         b.embed(tokens, self.embedding, self.config.embedding_scale, x)?;
+        if let Some(positions) = self.positions {
+            b.add_rows(position, n, positions, x)?;
+        }
         for layer in &self.layers {
             let projections = [(layer.query, query), (layer.key, key), (layer.value, value)];
             b.project(n, x, &layer.attention_norm, &projections)?;
@@ -105,8 +110,11 @@ impl Decoder {
             )?;
             b.attend(position, n, query, layer.cache, &layer.attention, attended)?;
             b.project_add(n, attended, &layer.attention_output, layer.attention_output_norm.as_ref(), x)?;
-            let gate_up = [&layer.gate, &layer.up];
-            b.gate(n, x, &layer.feed_forward_norm, gate_up, self.config.activation, gated)?;
+            let (norm, up, activation) = (&layer.feed_forward_norm, &layer.up, self.config.activation);
+            match &layer.gate {
+                Some(gate) => b.gate(n, x, norm, [gate, up], activation, gated)?,
+                None => b.activate(n, x, norm, up, activation, gated)?,
+            }
             b.project_add(n, gated, &layer.down, layer.feed_forward_output_norm.as_ref(), x)?;
         }
         Ok(())
@@ -167,8 +175,8 @@ impl Decoder {
     }
 
     /// What the device's kernels have cost, where it was asked to measure.
-    pub fn kernel_times(&mut self) -> Vec<KernelTime> {
-        self.backend.kernel_times()
+    pub async fn kernel_times(&mut self) -> Result<Vec<KernelTime>> {
+        self.backend.kernel_times().await
     }
 
     /// The model's sizes.
@@ -199,11 +207,15 @@ impl Decoder {
             None => None,
         };
         let embedding = loader.matrix("token_embd.weight", v, d).await?;
+        let positions = match config.architecture.learns_positions() {
+            true => Some(loader.matrix("position_embd.weight", config.trained_context, d).await?),
+            false => None,
+        };
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             layers.push(Layer::load(&mut loader, &config, index, rope_factors.as_deref(), context).await?);
         }
-        let output_norm = loader.norm("output_norm.weight", d, config.norm_epsilon).await?;
+        let output_norm = loader.norm("output_norm", d, &config).await?;
         let output = match loader.has("output.weight") {
             true => loader.linear("output", v, d).await?,
             // Tied to the embedding.
@@ -211,7 +223,7 @@ impl Decoder {
         };
         // After the weights: until those have been found, the sizes are but what a file claims.
         let buffers = Buffers::allocate(backend.as_mut(), &config)?;
-        Ok(Decoder { config, backend, context, embedding, layers, output_norm, output, buffers })
+        Ok(Decoder { config, backend, context, embedding, positions, layers, output_norm, output, buffers })
     }
 }
 
@@ -233,11 +245,10 @@ impl Layer {
         context: usize,
     ) -> Result<Layer> {
         let name = |part: &str| format!("blk.{index}.{part}");
-        let (d, f, heads, epsilon) =
-            (config.embedding, config.feed_forward, config.heads, config.norm_epsilon);
+        let (d, f, heads) = (config.embedding, config.feed_forward, config.heads);
         let (q_rows, kv_rows) = (heads.query * heads.size, heads.kv * heads.size);
 
-        let attention_norm = loader.norm(&name("attn_norm.weight"), d, epsilon).await?;
+        let attention_norm = loader.norm(&name("attn_norm"), d, config).await?;
         let [query, key, value] = match loader.has(&name("attn_qkv.weight")) {
             true => loader.split(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], d).await?,
             false => [
@@ -248,25 +259,33 @@ impl Layer {
         };
         let head_norms = match config.architecture.norms_queries_and_keys() {
             true => Some([
-                loader.norm(&name("attn_q_norm.weight"), heads.size, epsilon).await?,
-                loader.norm(&name("attn_k_norm.weight"), heads.size, epsilon).await?,
+                loader.norm(&name("attn_q_norm"), heads.size, config).await?,
+                loader.norm(&name("attn_k_norm"), heads.size, config).await?,
             ]),
             false => None,
         };
         let attention_output = loader.linear(&name("attn_output"), d, q_rows).await?;
         let [attention_output_norm, feed_forward_output_norm] = match config.architecture.norms_outputs() {
             true => [
-                Some(loader.norm(&name("post_attention_norm.weight"), d, epsilon).await?),
-                Some(loader.norm(&name("post_ffw_norm.weight"), d, epsilon).await?),
+                Some(loader.norm(&name("post_attention_norm"), d, config).await?),
+                Some(loader.norm(&name("post_ffw_norm"), d, config).await?),
             ],
             false => [None, None],
         };
-        let feed_forward_norm = loader.norm(&name("ffn_norm.weight"), d, epsilon).await?;
-        let [gate, up] = match loader.has(&name("ffn_gate.weight")) {
+        let feed_forward_norm = loader.norm(&name("ffn_norm"), d, config).await?;
+        let has_gate = config.architecture.has_gate();
+        let (gate, up) = match has_gate && !loader.has(&name("ffn_gate.weight")) {
             true => {
-                [loader.linear(&name("ffn_gate"), f, d).await?, loader.linear(&name("ffn_up"), f, d).await?]
+                let [gate, up] = loader.split(&name("ffn_up"), [f, f], d).await?;
+                (Some(gate), up)
             }
-            false => loader.split(&name("ffn_up"), [f, f], d).await?,
+            false => {
+                let gate = match has_gate {
+                    true => Some(loader.linear(&name("ffn_gate"), f, d).await?),
+                    false => None,
+                };
+                (gate, loader.linear(&name("ffn_up"), f, d).await?)
+            }
         };
         let down = loader.linear(&name("ffn_down"), d, f).await?;
         let cache = loader.backend.kv_cache(context, heads)?;

@@ -1,5 +1,6 @@
 //! Tensors from a source to a backend, checked and piece by piece.
 
+use super::config::Config;
 use super::gguf::{Header, TensorInfo, TensorType};
 use crate::backend::{Backend, Linear, Matrix, Norm};
 use crate::store::Source;
@@ -7,7 +8,7 @@ use crate::{Error, Result};
 use half::{bf16, f16};
 
 /// What is in memory of a matrix at a time, beside the backend's copy.
-const PIECE: u64 = 8 << 20;
+const PIECE: u64 = 4 << 20;
 
 /// Hears of the bytes loaded so far; gives an error to stop.
 pub type Progress<'a> = dyn FnMut(u64) -> Result<()> + 'a;
@@ -54,9 +55,15 @@ impl<'a> Loader<'a> {
         })
     }
 
-    pub async fn norm(&mut self, name: &str, width: usize, epsilon: f32) -> Result<Norm> {
-        let scale = self.values(name, width).await?;
-        Ok(Norm { scale: self.backend.vector(&scale)?, epsilon })
+    /// `{name}.weight`, and `{name}.bias` where the family has LayerNorm.
+    pub async fn norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
+        let scale = self.values(&format!("{name}.weight"), width).await?;
+        let scale = self.backend.vector(&scale)?;
+        if !config.architecture.has_layer_norm() {
+            return Ok(Norm::rms(scale, config.norm_epsilon));
+        }
+        let bias = self.values(&format!("{name}.bias"), width).await?;
+        Ok(Norm::layer(scale, self.backend.vector(&bias)?, config.norm_epsilon))
     }
 
     /// `{name}.weight`, and `{name}.bias` where the file has one.

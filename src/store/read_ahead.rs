@@ -6,7 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
 
 /// What a read fetches at least: over a network a request costs as much as some megabytes.
-const WINDOW: u64 = 16 << 20;
+const WINDOW: u64 = 8 << 20;
 
 /// A source that keeps the last piece it read. Tensors lie in a file mostly in the order in
 /// which they are loaded.

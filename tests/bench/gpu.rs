@@ -4,7 +4,7 @@
 
 use candlewick::Result;
 use candlewick::backend::gpu::{Gpu, Options};
-use candlewick::backend::{Backend, Heads, Linear, Needs, Norm};
+use candlewick::backend::{Backend, Heads, KernelTime, Linear, Needs, Norm};
 use candlewick::model::gguf::{Header, TensorType};
 use candlewick::model::{Config, Decoder};
 use candlewick::store::Source;
@@ -333,7 +333,7 @@ async fn sweep(name: &str, kind: TensorType, bandwidth: f64) -> Result<()> {
             }
             linears.push(Linear { weight, bias: None });
         }
-        let norm = Norm { scale: gpu.vector(&vec![1.0; columns])?, epsilon: 1e-5 };
+        let norm = Norm::rms(gpu.vector(&vec![1.0; columns])?, 1e-5);
         let (x, out) = (gpu.buffer(1, columns)?, gpu.buffer(1, rows)?);
         let mut results = Vec::new();
         let mut word = Vec::new();
@@ -457,8 +457,7 @@ async fn bench(
 
 async fn profiled(source: &Synthetic, context: usize, ids: &[u32]) -> Result<()> {
     let mut decoder = load(source, Options { profile: true, ..Options::from_env() }, context).await?;
-    let show = |title: &str, decoder: &mut Decoder, count: u64| {
-        let times = decoder.kernel_times();
+    let show = |title: &str, times: Vec<KernelTime>, count: u64| {
         let total: u64 = times.iter().map(|time| time.nanoseconds).sum();
         let calls: u64 = times.iter().map(|time| time.calls).sum();
         println!(
@@ -483,10 +482,10 @@ async fn profiled(source: &Synthetic, context: usize, ids: &[u32]) -> Result<()>
             decoder.choose(ids.len() - 1, usize::MAX)?;
             decoder.chosen().await?;
             if round == 0 {
-                decoder.kernel_times();
+                decoder.kernel_times().await?;
             }
         }
-        show(title, &mut decoder, 3);
+        show(title, decoder.kernel_times().await?, 3);
     }
     Ok(())
 }

@@ -4,6 +4,8 @@ import { closeSync, openSync, writeSync } from "node:fs";
 
 /** Shapes as in the published files. @type {Record<string, Shape>} */
 export const SHAPES = {
+  // Of no published model: as many layers as a small one has, and next to no work in them.
+  "thirty-thin": { layers: 30, width: 64, heads: 4, kvHeads: 2, headSize: 16, feedForward: 128, vocabulary: 32000, tied: true },
   "smollm2-135m": { layers: 30, width: 576, heads: 9, kvHeads: 3, headSize: 64, feedForward: 1536, vocabulary: 49152, tied: true },
   "smollm2-360m": { layers: 32, width: 960, heads: 15, kvHeads: 5, headSize: 64, feedForward: 2560, vocabulary: 49152, tied: true },
   "llama-3.2-1b": { layers: 16, width: 2048, heads: 32, kvHeads: 8, headSize: 64, feedForward: 8192, vocabulary: 128256, tied: true },

@@ -151,7 +151,7 @@ impl Pair {
     }
 
     fn norm(&mut self, len: usize) -> Norm {
-        Norm { scale: self.vector(len), epsilon: 1e-5 }
+        Norm::rms(self.vector(len), 1e-5)
     }
 
     fn linear(&mut self, kind: TensorType, rows: usize, columns: usize) -> Linear {
@@ -307,6 +307,69 @@ fn rows_and_columns() {
                 // A single sum may cancel out, and then nothing says what its terms were.
                 pair.compare("project", out, rows, if rows == 1 { 100.0 * SUMS } else { SUMS });
             }
+        }
+    }
+}
+
+/// LayerNorm, and the feed-forward layer without a gate that comes with it.
+#[test]
+fn layer_norm() {
+    for (variant, options) in variants() {
+        let mut pair = Pair::new(variant, &options);
+        for (round, columns) in [1, 31, 33, 63, 65, 127, 257, 1100].into_iter().enumerate() {
+            for tokens in [1, 3, 8, 9, 65] {
+                let kind = [TensorType::F32, TensorType::F16][round % 2];
+                let rows = ROWS[(round + tokens) % ROWS.len()];
+                pair.what = format!("{variant}, layer norm, {kind:?}, {tokens} tokens, {columns} columns");
+                let x = pair.filled(tokens, columns);
+                let norm = Norm::layer(pair.vector(columns), pair.vector(columns), 1e-5);
+                let outputs: Vec<_> =
+                    (0..2).map(|_| (pair.linear(kind, rows, columns), pair.empty(tokens, rows))).collect();
+                pair.both(|b| b.project(tokens, x, &norm, &outputs).unwrap());
+                for (_, out) in &outputs {
+                    pair.compare("project", *out, tokens * rows, if rows * tokens < 9 { 1e-3 } else { 1e-4 });
+                }
+                let [gate, up] = [outputs[0].0, outputs[1].0];
+                let out = pair.empty(tokens, rows);
+                for activation in [Activation::Silu, Activation::Gelu] {
+                    pair.both(|b| b.activate(tokens, x, &norm, &up, activation, out).unwrap());
+                    pair.compare("activate", out, tokens * rows, 1e-3);
+                    pair.both(|b| b.gate(tokens, x, &norm, [&gate, &up], activation, out).unwrap());
+                    pair.compare("gate", out, tokens * rows, 1e-3);
+                }
+                let scores = pair.empty(1, rows);
+                pair.both(|b| b.logits(tokens - 1, x, &norm, &up, None, scores).unwrap());
+                pair.compare("logits", scores, rows, if rows < 9 { 1e-3 } else { 1e-4 });
+                let table = pair.matrix(kind, tokens + 5, columns);
+                pair.both(|b| b.add_rows(5, tokens, table, x).unwrap());
+                pair.compare("add_rows", x, tokens * columns, SUMS);
+            }
+        }
+    }
+}
+
+/// Products of integers: the activations are rounded to 8 bits, and nothing else is.
+#[test]
+fn matmul_dp4a() {
+    let options = Options { dp4a: Some(true), ..Options::from_env() };
+    for &kind in TYPES {
+        let mut pair = Pair::new("dp4a", &options);
+        for (round, &tokens) in [9, 31, 33, 63, 65, 127, 257].iter().enumerate() {
+            let columns = columns(kind)[round % columns(kind).len()];
+            let rows = ROWS[round % ROWS.len()];
+            pair.what = format!("dp4a, {kind:?}, {tokens} tokens, {columns} columns");
+            let x = pair.filled(tokens, columns);
+            let norm = pair.norm(columns);
+            let linear = pair.linear(kind, rows, columns);
+            let out = pair.filled(tokens, rows);
+            pair.both(|b| b.project(tokens, x, &norm, &[(linear, out)]).unwrap());
+            // Queries and keys are never rounded.
+            pair.compare("project", out, tokens * rows, SUMS);
+            pair.both(|b| b.project_add(tokens, x, &linear, None, out).unwrap());
+            pair.compare("project_add", out, tokens * rows, 2e-2);
+            let up = pair.linear(kind, rows, columns);
+            pair.both(|b| b.gate(tokens, x, &norm, [&linear, &up], Activation::Silu, out).unwrap());
+            pair.compare("gate", out, tokens * rows, 4e-2);
         }
     }
 }

@@ -26,6 +26,8 @@ const MODELS: &[&str] = &[
     "gemma2",
     "gemma3",
     "gemma3-rope-linear",
+    "starcoder2",
+    "gpt2",
     "quant-f16",
     "quant-bf16",
     "quant-q4_0",
@@ -80,6 +82,18 @@ fn every_model_agrees_with_the_cpu() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Activations of 8 bits may cost more, but not much.
+#[test]
+fn products_of_integers_are_close() {
+    let models = MODELS.iter().filter(|model| model.starts_with("quant-"));
+    for model in models.step_by(if crate::short() { 4 } else { 1 }) {
+        let options = Options { dp4a: Some(true), ..Options::from_env() };
+        let kl = mean_kl(model, options, 64, 128);
+        println!("{model}: mean KL {kl:.2e}");
+        assert!(kl <= 1e-3, "{model}: mean KL {kl:.2e}");
+    }
+}
+
 fn decoder_of(bytes: &[u8], backend: impl Backend + 'static) -> Decoder {
     let source = MemorySource::new("model.gguf", bytes.to_vec());
     pollster::block_on(async {
@@ -131,5 +145,40 @@ fn stories260k_tells_its_story() {
         decoder.forward_chosen(prompt.len() + index).unwrap();
         decoder.choose(0, usize::MAX).unwrap();
         assert_eq!(pollster::block_on(decoder.chosen()).unwrap(), expected, "token {index}");
+    }
+}
+
+/// Dispatches of one token, by kernel, counted in a run.
+fn dispatches_of_a_token(decoder: &mut Decoder, position: usize) -> Vec<(String, u64)> {
+    pollster::block_on(async {
+        decoder.kernel_times().await.unwrap();
+        decoder.forward_chosen(position).unwrap();
+        decoder.choose(0, usize::MAX).unwrap();
+        decoder.chosen().await.unwrap();
+        let times = decoder.kernel_times().await.unwrap();
+        times
+            .into_iter()
+            .map(|time| (time.kernel.split(' ').next().unwrap().to_owned(), time.calls))
+            .collect()
+    })
+}
+
+/// Six a layer: three products with their norms and residuals, rotation with the cache, attention, and the
+/// gated product; seven where attention is split. And four a token: embedding, scores, two of argmax.
+#[test]
+fn a_layer_is_six_dispatches() {
+    let model = "../../../www/models/stories260K.gguf";
+    let options = Options { profile: true, ..Options::from_env() };
+    let mut decoder = decoder(model, gpu(options), 512);
+    let layers = decoder.config().layers as u64;
+    decoder.forward(&[1; 400], 0).unwrap();
+    decoder.choose(399, usize::MAX).unwrap();
+    pollster::block_on(decoder.chosen()).unwrap();
+    for (position, a_layer) in [(100, 6), (400, 7)] {
+        let counts = dispatches_of_a_token(&mut decoder, position);
+        let total: u64 = counts.iter().map(|(_, calls)| calls).sum();
+        assert_eq!(total, a_layer * layers + 4, "at {position}: {counts:?}");
+        let of = |name: &str| counts.iter().filter(|(kernel, _)| kernel == name).map(|(_, n)| n).sum::<u64>();
+        assert_eq!((of("gate"), of("attend"), of("matvec")), (layers, layers, 3 * layers + 1));
     }
 }

@@ -6,8 +6,8 @@ mod blocks;
 mod ops;
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, Tokens, Top, Vector,
-    Wanted,
+    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, NormKind, Rope, Tokens,
+    Top, Vector, Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
@@ -86,7 +86,12 @@ impl Cpu {
     }
 
     fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) {
-        ops::rms_norm(input, &self.vectors[norm.scale.0], norm.epsilon, out);
+        out.copy_from_slice(input);
+        let scale = &self.vectors[norm.scale.0];
+        match norm.kind {
+            NormKind::Rms => ops::rms_norm(out, scale, norm.epsilon),
+            NormKind::Layer { bias } => ops::layer_norm(out, scale, &self.vectors[bias.0], norm.epsilon),
+        }
     }
 
     /// The rows of `input` normed, in a scratch vector that the caller hands back.
@@ -177,6 +182,16 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn add_rows(&mut self, first: usize, rows: usize, table: Matrix, x: Buffer) -> Result<()> {
+        let table = &self.matrices[table.0];
+        let mut values = vec![0.0; table.columns];
+        for (index, row) in self.buffers[x.0].chunks_exact_mut(table.columns).take(rows).enumerate() {
+            table.blocks.row(first + index, &mut values);
+            ops::add(row, &values);
+        }
+        Ok(())
+    }
+
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
         let input = self.normed(norm, 0..rows, x);
         for (linear, buffer) in outputs {
@@ -231,7 +246,7 @@ impl Backend for Cpu {
             let used = &mut values[..rows * width];
             if let Some(norms) = norms {
                 let scale = &self.vectors[norms[index].scale.0];
-                ops::rms_norm_in_place(used, scale, norms[index].epsilon);
+                ops::rms_norm(used, scale, norms[index].epsilon);
             }
             for (row, values) in used.chunks_exact_mut(width).enumerate() {
                 ops::rotate(values, heads.size, position + row, rope);
@@ -291,6 +306,25 @@ impl Backend for Cpu {
         self.scratch = input;
         self.scratch_up = upped;
         self.put(out, gated);
+        Ok(())
+    }
+
+    fn activate(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: &Norm,
+        up: &Linear,
+        activation: Activation,
+        out: Buffer,
+    ) -> Result<()> {
+        let width = self.matrices[up.weight.0].rows;
+        let input = self.normed(norm, 0..rows, x);
+        let mut activated = self.take(out);
+        self.apply(up, rows, &input, &mut activated)?;
+        parallel_rows(&mut activated[..rows * width], width, |_, row| ops::activate(row, activation));
+        self.scratch = input;
+        self.put(out, activated);
         Ok(())
     }
 

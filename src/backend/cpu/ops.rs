@@ -30,16 +30,22 @@ fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
 }
 
 /// Norms each run of `scale.len()` numbers.
-pub(super) fn rms_norm(input: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32]) {
-    out.copy_from_slice(input);
-    rms_norm_in_place(out, scale, epsilon);
-}
-
-pub(super) fn rms_norm_in_place(values: &mut [f32], scale: &[f32], epsilon: f32) {
+pub(super) fn rms_norm(values: &mut [f32], scale: &[f32], epsilon: f32) {
     for row in values.chunks_exact_mut(scale.len()) {
         let mean_square = dot(row, row) / row.len() as f32;
         let factor = 1.0 / (mean_square + epsilon).sqrt();
         row.iter_mut().zip(scale).for_each(|(value, scale)| *value *= factor * scale);
+    }
+}
+
+/// Norms each run of `scale.len()` numbers around their mean: Ba, Kiros and Hinton, 2016.
+pub(super) fn layer_norm(values: &mut [f32], scale: &[f32], bias: &[f32], epsilon: f32) {
+    for row in values.chunks_exact_mut(scale.len()) {
+        let mean = row.iter().sum::<f32>() / row.len() as f32;
+        row.iter_mut().for_each(|value| *value -= mean);
+        let factor = 1.0 / (dot(row, row) / row.len() as f32 + epsilon).sqrt();
+        let columns = row.iter_mut().zip(scale.iter().zip(bias));
+        columns.for_each(|(value, (scale, bias))| *value = *value * factor * scale + bias);
     }
 }
 
@@ -98,10 +104,15 @@ pub(super) fn attend(
 
 /// `gate = act(gate) · up`.
 pub(super) fn gate(gate: &mut [f32], up: &[f32], activation: Activation) {
-    let pairs = gate.iter_mut().zip(up);
+    activate(gate, activation);
+    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
+}
+
+/// `x = act(x)`.
+pub(super) fn activate(x: &mut [f32], activation: Activation) {
     match activation {
-        Activation::Silu => pairs.for_each(|(gate, up)| *gate = *gate / (1.0 + (-*gate).exp()) * up),
-        Activation::Gelu => pairs.for_each(|(gate, up)| *gate = gelu(*gate) * up),
+        Activation::Silu => x.iter_mut().for_each(|x| *x /= 1.0 + (-*x).exp()),
+        Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
     }
 }
 

@@ -16,6 +16,9 @@ pub struct Options {
     pub least_limits: bool,
     /// Keep keys and values as f32, at twice the memory.
     pub kv_f32: bool,
+    /// Multiply quantized weights by activations of 8 bits where there are many tokens, or never; without it a
+    /// measurement says which is faster.
+    pub dp4a: Option<bool>,
     /// Decode halves by integers, or by the device's own instructions; without it a try at start says which.
     pub exact_half: Option<bool>,
     /// Refuse a renderer in software.
@@ -45,7 +48,7 @@ impl Options {
         Options::default()
     }
 
-    fn allows(&self, feature: &str) -> bool {
+    pub(super) fn allows(&self, feature: &str) -> bool {
         !self.disable.iter().any(|name| name == feature)
     }
 }
@@ -155,6 +158,11 @@ impl Device {
             return Err(Error::device_lost(format!("the GPU was lost: {message}")));
         }
         faults.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether a processor plays the GPU.
+    pub fn is_software(&self) -> bool {
+        is_software(&self.info)
     }
 
     /// Bytes of one binding.

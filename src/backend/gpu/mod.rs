@@ -13,6 +13,7 @@ mod device;
 mod memory;
 mod probe;
 mod product;
+mod profile;
 mod record;
 mod repack;
 mod shader;
@@ -32,6 +33,7 @@ use choice::{CHOSEN_AT, Choices};
 use device::Device;
 use futures_util::future::LocalBoxFuture;
 use memory::{MatrixData, Memory, VectorData};
+use product::{End, Input};
 use record::{BufferId, Recorder};
 use repack::Format;
 use shader::Kernel;
@@ -64,13 +66,15 @@ pub struct Gpu {
     ids: BufferId,
     choices: Choices,
     /// What lies between two kernels of an operation; made when first needed.
-    scratch: [Option<Activations>; 2],
+    scratch: [Option<Activations>; 3],
     /// The splits of `attend`.
     parts: Option<BufferId>,
     /// Longest KV cache.
     context: usize,
     /// Halves are decoded by integers: the device reads subnormal ones as 0.
     exact_half: bool,
+    /// Products of many tokens are of integers where the weights are; not known before it was measured.
+    dp4a: Option<bool>,
     /// Threads, lanes and rows of `matvec` and `gate`, in place of the usual.
     tuned: Option<[usize; 3]>,
 }
@@ -115,12 +119,14 @@ impl Gpu {
             rotations: Vec::new(),
             ids,
             choices: Choices::default(),
-            scratch: [None; 2],
+            scratch: [None; 3],
             parts: None,
             context: 0,
             exact_half: false,
+            dp4a: None,
             tuned: None,
         };
+        gpu.dp4a = if gpu.options.allows("dp4a") { gpu.options.dp4a } else { Some(false) };
         gpu.exact_half = match gpu.options.exact_half {
             Some(exact) => exact,
             None => !gpu.reads_halves().await?,
@@ -220,6 +226,41 @@ impl Gpu {
         }
     }
 
+    /// `out = scale · table[ids[first + i]]`; without ids, `out += scale · table[first + i]`.
+    fn rows_of(
+        &mut self,
+        table: Matrix,
+        first: usize,
+        ids: Option<BufferId>,
+        scale: f32,
+        rows: usize,
+        out: Activations,
+    ) -> Result<()> {
+        let matrix = &self.matrices[table.0];
+        let (blocks, format, columns) = (matrix.blocks, matrix.format, matrix.columns);
+        for part in matrix.parts.clone() {
+            let mut params = vec![
+                blocks as u32,
+                rows as u32,
+                first as u32,
+                (out.stride / 4) as u32,
+                part.first_row as u32,
+                scale.to_bits(),
+                columns as u32,
+                0,
+            ];
+            params.extend(product::matrix_params(&part, 0, 0, 0, None));
+            let kernel = Kernel::new("embed")
+                .format(format.file())
+                .flag("EXACT_HALF", self.exact_half)
+                .flag("ROWS", ids.is_none());
+            let mut buffers = vec![part.slab, part.slab, out.id];
+            buffers.extend(ids);
+            self.dispatch(kernel, &params, &buffers, [(blocks * 8).div_ceil(64), rows, 1])?;
+        }
+        Ok(())
+    }
+
     fn dispatch(
         &mut self,
         kernel: Kernel,
@@ -236,8 +277,8 @@ impl Backend for Gpu {
         "gpu"
     }
 
-    fn kernel_times(&mut self) -> Vec<KernelTime> {
-        self.recorder.take_times()
+    fn kernel_times(&mut self) -> LocalBoxFuture<'_, Result<Vec<KernelTime>>> {
+        Box::pin(self.recorder.take_times(&self.device))
     }
 
     fn prefill_rows(&self) -> usize {
@@ -245,8 +286,11 @@ impl Backend for Gpu {
     }
 
     fn expect(&mut self, needs: &Needs) -> LocalBoxFuture<'_, Result<()>> {
-        let result = self.check_needs(needs);
-        Box::pin(std::future::ready(result))
+        let checked = self.check_needs(needs);
+        Box::pin(async move {
+            checked?;
+            self.measure_variants().await
+        })
     }
 
     fn gpu(&self) -> Option<GpuInfo> {
@@ -258,6 +302,7 @@ impl Backend for Gpu {
             ("kv f16", !self.options.kv_f32),
             ("kv f32", self.options.kv_f32),
             ("exact half", self.exact_half),
+            ("dp4a", self.dp4a == Some(true)),
         ];
         let on = |flags: &[(&'static str, bool)]| {
             flags.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
@@ -325,32 +370,17 @@ impl Backend for Gpu {
                 0
             }
         };
-        let out = self.buffers[out.0];
-        let matrix = &self.matrices[table.0];
-        let (blocks, format, columns) = (matrix.blocks, matrix.format, matrix.columns);
-        for part in matrix.parts.clone() {
-            let mut params = vec![
-                blocks as u32,
-                tokens.len() as u32,
-                first as u32,
-                (out.stride / 4) as u32,
-                part.first_row as u32,
-                scale.to_bits(),
-                columns as u32,
-                0,
-            ];
-            params.extend(product::matrix_params(&part, 0, 0, 0, None));
-            let kernel = Kernel::new("embed").format(format.file()).flag("EXACT_HALF", self.exact_half);
-            let workgroups = [(blocks * 8).div_ceil(64), tokens.len(), 1];
-            self.dispatch(kernel, &params, &[part.slab, part.slab, self.ids, out.id], workgroups)?;
-        }
-        Ok(())
+        self.rows_of(table, first, Some(self.ids), scale, tokens.len(), self.buffers[out.0])
+    }
+
+    fn add_rows(&mut self, first: usize, rows: usize, table: Matrix, x: Buffer) -> Result<()> {
+        self.rows_of(table, first, None, 1.0, rows, self.buffers[x.0])
     }
 
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
         let x = self.buffers[x.0];
         let outputs: Vec<_> = outputs.iter().map(|(linear, out)| (*linear, self.buffers[out.0])).collect();
-        self.products(rows, x, 0, Some(norm), &outputs, product::End::Store)
+        self.products(rows, Input { x, first: 0, exact: true }, Some(norm), &outputs, End::Store)
     }
 
     fn project_add(
@@ -363,11 +393,11 @@ impl Backend for Gpu {
     ) -> Result<()> {
         let (input, x) = (self.buffers[input.0], self.buffers[x.0]);
         match norm {
-            None => self.products(rows, input, 0, None, &[(*linear, x)], product::End::Add),
+            None => self.products(rows, Input::of(input), None, &[(*linear, x)], End::Add),
             Some(norm) => {
                 let width = self.matrices[linear.weight.0].rows;
                 let projected = self.scratch(0, rows, width)?;
-                self.products(rows, input, 0, None, &[(*linear, projected)], product::End::Store)?;
+                self.products(rows, Input::of(input), None, &[(*linear, projected)], End::Store)?;
                 self.rms_norm(rows, projected, norm, x, true)
             }
         }
@@ -410,6 +440,19 @@ impl Backend for Gpu {
         self.gated(rows, self.buffers[x.0], norm, gate_up, activation, self.buffers[out.0])
     }
 
+    fn activate(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: &Norm,
+        up: &Linear,
+        activation: Activation,
+        out: Buffer,
+    ) -> Result<()> {
+        let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
+        self.products(rows, Input::of(x), Some(norm), &[(*up, out)], End::Activate(activation))
+    }
+
     fn logits(
         &mut self,
         row: usize,
@@ -420,8 +463,8 @@ impl Backend for Gpu {
         out: Buffer,
     ) -> Result<()> {
         let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
-        let end = softcap.map_or(product::End::Store, product::End::Softcap);
-        self.products(1, x, row, Some(norm), &[(*head, out)], end)
+        let end = softcap.map_or(End::Store, End::Softcap);
+        self.products(1, Input { x, first: row, exact: true }, Some(norm), &[(*head, out)], end)
     }
 
     fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {

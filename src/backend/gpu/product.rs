@@ -1,11 +1,12 @@
 //! Products with weight matrices: which kernel, in which shape.
 
 use super::memory::Part;
-use super::repack::Format;
+use super::repack::{BLOCK, Format};
 use super::shader::Kernel;
 use super::{Activations, BufferId, Gpu};
 use crate::Result;
-use crate::backend::{Activation, Linear, Norm};
+use crate::backend::{Activation, Linear, Norm, NormKind};
+use crate::model::gguf::TensorType;
 
 /// Most tokens that the kernels of a few tokens take; above, `matmul` does.
 const FEW_TOKENS: usize = 8;
@@ -27,6 +28,34 @@ pub(super) enum End {
     Store,
     Add,
     Softcap(f32),
+    Activate(Activation),
+}
+
+impl End {
+    /// The same in a kernel's flags.
+    fn flags(self, kernel: Kernel) -> Kernel {
+        kernel
+            .flag("ADD", self == End::Add)
+            .flag("SOFTCAP", matches!(self, End::Softcap(_)))
+            .flag("ACTIVATE", matches!(self, End::Activate(_)))
+            .flag("GELU", self == End::Activate(Activation::Gelu))
+    }
+}
+
+/// What matrices are multiplied by.
+#[derive(Clone, Copy)]
+pub(super) struct Input {
+    pub x: Activations,
+    /// Row of it where the first token is.
+    pub first: usize,
+    /// Never rounded to 8 bits: attention scores grow with the square of what queries and keys are.
+    pub exact: bool,
+}
+
+impl Input {
+    pub fn of(x: Activations) -> Self {
+        Input { x, first: 0, exact: false }
+    }
 }
 
 /// A part of a matrix with its place in the output.
@@ -77,28 +106,36 @@ pub(super) fn matrix_params(
 }
 
 impl Gpu {
-    /// `out = W·norm(x) + b` for each of `outputs`, ended by `end`; x from its row `first` on.
+    /// `out = W·norm(x) + b` for each of `outputs`, ended by `end`.
     pub(super) fn products(
         &mut self,
         rows: usize,
-        x: Activations,
-        first: usize,
+        input: Input,
         norm: Option<&Norm>,
         outputs: &[(Linear, Activations)],
         end: End,
     ) -> Result<()> {
+        // Only RMSNorm is part of the products: it is but a factor, and the same for all columns.
+        let (input, norm) = match norm {
+            Some(norm) if rows > FEW_TOKENS || norm.kind != NormKind::Rms => {
+                let columns = self.matrices[outputs[0].0.weight.0].columns;
+                let normed = self.scratch(0, rows, columns)?;
+                self.norm(rows, input, norm, normed)?;
+                (Input { x: normed, first: 0, ..input }, None)
+            }
+            norm => (input, norm),
+        };
+        let Input { x, first, exact } = input;
         let pieces: Vec<Piece> = outputs.iter().flat_map(|(linear, out)| self.pieces(linear, *out)).collect();
         if rows > FEW_TOKENS {
-            let columns = self.matrices[outputs[0].0.weight.0].columns;
-            let x = match norm {
-                Some(norm) => {
-                    let normed = self.scratch(0, rows, columns)?;
-                    self.rms_norm(rows, x, norm, normed, false)?;
-                    normed
+            let integers = pieces.iter().all(|piece| piece.format.is_integer());
+            return match self.dp4a == Some(true) && integers && !exact {
+                false => pieces.iter().try_for_each(|piece| self.matmul(rows, x, piece, end)),
+                true => {
+                    let x = self.quantize(rows, x)?;
+                    pieces.iter().try_for_each(|piece| self.matmul_dp4a(rows, x, piece, end))
                 }
-                None => x,
             };
-            return pieces.iter().try_for_each(|piece| self.matmul(rows, x, piece, end));
         }
         let mut rest = &pieces[..];
         while let Some(leader) = rest.first() {
@@ -203,24 +240,94 @@ impl Gpu {
             .few_kernel("matvec", &shape, 1, norm.is_some())
             .format(leader.format.file())
             .flag("OUT1", pieces.len() > 1)
-            .flag("OUT2", pieces.len() > 2)
-            .flag("ADD", end == End::Add)
-            .flag("SOFTCAP", matches!(end, End::Softcap(_)));
+            .flag("OUT2", pieces.len() > 2);
+        let kernel = end.flags(kernel);
         let mut buffers = vec![leader.part.slab, leader.part.slab, self.memory.vectors, x.id];
         buffers.extend(pieces.iter().map(|piece| piece.out.id));
         self.dispatch(kernel, &params, &buffers, fold(groups))
     }
 
     fn matmul(&mut self, rows: usize, x: Activations, piece: &Piece, end: End) -> Result<()> {
+        self.tiles("matmul", rows, x, piece, end)
+    }
+
+    /// The same where `x` comes from [`Gpu::quantize`].
+    fn matmul_dp4a(&mut self, rows: usize, x: Activations, piece: &Piece, end: End) -> Result<()> {
+        self.tiles("matmul_dp4a", rows, x, piece, end)
+    }
+
+    fn tiles(
+        &mut self,
+        name: &'static str,
+        rows: usize,
+        x: Activations,
+        piece: &Piece,
+        end: End,
+    ) -> Result<()> {
         let mut params = self.product_params(rows, x, 0, None, end, piece.blocks);
         let part = &piece.part;
         params.extend(matrix_params(part, 0, part.first_row, piece.out.stride, piece.bias));
-        let kernel = Kernel::new("matmul")
-            .format(piece.format.file())
-            .flag("EXACT_HALF", self.exact_half)
-            .flag("ADD", end == End::Add);
+        let kernel = Kernel::new(name).format(piece.format.file()).flag("EXACT_HALF", self.exact_half);
+        let kernel = end.flags(kernel);
         let buffers = [part.slab, part.slab, self.memory.vectors, x.id, piece.out.id];
         self.dispatch(kernel, &params, &buffers, [part.rows.div_ceil(TILE), rows.div_ceil(TILE), 1])
+    }
+
+    /// `x` as signed bytes, 48 bytes for a block of 32.
+    fn quantize(&mut self, rows: usize, x: Activations) -> Result<Activations> {
+        let blocks = x.stride / BLOCK;
+        let out = self.scratch(2, rows, 12 * blocks)?;
+        let params = [blocks, x.stride / 4, out.stride / 4, rows].map(|word| word as u32);
+        self.dispatch(Kernel::new("quantize"), &params, &[x.id, out.id], [blocks.div_ceil(64), rows, 1])?;
+        Ok(out)
+    }
+
+    /// Finds out whether products of integers are faster here. A few milliseconds on a GPU; renderers in software
+    /// are left alone, where it would be much longer.
+    pub(super) async fn measure_variants(&mut self) -> Result<()> {
+        if self.dp4a.is_some() {
+            return Ok(());
+        }
+        self.dp4a = Some(false);
+        if self.device.is_software() {
+            return Ok(());
+        }
+        const TOKENS: usize = 256;
+        const SIZE: usize = 1024;
+        const CALLS: usize = 8;
+        let format = Format::of(TensorType::Q4_0);
+        // Whatever the numbers are: they take as long.
+        let slab = self.device.storage("a measurement", (SIZE * SIZE) as u64)?;
+        let slab = self.recorder.add(slab);
+        let part = Part { slab, offsets: [0; 4], first_row: 0, rows: SIZE };
+        let [x, out] = [self.activations(TOKENS, SIZE)?, self.activations(TOKENS, SIZE)?];
+        let piece = Piece { part, format, blocks: format.blocks(SIZE), bias: None, out };
+        let mut best = [f64::INFINITY; 2];
+        // The first round makes the pipelines.
+        for round in 0..4 {
+            for (best, dp4a) in best.iter_mut().zip([false, true]) {
+                let start = web_time::Instant::now();
+                for _ in 0..CALLS {
+                    match dp4a {
+                        false => self.matmul(TOKENS, x, &piece, End::Store)?,
+                        true => {
+                            let x = self.quantize(TOKENS, x)?;
+                            self.matmul_dp4a(TOKENS, x, &piece, End::Store)?;
+                        }
+                    }
+                }
+                self.recorder.read(&self.device, out.id, 4, &mut Vec::new()).await?;
+                if round > 0 {
+                    *best = best.min(start.elapsed().as_secs_f64());
+                }
+            }
+        }
+        for id in [slab, x.id, out.id] {
+            self.recorder.replace(&self.device, id, self.device.storage("nothing", 16)?)?;
+        }
+        // Rounding has its price: it must be worth it.
+        self.dp4a = Some(best[1] < 0.8 * best[0]);
+        Ok(())
     }
 
     /// `out = act(gate·norm(x)) · (up·norm(x))`.
@@ -234,9 +341,11 @@ impl Gpu {
         out: Activations,
     ) -> Result<()> {
         let gelu = activation == Activation::Gelu;
+        let normed_apart = norm.kind != NormKind::Rms;
         let (gates, ups) = (self.pieces(gate, out), self.pieces(up, out));
         if let ([gate], [up]) = (&gates[..], &ups[..])
             && rows <= FEW_TOKENS
+            && !normed_apart
             && (gate.part.slab, gate.format) == (up.part.slab, up.format)
         {
             let shape = self.shape(rows, gate.blocks, 2);
@@ -251,14 +360,35 @@ impl Gpu {
         }
         let width = self.matrices[up.weight.0].rows;
         let upped = self.scratch(1, rows, width)?;
-        self.products(rows, x, 0, Some(norm), &[(*gate, out), (*up, upped)], End::Store)?;
+        self.products(rows, Input::of(x), Some(norm), &[(*gate, out), (*up, upped)], End::Store)?;
         let quads = out.stride / 4;
         let kernel = Kernel::new("activate").flag("GELU", gelu);
         let params = [quads as u32, quads as u32, rows as u32, 0];
         self.dispatch(kernel, &params, &[upped.id, out.id], [quads.div_ceil(256), rows, 1])
     }
 
-    /// `out = norm(x)`, or `out += norm(x)`.
+    /// `out = norm(x)`.
+    fn norm(&mut self, rows: usize, input: Input, norm: &Norm, out: Activations) -> Result<()> {
+        let Input { x, first, .. } = input;
+        let NormKind::Layer { bias } = norm.kind else {
+            return self.rms_norm(rows, x, norm, out, false);
+        };
+        let [scale, bias] = [norm.scale, bias].map(|vector| self.vectors[vector.0]);
+        let params = [
+            (x.stride / 4) as u32,
+            (x.stride / 4) as u32,
+            (out.stride / 4) as u32,
+            (scale.at / 4) as u32,
+            (bias.at / 4) as u32,
+            scale.len as u32,
+            norm.epsilon.to_bits(),
+            first as u32,
+        ];
+        let buffers = [self.memory.vectors, x.id, out.id];
+        self.dispatch(Kernel::new("layer_norm"), &params, &buffers, [rows, 1, 1])
+    }
+
+    /// `out = norm(x)`, or `out += norm(x)`; an RMSNorm.
     pub(super) fn rms_norm(
         &mut self,
         rows: usize,

@@ -1,6 +1,7 @@
 //! What a step enqueues, and how it reaches the device: one compute pass, one submission.
 
 use super::device::Device;
+use super::profile::Profile;
 use super::shader::{Kernel, Pipelines};
 use crate::backend::KernelTime;
 use crate::{Error, Result};
@@ -10,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 /// Kernels' parameters lie this far apart: WebGPU's alignment of dynamic offsets.
 const SLOT: usize = 256;
 /// Dispatches recorded before they are submitted by themselves.
-const SLOTS: usize = 2048;
+pub(super) const SLOTS: usize = 2048;
 /// Chosen tokens on their way back.
 const RING: usize = 8;
 
@@ -19,8 +20,8 @@ const RING: usize = 8;
 pub(super) struct BufferId(u16);
 
 #[derive(Debug, Clone, Copy)]
-struct Dispatch {
-    pipeline: usize,
+pub(super) struct Dispatch {
+    pub pipeline: usize,
     group: usize,
     slot: usize,
     workgroups: [u32; 3],
@@ -41,13 +42,7 @@ pub(super) struct Recorder {
     ring_next: usize,
     /// Choices on their way back, oldest first.
     late: VecDeque<(usize, wgpu::SubmissionIndex, oneshot::Receiver<bool>)>,
-    pub profile: Option<Profile>,
-}
-
-pub(super) struct Profile {
-    queries: wgpu::QuerySet,
-    resolved: wgpu::Buffer,
-    times: HashMap<usize, KernelTime>,
+    profile: Option<Profile>,
 }
 
 impl Recorder {
@@ -56,22 +51,7 @@ impl Recorder {
         let uniforms =
             device.buffer("parameters", (SLOT * SLOTS) as u64, Usage::UNIFORM | Usage::COPY_DST)?;
         let ring = (0..RING).map(|_| device.buffer("token", 16, Usage::MAP_READ | Usage::COPY_DST));
-        let profile = match profile && device.timestamps {
-            false => None,
-            true => Some(Profile {
-                queries: device.handle.create_query_set(&wgpu::QuerySetDescriptor {
-                    label: None,
-                    ty: wgpu::QueryType::Timestamp,
-                    count: 2 * SLOTS as u32,
-                }),
-                resolved: device.buffer(
-                    "times",
-                    16 * SLOTS as u64,
-                    Usage::QUERY_RESOLVE | Usage::COPY_SRC,
-                )?,
-                times: HashMap::new(),
-            }),
-        };
+        let profile = (profile && device.timestamps).then(|| Profile::new(device)).transpose()?;
         Ok(Recorder {
             pipelines: Pipelines::default(),
             buffers: Vec::new(),
@@ -181,8 +161,9 @@ impl Recorder {
             device.queue.write_buffer(&self.uniforms, 0, &self.params);
         }
         let mut encoder = device.handle.create_command_encoder(&Default::default());
+        let mut times = None;
         match &self.profile {
-            None if self.pending.is_empty() => {}
+            _ if self.pending.is_empty() => {}
             None => {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 let mut current = usize::MAX;
@@ -195,27 +176,18 @@ impl Recorder {
                 }
             }
             Some(profile) => {
-                // A pass each: timestamps are written between passes.
                 for dispatch in &self.pending {
-                    let timestamps = wgpu::ComputePassTimestampWrites {
-                        query_set: &profile.queries,
-                        beginning_of_pass_write_index: Some(2 * dispatch.slot as u32),
-                        end_of_pass_write_index: Some(2 * dispatch.slot as u32 + 1),
-                    };
-                    let descriptor =
-                        wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(timestamps) };
-                    let mut pass = encoder.begin_compute_pass(&descriptor);
+                    let mut pass = profile.pass(&mut encoder, dispatch.slot);
                     pass.set_pipeline(&self.pipelines.get(dispatch.pipeline).pipeline);
                     self.record(dispatch, &mut pass);
                 }
-                let count = 2 * self.pending.len() as u32;
-                encoder.resolve_query_set(&profile.queries, 0..count, &profile.resolved, 0);
+                times = Some(profile.resolve(device, &mut encoder, self.pending.len())?);
             }
         }
         copies(&mut encoder);
         let index = device.queue.submit([encoder.finish()]);
-        if self.profile.is_some() {
-            self.count_times(device)?;
+        if let (Some(profile), Some(times)) = (&mut self.profile, times) {
+            profile.submitted(&self.pending, times, index.clone());
         }
         self.pending.clear();
         self.params.clear();
@@ -297,62 +269,17 @@ impl Recorder {
         Ok(words)
     }
 
-    #[cfg(target_arch = "wasm32")]
-    fn count_times(&mut self, _device: &Device) -> Result<()> {
-        Ok(())
-    }
-
-    #[cfg(not(target_arch = "wasm32"))]
-    fn count_times(&mut self, device: &Device) -> Result<()> {
-        let Some(profile) = &mut self.profile else { return Ok(()) };
-        if self.pending.is_empty() {
-            return Ok(());
+    /// What was measured since the last call, longest first; nothing where the device was not asked to, or cannot.
+    pub async fn take_times(&mut self, device: &Device) -> Result<Vec<KernelTime>> {
+        self.submit(device)?;
+        match &mut self.profile {
+            Some(profile) => profile.take(device, &self.pipelines).await,
+            None => Ok(Vec::new()),
         }
-        use wgpu::BufferUsages as Usage;
-        let size = 16 * self.pending.len() as u64;
-        let staging = device.buffer("times", size, Usage::MAP_READ | Usage::COPY_DST)?;
-        let mut encoder = device.handle.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&profile.resolved, 0, &staging, 0, size);
-        let index = device.queue.submit([encoder.finish()]);
-        let mut receiver = map(&staging, size);
-        let polled =
-            device.handle.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
-        if polled.is_err() || receiver.try_recv() != Ok(Some(true)) {
-            return Err(failed(device, "the times could not be read"));
-        }
-        let view = staging.slice(..size).get_mapped_range().map_err(|error| failed(device, error))?;
-        let ticks: Vec<u64> = view.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
-        let period = device.queue.get_timestamp_period() as f64;
-        for dispatch in &self.pending {
-            let (start, end) = (ticks[2 * dispatch.slot], ticks[2 * dispatch.slot + 1]);
-            let time = profile.times.entry(dispatch.pipeline).or_default();
-            time.calls += 1;
-            time.nanoseconds += (end.saturating_sub(start) as f64 * period) as u64;
-        }
-        Ok(())
-    }
-
-    /// What was measured since the last call, longest first.
-    pub fn take_times(&mut self) -> Vec<KernelTime> {
-        let Some(profile) = &mut self.profile else { return Vec::new() };
-        let mut times: Vec<KernelTime> = profile
-            .times
-            .drain()
-            .map(|(pipeline, time)| {
-                let kernel = &self.pipelines.get(pipeline).kernel;
-                let constants = kernel.constants.iter().map(|(name, value)| format!("{name}={value}"));
-                let words = [kernel.name, kernel.format].into_iter().map(str::to_owned);
-                let flags = kernel.flags.iter().map(|flag| (*flag).to_owned());
-                let words: Vec<String> = words.chain(flags).chain(constants).collect();
-                KernelTime { kernel: words.join(" "), ..time }
-            })
-            .collect();
-        times.sort_by_key(|time| std::cmp::Reverse(time.nanoseconds));
-        times
     }
 }
 
-fn map(buffer: &wgpu::Buffer, size: u64) -> oneshot::Receiver<bool> {
+pub(super) fn map(buffer: &wgpu::Buffer, size: u64) -> oneshot::Receiver<bool> {
     let (sender, receiver) = oneshot::channel();
     buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
         // The receiver is gone where nobody waits any more.
@@ -361,7 +288,7 @@ fn map(buffer: &wgpu::Buffer, size: u64) -> oneshot::Receiver<bool> {
     receiver
 }
 
-async fn wait(
+pub(super) async fn wait(
     device: &Device,
     index: wgpu::SubmissionIndex,
     receiver: &mut oneshot::Receiver<bool>,

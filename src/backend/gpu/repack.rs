@@ -52,6 +52,11 @@ impl Format {
         }
     }
 
+    /// Whether quants are integers that fit a signed byte.
+    pub fn is_integer(self) -> bool {
+        !matches!(self.kind, TensorType::F32 | TensorType::F16 | TensorType::BF16)
+    }
+
     /// Blocks of a row: an even number, so that two f16 scales always share a word.
     pub fn blocks(self, columns: usize) -> usize {
         columns.div_ceil(BLOCK).next_multiple_of(2)

@@ -20,12 +20,12 @@ macro_rules! sources {
     };
 }
 sources! {
-    "shared/activation" "shared/bytes" "shared/half" "shared/matrix" "shared/multiply" "shared/product"
-    "shared/reduce"
+    "shared/activation" "shared/bytes" "shared/half" "shared/matrix" "shared/multiply" "shared/pairs"
+    "shared/product" "shared/reduce" "shared/store"
     "format/f32" "format/f16" "format/bf16" "format/q8_0" "format/q4_0" "format/q4_1" "format/q5_0"
     "format/q5_1" "format/q2_k" "format/q4_k" "format/q5_k" "format/q6_k"
-    "activate" "argmax" "attend" "attend_reduce" "copy" "embed" "gate" "matmul" "matvec" "pick"
-    "probe_half" "rms_norm" "rotate_and_store" "top_k"
+    "activate" "argmax" "attend" "attend_reduce" "copy" "embed" "gate" "layer_norm" "matmul" "matmul_dp4a"
+    "matvec" "pick" "probe_half" "quantize" "rms_norm" "rotate_and_store" "top_k"
 }
 
 /// One variant of a kernel: what its module is made of.

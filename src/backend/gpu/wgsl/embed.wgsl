@@ -1,11 +1,12 @@
-// embed: out = scale · table[token], one thread for 4 columns of a token.
+// embed: out = scale · table[token], one thread for 4 columns of a token. Where ROWS, the rows are those from `first`
+// on, and are added.
 #import shared/matrix
 #import format/{FORMAT}
 
 struct Params {
     blocks: u32,
     tokens: u32,
-    // Of the first token's id in `ids`.
+    // Of the first token's id in `ids`; where ROWS, the first row.
     first: u32,
     // From token to token in `out`, in vec4.
     stride: u32,
@@ -21,10 +22,12 @@ struct Params {
 // The slab that holds the table, twice.
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> words: array<u32>;
-// Token ids.
-@group(0) @binding(3) var<storage, read> ids: array<u32>;
 // tokens × columns
-@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
+#ifndef ROWS
+// Token ids.
+@group(0) @binding(4) var<storage, read> ids: array<u32>;
+#endif
 
 @compute @workgroup_size(64)
 fn embed(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -33,10 +36,20 @@ fn embed(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_
     if column >= params.blocks * 8u {
         return;
     }
+#ifdef ROWS
+    let place = params.first + token;
+#else
+    let place = ids[params.first + token];
+#endif
     // Rows that another part of the table holds wrap around to large numbers.
-    let row = ids[params.first + token] - params.first_row;
+    let row = place - params.first_row;
     if row < params.table.rows {
-        let value = quad(params.table, row * params.blocks + column / 8u, column % 8u);
-        out[token * params.stride + column] = params.scale * value;
+        let value = params.scale * quad(params.table, row * params.blocks + column / 8u, column % 8u);
+        let at = token * params.stride + column;
+#ifdef ROWS
+        out[at] += value;
+#else
+        out[at] = value;
+#endif
     }
 }

@@ -67,6 +67,9 @@ fn matvec(
 #ifdef SOFTCAP
         y = params.softcap * tanh_safe(y / params.softcap);
 #endif
+#ifdef ACTIVATE
+        y = activation(y);
+#endif
         let at = matrix.out + token * matrix.out_stride + row;
 #ifdef OUT2
         if which == 2u {

@@ -14,8 +14,12 @@ fn load(m: Matrix, i: u32) -> Packed {
     return Packed(quants[m.quants + i], block_scales(m, i));
 }
 
+fn packed(p: Packed, j: u32) -> u32 {
+    return nibbles(p.q[j & 3u], j);
+}
+
 fn quant(p: Packed, j: u32) -> vec4<f32> {
-    return bytes(nibbles(p.q[j & 3u], j));
+    return bytes(packed(p, j));
 }
 
 fn scales(p: Packed) -> vec4<f32> {

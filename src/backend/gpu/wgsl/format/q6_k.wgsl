@@ -15,12 +15,16 @@ fn load(m: Matrix, i: u32) -> Packed {
     return Packed(quants[m.quants + i], words[high], words[high + 1u], block_scales(m, i));
 }
 
-fn join(low: u32, high: u32, j: u32) -> vec4<f32> {
-    return bytes(nibbles(low, j) | (((high >> (2u * (j & 3u))) & 0x03030303u) << 4u));
+fn join(low: u32, high: u32, j: u32) -> u32 {
+    return nibbles(low, j) | (((high >> (2u * (j & 3u))) & 0x03030303u) << 4u);
+}
+
+fn packed(p: Packed, j: u32) -> u32 {
+    return join(p.q[j & 3u], select(p.high0, p.high1, j >= 4u), j);
 }
 
 fn quant(p: Packed, j: u32) -> vec4<f32> {
-    return join(p.q[j & 3u], select(p.high0, p.high1, j >= 4u), j);
+    return bytes(packed(p, j));
 }
 
 fn scales(p: Packed) -> vec4<f32> {
@@ -31,5 +35,5 @@ fn quad(m: Matrix, i: u32, j: u32) -> vec4<f32> {
     let half = j >> 2u;
     let d = block_scales(m, i)[half];
     let high = words[m.more + 2u * i + half];
-    return d * (join(words[4u * (m.quants + i) + (j & 3u)], high, j) - 32.0);
+    return d * (bytes(join(words[4u * (m.quants + i) + (j & 3u)], high, j)) - 32.0);
 }

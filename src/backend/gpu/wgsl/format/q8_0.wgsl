@@ -9,11 +9,15 @@ fn load(m: Matrix, i: u32) -> Packed {
     return Packed(quants[at], quants[at + 1u], d);
 }
 
-fn quant(p: Packed, j: u32) -> vec4<f32> {
+fn packed(p: Packed, j: u32) -> u32 {
     if j < 4u {
-        return signed_bytes(p.a[j & 3u]);
+        return p.a[j & 3u];
     }
-    return signed_bytes(p.b[j & 3u]);
+    return p.b[j & 3u];
+}
+
+fn quant(p: Packed, j: u32) -> vec4<f32> {
+    return signed_bytes(packed(p, j));
 }
 
 fn scales(p: Packed) -> vec4<f32> {

@@ -4,7 +4,8 @@
 //
 // What a format says (format/*.wgsl):
 //   load(m, i) -> Packed      everything of block i, in few wide loads
-//   quant(p, j) -> vec4       its 4 quants from 4·j on, unscaled; j = 0 … 7
+//   packed(p, j) -> u32       its 4 quants from 4·j on, a signed byte each; j = 0 … 7; not where they are floats
+//   quant(p, j) -> vec4       the same as numbers, unscaled
 //   scales(p) -> vec4         (d0, d1, m0, m1): weight = d·quant + m, one pair for each 16 columns
 //   quad(m, i, j) -> vec4     4 weights, in narrow loads, for kernels that share out a block
 struct Matrix {
