@@ -20,6 +20,8 @@
 //!   turns logits into tokens.
 //! - [`engine`] is the whole path in one place: load, prefill, decode, stop.
 //! - [`openai`] puts OpenAI's shapes around it; `cli` and `wasm` are faces without logic.
+//! - [`remote`] has hosted models answer in the same shapes, over [`http`]; [`router`] decides which
+//!   model answers, local or hosted, and says why.
 //!
 //! ```no_run
 //! use candlewick::engine::{Engine, Event, Options, Prompt, Settings};

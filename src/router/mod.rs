@@ -98,8 +98,8 @@ impl Route {
 
     /// Keeps in mind that the route is closed for good.
     fn lose(&self, error: &Error) {
-        // A network may come back, and what was aborted may be asked for again.
-        if !matches!(error.code, Code::Network | Code::Aborted) {
+        // Nor after a fault of the network: every request would wait for it again.
+        if error.code != Code::Aborted {
             *self.lost.borrow_mut() = Some(error.clone());
         }
     }
@@ -159,7 +159,9 @@ impl Router {
 
     /// Answers a request of OpenAI's shape. Chunks without choices tell of what goes on before it begins.
     pub fn answer(&self, endpoint: Endpoint, body: Value) -> Result<Chunks> {
-        provider::check(endpoint, &body)?;
+        if !body.is_object() {
+            return Err(Error::invalid_argument("the request is not an object"));
+        }
         let journey =
             Journey { router: self.clone(), endpoint, body, way: Way::default(), phase: Phase::Choose };
         let step = async |mut journey: Journey| Ok(journey.next().await?.map(|chunk| (chunk, journey)));

@@ -1,11 +1,10 @@
 //! Who may answer: the model on this device, or a hosted one. The same request in, the same chunks out.
 
-use crate::chat::Conversation;
+use crate::Result;
 use crate::engine::Engine;
 use crate::openai::{Answer, ChatRequest, Chunks, CompletionRequest, Endpoint, Origin, Ran};
 use crate::remote::Client;
 use crate::remote::models::Model;
-use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{StreamExt, try_unfold};
 use serde::Serialize;
@@ -45,10 +44,6 @@ impl Capabilities {
             (tools && self.tools == cannot, "it cannot call tools"),
             (pictures && self.vision == cannot, "it cannot see pictures"),
             (json && self.json == cannot, "it cannot be held to JSON"),
-            (
-                given("logprobs") && body["logprobs"] != false && self.context.is_none(),
-                "it gives no logprobs",
-            ),
         ]
         .into_iter()
         .find_map(|(missing, words)| missing.then_some(words))
@@ -198,18 +193,5 @@ impl Model {
             embeddings: None,
             context: providers().filter_map(|provider| provider.context_length).max(),
         }
-    }
-}
-
-/// Whether a request is the same as its conversation: refuses what no model could answer.
-pub fn check(endpoint: Endpoint, body: &Value) -> Result<()> {
-    if !body.is_object() {
-        return Err(Error::invalid_argument("the request is not an object"));
-    }
-    match endpoint {
-        Endpoint::Chat => serde_path_to_error::deserialize::<_, Conversation>(body)
-            .map(|_| ())
-            .map_err(Error::invalid_argument),
-        Endpoint::Completions => Ok(()),
     }
 }
