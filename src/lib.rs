@@ -11,7 +11,8 @@
 //!              store ─► model::gguf ─► weights, piece by piece
 //! ```
 //!
-//! - [`store`] reads a model file by range: a path, memory, a browser's `File`, an address.
+//! - [`hub`] finds models by name and fetches them, resumable and verified.
+//! - [`store`] reads a model file by range: a path, memory, a browser's `File`, an address; and keeps what was fetched.
 //! - [`http`] is the one seam to the network.
 //! - [`model`] reads the header ([`model::gguf`]), what varies between families
 //!   ([`model::Config`]), and holds the transformer ([`model::Decoder`]).
@@ -48,6 +49,7 @@ pub mod cli;
 pub mod engine;
 mod error;
 pub mod http;
+pub mod hub;
 pub mod model;
 pub mod openai;
 pub mod remote;

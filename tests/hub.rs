@@ -1,6 +1,9 @@
 //! Network code against a server that plays the Hub, with faults (`hub/server.js`).
 
+mod download;
 mod http;
+mod names;
+mod schedules;
 
 use crate::double::{Double, control};
 use serde_json::Value;
@@ -12,7 +15,7 @@ fn server() -> &'static str {
     SERVER.get_or_init(|| Double::start("hub/server.js")).addresses["hub"].as_str().unwrap()
 }
 
-/// A Hub of this test's own.
+/// A Hub of this test's own, forgotten with its owner.
 struct World {
     name: String,
     /// Its address, as `HF_ENDPOINT` takes it.
@@ -33,7 +36,19 @@ impl World {
         state["log"].as_array().unwrap().clone()
     }
 
+    /// The hash that a file should have: `owner/repo/path`.
+    fn sha256(&self, file: &str) -> String {
+        let state: Value = serde_json::from_str(&self.control("GET", "")).unwrap();
+        state["files"][file]["sha256"].as_str().unwrap().to_owned()
+    }
+
     fn control(&self, method: &str, body: &str) -> String {
         control(server(), method, &format!("/_/{}", self.name), body)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.control("DELETE", "");
     }
 }

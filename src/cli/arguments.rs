@@ -1,6 +1,7 @@
 //! What can be typed.
 
 use crate::engine::Settings;
+use crate::http::Token;
 use crate::sampling::Sampling;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use serde_json::{Map, Value};
@@ -29,6 +30,12 @@ pub struct Common {
     /// Tokens of context, prompt and answer together [default: the model's, at most 4096]
     #[arg(long, global = true, value_name = "N")]
     pub ctx: Option<usize>,
+    /// Ask no server: only what is in the cache (also HF_HUB_OFFLINE=1)
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// A token for Hugging Face: private and gated models, hosted models [default: HF_TOKEN, or what `hf auth login` left]
+    #[arg(long, global = true, value_name = "TOKEN", value_parser = token)]
+    pub token: Option<Token>,
     /// Say nothing but the answer and errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -53,6 +60,14 @@ pub enum Command {
     Render(RenderArguments),
     /// Say what a model file holds
     Info(InfoArguments),
+    /// Fetch a model into the cache, or a newer version of it
+    Pull(PullArguments),
+    /// List the models in the cache
+    List(ListArguments),
+    /// Remove a model from the cache
+    Rm(RmArguments),
+    /// Read models in the cache and compare their hashes
+    Verify(VerifyArguments),
     /// Manage providers of hosted models
     #[command(subcommand)]
     Provider(ProviderCommand),
@@ -61,8 +76,9 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("input").required(true).args(["prompt", "file", "stdin"]))]
 pub struct RunArguments {
-    /// Path of a .gguf file, or a hosted model: hf:org/name, PROVIDER[:model]
-    pub model: PathBuf,
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
+    /// PROVIDER[:model]
+    pub model: String,
     /// The prompt
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
@@ -249,8 +265,9 @@ pub struct AddArguments {
 
 #[derive(Debug, Args)]
 pub struct ChatArguments {
-    /// Path of a .gguf file, or a hosted model: hf:org/name, PROVIDER[:model]
-    pub model: PathBuf,
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
+    /// PROVIDER[:model]
+    pub model: String,
     /// A system message at the beginning
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -260,8 +277,8 @@ pub struct ChatArguments {
 
 #[derive(Debug, Args)]
 pub struct BenchArguments {
-    /// Path of a .gguf file
-    pub model: PathBuf,
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
+    pub model: String,
     /// Tokens of the prompt
     #[arg(short, long, value_name = "N", default_value_t = NonZeroUsize::new(128).unwrap())]
     pub prompt: NonZeroUsize,
@@ -278,8 +295,8 @@ pub struct BenchArguments {
 
 #[derive(Debug, Args)]
 pub struct LogitsArguments {
-    /// Path of a .gguf file
-    pub model: PathBuf,
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
+    pub model: String,
     /// Token ids, used as they are (no BOS is added)
     #[arg(long, value_name = "IDS", value_delimiter = ',', required = true, value_parser = token_id)]
     pub tokens: Vec<u32>,
@@ -293,8 +310,8 @@ pub struct LogitsArguments {
 
 #[derive(Debug, Args)]
 pub struct TokenizeArguments {
-    /// Path of a .gguf file, with or without weights
-    pub model: PathBuf,
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
+    pub model: String,
     /// The text [default: standard input]
     #[arg(allow_hyphen_values = true)]
     pub text: Option<String>,
@@ -311,8 +328,8 @@ pub struct TokenizeArguments {
 
 #[derive(Debug, Args)]
 pub struct RenderArguments {
-    /// Path of a .gguf file, with or without weights
-    pub model: PathBuf,
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
+    pub model: String,
     /// A JSON file: an array of messages, or an object as /v1/chat/completions takes
     #[arg(long, value_name = "FILE")]
     pub messages: PathBuf,
@@ -329,11 +346,48 @@ pub struct RenderArguments {
 
 #[derive(Debug, Args)]
 pub struct InfoArguments {
-    /// Path of a .gguf file, with or without weights
-    pub model: PathBuf,
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
+    pub model: String,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PullArguments {
+    /// owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
+    #[arg(required = true)]
+    pub models: Vec<String>,
+    /// Fetch it anew, whatever is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArguments {
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArguments {
+    /// owner/repo for all its files, or owner/repo:QUANT, owner/repo/file.gguf, each with @revision
+    #[arg(required = true)]
+    pub models: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// As for rm [default: all models]
+    pub models: Vec<String>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn token(text: &str) -> Result<Token, String> {
+    Token::new(text).map_err(|error| error.message)
 }
 
 /// People write spaces after commas.

@@ -26,7 +26,7 @@ Ctrl-C stops an answer.";
 pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     let settings = arguments.answer.settings();
     settings.sampling.validate()?;
-    let partner = match providers::hosted(&arguments.model.to_string_lossy())? {
+    let partner = match providers::hosted(&arguments.model, common)? {
         Some(hosted) => Partner::Hosted(hosted, arguments.answer.body()),
         None => Partner::Local(load(&arguments.model, common).await?, settings),
     };

@@ -4,7 +4,6 @@ use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, 
 use super::{Outcome, load, read_header, read_stdin, read_text};
 use crate::chat::Conversation;
 use crate::engine::{Language, model_name, parameters, quantization};
-use crate::store::Source;
 use crate::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -61,8 +60,8 @@ pub async fn logits(arguments: &LogitsArguments, common: &Common) -> Outcome {
     Ok(())
 }
 
-pub async fn tokenize(arguments: &TokenizeArguments) -> Outcome {
-    let (source, header) = read_header(&arguments.model).await?;
+pub async fn tokenize(arguments: &TokenizeArguments, common: &Common) -> Outcome {
+    let (source, header) = read_header(&arguments.model, common).await?;
     let tokenizer = crate::text::Tokenizer::from_metadata(&header.metadata)
         .map_err(|error| error.context(source.name()))?;
     let text = match (&arguments.text, &arguments.file) {
@@ -86,8 +85,8 @@ pub async fn tokenize(arguments: &TokenizeArguments) -> Outcome {
     Ok(())
 }
 
-pub async fn render(arguments: &RenderArguments) -> Outcome {
-    let (source, header) = read_header(&arguments.model).await?;
+pub async fn render(arguments: &RenderArguments, common: &Common) -> Outcome {
+    let (source, header) = read_header(&arguments.model, common).await?;
     let language = Language::from_header(&header).map_err(|error| error.context(source.name()))?;
     let messages: serde_json::Value = read_json(&arguments.messages)?;
     let mut conversation = match messages {
@@ -138,8 +137,8 @@ struct Summary {
     unsupported: Option<String>,
 }
 
-pub async fn info(arguments: &InfoArguments) -> Outcome {
-    let (source, header) = read_header(&arguments.model).await?;
+pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
+    let (source, header) = read_header(&arguments.model, common).await?;
     let metadata = &header.metadata;
     let architecture = metadata.str("general.architecture")?;
     let number = |key: &str| metadata.u32(&format!("{}.{key}", architecture.unwrap_or_default()));

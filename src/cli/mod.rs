@@ -1,4 +1,5 @@
-//! The command line: `run`, `chat`, `bench`, `logits`, `tokenize`, `render`, `info`, `provider`.
+//! The command line: `run`, `chat`, `bench`, `logits`, `tokenize`, `render`, `info`; `pull`, `list`, `rm`, `verify`
+//! for the cache; `provider` for hosted models.
 //!
 //! Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage.
 
@@ -7,13 +8,15 @@ mod bench;
 mod chat;
 mod hosted;
 mod inspect;
+mod models;
 mod output;
 mod providers;
 mod run;
 
 use crate::engine::{Device, Engine, Options};
+use crate::hub::{self, Spec};
 use crate::model::gguf::Header;
-use crate::store::FileSource;
+use crate::store::{Source, open_file};
 use crate::{Error, Result};
 use arguments::{Cli, Command, Common};
 use clap::Parser;
@@ -76,20 +79,33 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Chat(arguments) => chat::chat(arguments, common).await,
         Command::Bench(arguments) => bench::bench(arguments, common).await,
         Command::Logits(arguments) => inspect::logits(arguments, common).await,
-        Command::Tokenize(arguments) => inspect::tokenize(arguments).await,
-        Command::Render(arguments) => inspect::render(arguments).await,
-        Command::Info(arguments) => inspect::info(arguments).await,
-        Command::Provider(command) => providers::provider(command).await,
+        Command::Tokenize(arguments) => inspect::tokenize(arguments, common).await,
+        Command::Render(arguments) => inspect::render(arguments, common).await,
+        Command::Info(arguments) => inspect::info(arguments, common).await,
+        Command::Pull(arguments) => models::pull(arguments, common).await,
+        Command::List(arguments) => models::list(arguments, common).await,
+        Command::Rm(arguments) => models::rm(arguments, common).await,
+        Command::Verify(arguments) => models::verify(arguments, common).await,
+        Command::Provider(command) => providers::provider(command, common).await,
     }
 }
 
-/// Loads a model with a bar on stderr.
-async fn load(model: &Path, common: &Common) -> Result<Engine> {
-    let source = FileSource::open(model)?;
+/// Loads a model with a bar on stderr, from a file, the cache or the network.
+async fn load(model: &str, common: &Common) -> Result<Engine> {
     let device: Device = common.device.parse()?;
     let options = Options { device, context: common.ctx };
-    let mut bar = LoadBar::new(common.quiet);
-    let engine = Engine::load(&source, &options, &mut |progress| bar.show(&progress)).await?;
+    let bar = LoadBar::new(common.quiet);
+    let mut progress = |progress| bar.show(&progress);
+    let engine = match models::named(model)? {
+        Spec::Path(path) => {
+            let source = open_file(path.as_ref())?;
+            Engine::load(source.as_ref(), &options, &mut progress).await?
+        }
+        spec => {
+            let model = models::open(&spec, common, &bar).await?;
+            hub::load(&model, &options, &mut progress).await?
+        }
+    };
     drop(bar);
     if common.verbose {
         let info = engine.info();
@@ -112,9 +128,12 @@ async fn load(model: &Path, common: &Common) -> Result<Engine> {
 }
 
 /// The header alone: for commands that need no weights.
-async fn read_header(model: &Path) -> Result<(FileSource, Header)> {
-    let source = FileSource::open(model)?;
-    let header = Header::read(&source).await?;
+async fn read_header(model: &str, common: &Common) -> Result<(Box<dyn Source>, Header)> {
+    let source: Box<dyn Source> = match models::named(model)? {
+        Spec::Path(path) => open_file(path.as_ref())?,
+        spec => models::from_environment(common)?.peek(&spec).await?,
+    };
+    let header = Header::read(source.as_ref()).await?;
     Ok((source, header))
 }
 

@@ -3,6 +3,8 @@
 use crate::engine::{Progress, Stage};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// A line on stderr. Nothing is lost where nobody reads it; `eprintln!` would panic.
 macro_rules! say {
@@ -17,31 +19,48 @@ pub fn print_error(error: &Error) {
     say!("error: {error}");
 }
 
-/// A bar while weights load; nothing where stderr is not a terminal.
-pub struct LoadBar(ProgressBar);
+/// A bar while a model comes and its weights load; nothing where stderr is not a terminal. Clones are the same bar.
+#[derive(Clone)]
+pub struct LoadBar(Rc<Inner>);
+
+struct Inner {
+    bar: ProgressBar,
+    stage: Cell<Option<Stage>>,
+}
 
 impl LoadBar {
     pub fn new(quiet: bool) -> Self {
-        if quiet {
-            return LoadBar(ProgressBar::hidden());
-        }
-        let template = "{msg} {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        LoadBar(ProgressBar::new(0).with_style(style).with_message("loading"))
+        LoadBar(Rc::new(Inner { bar: bar.with_style(style), stage: Cell::new(None) }))
     }
 
-    pub fn show(&mut self, progress: &Progress) -> Result<()> {
-        self.0.set_length(progress.total);
-        self.0.set_position(progress.loaded);
+    pub fn show(&self, progress: &Progress) -> Result<()> {
+        let Inner { bar, stage } = &*self.0;
+        // Weights load while they come: then it is the coming that takes time.
+        let coming = stage.get() == Some(Stage::Download) && bar.position() < bar.length().unwrap_or(0);
+        if progress.stage == Stage::Load && coming {
+            return Ok(());
+        }
+        bar.set_length(progress.total);
+        if stage.replace(Some(progress.stage)) != Some(progress.stage) {
+            // What was there before says nothing about the speed.
+            bar.set_position(progress.loaded);
+            bar.reset_eta();
+            let verb = if progress.stage == Stage::Download { "fetching" } else { "loading" };
+            bar.set_message(format!("{verb} {}", progress.file));
+        }
+        bar.set_position(progress.loaded);
         if progress.stage == Stage::Ready {
-            self.0.finish_and_clear();
+            bar.finish_and_clear();
         }
         Ok(())
     }
 }
 
-impl Drop for LoadBar {
+impl Drop for Inner {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }

@@ -1,11 +1,12 @@
 //! Which hosted models there are: the configuration file and the environment, and `candlewick provider`.
 
 use super::Outcome;
-use super::arguments::{AddArguments, ProviderCommand};
+use super::arguments::{AddArguments, Common, ProviderCommand};
 use super::output::say;
 use super::read_stdin;
 use crate::http::Token;
 use crate::remote::{Client, Config, HUGGING_FACE, Retry, whole};
+use crate::store::FolderStore;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -57,7 +58,7 @@ struct Provider {
 
 /// The hosted model that a MODEL on the command line names: `hf:org/name`, `remote`, `PROVIDER` or
 /// `PROVIDER:model`. Anything else, and any file of that name, is a local model.
-pub fn hosted(name: &str) -> Result<Option<Hosted>> {
+pub fn hosted(name: &str, common: &Common) -> Result<Option<Hosted>> {
     let (provider, model) = match name.split_once(':') {
         Some((provider, model)) => (provider, Some(model)),
         None => (name, None),
@@ -68,7 +69,7 @@ pub fn hosted(name: &str) -> Result<Option<Hosted>> {
     }
     let all = Providers::read()?;
     match all.find(provider) {
-        Some((name, found)) => found.open(&name, model).map(Some),
+        Some((name, found)) => found.open(&name, model, common).map(Some),
         None if provider == DEFAULT => {
             Err(Error::invalid_argument("there is no default provider yet: candlewick provider default NAME"))
         }
@@ -88,36 +89,38 @@ impl Provider {
         Some(Provider { base_url, model: variable("CANDLEWICK_MODEL"), token_env, ..Provider::default() })
     }
 
-    fn token(&self, name: &str) -> Result<Option<Token>> {
+    fn token(&self, name: &str, common: &Common) -> Result<Option<Token>> {
         match (&self.token, &self.token_env) {
             (Some(token), _) => Token::new(token).map(Some),
             (None, Some(name)) => variable(name).map(|token| Token::new(&token)).transpose(),
-            (None, None) if name == HF => Ok(Token::from_environment()),
+            (None, None) if name == HF => {
+                Ok(common.token.clone().or_else(|| Token::from_environment(&FolderStore::home())))
+            }
             (None, None) => Ok(None),
         }
     }
 
-    fn client(&self, name: &str) -> Result<Client> {
+    fn client(&self, name: &str, common: &Common) -> Result<Client> {
         let defaults = Retry::default();
         let timeout = self.timeout_seconds.map_or(defaults.timeout, Duration::from_secs);
         Client::new(Config {
             name: Some(name.to_owned()),
             base_url: self.base_url.clone(),
-            token: self.token(name)?,
+            token: self.token(name, common)?,
             bill_to: self.bill_to.clone(),
             retry: Retry { timeout, ..defaults },
             ..Config::default()
         })
     }
 
-    fn open(&self, name: &str, model: Option<&str>) -> Result<Hosted> {
+    fn open(&self, name: &str, model: Option<&str>, common: &Common) -> Result<Hosted> {
         let model = model.filter(|model| !model.is_empty()).or(self.model.as_deref());
         let model = model.ok_or_else(|| {
             Error::invalid_argument(format!(
                 "which model of {name}? Write {name}:MODEL, or give it a default one"
             ))
         })?;
-        Ok(Hosted { client: self.client(name)?, model: model.to_owned() })
+        Ok(Hosted { client: self.client(name, common)?, model: model.to_owned() })
     }
 }
 
@@ -213,12 +216,12 @@ fn check_name(name: &str) -> Result<()> {
     }
 }
 
-pub async fn provider(command: &ProviderCommand) -> Outcome {
+pub async fn provider(command: &ProviderCommand, common: &Common) -> Outcome {
     match command {
-        ProviderCommand::Add(arguments) => add(arguments),
-        ProviderCommand::List { json } => list(*json),
-        ProviderCommand::Test { name } => test(name.as_deref()).await,
-        ProviderCommand::Models { name, json } => models(name.as_deref(), *json).await,
+        ProviderCommand::Add(arguments) => add(arguments, common),
+        ProviderCommand::List { json } => list(*json, common),
+        ProviderCommand::Test { name } => test(name.as_deref(), common).await,
+        ProviderCommand::Models { name, json } => models(name.as_deref(), *json, common).await,
         ProviderCommand::Default { name } => {
             let mut all = Providers::read()?;
             all.named(name)?;
@@ -237,7 +240,7 @@ pub async fn provider(command: &ProviderCommand) -> Outcome {
     }
 }
 
-fn add(arguments: &AddArguments) -> Outcome {
+fn add(arguments: &AddArguments, common: &Common) -> Outcome {
     let name = &arguments.name;
     check_name(name)?;
     if name == DEFAULT {
@@ -258,7 +261,7 @@ fn add(arguments: &AddArguments) -> Outcome {
         timeout_seconds: arguments.timeout,
     };
     // What cannot work is not kept. A variable may be set later.
-    Provider { token_env: None, ..provider.clone() }.client(name)?;
+    Provider { token_env: None, ..provider.clone() }.client(name, common)?;
     let mut all = Providers::read()?;
     all.providers.insert(name.clone(), provider);
     if arguments.default {
@@ -267,7 +270,7 @@ fn add(arguments: &AddArguments) -> Outcome {
     Ok(all.write()?)
 }
 
-fn list(as_json: bool) -> Outcome {
+fn list(as_json: bool, common: &Common) -> Outcome {
     let all = Providers::read()?;
     let default = all.default_name();
     let mut stdout = std::io::stdout().lock();
@@ -280,8 +283,8 @@ fn list(as_json: bool) -> Outcome {
             (None, None) => "none".to_owned(),
         };
         // A token that is missing or wrong is no reason not to list the others.
-        let ready =
-            name != HF && provider.token_env.is_none() || matches!(provider.token(&name), Ok(Some(_)));
+        let ready = name != HF && provider.token_env.is_none()
+            || matches!(provider.token(&name, common), Ok(Some(_)));
         let is_default = default.as_deref() == Some(&name);
         rows.push(json!({
             "name": name, "baseURL": provider.base_url, "model": provider.model,
@@ -303,12 +306,12 @@ fn list(as_json: bool) -> Outcome {
 }
 
 /// One small question.
-async fn test(name: Option<&str>) -> Outcome {
+async fn test(name: Option<&str>, common: &Common) -> Outcome {
     let (name, provider) = Providers::read()?.named(name.unwrap_or(DEFAULT))?;
     let hosted = match &provider.model {
-        Some(_) => provider.open(&name, None)?,
+        Some(_) => provider.open(&name, None, common)?,
         None => {
-            let client = provider.client(&name)?;
+            let client = provider.client(&name, common)?;
             let count = client.models().await?.len();
             let mut stdout = std::io::stdout().lock();
             writeln!(stdout, "{name} answers and offers {count} models; it has no default model to ask")?;
@@ -332,9 +335,9 @@ async fn test(name: Option<&str>) -> Outcome {
 }
 
 /// What a provider offers.
-async fn models(name: Option<&str>, as_json: bool) -> Outcome {
+async fn models(name: Option<&str>, as_json: bool, common: &Common) -> Outcome {
     let (name, provider) = Providers::read()?.named(name.unwrap_or(DEFAULT))?;
-    let models = provider.client(&name)?.models().await?;
+    let models = provider.client(&name, common)?.models().await?;
     let mut stdout = std::io::stdout().lock();
     if as_json {
         writeln!(stdout, "{}", json!({ "models": *models }))?;

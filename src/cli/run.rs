@@ -14,7 +14,7 @@ pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
         (None, Some(file)) => read_text(file)?,
         (None, None) => read_stdin()?,
     };
-    if let Some(hosted) = providers::hosted(&arguments.model.to_string_lossy())? {
+    if let Some(hosted) = providers::hosted(&arguments.model, common)? {
         return hosted::run(&hosted, text, arguments, common).await;
     }
     let engine = load(&arguments.model, common).await?;

@@ -44,6 +44,7 @@ fn network() -> Result<&'static Network> {
 /// Waits.
 pub async fn sleep(duration: Duration) {
     let Ok(network) = network() else { return };
+    // Made inside: tokio's timers want to be on its threads.
     let mut timer = Task(network.runtime.spawn(async move { tokio::time::sleep(duration).await }));
     let _ = (&mut timer.0).await;
 }

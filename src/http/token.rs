@@ -20,17 +20,13 @@ impl Token {
     }
 
     /// The user's own for Hugging Face: `HF_TOKEN`, `HUGGINGFACE_API_KEY`, `HUGGINGFACE_API_TOKEN`, or what
-    /// `hf auth login` left in `HF_TOKEN_PATH`, by default `token` in `HF_HOME`.
+    /// `hf auth login` left in `HF_TOKEN_PATH`, by default `token` in the folder `home` (`HF_HOME`).
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn from_environment() -> Option<Token> {
-        let names = ["HF_TOKEN", "HUGGINGFACE_API_KEY", "HUGGINGFACE_API_TOKEN"];
+    pub fn from_environment(home: &std::path::Path) -> Option<Token> {
+        let names = ["HF_TOKEN", "HUGGINGFACE_API_KEY", "HUGGINGFACE_API_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
         names.iter().find_map(|name| Token::new(&std::env::var(name).ok()?).ok()).or_else(|| {
-            let file = match (std::env::var_os("HF_TOKEN_PATH"), std::env::var_os("HF_HOME")) {
-                (Some(path), _) => path.into(),
-                (None, Some(home)) => std::path::PathBuf::from(home).join("token"),
-                (None, None) => std::env::home_dir()?.join(".cache/huggingface/token"),
-            };
-            Token::new(&std::fs::read_to_string(file).ok()?).ok()
+            let path = std::env::var_os("HF_TOKEN_PATH").map_or_else(|| home.join("token"), Into::into);
+            Token::new(&std::fs::read_to_string(path).ok()?).ok()
         })
     }
 

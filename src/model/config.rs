@@ -225,10 +225,10 @@ impl Config {
     /// Reads and checks a file's metadata.
     pub fn from_header(header: &Header) -> Result<Config> {
         let metadata = &header.metadata;
-        if let Some(parts) = metadata.u32("split.count")?.filter(|&parts| parts > 1) {
-            return Err(Error::unsupported_model(format!(
-                "this is one of the {parts} parts of a split model. Join them with `llama-gguf-split --merge`"
-            )));
+        if header.is_part()? {
+            return Err(Error::unsupported_model(
+                "this is one part of a split model. Give all its files, under the names they came with (…-00001-of-…)",
+            ));
         }
         let name = metadata
             .str("general.architecture")?

@@ -1,6 +1,6 @@
 //! Local files.
 
-use super::Source;
+use super::{Joined, Source, Split};
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
@@ -13,6 +13,13 @@ pub struct FileSource {
     name: String,
     len: u64,
     file: RefCell<File>,
+}
+
+/// The model at `path`, with all its parts where it is split.
+pub fn open_file(path: &Path) -> Result<Box<dyn Source>> {
+    let Some(split) = path.to_str().and_then(Split::of) else { return Ok(Box::new(FileSource::open(path)?)) };
+    let parts = (1..=split.count).map(|index| FileSource::open(split.path(index).as_ref()));
+    Ok(Box::new(Joined::new(parts.collect::<Result<_>>()?)))
 }
 
 impl FileSource {

@@ -1,8 +1,13 @@
-//! Where the bytes of a model come from.
+//! Where the bytes of a model come from ([`Source`]), and where fetched ones stay ([`Store`]).
 
+mod cache;
 #[cfg(not(target_arch = "wasm32"))]
 mod files;
+#[cfg(not(target_arch = "wasm32"))]
+mod folder;
+mod joined;
 mod memory;
+mod memory_store;
 mod read_ahead;
 #[cfg(target_arch = "wasm32")]
 mod web;
@@ -10,9 +15,14 @@ mod web;
 use crate::Result;
 use futures_util::future::LocalBoxFuture;
 
+pub use cache::{Key, Record, Store, Written};
 #[cfg(not(target_arch = "wasm32"))]
-pub use files::FileSource;
+pub use files::{FileSource, open_file};
+#[cfg(not(target_arch = "wasm32"))]
+pub use folder::FolderStore;
+pub use joined::{Joined, Split};
 pub use memory::MemorySource;
+pub use memory_store::MemoryStore;
 pub use read_ahead::ReadAhead;
 #[cfg(target_arch = "wasm32")]
 pub(crate) use web::file_name;
@@ -32,7 +42,30 @@ pub trait Source {
         self.len() == 0
     }
 
+    /// Where the files begin that it consists of: one, but for split models.
+    fn parts(&self) -> Vec<u64> {
+        vec![0]
+    }
+
     /// Exactly `len` bytes from `offset`. Callers stay within [`Source::len`]; a source that
     /// turns out to be shorter gives `corrupt_model`.
     fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>>;
+}
+
+impl<S: Source + ?Sized> Source for Box<S> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn parts(&self) -> Vec<u64> {
+        (**self).parts()
+    }
+
+    fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        (**self).read(offset, len)
+    }
 }

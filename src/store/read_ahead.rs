@@ -44,6 +44,10 @@ impl Source for ReadAhead<'_> {
         self.source.len()
     }
 
+    fn parts(&self) -> Vec<u64> {
+        self.source.parts()
+    }
+
     fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
         Box::pin(async move {
             if let Some(bytes) = self.window.borrow().get(offset, len) {

@@ -167,7 +167,7 @@ function hub(worlds, cdnURL, request, response) {
   if (!file) return json(response, 404, { error: "Entry not found" }, { "X-Error-Code": "EntryNotFound" });
   const signature = randomUUID();
   world.signed.set(signature, world.signatures);
-  const location = `${cdnURL}/${name}/${resolve[1]}/${resolve[3]}?Signature=${signature}`;
+  const location = `${cdnURL}/${name}/${encodeURI(`${resolve[1]}/${resolve[3]}`)}?Signature=${signature}`;
   response.writeHead(302, { Location: location, "X-Repo-Commit": repo.commit, "X-Linked-ETag": `"${file.sha256}"` }).end();
   return undefined;
 }
@@ -242,7 +242,10 @@ async function control(worlds, name, request, response) {
     worlds.set(name, new World(name, JSON.parse(text)));
     return json(response, 200, {});
   }
-  if (request.method === "DELETE") worlds.delete(name);
+  if (request.method === "DELETE") {
+    worlds.delete(name);
+    return json(response, 200, {});
+  }
   if (!world) return json(response, 404, { error: "no such world" });
   const files = {};
   for (const [repo, { files: contents }] of Object.entries(world.repos)) {

@@ -15,7 +15,7 @@ pub use tensor::{TensorInfo, TensorType};
 
 use crate::store::Source;
 use crate::{Error, Result};
-use parse::{Fault, parse};
+use parse::{Fault, check_names, parse};
 
 /// First read; it holds the whole header of small models. Doubled until the header fits.
 const FIRST_READ: u64 = 1 << 20;
@@ -27,23 +27,66 @@ const MAX_HEADER: u64 = 256 << 20;
 pub struct Header {
     /// Keys and values.
     pub metadata: Metadata,
-    /// Every tensor of the file, in file order.
+    /// Every tensor of the file, in file order; of a split model, those of all its parts.
     pub tensors: Vec<TensorInfo>,
 }
 
 impl Header {
-    /// Reads the header of `source`, and no more of it than that (rounded up to the next power of two).
+    /// Reads the header of `source`, and no more of it than that (rounded up to the next power of two). Where a
+    /// model is split, every part has a header with its tensors, and the first has the metadata.
     pub async fn read(source: &dyn Source) -> Result<Header> {
+        let starts = source.parts();
+        let ends = starts.iter().skip(1).copied().chain([source.len()]);
+        let mut parts = starts.iter().copied().zip(ends);
+        let (start, end) = parts.next().unwrap_or((0, source.len()));
+        let mut whole = Header::read_part(source, start, end).await?;
+        let count = whole.split("count")?.unwrap_or(1);
+        if starts.len() > 1 && count as usize != starts.len() {
+            let message = format!("a model split in {count}, of which there are {} parts", starts.len());
+            return Err(Error::corrupt_model(message).context(source.name()));
+        }
+        for (index, (start, end)) in (1..).zip(parts) {
+            let part = Header::read_part(source, start, end).await?;
+            if part.split("no")? != Some(index) || part.split("count")? != Some(count) {
+                let message = format!("the part {} of {count} belongs to another model or place", index + 1);
+                return Err(Error::corrupt_model(message).context(source.name()));
+            }
+            whole.tensors.extend(part.tensors);
+        }
+        if starts.len() > 1 {
+            check_names(&whole.tensors).map_err(|error| error.context(source.name()))?;
+            if whole.split("tensors.count")?.is_some_and(|count| count as usize != whole.tensors.len()) {
+                return Err(
+                    Error::corrupt_model("the parts of the model lack tensors").context(source.name())
+                );
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Whether it is of one of several files, and of no more than that.
+    pub fn is_part(&self) -> Result<bool> {
+        let tensors = self.split("tensors.count")?;
+        let parts = self.split("count")?.unwrap_or(1);
+        Ok(parts > 1 && tensors.is_none_or(|tensors| tensors as usize != self.tensors.len()))
+    }
+
+    fn split(&self, key: &str) -> Result<Option<u32>> {
+        self.metadata.u32(&format!("split.{key}"))
+    }
+
+    async fn read_part(source: &dyn Source, start: u64, end: u64) -> Result<Header> {
+        let len = end - start;
         let mut bytes = Vec::new();
         let mut window = FIRST_READ;
         loop {
-            let end = window.min(source.len());
-            let missing = end - bytes.len() as u64;
-            bytes.extend(source.read(bytes.len() as u64, missing as usize).await?);
-            match parse(&bytes, source.len()) {
-                Ok((header_len, entries, tensors)) => {
+            let missing = window.min(len) - bytes.len() as u64;
+            bytes.extend(source.read(start + bytes.len() as u64, missing as usize).await?);
+            match parse(&bytes, len) {
+                Ok((header_len, entries, mut tensors)) => {
                     bytes.truncate(header_len);
                     bytes.shrink_to_fit();
+                    tensors.iter_mut().for_each(|tensor| tensor.offset += start);
                     return Ok(Header { metadata: Metadata { bytes, entries }, tensors });
                 }
                 Err(Fault::Short { needed }) if needed <= MAX_HEADER => {

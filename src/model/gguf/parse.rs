@@ -262,10 +262,16 @@ fn place(tensors: &mut [TensorInfo], header_len: u64, alignment: u64, file_len: 
             pair[0].name, pair[1].name
         ))));
     }
+    check_names(tensors)?;
+    Ok(())
+}
+
+/// No two tensors may have the same name.
+pub(super) fn check_names(tensors: &[TensorInfo]) -> Result<()> {
     let mut by_name: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     by_name.sort_unstable();
-    if let Some(pair) = by_name.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Fault::Bad(Error::corrupt_model(format!("tensor {} appears twice", pair[0]))));
+    match by_name.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::corrupt_model(format!("tensor {} appears twice", pair[0]))),
+        None => Ok(()),
     }
-    Ok(())
 }

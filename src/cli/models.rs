@@ -1,0 +1,163 @@
+//! Commands for the cache: `pull`, `list`, `rm`, `verify`; and how the others find a model by name.
+
+use super::Outcome;
+use super::arguments::{Common, ListArguments, PullArguments, RmArguments, VerifyArguments};
+use super::output::{LoadBar, say};
+use crate::engine::{Meter, Stage};
+use crate::http::Token;
+use crate::hub::{Client, Model, Models, Report, Spec};
+use crate::store::{FolderStore, Source};
+use crate::{Error, Result};
+use std::io::Write;
+use std::path::Path;
+use std::rc::Rc;
+
+/// What a name means; where there is a file of that name, it is that.
+pub fn named(model: &str) -> Result<Spec> {
+    if Path::new(model).exists() { Ok(Spec::Path(model.to_owned())) } else { model.parse() }
+}
+
+/// The user's cache, and the Hub as the user's other tools see it.
+pub fn from_environment(common: &Common) -> Result<Models> {
+    let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let token = common.token.clone().or_else(|| Token::from_environment(&FolderStore::home()));
+    // What huggingface_hub takes for true.
+    let yes = |value: String| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
+    let offline = common.offline || text("HF_HUB_OFFLINE").is_some_and(yes);
+    let client = Client::new(text("HF_ENDPOINT").as_deref(), token)?.offline(offline);
+    Ok(Models::new(client, Rc::new(FolderStore::from_environment())))
+}
+
+/// The model of that name, from the cache or, while it is read, from the network.
+pub async fn open(spec: &Spec, common: &Common, bar: &LoadBar) -> Result<Model> {
+    from_environment(common)?.open(spec, false, reporter(bar)).await
+}
+
+fn reporter(bar: &LoadBar) -> Report {
+    let bar = bar.clone();
+    Rc::new(move |progress| bar.show(&progress))
+}
+
+/// Names in the cache: no path counts.
+fn cached_name(model: &str) -> Result<Spec> {
+    match model.parse()? {
+        Spec::Path(path) => Err(Error::invalid_argument(format!(
+            "{path} is no name of a model in the cache. Give owner/repo[:QUANT]; `candlewick list` shows what is there"
+        ))),
+        spec => Ok(spec),
+    }
+}
+
+pub async fn pull(arguments: &PullArguments, common: &Common) -> Outcome {
+    let models = from_environment(common)?;
+    for name in &arguments.models {
+        let spec = cached_name(name)?;
+        let bar = LoadBar::new(common.quiet);
+        let model = models.pull(&spec, arguments.force, reporter(&bar)).await?;
+        drop(bar);
+        let mut stdout = std::io::stdout().lock();
+        for key in model.keys() {
+            writeln!(stdout, "{}/{}@{}", key.repo, key.path, key.commit)?;
+        }
+        if common.verbose {
+            say!("{}: {:.1} MB, verified", model.name(), model.len() as f64 / 1e6);
+        }
+    }
+    Ok(())
+}
+
+pub async fn list(arguments: &ListArguments, common: &Common) -> Outcome {
+    let cached = from_environment(common)?.list().await?;
+    let mut stdout = std::io::stdout().lock();
+    if arguments.json {
+        writeln!(stdout, "{}", serde_json::json!({ "models": cached }))?;
+        return Ok(());
+    }
+    for model in &cached {
+        let megabytes = model.size as f64 / 1e6;
+        let state = match model.complete {
+            true => String::new(),
+            false => format!("  {} % of it", model.stored * 100 / model.size.max(1)),
+        };
+        writeln!(stdout, "{megabytes:>9.1} MB  {}  {}{state}", &model.commit[..12], model.model)?;
+    }
+    if cached.is_empty() {
+        say!("The cache is empty. `candlewick pull owner/repo` fetches a model.");
+    }
+    Ok(())
+}
+
+pub async fn rm(arguments: &RmArguments, common: &Common) -> Outcome {
+    let models = from_environment(common)?;
+    let mut freed = 0;
+    for name in &arguments.models {
+        let spec = cached_name(name)?;
+        let cached = models.cached(&spec).await?;
+        freed += models.remove(&spec).await?;
+        let mut stdout = std::io::stdout().lock();
+        for model in cached {
+            writeln!(stdout, "{}@{}", model.model, model.commit)?;
+        }
+    }
+    if !common.quiet {
+        say!("{:.1} MB freed", freed as f64 / 1e6);
+    }
+    Ok(())
+}
+
+pub async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
+    let models = from_environment(common)?;
+    let mut cached = Vec::new();
+    for name in &arguments.models {
+        cached.extend(models.cached(&cached_name(name)?).await?);
+    }
+    if arguments.models.is_empty() {
+        cached = models.list().await?;
+    }
+    let bar = LoadBar::new(common.quiet);
+    let mut results = Vec::new();
+    for model in &cached {
+        let meter = Meter::new(&model.model, model.size);
+        let mut read = 0;
+        let mut verdict = if model.complete { "right" } else { "incomplete" };
+        for key in model.keys.iter().filter(|_| model.complete) {
+            let mut progress = |bytes| {
+                read += bytes;
+                bar.show(&meter.at(Stage::Load, read))
+            };
+            match models.verify(key, &mut progress).await? {
+                Some(true) => {}
+                Some(false) => verdict = "wrong",
+                None if verdict == "right" => verdict = "unknown",
+                None => {}
+            }
+        }
+        results.push((model, verdict));
+    }
+    drop(bar);
+    let mut stdout = std::io::stdout().lock();
+    if arguments.json {
+        let results: Vec<_> = results
+            .iter()
+            .map(|(model, verdict)| serde_json::json!({ "model": model.model, "commit": model.commit, "verdict": verdict }))
+            .collect();
+        writeln!(stdout, "{}", serde_json::json!({ "models": results }))?;
+    } else {
+        for (model, verdict) in &results {
+            writeln!(stdout, "{verdict:<10}  {}@{}", model.model, model.commit)?;
+        }
+    }
+    let wrong: Vec<_> = results
+        .iter()
+        .filter(|(_, verdict)| *verdict == "wrong")
+        .map(|(model, _)| &model.model[..])
+        .collect();
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Error::corrupt_model(format!(
+            "{} on disk differs from its SHA-256. `candlewick pull --force` fetches it anew",
+            wrong.join(", ")
+        ))
+        .into()),
+    }
+}

@@ -1,0 +1,266 @@
+//! The Hub's interface: what a repository holds, and at which commit.
+//! <https://huggingface.co/docs/hub/api>
+
+use super::choose::RemoteFile;
+use super::spec::{is_file, is_name};
+use crate::http::{self, Backoff, Request, Response, Timeouts, Token, may_retry};
+use crate::{Code, Error, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A page of the tree call has at most 1,000 files, which take some 300 bytes each.
+const MAX_ANSWER: usize = 16 << 20;
+/// Repositories of models have some dozens of files.
+const MAX_PAGES: usize = 100;
+
+/// How to reach the Hub.
+#[derive(Debug, Clone)]
+pub struct Client {
+    endpoint: String,
+    token: Option<Token>,
+    offline: bool,
+    pub(super) backoff: Backoff,
+    pub(super) timeouts: Timeouts,
+}
+
+/// A repository at one commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    /// `owner/repo`.
+    pub repo: String,
+    /// 40 hex digits; what it names never changes.
+    pub commit: String,
+    /// All files, folders included.
+    pub files: Vec<RemoteFile>,
+}
+
+/// Why a request did not succeed.
+pub(super) enum Failure {
+    /// It may do better, after the time that the server asked for.
+    Again(Error, Option<Duration>),
+    /// It will not.
+    Final(Error),
+}
+
+impl Client {
+    /// A Hub at `endpoint`, by default <https://huggingface.co>.
+    pub fn new(endpoint: Option<&str>, token: Option<Token>) -> Result<Client> {
+        let endpoint = endpoint.unwrap_or("https://huggingface.co").trim_end_matches('/');
+        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+            return Err(Error::invalid_argument(
+                "the Hub's address (HF_ENDPOINT) begins with https:// or http://",
+            ));
+        }
+        Ok(Client {
+            endpoint: endpoint.to_owned(),
+            token,
+            offline: false,
+            backoff: Backoff::default(),
+            timeouts: Timeouts::default(),
+        })
+    }
+
+    /// Whether to ask nobody.
+    pub fn offline(mut self, offline: bool) -> Client {
+        self.offline = offline;
+        self
+    }
+
+    /// How patient to be.
+    pub fn patience(mut self, backoff: Backoff, timeouts: Timeouts) -> Client {
+        self.backoff = backoff;
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Whether nobody may be asked.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
+    /// The commit that `revision` names now, and the files there.
+    pub async fn repository(&self, repo: &str, revision: &str) -> Result<Repository> {
+        #[derive(Deserialize)]
+        struct Revision {
+            sha: String,
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            r#type: String,
+            path: String,
+            size: u64,
+            oid: String,
+            lfs: Option<Large>,
+        }
+        #[derive(Deserialize)]
+        struct Large {
+            oid: String,
+            size: u64,
+        }
+
+        let of_repo = format!("{}/api/models/{repo}", self.endpoint);
+        let revision = revision.replace('/', "%2F");
+        let (Revision { sha: commit }, _) =
+            self.json(repo, &format!("{of_repo}/revision/{revision}")).await?;
+        if !is_hash(&commit) {
+            return Err(unexpected(repo, "a commit that is none"));
+        }
+        let mut files = Vec::new();
+        let mut next = Some(format!("{of_repo}/tree/{commit}?recursive=true"));
+        let mut pages = 0;
+        while let Some(url) = next {
+            pages += 1;
+            if pages > MAX_PAGES {
+                return Err(unexpected(repo, "too many pages of files"));
+            }
+            let (entries, link) = self.json::<Vec<Entry>>(repo, &url).await?;
+            for entry in entries {
+                let (etag, size) = match entry.lfs {
+                    Some(large) => (large.oid, large.size),
+                    None => (entry.oid, entry.size),
+                };
+                // Names of files on this machine are made of both.
+                if entry.r#type == "file" && is_file(&entry.path) && is_hash(&etag) {
+                    files.push(RemoteFile { path: entry.path, size, etag });
+                }
+            }
+            next = link;
+        }
+        Ok(Repository { repo: repo.to_owned(), commit, files })
+    }
+
+    /// Where the Hub has the bytes of a file.
+    pub(super) fn file_url(&self, repo: &str, commit: &str, path: &str) -> String {
+        format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, percent_encode(path))
+    }
+
+    /// A request with the token, where it goes to the Hub.
+    pub(super) fn request(&self, url: &str) -> Request {
+        let request = Request::get(url).timeouts(self.timeouts);
+        let at_home = url.strip_prefix(&self.endpoint).is_some_and(|rest| rest.starts_with('/'));
+        match &self.token {
+            Some(token) if at_home => request.bearer(token.secret()),
+            _ => request,
+        }
+    }
+
+    /// Sends a request once; any status is an answer.
+    pub(super) async fn ask(&self, what: &str, request: Request) -> Result<Response, Failure> {
+        if self.offline {
+            let message = format!("{what} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it");
+            return Err(Failure::Final(Error::network(message)));
+        }
+        http::send(request).await.map_err(|error| match error.code {
+            Code::Network => Failure::Again(error.context(what), None),
+            _ => Failure::Final(error.context(what)),
+        })
+    }
+
+    /// The same, where only success is an answer.
+    pub(super) async fn send(&self, what: &str, request: Request) -> Result<Response, Failure> {
+        let response = self.ask(what, request).await?;
+        if response.is_success() { Ok(response) } else { Err(self.refusal(what, &response)) }
+    }
+
+    pub(super) fn refusal(&self, what: &str, response: &Response) -> Failure {
+        let (status, host) = (response.status(), response.host());
+        let reason = response.header("X-Error-Code").unwrap_or_default();
+        let advice = match self.token {
+            Some(_) => "Has the token (HF_TOKEN) access to it?",
+            None => "If it is private or gated, give a token that has access (HF_TOKEN)",
+        };
+        match (status, reason) {
+            (_, "RepoNotFound") | (404, "") => {
+                let message = format!("{what}: {host} knows no such model. Check the name. {advice}");
+                Failure::Final(Error::model_not_found(message))
+            }
+            (_, "RevisionNotFound" | "EntryNotFound") | (404 | 410, _) => {
+                Failure::Final(Error::model_not_found(format!("{what}: {host} has no such file or revision")))
+            }
+            (_, "GatedRepo") => Failure::Final(Error::unauthorized(format!(
+                "{what}: access is restricted. Accept its terms on its page on {host}. {advice}"
+            ))),
+            (401 | 403, _) => {
+                Failure::Final(Error::unauthorized(format!("{what}: {host} answered {status}. {advice}")))
+            }
+            (429, _) => {
+                let message =
+                    format!("{what}: {host} answers too many requests (429). Try later, or with a token");
+                Failure::Again(Error { code: Code::RateLimited, message }, response.wait())
+            }
+            _ if may_retry(status) => {
+                Failure::Again(Error::network(format!("{what}: {host} answered {status}")), response.wait())
+            }
+            _ => Failure::Final(Error::network(format!("{what}: {host} answered {status}"))),
+        }
+    }
+
+    /// An answer in JSON, and the address of the next page.
+    async fn json<T: DeserializeOwned>(&self, what: &str, url: &str) -> Result<(T, Option<String>)> {
+        self.again(async || {
+            let response = self.send(what, self.request(url)).await?;
+            let next = response.header("Link").and_then(next_page);
+            let host = response.host().to_owned();
+            let lost = |error: Error| Failure::Again(error.context(what), None);
+            let body = response.bytes(MAX_ANSWER).await.map_err(lost)?;
+            // A proxy's page, or an answer that was cut off.
+            let parsed = serde_json::from_slice(&body).map_err(|_| {
+                lost(Error::network(format!("{host} answered something else than the Hub does")))
+            })?;
+            Ok((parsed, next))
+        })
+        .await
+    }
+
+    /// Tries until it succeeds, or there is no point in it.
+    pub(super) async fn again<T>(&self, mut attempt: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T> {
+        let mut backoff = self.backoff.clone();
+        loop {
+            match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again(error, asked)) => match backoff.next(asked) {
+                    Some(wait) => http::sleep(wait).await,
+                    None => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+fn unexpected(repo: &str, what: &str) -> Error {
+    Error::network(format!("{repo}: the Hub answered with {what}"))
+}
+
+/// SHA-1 or SHA-256, in lower-case hex.
+pub(crate) fn is_hash(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// `<address>; rel="next"` of RFC 8288.
+fn next_page(header: &str) -> Option<String> {
+    header.split(',').find_map(|link| {
+        let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        parameters.replace(' ', "").contains("rel=\"next\"").then(|| url.to_owned())
+    })
+}
+
+/// A path in an address.
+fn percent_encode(path: &str) -> String {
+    let mut encoded = String::new();
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                encoded.push(byte as char)
+            }
+            _ => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    encoded
+}
+
+/// `owner/repo`, checked.
+pub(crate) fn is_repo(repo: &str) -> bool {
+    repo.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name))
+}

@@ -1,0 +1,27 @@
+//! Models by name: from the Hugging Face Hub, or any server, into the store and to the engine.
+//!
+//! ```text
+//! Spec ─► Client: commit, files, hashes ─► choose ─► Download, one a part ─► Store
+//!                                                        └► Source, read while it comes
+//! ```
+//!
+//! A name is looked up once: what is in the store is used as it is, without asking the Hub, until
+//! [`Models::pull`] or `force` look for something newer. Facts about the Hub: <https://huggingface.co/docs/hub/api>.
+
+mod choose;
+mod client;
+mod download;
+mod models;
+mod remote;
+mod spec;
+
+pub use choose::RemoteFile;
+pub use client::{Client, Repository};
+pub(crate) use client::{is_hash, is_repo};
+pub use download::{Download, Report, Sizes};
+pub use models::{Cached, Model, Models, load};
+pub use remote::Remote;
+pub(crate) use spec::is_file;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use spec::is_revision;
+pub use spec::{ALIASES, HubSpec, Spec, Wanted};

@@ -1,0 +1,144 @@
+//! One file on a server, read by range.
+
+use super::client::{Client, Failure};
+use crate::http::Response;
+use crate::store::Source;
+use crate::{Error, Result};
+use futures_util::future::LocalBoxFuture;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// A file on a server.
+pub struct Remote {
+    pub(super) client: Rc<Client>,
+    name: String,
+    url: String,
+    len: u64,
+    /// Where the Hub sent us, while that is valid: asking there spares the Hub a request for every range. It is
+    /// signed, and kept nowhere else.
+    signed: RefCell<Option<String>>,
+}
+
+/// The answer to a request for a range.
+pub(super) struct Answer {
+    pub response: Response,
+    /// The server ignores ranges: these are the file's bytes from its first on.
+    pub from_start: bool,
+}
+
+impl Remote {
+    pub(super) fn new(client: Rc<Client>, name: &str, url: String, len: u64) -> Remote {
+        Remote { client, name: name.to_owned(), url, len, signed: RefCell::default() }
+    }
+
+    /// The file behind `url`, whose server tells its size. With it comes what the server says of its version.
+    pub(super) async fn find(client: Rc<Client>, name: &str, url: &str) -> Result<(Remote, Option<String>)> {
+        let (len, version) = client
+            .again(async || {
+                let response = client.send(name, client.request(url).range(0, 1)).await?;
+                let len = match response.status() {
+                    206 => content_range(&response).map(|(_, len)| len),
+                    _ => response.header("Content-Length").and_then(|len| len.parse().ok()),
+                };
+                let unknown =
+                    || Error::network(format!("{name}: {} does not say the file's size", response.host()));
+                let version = response.header("ETag").or(response.header("Last-Modified")).map(str::to_owned);
+                Ok((len.ok_or_else(|| Failure::Final(unknown()))?, version))
+            })
+            .await?;
+        Ok((Remote::new(client.clone(), name, url.to_owned(), len), version))
+    }
+
+    /// Asks once for the bytes of `range`.
+    pub(super) async fn open(&self, range: &Range<u64>) -> Result<Answer, Failure> {
+        let signed = self.signed.borrow().clone();
+        let url = signed.as_deref().unwrap_or(&self.url);
+        let request = self.client.request(url).range(range.start, range.end - range.start);
+        let response = self.client.ask(&self.name, request).await?;
+        let elsewhere = signed.is_some() || (!response.url().is_empty() && response.url() != self.url);
+        match response.status() {
+            200 | 206 => {}
+            // A signature that is too old, not a user without rights: the Hub gives a new one.
+            400..=404 | 410 if elsewhere => {
+                self.signed.take();
+                let message = format!("{}: {} answered {}", self.name, response.host(), response.status());
+                return Err(Failure::Again(Error::network(message), None));
+            }
+            _ => return Err(self.client.refusal(&self.name, &response)),
+        }
+        if elsewhere && signed.is_none() {
+            self.signed.replace(Some(response.url().to_owned()));
+        }
+        self.check(range, &response)?;
+        Ok(Answer { from_start: response.status() == 200, response })
+    }
+
+    /// Whether the head fits the request, as far as it can be seen: browsers show little of other origins.
+    fn check(&self, range: &Range<u64>, response: &Response) -> Result<(), Failure> {
+        let wrong = |what: String| {
+            let message = format!("{}: {} sent {what}", self.name, response.host());
+            Err(Failure::Again(Error::network(message), None))
+        };
+        let expected = if response.status() == 206 { range.end - range.start } else { self.len };
+        if let Some(len) = response.header("Content-Length").and_then(|len| len.parse::<u64>().ok())
+            && len != expected
+            && response.header("Content-Encoding").is_none()
+        {
+            return wrong(format!("{len} bytes instead of {expected}"));
+        }
+        if response.status() == 206
+            && let Some((sent, len)) = content_range(response)
+            && (sent != *range || len != self.len)
+        {
+            return wrong(format!("the bytes {sent:?} of {len} instead of {range:?} of {}", self.len));
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        self.client
+            .again(async || {
+                let lost = |error: Error| Failure::Again(error.context(&self.name), None);
+                let Answer { mut response, from_start } = self.open(&range).await?;
+                let mut skip = if from_start { range.start } else { 0 };
+                let mut bytes = Vec::new();
+                let len = (range.end - range.start) as usize;
+                while bytes.len() < len {
+                    let Some(chunk) = response.chunk().await.map_err(lost)? else {
+                        return Err(lost(Error::network("the answer ended early")));
+                    };
+                    bytes.extend(&chunk[skip.min(chunk.len() as u64) as usize..]);
+                    skip = skip.saturating_sub(chunk.len() as u64);
+                }
+                bytes.truncate(len);
+                Ok(bytes)
+            })
+            .await
+    }
+}
+
+/// `bytes 0-99/1234`: the range, and the length of the whole.
+fn content_range(response: &Response) -> Option<(Range<u64>, u64)> {
+    let (range, len) = response.header("Content-Range")?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let end = last.parse::<u64>().ok()?.checked_add(1)?;
+    Some((first.parse().ok()?..end, len.parse().ok()?))
+}
+
+/// For a look into a file that is not kept.
+impl Source for Remote {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        Box::pin(async move {
+            if len == 0 { Ok(Vec::new()) } else { self.fetch(offset..offset + len as u64).await }
+        })
+    }
+}

@@ -1,0 +1,277 @@
+//! Repositories: access, revisions, parts, other tools' files, no network.
+
+use super::World;
+use super::download::{COMMIT, client, digest, folder_store, pull, quiet};
+use crate::fixtures::path;
+use candlewick::engine::{Device, Options};
+use candlewick::hub::{self, Models, Spec};
+use candlewick::model::gguf::Header;
+use candlewick::store::{MemoryStore, Source};
+use candlewick::{Code, Error};
+use pollster::block_on;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::rc::Rc;
+
+const TOKEN: &str = "hf_averysecrettoken";
+
+fn in_memory(world: &World, token: Option<&str>) -> Models {
+    Models::new(client(world, token), Rc::new(MemoryStore::default()))
+}
+
+fn fails(models: &Models, name: &str, code: Code, part: &str) {
+    let error = pull(models, name).unwrap_err();
+    assert!(error.code == code && error.message.contains(part), "{name}: {error}");
+    assert!(!error.message.contains(TOKEN));
+}
+
+#[test]
+fn private_and_gated() {
+    let files = json!({ "m.gguf": { "size": 100_000, "seed": 1 } });
+    let private = json!({ "commit": COMMIT, "token": TOKEN, "files": files });
+    let gated = json!({ "commit": COMMIT, "token": TOKEN, "gated": true, "files": files });
+    let world = World::new("private", json!({ "repos": { "a/private": private, "a/gated": gated } }));
+    let anonymous = in_memory(&world, None);
+    fails(&anonymous, "a/private", Code::ModelNotFound, "HF_TOKEN");
+    fails(&anonymous, "a/gated", Code::Unauthorized, "terms");
+    fails(&in_memory(&world, Some("hf_wrong")), "a/gated", Code::Unauthorized, "HF_TOKEN");
+    fails(&anonymous, "a/nothing", Code::ModelNotFound, "a/nothing");
+
+    let folder = tempfile::tempdir().unwrap();
+    let models = Models::new(client(&world, Some(TOKEN)), folder_store(folder.path()));
+    for name in ["a/private", "a/gated"] {
+        assert_eq!(pull(&models, name).unwrap(), world.sha256(&format!("{name}/m.gguf")));
+    }
+    fails(&models, "a/private:Q2_K", Code::ModelNotFound, "m.gguf");
+    fails(&models, "a/private/other.gguf", Code::ModelNotFound, "other.gguf");
+    fails(&models, "a/private@nowhere", Code::ModelNotFound, "a/private");
+    // The token is in headers to the Hub and nowhere else: no address, no other server, no file.
+    let log = world.log();
+    assert!(log.iter().any(|entry| entry["authorization"] == format!("Bearer {TOKEN}")));
+    for entry in log {
+        assert!(entry["at"] == "hub" || entry["authorization"].is_null(), "{entry}");
+        assert!(!entry["line"].to_string().contains(TOKEN) && !entry["query"].to_string().contains(TOKEN));
+    }
+    let mut searched = 0;
+    search(folder.path(), &mut |name, bytes| {
+        searched += 1;
+        let holds = |secret: &str| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(
+            !name.contains(TOKEN) && !holds(TOKEN) && !holds("Signature") && !holds("127.0.0.1"),
+            "{name}"
+        );
+    });
+    assert!(searched > 6, "{searched}");
+    assert!(!format!("{:?}", client(&world, Some(TOKEN))).contains(TOKEN));
+}
+
+fn search(folder: &Path, seen: &mut dyn FnMut(&str, &[u8])) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => search(&path, seen),
+            false => seen(&path.to_string_lossy(), &std::fs::read(&path).unwrap_or_default()),
+        }
+    }
+}
+
+#[test]
+fn commits_are_kept_until_asked() {
+    let world_at = |commit: &str, seed: u32| {
+        let files =
+            json!({ "m.gguf": { "size": 70_000, "seed": seed }, "same.gguf": { "size": 60_000, "seed": 0 } });
+        World::new("commits", json!({ "repos": { "a/b": { "commit": commit, "files": files } } }))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder_store(folder.path());
+    let old = world_at(COMMIT, 1);
+    let open = |world: &World, name: &str| {
+        let models = Models::new(client(world, None), store.clone());
+        let model = block_on(models.open(&name.parse().unwrap(), false, quiet()))?;
+        block_on(model.complete())?;
+        digest(&model)
+    };
+    let first = open(&old, "a/b/m.gguf").unwrap();
+    open(&old, "a/b/same.gguf").unwrap();
+    let newer = "f".repeat(40);
+    let new = world_at(&newer, 2);
+    assert_eq!(open(&new, "a/b/m.gguf").unwrap(), first);
+    let models = Models::new(client(&new, None), store.clone());
+    let second = pull(&models, "a/b/m.gguf").unwrap();
+    assert_eq!(second, new.sha256("a/b/m.gguf"));
+    assert_ne!(second, first);
+    assert_eq!(open(&new, "a/b/m.gguf").unwrap(), second);
+    // The same content is not fetched again.
+    let asked = |world: &World| world.log().iter().filter(|entry| entry["at"] == "cdn").count();
+    let before = asked(&new);
+    assert_eq!(pull(&models, "a/b/same.gguf").unwrap(), new.sha256("a/b/same.gguf"));
+    assert_eq!(asked(&new), before);
+    let listed = block_on(models.list()).unwrap();
+    assert_eq!((listed.len(), listed.iter().all(|model| model.complete)), (4, true));
+    // What one revision loses another may still have.
+    let freed = |name: &str| block_on(models.remove(&name.parse::<Spec>().unwrap()));
+    assert_eq!(freed(&format!("a/b/same.gguf@{COMMIT}")).unwrap(), 0);
+    assert_eq!(freed("a/b/same.gguf").unwrap(), 60_000);
+    assert_eq!(freed("a/b").unwrap(), 140_000);
+    assert_eq!(freed("a/b").unwrap_err().code, Code::ModelNotFound);
+    assert!(!folder.path().join("hub/models--a--b").exists());
+}
+
+#[test]
+fn many_pages_and_odd_paths() {
+    let mut files: serde_json::Map<String, Value> =
+        (0..25).map(|index| (format!("x{index}.bin"), json!({ "size": 1, "seed": 0 }))).collect();
+    files.insert("sub folder/ünï Q4_K_M.gguf".into(), json!({ "size": 5_000, "seed": 1 }));
+    files.insert("../../../etc/passwd.gguf".into(), json!({ "size": 5, "seed": 1 }));
+    let repo = json!({ "commit": COMMIT, "pageSize": 10, "files": files });
+    let world = World::new("pages", json!({ "repos": { "a/b": repo } }));
+    let models = in_memory(&world, None);
+    let name = "a/b/sub folder/ünï Q4_K_M.gguf";
+    assert_eq!(pull(&models, name).unwrap(), world.sha256(name));
+    fails(&models, "a/b:etc", Code::ModelNotFound, "sub folder");
+}
+
+#[test]
+fn parts_are_one_model() {
+    let name = |index: u32| format!("llama-split-{index:05}-of-00002.gguf");
+    let file = |index: u32| json!({ "file": path("models").join(name(index)) });
+    let files = json!({ name(1): file(1), name(2): file(2) });
+    let world = World::new("split", json!({ "repos": { "a/b": { "commit": COMMIT, "files": files } } }));
+    let models = in_memory(&world, None);
+    let options = Options { device: Device::Cpu, ..Options::default() };
+    let peeked = block_on(models.peek(&"a/b".parse().unwrap())).unwrap();
+    let header = block_on(Header::read(peeked.as_ref())).unwrap();
+    let model = block_on(models.open(&"a/b".parse().unwrap(), false, quiet())).unwrap();
+    let engine = block_on(hub::load(&model, &options, &mut |_| Ok(()))).unwrap();
+    assert_eq!(engine.info().parameters, header.tensors.iter().map(|tensor| tensor.elements()).sum::<u64>());
+    let listed = block_on(models.list()).unwrap();
+    assert_eq!((listed.len(), listed[0].keys.len(), listed[0].complete), (1, 2, true));
+    assert_eq!(listed[0].model, format!("a/b/{}", name(1)));
+    // And from a folder, by the name of any part.
+    let local = candlewick::store::open_file(&path("models").join(name(2))).unwrap();
+    assert_eq!(local.len(), model.len());
+    assert_eq!(block_on(Header::read(local.as_ref())).unwrap().tensors.len(), header.tensors.len());
+    assert_eq!(block_on(models.remove(&"a/b".parse().unwrap())).unwrap(), model.len());
+}
+
+/// A model is right in the end even if it was read while it was wrong.
+#[test]
+fn an_engine_gets_the_right_bytes() {
+    let file = json!({ "file": crate::fixtures::stories() });
+    let mut world = json!({ "repos": { "a/b": { "commit": COMMIT, "files": { "m.gguf": file } } } });
+    let answer = |world: &World| -> Result<Vec<f32>, Error> {
+        let models = in_memory(world, None);
+        block_on(async {
+            let model = models.open(&"a/b".parse().unwrap(), false, quiet()).await?;
+            let options = Options { device: Device::Cpu, ..Options::default() };
+            let engine = hub::load(&model, &options, &mut |_| Ok(())).await?;
+            let mut row = Vec::new();
+            engine.logits(&[1], &mut |_, logits| row = logits.to_vec()).await?;
+            Ok(row)
+        })
+    };
+    let right = answer(&World::new("engine", world.clone())).unwrap();
+    for seed in 0..8 {
+        world["seed"] = json!(seed);
+        world["script"] = json!([{ "match": "cdn/", "times": 1, "fault": "flip" }]);
+        assert_eq!(answer(&World::new("engine", world.clone())).unwrap(), right, "{seed}");
+    }
+}
+
+#[test]
+fn what_other_tools_left() {
+    let world = World::new(
+        "python",
+        json!({ "repos": { "a/b": { "commit": COMMIT, "files": { "m.gguf": { "size": 300_000, "seed": 1 } } } } }),
+    );
+    let sha256 = world.sha256("a/b/m.gguf");
+    let whole = tempfile::tempdir().unwrap();
+    pull(&Models::new(client(&world, None), folder_store(whole.path())), "a/b").unwrap();
+    let bytes = std::fs::read(whole.path().join(format!("hub/models--a--b/blobs/{sha256}"))).unwrap();
+
+    // What Python has begun is taken over: only the rest is asked for.
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = folder.path().join("hub/models--a--b/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::write(blobs.join(format!("{sha256}.incomplete")), &bytes[..200_000]).unwrap();
+    let before = world.log().len();
+    pull(&Models::new(client(&world, None), folder_store(folder.path())), "a/b").unwrap();
+    let log = world.log();
+    let ranges: Vec<_> =
+        log[before..].iter().filter(|entry| entry["at"] == "cdn").map(|entry| &entry["line"]).collect();
+    assert_eq!(ranges, [&json!("GET cdn/m.gguf bytes=200000-299999")]);
+
+    // What it has finished is used as it is, with and without the Hub.
+    let folder = tempfile::tempdir().unwrap();
+    let repo = folder.path().join("hub/models--a--b");
+    let snapshot = repo.join("snapshots").join(COMMIT);
+    for folder in [&snapshot, &repo.join("blobs"), &repo.join("refs")] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    std::fs::write(repo.join("refs/main"), COMMIT).unwrap();
+    std::fs::write(repo.join("blobs").join(&sha256), &bytes).unwrap();
+    std::os::unix::fs::symlink(format!("../../blobs/{sha256}"), snapshot.join("m.gguf")).unwrap();
+    let offline = Models::new(client(&world, None).offline(true), folder_store(folder.path()));
+    let open = |name: &str| block_on(offline.open(&name.parse().unwrap(), false, quiet()));
+    let before = world.log().len();
+    for name in ["a/b", "a/b/m.gguf", &format!("a/b@{COMMIT}")] {
+        assert_eq!(digest(&open(name).unwrap()).unwrap(), sha256, "{name}");
+    }
+    assert_eq!(open("a/c").err().unwrap().code, Code::Network);
+    assert!(open("a/c").err().unwrap().message.contains("HF_HUB_OFFLINE"));
+    assert_eq!(world.log().len(), before);
+    let listed = block_on(offline.list()).unwrap();
+    assert_eq!((listed[0].model.as_str(), listed[0].complete), ("a/b/m.gguf", true));
+    assert_eq!(block_on(offline.verify(&listed[0].keys[0], &mut |_| Ok(()))).unwrap(), Some(true));
+    std::fs::write(repo.join("blobs").join(&sha256), vec![0; 300_000]).unwrap();
+    assert_eq!(block_on(offline.verify(&listed[0].keys[0], &mut |_| Ok(()))).unwrap(), Some(false));
+    // Fetched anew on request.
+    let online = Models::new(client(&world, None), folder_store(folder.path()));
+    block_on(online.pull(&"a/b".parse().unwrap(), true, quiet())).unwrap();
+    assert_eq!(block_on(online.verify(&listed[0].keys[0], &mut |_| Ok(()))).unwrap(), Some(true));
+}
+
+#[test]
+fn files_from_any_server() {
+    let file = json!({ "size": 200_000, "seed": 9 });
+    let world =
+        World::new("any", json!({ "repos": { "a/b": { "commit": COMMIT, "files": { "m.gguf": file } } } }));
+    let folder = tempfile::tempdir().unwrap();
+    let models = Models::new(client(&world, Some(TOKEN)), folder_store(folder.path()));
+    let url = format!("{}/a/b/resolve/main/m.gguf?key=private", world.url.replace("127.0.0.1", "localhost"));
+    assert_eq!(pull(&models, &url).unwrap(), world.sha256("a/b/m.gguf"));
+    // The token is the Hub's, not this server's.
+    assert!(world.log().iter().all(|entry| entry["authorization"].is_null()));
+    let before = world.log().len();
+    let model = block_on(models.open(&url.parse().unwrap(), false, quiet())).unwrap();
+    assert_eq!(digest(&model).unwrap(), world.sha256("a/b/m.gguf"));
+    assert_eq!(world.log().len(), before);
+    assert_eq!(block_on(models.list()).unwrap()[0].model, "m.gguf");
+    assert_eq!(block_on(models.remove(&url.parse().unwrap())).unwrap(), 200_000);
+}
+
+#[test]
+fn progress_and_giving_up() {
+    let file = json!({ "size": 2_000_000, "seed": 9 });
+    let world = World::new(
+        "progress",
+        json!({ "repos": { "a/b": { "commit": COMMIT, "files": { "m.gguf": file } } } }),
+    );
+    let models = in_memory(&world, None);
+    let reports = Rc::new(std::cell::RefCell::new(Vec::new()));
+    let heard = reports.clone();
+    let report: hub::Report = Rc::new(move |progress| {
+        heard.borrow_mut().push((progress.loaded, progress.total));
+        Ok(())
+    });
+    block_on(models.pull(&"a/b".parse().unwrap(), false, report)).unwrap();
+    let reports = reports.borrow();
+    assert!(reports.is_sorted() && reports.iter().all(|(_, total)| *total == 2_000_000));
+    assert_eq!(reports.last(), Some(&(2_000_000, 2_000_000)));
+
+    let models = in_memory(&world, None);
+    let report: hub::Report = Rc::new(|_| Err(Error::aborted("enough")));
+    let error = block_on(models.pull(&"a/b".parse().unwrap(), false, report)).err().unwrap();
+    assert_eq!(error, Error::aborted("enough"));
+    assert_eq!(pull(&models, "a/b").unwrap(), world.sha256("a/b/m.gguf"));
+}
