@@ -62,13 +62,10 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// What a model will take.
     pub(super) fn of(header: &Header, config: &Config, context: usize) -> Memory {
         Memory {
-            weights: header.tensors.iter().fold(0, |sum, tensor| tensor.size.saturating_add(sum)),
-            kv_cache: config
-                .kv_width()
-                .saturating_mul(context as u64)
+            weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
+            kv_cache: (config.kv_width().saturating_mul(context as u64))
                 .saturating_mul(size_of::<f32>() as u64),
         }
     }
@@ -117,11 +114,15 @@ pub(crate) fn parameters(header: &Header) -> u64 {
     header.tensors.iter().map(|tensor| tensor.elements()).sum()
 }
 
-/// The type that holds most of a model.
+/// The name of the type that holds most of a model.
 pub(crate) fn quantization(header: &Header) -> &'static str {
+    main_type(header).map_or("none", TensorType::name)
+}
+
+pub(super) fn main_type(header: &Header) -> Option<TensorType> {
     let mut elements: BTreeMap<TensorType, u64> = BTreeMap::new();
     for tensor in &header.tensors {
         *elements.entry(tensor.kind).or_default() += tensor.elements();
     }
-    elements.into_iter().max_by_key(|(_, count)| *count).map_or("none", |(kind, _)| kind.name())
+    elements.into_iter().max_by_key(|(_, count)| *count).map(|(kind, _)| kind)
 }

@@ -1,6 +1,7 @@
 //! From a model file and a request to text: load, prefill, decode, sample, stop.
 
 mod device;
+mod estimate;
 mod generation;
 mod info;
 mod progress;
@@ -8,6 +9,7 @@ mod session;
 mod stop;
 
 pub use device::Device;
+pub use estimate::{Estimate, Verdict, estimate};
 pub use generation::{
     Event, FinishReason, Generation, Prompt, PromptTokensDetails, Settings, Timings, Truncation, Usage,
 };

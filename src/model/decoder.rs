@@ -73,6 +73,15 @@ struct Buffers {
 }
 
 impl Decoder {
+    /// What a model will ask of a device.
+    pub fn needs(header: &Header, config: &Config, context: usize) -> Needs {
+        let matrices = header.tensors.iter().filter_map(|tensor| match tensor.dimensions[..] {
+            [columns, rows] => Some((rows as usize, columns as usize, tensor.kind)),
+            _ => None,
+        });
+        Needs { matrices: matrices.collect(), layers: config.layers, context, heads: config.heads }
+    }
+
     /// Puts `tokens` through the model as the ones from `position` on, and into the KV cache.
     /// At most [`Decoder::step_len`] at a time; everything before `position` must be in the cache.
     pub fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
@@ -200,7 +209,7 @@ impl Decoder {
         progress: &mut Progress<'_>,
     ) -> Result<Decoder> {
         let (d, v) = (config.embedding, config.vocabulary);
-        backend.expect(&needs(header, &config, context)).await?;
+        backend.expect(&Decoder::needs(header, &config, context)).await?;
         let mut loader = Loader::new(source, header, backend.as_mut(), progress);
         let rope_factors = match config.rope_factors_tensor(context) {
             Some(name) => Some(loader.values(name, config.rope_pairs()).await?),
@@ -225,15 +234,6 @@ impl Decoder {
         let buffers = Buffers::allocate(backend.as_mut(), &config)?;
         Ok(Decoder { config, backend, context, embedding, positions, layers, output_norm, output, buffers })
     }
-}
-
-/// What the model will ask of a device.
-fn needs(header: &Header, config: &Config, context: usize) -> Needs {
-    let matrices = header.tensors.iter().filter_map(|tensor| match tensor.dimensions[..] {
-        [columns, rows] => Some((rows as usize, columns as usize, tensor.kind)),
-        _ => None,
-    });
-    Needs { matrices: matrices.collect(), layers: config.layers, context, heads: config.heads }
 }
 
 impl Layer {
