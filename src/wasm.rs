@@ -1,5 +1,7 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
+use crate::backend::cpu::pool::web as pool;
+use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{ChatRequest, Chunks, Completion, Endpoint};
 use crate::remote::{Client, Config};
@@ -14,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use web_sys::{Blob, File};
@@ -50,7 +53,20 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
+    threads: Option<usize>,
+    fallback: Option<bool>,
+    profile: bool,
+    gpu: Option<GpuOptions>,
     remote: Option<RemoteOptions>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct GpuOptions {
+    disable: Option<Vec<String>>,
+    software: Option<bool>,
+    faster: Option<bool>,
+    cache: Option<String>,
 }
 
 /// Hosted models, and when they are asked.
@@ -74,13 +90,42 @@ struct HostedOptions {
 }
 
 impl LoadOptions {
-    fn parse(&self) -> Result<Options> {
+    fn parse(&mut self) -> Result<Options> {
         let device = match &self.device {
             Some(name) => name.parse()?,
             None => Device::Auto,
         };
-        Ok(Options { device, context: self.context_length })
+        let GpuOptions { disable, software, faster, cache } = self.gpu.take().unwrap_or_default();
+        let gpu = gpu::Options {
+            disable: disable.unwrap_or_default(),
+            software: software.unwrap_or_default(),
+            faster,
+            cache,
+            profile: self.profile,
+            ..gpu::Options::default()
+        };
+        let positive =
+            |count| NonZeroUsize::new(count).ok_or_else(|| Error::invalid_argument("threads is 0"));
+        let threads = self.threads.map(positive).transpose()?;
+        Ok(Options { device, context: self.context_length, threads, fallback: self.fallback, gpu })
     }
+}
+
+/// From now on the CPU's helpers are Workers that `starter(help, crashed)` starts, with a promise of whether the Worker
+/// runs. The Worker calls [`help`]; if that traps, it adds one to the i32 at address `crashed`.
+#[wasm_bindgen(js_name = useHelpers)]
+pub fn use_helpers(starter: Function) {
+    pool::set_starter(starter);
+}
+
+/// What a helper's Worker does. Returns when the engine needs it no more.
+///
+/// # Safety
+/// `work` is the first argument of a call of the starter, used once.
+#[wasm_bindgen]
+pub unsafe fn help(work: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { pool::help(work) }
 }
 
 /// One or more models that answer requests; the first is loaded.
@@ -98,7 +143,7 @@ impl Engine {
     /// Loads the first that can be loaded of `sources`, each a `Blob`, a `Uint8Array` or an absolute address; where
     /// none can, hosted models answer as `options.remote` says. To stop it, end the Worker.
     pub async fn load(sources: Array, options: JsValue, on_progress: Function) -> Result<Engine, JsValue> {
-        let options: LoadOptions =
+        let mut options: LoadOptions =
             if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
         let load = options.parse()?;
         let local = Rc::new(RefCell::new(None));
@@ -129,7 +174,7 @@ impl Engine {
                     if let Some(limit) = max_memory {
                         engine::fits(source.as_ref(), &load, limit as u64).await?;
                     }
-                    let engine = engine::Engine::load(source.as_ref(), &load, &mut progress).await?;
+                    let engine = engine::Engine::load(source.into(), &load, &mut progress).await?;
                     *loaded.borrow_mut() = Some(engine.clone());
                     Ok(Rc::new(Local(engine)) as Rc<dyn Provider>)
                 })
@@ -142,11 +187,11 @@ impl Engine {
         Ok(Engine { router, local, hosted, reason })
     }
 
-    /// What was loaded, and where it runs; or which hosted model answers, and why.
-    pub async fn info(&self) -> Result<JsValue, JsValue> {
-        let active = self.router.active().await.ok_or_else(|| Error::internal("no model is open"))?;
+    /// What was loaded, and where it runs now; or which hosted model answers, and why.
+    pub fn info(&self) -> Result<JsValue, JsValue> {
+        let active = self.active()?;
         if let (crate::openai::Ran::Local, Some(engine)) = (active.ran(), &*self.local.borrow()) {
-            return Ok(to_js(engine.info())?);
+            return Ok(to_js(engine.info().as_ref())?);
         }
         Ok(to_js(&serde_json::json!({
             "name": active.model(),
@@ -154,6 +199,11 @@ impl Engine {
             "provider": active.provider(),
             "deviceReason": self.reason,
         }))?)
+    }
+
+    /// What the GPU's kernels have cost since the last call.
+    pub async fn profile(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.local()?.kernel_times().await?)?)
     }
 
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those
@@ -181,6 +231,13 @@ impl Engine {
         Ok(self.local()?.language().render(&request::<ChatRequest>(body)?.conversation)?)
     }
 
+    /// The scores of what follows each of `tokens`: as many rows of as many numbers as the model has tokens.
+    pub async fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, JsValue> {
+        let mut rows = Vec::new();
+        self.local()?.logits(tokens, &mut |_, row| rows.extend_from_slice(row)).await?;
+        Ok(rows)
+    }
+
     /// Answers a conversation.
     pub fn chat(&self, body: JsValue) -> Result<Answer, JsValue> {
         self.answer(Endpoint::Chat, body)
@@ -193,7 +250,7 @@ impl Engine {
 
     /// What the model that answers now can do.
     pub async fn capabilities(&self) -> Result<JsValue, JsValue> {
-        let active = self.router.active().await.ok_or_else(|| Error::internal("no model is open"))?;
+        let active = self.active()?;
         Ok(to_js(&active.capabilities().await?)?)
     }
 
@@ -237,6 +294,10 @@ impl Engine {
         let chunks = self.router.answer(endpoint, from_js::<Value>("request", body)?)?;
         let (chunks, stop) = abortable(chunks);
         Ok(Answer { state: Mutex::new((chunks, Completion::default())), stop })
+    }
+
+    fn active(&self) -> Result<Rc<dyn Provider>> {
+        self.router.active().ok_or_else(|| Error::internal("no model is open"))
     }
 
     fn local(&self) -> Result<engine::Engine> {

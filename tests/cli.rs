@@ -283,6 +283,8 @@ fn bench() {
         assert!(0.0 < of("min") && of("min") <= of("median") && of("median") <= of("max"), "{result}");
     }
     assert!(output(&["bench", &stories_path(), "-p", "8", "-n", "2", "-r", "1"]).contains("tokens/s"));
+    let message = failure(&["bench", &stories_path(), "--device", "cpu", "--profile"], 1);
+    assert!(message.contains("--device gpu"), "{message}");
 }
 
 #[test]

@@ -12,6 +12,8 @@ import type {
   CompletionParams,
   Embedding,
   EngineInfo,
+  KernelTime,
+  LoadProgress,
   PromptParams,
   RemoteInfo,
   RequestOptions,
@@ -28,18 +30,24 @@ export interface Create<Params extends StreamParams, Whole, Chunk> {
 
 /** One loaded model. Requests wait their turn; each can be aborted, waiting or running. */
 export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implements AsyncDisposable {
-  /** What was loaded, where it runs and why. */
-  readonly info: Info;
+  #info: Info;
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };
   readonly #connection: Connection;
 
   /** @internal */
-  constructor(connection: Connection, info: Info) {
-    this.info = info;
+  constructor(connection: Connection, info: Info, onRecovery?: (progress: LoadProgress) => void) {
+    this.#info = info;
     this.#connection = connection;
+    connection.onRecovery = onRecovery;
+    connection.onInfo = (info) => (this.#info = info as Info);
     this.chat = { completions: { create: this.#creator("chat") } };
     this.completions = { create: this.#creator("complete") };
+  }
+
+  /** What was loaded, where it runs now and why. */
+  get info(): Info {
+    return this.#info;
   }
 
   /** The ids of a text. `special` reads special tokens written in it and adds those the model starts and ends with. */
@@ -74,6 +82,11 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   /** Runs one conversation over the loaded model and all hosted ones. */
   compare(body: ChatParams, options: RequestOptions = {}): Promise<Comparison[]> {
     return this.#connection.call({ method: "compare", body }, options);
+  }
+
+  /** What the GPU's kernels have cost since the last call, longest first. Empty unless the model was loaded with `profile`. */
+  profile(options: RequestOptions = {}): Promise<KernelTime[]> {
+    return this.#connection.call({ method: "profile" }, options);
   }
 
   /** Frees all memory at once. Requests under way fail with `aborted`. Unloading twice is harmless. */

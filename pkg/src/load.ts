@@ -32,13 +32,15 @@ export async function connect(remote: RemoteOptions, options: ConnectOptions = {
   return (await start([], translate({ ...remote, when: "always" }), options)) as Engine<RemoteInfo>;
 }
 
-export type ConnectOptions = Pick<LoadOptions, "signal" | "workerURL" | "wasmURL">;
+export type ConnectOptions = Pick<LoadOptions, "signal" | "workerURL" | "wasmURL" | "threadsWasmURL">;
 
 async function start(
   sources: (Blob | string)[],
   remote: Remote | undefined,
-  { device, contextLength, onProgress, signal, workerURL, wasmURL }: LoadOptions,
+  options: LoadOptions,
 ): Promise<Engine<EngineInfo | RemoteInfo>> {
+  const { device, contextLength, threads, fallback, gpu, profile, onProgress, signal } = options;
+  const { workerURL, wasmURL, threadsWasmURL } = options;
   if (signal?.aborted) throw aborted(signal);
   const connection = new Connection(workerURL);
   try {
@@ -46,12 +48,12 @@ async function start(
       {
         method: "load",
         sources,
-        wasmURL: wasmURL === undefined ? undefined : new URL(wasmURL, document.baseURI).href,
-        options: { device, contextLength, remote },
+        wasm: { single: absolute(wasmURL), threaded: absolute(threadsWasmURL) },
+        options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false, remote },
       },
       { signal, onProgress },
     );
-    return new Engine(connection, info);
+    return new Engine(connection, info, onProgress);
   } catch (error) {
     const failure = error as CandlewickError;
     connection.close(failure, failure);
@@ -71,6 +73,10 @@ function translate({ when, fallbacks = [], firstTokenMs, maxMemory, cache, ...fi
   const remote: Remote = { policy: { when, firstTokenMs }, hosted, cache: cache === true ? {} : cache || undefined, maxMemory };
   // The engine takes what is undefined for what is wrong.
   return JSON.parse(JSON.stringify(remote));
+}
+
+function absolute(url: string | URL | undefined): string | undefined {
+  return url === undefined ? undefined : new URL(url, document.baseURI).href;
 }
 
 /** The Worker knows two kinds of source: an absolute URL and a Blob, which it reads piece by piece. */

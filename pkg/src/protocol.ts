@@ -5,10 +5,11 @@
  * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port.
  */
 import type { ErrorCode } from "./errors.js";
-import type { ChatParams, CompletionParams, Device, PromptParams } from "./types.js";
+import type { WasmURLs } from "./module.js";
+import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo } from "./types.js";
 
 export type Call =
-  | { method: "load"; sources: (Blob | string)[]; wasmURL: string | undefined; options: ModelOptions }
+  | { method: "load"; sources: (Blob | string)[]; wasm: WasmURLs; options: ModelOptions }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
@@ -17,11 +18,16 @@ export type Call =
   | { method: "capabilities" }
   | { method: "totals" }
   | { method: "embed"; model: string | undefined; texts: string[] }
-  | { method: "compare"; body: ChatParams };
+  | { method: "compare"; body: ChatParams }
+  | { method: "profile" };
 
 export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: number | undefined;
+  threads?: number | undefined;
+  fallback?: boolean | undefined;
+  gpu?: GPUOptions | undefined;
+  profile?: boolean | undefined;
   remote?: Remote | undefined;
 }
 
@@ -37,6 +43,8 @@ export interface Remote {
 export type Reply =
   | { progress: unknown } // of a load, or of reading a prompt
   | { retry: unknown } // of a request to a hosted model
+  | { recovery: LoadProgress } // the GPU was lost; the last one has the stage "ready"
+  | { info: EngineInfo | RemoteInfo } // before that one
   | { started: true } // of a stream: its turn has come
   | { chunk: unknown } // of a stream: costs one credit
   | { done: unknown }

@@ -4,9 +4,12 @@
  * The engine works synchronously inside `next()`, so between two of them the Worker goes back to its event loop, where
  * aborts and new requests come in.
  */
-import init, { Engine, type Answer } from "../wasm/candlewick.js";
+import type { Answer, Engine } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
+import { help, type HelperTask } from "./helpers.js";
+import { start } from "./module.js";
 import type { Call, Control, Reply } from "./protocol.js";
+import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
 
 /** What this file looks at in a chunk. */
@@ -14,13 +17,17 @@ interface Chunk {
   choices: unknown[];
   prompt_progress?: unknown;
   retry?: unknown;
+  recovery?: LoadProgress;
 }
 
 let engine: Engine;
 
 requestSubgroups();
 
-addEventListener("message", ({ data, ports }: MessageEvent<Call>) => serve(data, new Caller(ports[0]!)));
+addEventListener("message", ({ data, ports }: MessageEvent<Call | HelperTask>) => {
+  if ("work" in data) help(data);
+  else void serve(data, new Caller(ports[0]!));
+});
 // An uncaught error reaches the page, which then fails every open request; an unhandled rejection does not.
 addEventListener("unhandledrejection", (event) => reportError(event.reason));
 
@@ -36,9 +43,7 @@ async function serve(call: Call, caller: Caller): Promise<void> {
 async function perform(call: Call, caller: Caller): Promise<unknown> {
   switch (call.method) {
     case "load":
-      await init({ module_or_path: await compile(call.wasmURL ?? new URL("../wasm/candlewick_bg.wasm", import.meta.url)) });
-      engine = await Engine.load(call.sources, call.options, (progress: unknown) => caller.reply({ progress }));
-      return engine.info();
+      return load(call, caller);
     case "chat":
       return generate(engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
     case "complete":
@@ -57,7 +62,15 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
       return engine.embed(call.model, call.texts);
     case "compare":
       return engine.compare(call.body);
+    case "profile":
+      return engine.profile();
   }
+}
+
+async function load({ sources, wasm, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo | RemoteInfo> {
+  const started = await start(wasm, options.device !== "gpu");
+  engine = await started.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }));
+  return { ...engine.info(), wasm: started.file, wasmReason: started.reason };
 }
 
 /** Runs one request to its end: prefill chunks become progress, the rest the stream or the whole answer. */
@@ -82,7 +95,10 @@ async function generate(
       if (stream && !started) caller.reply({ started: true });
       started = Boolean(stream);
       if (!chunk) break;
-      if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
+      if (chunk.recovery) {
+        if (chunk.recovery.stage === "ready") caller.reply({ info: engine.info() });
+        caller.reply({ recovery: chunk.recovery });
+      } else if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
       else if (stream && (chunk.choices.length > 0 || includeUsage)) caller.chunk(chunk);
       await eventLoop();
       if (caller.gone) throw gone();
@@ -150,24 +166,6 @@ function eventLoop(): Promise<void> {
     waiting.push(resume);
     port2.postMessage(null);
   });
-}
-
-async function compile(url: string | URL): Promise<WebAssembly.Module> {
-  const response = await fetch(url).catch((cause) => {
-    throw new CandlewickError("network", `The engine could not be fetched from ${url}: ${cause}`);
-  });
-  if (!response.ok) throw new CandlewickError("network", `The engine could not be fetched from ${url}: HTTP ${response.status}.`);
-  try {
-    return response.headers.get("content-type")?.startsWith("application/wasm")
-      ? await WebAssembly.compileStreaming(response)
-      : await WebAssembly.compile(await response.arrayBuffer());
-  } catch (cause) {
-    throw new CandlewickError(
-      "internal",
-      `The engine at ${url} could not be compiled (${cause}). Check that this address serves the .wasm file, ` +
-        `and that a Content-Security-Policy has 'wasm-unsafe-eval' in script-src.`,
-    );
-  }
 }
 
 /** A trap or an exhausted stack leaves the engine in an unknown state. */

@@ -1,7 +1,7 @@
 //! `candlewick chat`: a conversation in the terminal.
 
 use super::arguments::{ChatArguments, Common};
-use super::output::{print_error, say};
+use super::output::{LoadBar, print_error, say};
 use super::providers::Hosted;
 use super::run::report;
 use super::{Failure, Outcome, hosted, load, providers};
@@ -136,7 +136,7 @@ impl Partner {
     ) -> std::result::Result<String, Failure> {
         match self {
             Partner::Local(engine, settings) => {
-                answer(engine, messages, settings.clone(), stop, common.verbose).await
+                answer(engine, messages, settings.clone(), stop, common).await
             }
             Partner::Hosted(hosted, body) => {
                 let mut body = body.clone();
@@ -155,16 +155,19 @@ async fn answer(
     messages: &[Value],
     settings: Settings,
     stop: &AtomicBool,
-    verbose: bool,
+    common: &Common,
 ) -> std::result::Result<String, Failure> {
     let prompt = Prompt::Chat(Conversation::new(messages.to_vec()));
     let mut generation = engine.generate(prompt, settings).await?;
     let mut stdout = std::io::stdout().lock();
-    let mut whole = String::new();
+    let (mut whole, mut recovery) = (String::new(), None);
     while !stop.load(Ordering::Relaxed) {
         match generation.next().await? {
             None => break,
-            Some(Event::Prompt { .. }) => {}
+            Some(Event::Recovery(progress)) => {
+                recovery.get_or_insert_with(|| LoadBar::new(common.quiet)).show(&progress)?;
+            }
+            Some(Event::Prompt { .. }) => recovery = None,
             Some(Event::Token { text, .. } | Event::Finish { text, .. }) => {
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()?;
@@ -173,7 +176,7 @@ async fn answer(
         }
     }
     writeln!(stdout)?;
-    if verbose {
+    if common.verbose {
         report(&generation);
     }
     Ok(whole)

@@ -6,6 +6,7 @@ use crate::chat::Conversation;
 use crate::engine::{Device, Estimate, Language, Verdict, estimate, model_name, parameters, quantization};
 use crate::model::Config;
 use crate::model::gguf::Header;
+use crate::store::Source;
 use crate::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -152,7 +153,7 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
     };
     let language = Language::from_header(&header);
     let devices = match (&runs, &language) {
-        (Ok(config), Ok(_)) => estimates(&header, config, common).await?,
+        (Ok(config), Ok(_)) => estimates(source.as_ref(), &header, config, common).await?,
         _ => Vec::new(),
     };
     let summary = Summary {
@@ -193,14 +194,19 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
 }
 
 /// On the devices that were asked for, as far as they are here.
-async fn estimates(header: &Header, config: &Config, common: &Common) -> Result<Vec<Estimate>> {
+async fn estimates(
+    source: &dyn Source,
+    header: &Header,
+    config: &Config,
+    common: &Common,
+) -> Result<Vec<Estimate>> {
     let asked: Device = common.device.parse()?;
     let mut estimates = Vec::new();
     if asked != Device::Gpu {
-        estimates.push(estimate(header, config, common.ctx, Device::Cpu).await?);
+        estimates.push(estimate(source, header, config, common.ctx, Device::Cpu).await?);
     }
     if asked != Device::Cpu {
-        match estimate(header, config, common.ctx, Device::Gpu).await {
+        match estimate(source, header, config, common.ctx, Device::Gpu).await {
             Ok(estimate) => estimates.push(estimate),
             // That there is no GPU is an answer too, unless it was asked for.
             Err(error) if asked == Device::Gpu => return Err(error),

@@ -1,20 +1,14 @@
 //! What a model would need and how fast it would be, known before its weights are.
 
 use super::device::{self, Device};
-use super::{context_size, info};
-use crate::Result;
-use crate::backend::{Backend, Linear, Norm};
-use crate::model::gguf::{Header, TensorType};
+use super::{Options, context_size, info};
+use crate::backend::seconds_a_token;
+use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
+use crate::store::{ReadAhead, Source};
+use crate::{Error, Result};
 use serde::Serialize;
-use web_time::{Duration, Instant};
 
-/// Edge of the square matrices of the probe; a multiple of every block's length.
-const PROBE_EDGE: usize = 2048;
-/// Weights of the probe, in bytes: more than caches hold.
-const PROBE_SIZE: u64 = 64 << 20;
-/// How long the probe measures.
-const PROBE_TIME: Duration = Duration::from_millis(200);
 /// Of the free memory, what can be had without others having to give way.
 const COMFORTABLE: f64 = 0.8;
 
@@ -62,8 +56,9 @@ pub struct Estimate {
     pub predicted_per_second: Option<f64>,
 }
 
-/// What the model in `header` would be on `device`. An error says why the device cannot be used at all.
+/// What the model in `source` would be on `device`. An error says why the device cannot be used at all.
 pub async fn estimate(
+    source: &dyn Source,
     header: &Header,
     config: &Config,
     context: Option<usize>,
@@ -71,12 +66,13 @@ pub async fn estimate(
 ) -> Result<Estimate> {
     let context = context_size(context, config.trained_context)?;
     let info::Memory { weights, kv_cache } = info::Memory::of(header, config, context);
-    let mut backend = device::open(device).await?.backend;
+    let mut backend = device::bare(device).await?;
+    let needs = Decoder::needs(source, header, config, context).await?;
     let numbers = backend.prefill_rows() as u64 * 10 * config.embedding as u64 + 2 * config.vocabulary as u64;
     let working = numbers * size_of::<f32>() as u64 + (32 << 20);
     let total = weights.saturating_add(kv_cache).saturating_add(working);
     let available = if backend.gpu().is_some() { None } else { available_memory() };
-    let refused = backend.expect(&Decoder::needs(header, config, context)).await.err();
+    let refused = backend.expect(&needs).await.err();
     let verdict = match available {
         _ if refused.is_some() => Verdict::DoesNotFit,
         None => Verdict::Unknown,
@@ -86,7 +82,10 @@ pub async fn estimate(
     };
     let predicted_per_second = match verdict {
         Verdict::DoesNotFit => None,
-        _ => Some(bytes_per_second(backend.as_mut(), header).await? / read_a_token(header).max(1) as f64),
+        _ => {
+            backend.loaded().await?;
+            Some(1.0 / seconds_a_token(backend.as_mut(), &needs).await?.max(1e-9))
+        }
     };
     let device = backend.device();
     let reason = refused.map(|error| error.message);
@@ -104,47 +103,6 @@ pub async fn estimate(
     })
 }
 
-/// Of the weights, what a token needs: all but a table of embeddings that is not the output as well.
-fn read_a_token(header: &Header) -> u64 {
-    let untied = header.tensor("output.weight").is_some();
-    let read = header.tensors.iter().filter(|tensor| !(untied && tensor.name == "token_embd.weight"));
-    read.map(|tensor| tensor.size).sum()
-}
-
-/// Multiplies matrices with a vector, as decoding does, for a moment.
-async fn bytes_per_second(backend: &mut dyn Backend, header: &Header) -> Result<f64> {
-    let kind = info::main_type(header).unwrap_or(TensorType::F32);
-    let (block_len, block_size) = kind.block();
-    let row = PROBE_EDGE as u64 / block_len * block_size;
-    let size = row * PROBE_EDGE as u64;
-    let zeros = vec![0; size as usize];
-    let norm = Norm::rms(backend.vector(&[1.0; PROBE_EDGE])?, 1e-5);
-    let (x, out) = (backend.buffer(1, PROBE_EDGE)?, backend.buffer(1, PROBE_EDGE)?);
-    let mut matrices = Vec::new();
-    for _ in 0..PROBE_SIZE.div_ceil(size) {
-        let weight = backend.matrix(PROBE_EDGE, PROBE_EDGE, kind)?;
-        backend.write_rows(weight, 0, &zeros)?;
-        matrices.push(Linear { weight, bias: None });
-    }
-    let mut fastest = f64::INFINITY;
-    let start = Instant::now();
-    // The first round warms up; the fastest one is the least disturbed.
-    for round in 0.. {
-        let begin = Instant::now();
-        for &linear in &matrices {
-            backend.project(1, x, &norm, &[(linear, out)])?;
-        }
-        backend.wait().await?;
-        if round > 0 {
-            fastest = fastest.min(begin.elapsed().as_secs_f64());
-        }
-        if round > 1 && start.elapsed() > PROBE_TIME {
-            break;
-        }
-    }
-    Ok((size * matrices.len() as u64) as f64 / fastest.max(1e-9))
-}
-
 /// Bytes that programs can have without swapping.
 #[cfg(target_os = "linux")]
 fn available_memory() -> Option<u64> {
@@ -156,4 +114,23 @@ fn available_memory() -> Option<u64> {
 #[cfg(not(target_os = "linux"))]
 fn available_memory() -> Option<u64> {
     None
+}
+
+/// Refuses a model whose weights and KV cache take more than `limit` bytes. Reads its header only.
+pub async fn fits(source: &dyn Source, options: &Options, limit: u64) -> Result<()> {
+    let header = Header::read(&ReadAhead::new(source)).await?;
+    let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
+    let context = context_size(options.context, config.trained_context)?;
+    let info::Memory { weights, kv_cache } = info::Memory::of(&header, &config, context);
+    let needed = weights.saturating_add(kv_cache);
+    if needed > limit {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        return Err(Error::resource_exhausted(format!(
+            "{} needs {:.1} MB, and there may be {:.1} MB for it",
+            source.name(),
+            megabytes(needed),
+            megabytes(limit)
+        )));
+    }
+    Ok(())
 }

@@ -44,9 +44,14 @@ pub struct Info {
     pub device: &'static str,
     /// Why that one.
     pub device_reason: String,
+    /// Threads of the CPU, where that is the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
     /// The GPU, where that is the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuInfo>,
+    /// How often the model came back after its GPU was lost.
+    pub recoveries: usize,
     /// Bytes on the device.
     pub memory: Memory,
 }
@@ -97,9 +102,23 @@ impl Info {
             chat_template: language.template.as_ref().map(|template| template.name().to_owned()),
             device: backend.device(),
             device_reason,
+            threads: backend.threads(),
             gpu: backend.gpu(),
+            recoveries: 0,
             memory: Memory::of(header, config, context),
         })
+    }
+
+    /// The same model on the device to which it came back.
+    pub(super) fn after_recovery(&self, backend: &dyn Backend, device_reason: String) -> Info {
+        Info {
+            device: backend.device(),
+            device_reason,
+            gpu: backend.gpu(),
+            threads: backend.threads(),
+            recoveries: self.recoveries + 1,
+            ..self.clone()
+        }
     }
 }
 
@@ -114,15 +133,11 @@ pub(crate) fn parameters(header: &Header) -> u64 {
     header.tensors.iter().map(|tensor| tensor.elements()).sum()
 }
 
-/// The name of the type that holds most of a model.
+/// The type that holds most of a model.
 pub(crate) fn quantization(header: &Header) -> &'static str {
-    main_type(header).map_or("none", TensorType::name)
-}
-
-pub(super) fn main_type(header: &Header) -> Option<TensorType> {
     let mut elements: BTreeMap<TensorType, u64> = BTreeMap::new();
     for tensor in &header.tensors {
         *elements.entry(tensor.kind).or_default() += tensor.elements();
     }
-    elements.into_iter().max_by_key(|(_, count)| *count).map(|(kind, _)| kind)
+    elements.into_iter().max_by_key(|(_, count)| *count).map_or("none", |(kind, _)| kind.name())
 }

@@ -1,6 +1,6 @@
 //! The parts of an answer, and the whole that they make: the same for local and hosted models.
 
-use crate::engine::{FinishReason, PromptTokensDetails, Timings, Usage};
+use crate::engine::{FinishReason, Progress, PromptTokensDetails, Timings, Usage};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
@@ -32,6 +32,9 @@ pub struct Chunk {
     /// While the prompt goes through the model.
     #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub prompt_progress: Option<PromptProgress>,
+    /// While the model comes back from a lost GPU.
+    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
+    pub recovery: Option<Progress>,
     /// A request to a hosted model failed and will be made again.
     #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub retry: Option<Retrying>,

@@ -222,6 +222,7 @@ impl Answer {
             Some(Event::Prompt { processed, total }) => {
                 Chunk { prompt_progress: Some(PromptProgress { total, processed }), ..self.chunk() }
             }
+            Some(Event::Recovery(progress)) => Chunk { recovery: Some(progress), ..self.chunk() },
             Some(Event::Token { choice, text, .. }) => self.part(choice, text, None),
             Some(Event::Finish { choice, reason, text, .. }) => self.part(choice, text, Some(reason)),
             None if self.usage_given => return Ok(None),

@@ -168,7 +168,9 @@ impl Kept {
 
     fn keep(&mut self, key: &str, chunks: &[Chunk], limit: usize) {
         // How an answer came about is no part of it.
-        let said = |chunk: &&Chunk| chunk.retry.is_none() && chunk.prompt_progress.is_none();
+        let said = |chunk: &&Chunk| {
+            chunk.retry.is_none() && chunk.prompt_progress.is_none() && chunk.recovery.is_none()
+        };
         let chunks: Rc<[Chunk]> = chunks.iter().filter(said).cloned().collect();
         let size =
             |chunk: &Chunk| size_of::<Chunk>() + serde_json::to_string(chunk).map_or(0, |text| text.len());

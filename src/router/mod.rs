@@ -147,9 +147,8 @@ impl Router {
     }
 
     /// The model that answered last, or was loaded.
-    pub async fn active(&self) -> Option<Rc<dyn Provider>> {
-        let route = &self.0.routes[self.0.active.get()?];
-        route.provider.lock().await.clone()
+    pub fn active(&self) -> Option<Rc<dyn Provider>> {
+        self.0.routes[self.0.active.get()?].provider.try_lock()?.clone()
     }
 
     /// Answers given before.

@@ -70,6 +70,22 @@ pub trait Provider {
 #[derive(Clone)]
 pub struct Local(pub Engine);
 
+impl Local {
+    /// Where it runs now; a GPU may have been lost.
+    fn origin(&self) -> Origin {
+        Origin {
+            ran: Ran::Local,
+            provider: self.provider(),
+            model: self.model(),
+            reason: String::new(),
+            attempts: 1,
+            waited_ms: 0,
+            cached: false,
+            cost: None,
+        }
+    }
+}
+
 impl Provider for Local {
     fn ran(&self) -> Ran {
         Ran::Local
@@ -110,26 +126,16 @@ impl Provider for Local {
                     Answer::complete(&self.0, CompletionRequest::try_from(body)?).await?
                 }
             };
-            let origin = Origin {
-                ran: Ran::Local,
-                provider: self.provider(),
-                model: self.model(),
-                reason: String::new(),
-                attempts: 1,
-                waited_ms: 0,
-                cached: false,
-                cost: None,
-            };
-            let step = async |(mut answer, origin, mut begun): (Answer, Origin, bool)| {
+            let step = async |(mut answer, local, mut begun): (Answer, Local, bool)| {
                 let Some(mut chunk) = answer.next().await? else { return Ok(None) };
                 let last = chunk.usage.is_some();
                 if last || (!begun && !chunk.choices.is_empty()) {
                     begun = true;
-                    chunk.candlewick = Some(origin.clone());
+                    chunk.candlewick = Some(local.origin());
                 }
-                Ok(Some((chunk, (answer, origin, begun))))
+                Ok(Some((chunk, (answer, local, begun))))
             };
-            Ok(try_unfold((answer, origin, false), step).boxed_local())
+            Ok(try_unfold((answer, self.clone(), false), step).boxed_local())
         })
     }
 }
