@@ -97,6 +97,8 @@ constructors! {
     context_length_exceeded ContextLengthExceeded,
     network Network,
     unauthorized Unauthorized,
+    rate_limited RateLimited,
+    provider_error ProviderError,
     device_lost DeviceLost,
     aborted Aborted,
     internal Internal,

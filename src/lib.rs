@@ -21,6 +21,8 @@
 //!   turns logits into tokens.
 //! - [`engine`] is the whole path in one place: load, prefill, decode, stop.
 //! - [`openai`] puts OpenAI's shapes around it; `cli` and `wasm` are faces without logic.
+//! - [`remote`] has hosted models answer in the same shapes, over [`http`]; [`router`] decides which
+//!   model answers, local or hosted, and says why.
 //!
 //! ```no_run
 //! use candlewick::engine::{Engine, Event, Options, Prompt, Settings};
@@ -51,6 +53,8 @@ pub mod http;
 pub mod hub;
 pub mod model;
 pub mod openai;
+pub mod remote;
+pub mod router;
 pub mod sampling;
 pub mod store;
 pub mod text;

@@ -3,14 +3,21 @@
 use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
-use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
+use crate::openai::{ChatRequest, Chunks, Completion, Endpoint};
+use crate::remote::{Client, Config};
+use crate::router::{CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
 use crate::store::{BlobSource, MemorySource, Source, open_url};
 use crate::{Error, Result};
-use js_sys::{Function, Reflect, Uint8Array};
+use async_lock::Mutex;
+use futures_util::future::{LocalBoxFuture, ready};
+use futures_util::stream::{AbortHandle, Abortable, StreamExt, abortable};
+use js_sys::{Array, Function, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use web_sys::{Blob, File};
 
@@ -50,6 +57,7 @@ struct LoadOptions {
     fallback: Option<bool>,
     profile: bool,
     gpu: Option<GpuOptions>,
+    remote: Option<RemoteOptions>,
 }
 
 #[derive(Deserialize, Default)]
@@ -61,13 +69,33 @@ struct GpuOptions {
     cache: Option<String>,
 }
 
+/// Hosted models, and when they are asked.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct RemoteOptions {
+    policy: Policy,
+    /// In the order of preference.
+    hosted: Vec<HostedOptions>,
+    cache: Option<CacheOptions>,
+    /// Bytes that a local model may take, weights and KV cache.
+    max_memory: Option<f64>,
+    /// Why local models are not even tried: the last attempt ended the Worker.
+    crashed: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HostedOptions {
+    model: String,
+    config: Config,
+}
+
 impl LoadOptions {
-    fn parse(self) -> Result<Options> {
-        let device = match self.device {
+    fn parse(&mut self) -> Result<Options> {
+        let device = match &self.device {
             Some(name) => name.parse()?,
             None => Device::Auto,
         };
-        let GpuOptions { disable, software, faster, cache } = self.gpu.unwrap_or_default();
+        let GpuOptions { disable, software, faster, cache } = self.gpu.take().unwrap_or_default();
         let gpu = gpu::Options {
             disable: disable.unwrap_or_default(),
             software: software.unwrap_or_default(),
@@ -100,40 +128,89 @@ pub unsafe fn help(work: usize) {
     unsafe { pool::help(work) }
 }
 
-/// A loaded model.
+/// One or more models that answer requests; the first is loaded.
 #[wasm_bindgen]
-pub struct Engine(engine::Engine);
+pub struct Engine {
+    router: Router,
+    /// The local model that was loaded last.
+    local: Rc<RefCell<Option<engine::Engine>>>,
+    hosted: Vec<Hosted>,
+    reason: String,
+}
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model from a `Blob`, a `Uint8Array` or an absolute address. To stop it, end the Worker.
-    pub async fn load(source: JsValue, options: JsValue, on_progress: Function) -> Result<Engine, JsValue> {
-        let options: LoadOptions =
+    /// Loads the first that can be loaded of `sources`, each a `Blob`, a `Uint8Array` or an absolute address; where
+    /// none can, hosted models answer as `options.remote` says. To stop it, end the Worker.
+    pub async fn load(sources: Array, options: JsValue, on_progress: Function) -> Result<Engine, JsValue> {
+        let mut options: LoadOptions =
             if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
-        let options = options.parse()?;
-        let mut progress = |progress: Progress| {
-            // A listener that throws does not stop the loading.
-            let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
-            Ok(())
-        };
-        let source = open(source, &mut progress).await?;
-        Ok(Engine(engine::Engine::load(source.into(), &options, &mut progress).await?))
+        let load = options.parse()?;
+        let local = Rc::new(RefCell::new(None));
+        let RemoteOptions { policy, hosted, cache, max_memory, crashed } = options.remote.unwrap_or_default();
+        let hosted: Vec<Hosted> = hosted
+            .into_iter()
+            .map(|HostedOptions { model, config }| Ok(Hosted { client: Client::new(config)?, model }))
+            .collect::<Result<_>>()?;
+        let mut routes = Vec::new();
+        for source in sources {
+            let name = name(&source);
+            if let Some(why) = &crashed {
+                let error = Error::resource_exhausted(why);
+                routes.push(Route::local(name, Box::new(move || Box::pin(ready(Err(error.clone()))))));
+                continue;
+            }
+            let (load, loaded, on_progress) = (load.clone(), local.clone(), on_progress.clone());
+            let open = move || -> LocalBoxFuture<'static, Result<Rc<dyn Provider>>> {
+                let (source, load, loaded) = (source.clone(), load.clone(), loaded.clone());
+                let on_progress = on_progress.clone();
+                Box::pin(async move {
+                    let mut progress = |progress: Progress| {
+                        // A listener that throws does not stop the loading.
+                        let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
+                        Ok(())
+                    };
+                    let source = open(source, &mut progress).await?;
+                    if let Some(limit) = max_memory {
+                        engine::fits(source.as_ref(), &load, limit as u64).await?;
+                    }
+                    let engine = engine::Engine::load(source.into(), &load, &mut progress).await?;
+                    *loaded.borrow_mut() = Some(engine.clone());
+                    Ok(Rc::new(Local(engine)) as Rc<dyn Provider>)
+                })
+            };
+            routes.push(Route::local(name, Box::new(open)));
+        }
+        routes.extend(hosted.iter().cloned().map(Route::hosted));
+        let router = Router::new(routes, policy, cache)?;
+        let (_, reason) = router.open().await?;
+        Ok(Engine { router, local, hosted, reason })
     }
 
-    /// What was loaded, and where it runs now.
+    /// What was loaded, and where it runs now; or which hosted model answers, and why.
     pub fn info(&self) -> Result<JsValue, JsValue> {
-        Ok(to_js(self.0.info().as_ref())?)
+        let active = self.active()?;
+        if let (crate::openai::Ran::Local, Some(engine)) = (active.ran(), &*self.local.borrow()) {
+            return Ok(to_js(engine.info().as_ref())?);
+        }
+        Ok(to_js(&serde_json::json!({
+            "name": active.model(),
+            "device": "remote",
+            "provider": active.provider(),
+            "deviceReason": self.reason,
+        }))?)
     }
 
     /// What the GPU's kernels have cost since the last call.
     pub async fn profile(&self) -> Result<JsValue, JsValue> {
-        Ok(to_js(&self.0.kernel_times().await?)?)
+        Ok(to_js(&self.local()?.kernel_times().await?)?)
     }
 
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those
     /// that the model wants around a text are added.
     pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, JsValue> {
-        let tokenizer = &self.0.language().tokenizer;
+        let engine = self.local()?;
+        let tokenizer = &engine.language().tokenizer;
         Ok(if special {
             tokenizer.encode_with_special(text, true)?
         } else {
@@ -143,51 +220,130 @@ impl Engine {
 
     /// The text of token ids.
     pub fn detokenize(&self, ids: &[u32]) -> Result<String, JsValue> {
-        let tokenizer = &self.0.language().tokenizer;
+        let engine = self.local()?;
+        let tokenizer = &engine.language().tokenizer;
         tokenizer.check(ids)?;
         Ok(tokenizer.decode(ids))
     }
 
     /// The prompt text of a conversation.
     pub fn render(&self, body: JsValue) -> Result<String, JsValue> {
-        Ok(self.0.language().render(&request::<ChatRequest>(body)?.conversation)?)
+        Ok(self.local()?.language().render(&request::<ChatRequest>(body)?.conversation)?)
     }
 
     /// The scores of what follows each of `tokens`: as many rows of as many numbers as the model has tokens.
     pub async fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, JsValue> {
         let mut rows = Vec::new();
-        self.0.logits(tokens, &mut |_, row| rows.extend_from_slice(row)).await?;
+        self.local()?.logits(tokens, &mut |_, row| rows.extend_from_slice(row)).await?;
         Ok(rows)
     }
 
-    /// Begins to answer a conversation, once it is this request's turn.
-    pub async fn chat(&self, body: JsValue) -> Result<Answer, JsValue> {
-        Ok(Answer(Inner::chat(&self.0, request::<ChatRequest>(body)?).await?))
+    /// Answers a conversation.
+    pub fn chat(&self, body: JsValue) -> Result<Answer, JsValue> {
+        self.answer(Endpoint::Chat, body)
     }
 
-    /// Begins to continue a text, once it is this request's turn.
-    pub async fn complete(&self, body: JsValue) -> Result<Answer, JsValue> {
-        Ok(Answer(Inner::complete(&self.0, request::<CompletionRequest>(body)?).await?))
+    /// Continues a text.
+    pub fn complete(&self, body: JsValue) -> Result<Answer, JsValue> {
+        self.answer(Endpoint::Completions, body)
+    }
+
+    /// What the model that answers now can do.
+    pub async fn capabilities(&self) -> Result<JsValue, JsValue> {
+        let active = self.active()?;
+        Ok(to_js(&active.capabilities().await?)?)
+    }
+
+    /// What was spent on hosted models: an object of totals a model.
+    pub fn totals(&self) -> Result<JsValue, JsValue> {
+        let totals = |hosted: &Hosted| {
+            let totals = serde_json::to_value(hosted.client.totals()).unwrap_or_default();
+            serde_json::json!({ "model": hosted.model, "provider": hosted.client.name(), "totals": totals })
+        };
+        Ok(to_js(&self.hosted.iter().map(totals).collect::<Vec<_>>())?)
+    }
+
+    /// The vectors of texts, by the first hosted model: each has a vector or an error.
+    pub async fn embed(&self, model: Option<String>, texts: Vec<String>) -> Result<JsValue, JsValue> {
+        let hosted = self
+            .hosted
+            .first()
+            .ok_or_else(|| Error::unsupported_model("embeddings need a hosted model: load with `remote`"))?;
+        let model = model.as_deref().unwrap_or(&hosted.model);
+        let answered = hosted.client.embed(model, &texts).await?;
+        let one = |vector: &Result<Vec<f32>>| match vector {
+            Ok(vector) => serde_json::json!({ "embedding": vector }),
+            Err(error) => serde_json::json!({ "code": error.code.as_str(), "message": error.message }),
+        };
+        Ok(to_js(&answered.value.iter().map(one).collect::<Vec<_>>())?)
+    }
+
+    /// Runs one conversation over the loaded model and all hosted ones.
+    pub async fn compare(&self, body: JsValue) -> Result<JsValue, JsValue> {
+        let body: Value = from_js("request", body)?;
+        let local = self.local.borrow().clone();
+        let local = local.map(|engine| Rc::new(Local(engine)) as Rc<dyn Provider>);
+        let hosted = self.hosted.iter().cloned().map(|hosted| Rc::new(hosted) as Rc<dyn Provider>);
+        let models: Vec<_> = local.into_iter().chain(hosted).collect();
+        Ok(to_js(&compare(&models, Endpoint::Chat, &body).await)?)
+    }
+}
+
+impl Engine {
+    fn answer(&self, endpoint: Endpoint, body: JsValue) -> Result<Answer, JsValue> {
+        let chunks = self.router.answer(endpoint, from_js::<Value>("request", body)?)?;
+        let (chunks, stop) = abortable(chunks);
+        Ok(Answer { state: Mutex::new((chunks, Completion::default())), stop })
+    }
+
+    fn active(&self) -> Result<Rc<dyn Provider>> {
+        self.router.active().ok_or_else(|| Error::internal("no model is open"))
+    }
+
+    fn local(&self) -> Result<engine::Engine> {
+        self.local.borrow().clone().ok_or_else(|| {
+            Error::unsupported_model(
+                "the model is hosted: there is no tokenizer and no chat template of it here",
+            )
+        })
     }
 }
 
 /// An answer in the making; freeing it ends the work.
 #[wasm_bindgen]
-pub struct Answer(Inner);
+pub struct Answer {
+    state: Mutex<(Abortable<Chunks>, Completion)>,
+    stop: AbortHandle,
+}
 
 #[wasm_bindgen]
 impl Answer {
     /// One step: a chunk, or `undefined` at the end.
-    pub async fn next(&mut self) -> Result<JsValue, JsValue> {
-        match self.0.next().await? {
-            Some(chunk) => Ok(to_js(&chunk)?),
-            None => Ok(JsValue::UNDEFINED),
-        }
+    pub async fn next(&self) -> Result<JsValue, JsValue> {
+        let (chunks, whole) = &mut *self.state.lock().await;
+        let Some(chunk) = chunks.next().await else { return Ok(JsValue::UNDEFINED) };
+        let chunk = chunk?;
+        whole.add(&chunk);
+        Ok(to_js(&chunk)?)
+    }
+
+    /// Ends a step that is under way, as if the answer ended there. Then it can be freed.
+    pub fn stop(&self) {
+        self.stop.abort();
     }
 
     /// All that has come so far, as one answer.
-    pub fn result(&self) -> Result<JsValue, JsValue> {
-        Ok(to_js(&self.0.result())?)
+    pub async fn result(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.state.lock().await.1)?)
+    }
+}
+
+/// What to call a source in reasons.
+fn name(source: &JsValue) -> String {
+    match (source.as_string(), source.dyn_ref::<File>()) {
+        (Some(url), _) => crate::store::file_name(&url),
+        (None, Some(file)) => file.name(),
+        (None, None) => "the model".to_owned(),
     }
 }
 

@@ -6,32 +6,14 @@ mod names;
 mod program;
 mod schedules;
 
+use crate::double::{Double, control};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// The server, which all tests share; it ends when this process does, because its standard input does.
-struct Server {
-    hub: String,
-    _process: Child,
-}
-
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hub/server.js");
-        let mut process = Command::new("node")
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the tests of the network need Node");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let addresses: Value = serde_json::from_str(&line).unwrap();
-        Server { hub: addresses["hub"].as_str().unwrap().to_owned(), _process: process }
-    })
+/// The server, which all tests share.
+fn server() -> &'static str {
+    static SERVER: OnceLock<Double> = OnceLock::new();
+    SERVER.get_or_init(|| Double::start("hub/server.js")).addresses["hub"].as_str().unwrap()
 }
 
 /// A Hub of this test's own, forgotten with its owner.
@@ -43,7 +25,7 @@ struct World {
 
 impl World {
     fn new(name: &str, description: Value) -> World {
-        let hub = &server().hub;
+        let hub = server();
         let world = World { name: name.to_owned(), url: format!("{hub}/{name}") };
         world.control("PUT", &description.to_string());
         world
@@ -62,21 +44,7 @@ impl World {
     }
 
     fn control(&self, method: &str, body: &str) -> String {
-        // By hand: the crate's own client is what is tested here.
-        use std::io::{Read, Write};
-        let address = server().hub.strip_prefix("http://").unwrap();
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        let (name, len) = (&self.name, body.len());
-        write!(
-            stream,
-            "{method} /_/{name} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {len}\r\n\r\n{body}"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-        body.to_owned()
+        control(server(), method, &format!("/_/{}", self.name), body)
     }
 }
 

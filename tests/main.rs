@@ -4,11 +4,13 @@
 mod allocator;
 mod cli;
 mod decoder;
+mod double;
 mod edit;
 mod engine;
 mod fixtures;
 mod gguf;
 mod hub;
+mod remote;
 mod template;
 mod tokenizer;
 

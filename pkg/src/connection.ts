@@ -2,18 +2,20 @@ import { aborted, CandlewickError } from "./errors.js";
 import { WINDOW, type Call, type Control, type Reply } from "./protocol.js";
 import { explainFailedStart, spawn } from "./spawn.js";
 import { Stream } from "./stream.js";
-import type { EngineInfo, LoadProgress } from "./types.js";
+import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 
 interface CallOptions {
   signal?: AbortSignal | undefined;
   onProgress?: ((progress: never) => void) | undefined;
+  onRetry?: ((retry: never) => void) | undefined;
 }
 
 /** What becomes of one call. `done` or `fail` comes last, once. */
 interface Receiver {
   onProgress?: ((progress: never) => void) | undefined;
+  onRetry?: ((retry: never) => void) | undefined;
   recovery?(progress: LoadProgress): void;
-  info?(info: EngineInfo): void;
+  info?(info: EngineInfo | RemoteInfo): void;
   started?(): void;
   chunk?(chunk: unknown): void;
   done(value: never): void;
@@ -26,7 +28,7 @@ export class Connection {
   readonly #open = new Set<(error: CandlewickError) => void>();
   /** Hear of a lost GPU, in whichever request it is noticed. */
   onRecovery: ((progress: LoadProgress) => void) | undefined;
-  onInfo: ((info: EngineInfo) => void) | undefined;
+  onInfo: ((info: EngineInfo | RemoteInfo) => void) | undefined;
   #closed: CandlewickError | undefined;
 
   constructor(workerURL?: string | URL) {
@@ -47,7 +49,7 @@ export class Connection {
   /** One request, one answer. */
   call<T>(call: Call, options: CallOptions = {}): Promise<T> {
     return new Promise((done, fail) => {
-      this.#send(call, options.signal, { onProgress: options.onProgress, done, fail });
+      this.#send(call, options.signal, { onProgress: options.onProgress, onRetry: options.onRetry, done, fail });
     });
   }
 
@@ -60,6 +62,7 @@ export class Connection {
       });
       const exchange = this.#send(call, options.signal, {
         onProgress: options.onProgress,
+        onRetry: options.onRetry,
         started: () => resolve(stream),
         chunk: (chunk) => stream.push(chunk as T),
         done: () => stream.end(),
@@ -142,6 +145,7 @@ class Exchange {
   #receive(reply: Reply): void {
     if ("chunk" in reply) this.#receiver.chunk?.(reply.chunk);
     else if ("progress" in reply) this.#receiver.onProgress?.(reply.progress as never);
+    else if ("retry" in reply) this.#receiver.onRetry?.(reply.retry as never);
     else if ("recovery" in reply) this.#receiver.recovery?.(reply.recovery);
     else if ("info" in reply) this.#receiver.info?.(reply.info);
     else if ("started" in reply) this.#receiver.started?.();

@@ -3,16 +3,21 @@ import type { Connection } from "./connection.js";
 import { CandlewickError } from "./errors.js";
 import type { Stream } from "./stream.js";
 import type {
+  Capabilities,
   ChatCompletion,
   ChatCompletionChunk,
   ChatParams,
+  Comparison,
   Completion,
   CompletionParams,
+  Embedding,
   EngineInfo,
   KernelTime,
   LoadProgress,
   PromptParams,
+  RemoteInfo,
   RequestOptions,
+  Spent,
   StreamParams,
 } from "./types.js";
 
@@ -24,24 +29,24 @@ export interface Create<Params extends StreamParams, Whole, Chunk> {
 }
 
 /** One loaded model. Requests wait their turn; each can be aborted, waiting or running. */
-export class Engine implements AsyncDisposable {
-  #info: EngineInfo;
+export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implements AsyncDisposable {
+  #info: Info;
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };
   readonly #connection: Connection;
 
   /** @internal */
-  constructor(connection: Connection, info: EngineInfo, onRecovery?: (progress: LoadProgress) => void) {
+  constructor(connection: Connection, info: Info, onRecovery?: (progress: LoadProgress) => void) {
     this.#info = info;
     this.#connection = connection;
     connection.onRecovery = onRecovery;
-    connection.onInfo = (info) => (this.#info = info);
+    connection.onInfo = (info) => (this.#info = info as Info);
     this.chat = { completions: { create: this.#creator("chat") } };
     this.completions = { create: this.#creator("complete") };
   }
 
   /** What was loaded, where it runs now and why. */
-  get info(): EngineInfo {
+  get info(): Info {
     return this.#info;
   }
 
@@ -57,6 +62,26 @@ export class Engine implements AsyncDisposable {
   /** The prompt text that a conversation becomes. */
   applyChatTemplate(body: PromptParams, options: RequestOptions = {}): Promise<string> {
     return this.#connection.call({ method: "render", body }, options);
+  }
+
+  /** What the model that answers now can do. */
+  capabilities(options: RequestOptions = {}): Promise<Capabilities> {
+    return this.#connection.call({ method: "capabilities" }, options);
+  }
+
+  /** What was spent on each hosted model's provider. */
+  spent(options: RequestOptions = {}): Promise<Spent[]> {
+    return this.#connection.call({ method: "totals" }, options);
+  }
+
+  /** The vectors of texts, by the first hosted model or another of its provider. One text that fails does not fail the rest. */
+  embed(texts: string[], { model, ...options }: { model?: string } & RequestOptions = {}): Promise<Embedding[]> {
+    return this.#connection.call({ method: "embed", model, texts }, options);
+  }
+
+  /** Runs one conversation over the loaded model and all hosted ones. */
+  compare(body: ChatParams, options: RequestOptions = {}): Promise<Comparison[]> {
+    return this.#connection.call({ method: "compare", body }, options);
   }
 
   /** What the GPU's kernels have cost since the last call, longest first. Empty unless the model was loaded with `profile`. */
@@ -77,12 +102,12 @@ export class Engine implements AsyncDisposable {
   }
 
   #creator<Params extends StreamParams, Whole, Chunk>(method: "chat" | "complete"): Create<Params, Whole, Chunk> {
-    const create = async (body: Params, { signal, onPromptProgress: onProgress }: RequestOptions = {}) => {
+    const create = async (body: Params, { signal, onPromptProgress: onProgress, onRetry }: RequestOptions = {}) => {
       if (typeof body !== "object" || body === null) throw new CandlewickError("invalid_argument", "The request must be an object.");
       const call = { method, body } as never;
       return body.stream
-        ? this.#connection.stream<Chunk>(call, { signal, onProgress })
-        : this.#connection.call<Whole>(call, { signal, onProgress });
+        ? this.#connection.stream<Chunk>(call, { signal, onProgress, onRetry })
+        : this.#connection.call<Whole>(call, { signal, onProgress, onRetry });
     };
     return create as Create<Params, Whole, Chunk>;
   }

@@ -1,24 +1,55 @@
 import { Connection } from "./connection.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
-import type { EngineInfo, LoadOptions } from "./types.js";
+import type { Remote } from "./protocol.js";
+import type { EngineInfo, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
 
 /** A URL (relative ones are relative to the page), a file the user chose or dropped, or the bytes themselves. */
 export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
-/** Loads a GGUF model into a Worker of its own. */
-export async function load(source: ModelSource, options: LoadOptions = {}): Promise<Engine> {
+/**
+ * Loads a GGUF model into a Worker of its own. Of several sources the first that can be loaded counts. With `remote`,
+ * hosted models answer where none can, and `info.device` may be `"remote"`.
+ */
+export function load(source: ModelSource | ModelSource[], options?: LoadOptions & { remote?: undefined }): Promise<Engine>;
+export function load(source: ModelSource | ModelSource[], options: LoadOptions): Promise<Engine<EngineInfo | RemoteInfo>>;
+export async function load(source: ModelSource | ModelSource[], options: LoadOptions = {}): Promise<Engine<EngineInfo | RemoteInfo>> {
+  const sources = (Array.isArray(source) ? source : [source]).map(locate);
+  if (sources.length === 0) throw new CandlewickError("invalid_argument", "load() takes at least one model; connect() takes none.");
+  const remote = options.remote && translate(options.remote);
+  try {
+    return await start(sources, remote, options);
+  } catch (error) {
+    // Local models that end the Worker, for want of memory for example, are left out in the next one.
+    const crashed = error instanceof CandlewickError && error.code === "internal";
+    if (!crashed || !remote || remote.policy.when === "never") throw error;
+    return start(sources, { ...remote, crashed: error.message }, options);
+  }
+}
+
+/** Hosted models alone, without any local one. Their requests are made in a Worker, as `load()` makes them. */
+export async function connect(remote: RemoteOptions, options: ConnectOptions = {}): Promise<Engine<RemoteInfo>> {
+  return (await start([], translate({ ...remote, when: "always" }), options)) as Engine<RemoteInfo>;
+}
+
+export type ConnectOptions = Pick<LoadOptions, "signal" | "workerURL" | "wasmURL" | "threadsWasmURL">;
+
+async function start(
+  sources: (Blob | string)[],
+  remote: Remote | undefined,
+  options: LoadOptions,
+): Promise<Engine<EngineInfo | RemoteInfo>> {
   const { device, contextLength, threads, fallback, gpu, profile, onProgress, signal } = options;
   const { workerURL, wasmURL, threadsWasmURL } = options;
   if (signal?.aborted) throw aborted(signal);
   const connection = new Connection(workerURL);
   try {
-    const info = await connection.call<EngineInfo>(
+    const info = await connection.call<EngineInfo | RemoteInfo>(
       {
         method: "load",
-        source: locate(source),
+        sources,
         wasm: { single: absolute(wasmURL), threaded: absolute(threadsWasmURL) },
-        options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false },
+        options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false, remote },
       },
       { signal, onProgress },
     );
@@ -28,6 +59,20 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
     connection.close(failure, failure);
     throw error;
   }
+}
+
+/** The engine's shape of what a page says about hosted models. */
+function translate({ when, fallbacks = [], firstTokenMs, maxMemory, cache, ...first }: RemoteOptions): Remote {
+  const hosted = [first, ...fallbacks].map(({ baseURL, model, ...config }) => {
+    if (typeof model !== "string" || model === "") {
+      throw new CandlewickError("invalid_argument", 'remote.model is missing: which hosted model? For example "org/name".');
+    }
+    const address = baseURL === undefined ? {} : { baseURL: new URL(baseURL, document.baseURI).href };
+    return { model, config: { ...config, ...address } };
+  });
+  const remote: Remote = { policy: { when, firstTokenMs }, hosted, cache: cache === true ? {} : cache || undefined, maxMemory };
+  // The engine takes what is undefined for what is wrong.
+  return JSON.parse(JSON.stringify(remote));
 }
 
 function absolute(url: string | URL | undefined): string | undefined {

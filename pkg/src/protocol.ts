@@ -6,15 +6,19 @@
  */
 import type { ErrorCode } from "./errors.js";
 import type { WasmURLs } from "./module.js";
-import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, LoadProgress, PromptParams } from "./types.js";
+import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo } from "./types.js";
 
 export type Call =
-  | { method: "load"; source: Blob | string; wasm: WasmURLs; options: ModelOptions }
+  | { method: "load"; sources: (Blob | string)[]; wasm: WasmURLs; options: ModelOptions }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
   | { method: "tokenize"; text: string; special: boolean }
   | { method: "detokenize"; ids: Uint32Array }
+  | { method: "capabilities" }
+  | { method: "totals" }
+  | { method: "embed"; model: string | undefined; texts: string[] }
+  | { method: "compare"; body: ChatParams }
   | { method: "profile" };
 
 export interface ModelOptions {
@@ -24,12 +28,23 @@ export interface ModelOptions {
   fallback?: boolean | undefined;
   gpu?: GPUOptions | undefined;
   profile?: boolean | undefined;
+  remote?: Remote | undefined;
+}
+
+/** `RemoteOptions` as the engine takes them: `crashed` says why local models are not tried. */
+export interface Remote {
+  policy: { when?: "never" | "needed" | "always" | undefined; firstTokenMs?: number | undefined };
+  hosted: { model: string; config: Record<string, unknown> }[];
+  cache?: { ttlMs?: number; maxBytes?: number; random?: boolean } | undefined;
+  maxMemory?: number | undefined;
+  crashed?: string | undefined;
 }
 
 export type Reply =
   | { progress: unknown } // of a load, or of reading a prompt
+  | { retry: unknown } // of a request to a hosted model
   | { recovery: LoadProgress } // the GPU was lost; the last one has the stage "ready"
-  | { info: EngineInfo } // before that one
+  | { info: EngineInfo | RemoteInfo } // before that one
   | { started: true } // of a stream: its turn has come
   | { chunk: unknown } // of a stream: costs one credit
   | { done: unknown }

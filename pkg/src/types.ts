@@ -1,5 +1,7 @@
 /** The OpenAI shapes, with the sampling fields that local engines know and OpenAI does not. */
 
+import type { ErrorCode } from "./errors.js";
+
 export type Device = "auto" | "cpu" | "gpu";
 
 // Requests
@@ -108,6 +110,32 @@ export interface Timings {
   time_to_first_token_ms: number;
 }
 
+/** Where an answer was made, and why there. */
+export interface Origin {
+  ran: "local" | "remote";
+  /** The device, or the provider's name. */
+  provider: string;
+  model: string;
+  reason: string;
+  /** Requests that were made for it; 0 where it was in the cache. */
+  attempts: number;
+  /** Milliseconds of waiting between them. */
+  waited_ms?: number;
+  /** The same request was answered before. */
+  cached?: boolean;
+  /** US dollars, where the price is known. On the last chunk. */
+  cost?: number;
+}
+
+/** A request to a hosted model failed and is made again. */
+export interface Retrying {
+  /** The attempt that failed, from 1. */
+  attempt: number;
+  wait_ms: number;
+  code: ErrorCode;
+  message: string;
+}
+
 export interface ChatCompletion {
   id: string;
   object: "chat.completion";
@@ -121,6 +149,7 @@ export interface ChatCompletion {
   }[];
   usage: Usage;
   timings?: Timings;
+  candlewick?: Origin;
 }
 
 export interface ChatCompletionChunk {
@@ -141,6 +170,8 @@ export interface ChatCompletionChunk {
   }[];
   usage?: Usage | null;
   timings?: Timings;
+  /** On the first chunk that says something, and on the last. */
+  candlewick?: Origin;
 }
 
 /** Whole, and each chunk of a stream, as OpenAI has it. */
@@ -152,6 +183,8 @@ export interface Completion {
   choices: { index: number; text: string; logprobs: null; finish_reason: FinishReason | null }[];
   usage?: Usage | null;
   timings?: Timings;
+  /** On the first chunk that says something, and on the last. */
+  candlewick?: Origin;
 }
 
 // The engine
@@ -187,6 +220,18 @@ export interface EngineInfo {
   recoveries: number;
   /** Bytes. */
   memory: { weights: number; kvCache: number };
+}
+
+/** A hosted model in the place of a local one. */
+export interface RemoteInfo {
+  name: string;
+  device: "remote";
+  provider: string;
+  /** Why no local model. */
+  deviceReason: string;
+  /** The WebAssembly file that makes the requests, and why that one. */
+  wasm: "candlewick.wasm" | "candlewick-threads.wasm";
+  wasmReason: string;
 }
 
 export interface GPUInfo {
@@ -251,6 +296,85 @@ export interface PromptProgress {
   processed: number;
 }
 
+/** A hosted model and who has it. */
+export interface RemoteModel {
+  /** OpenAI's interface, relative to the page or absolute. Default: Hugging Face's router. */
+  baseURL?: string | URL;
+  /** For example `"org/name"`, on Hugging Face also `"org/name:provider"`. */
+  model: string;
+  /** Everybody who opens the page can read it: keep tokens on a server, and let `baseURL` point there. */
+  token?: string;
+  /** What answers call it. */
+  name?: string;
+  billTo?: string;
+  headers?: Record<string, string>;
+  /** Fields of every request's body. */
+  extraBody?: Record<string, unknown>;
+  /** Milliseconds, but for `attempts`. `timeout` is for everything: attempts, waits, and the answer to its end. */
+  retry?: { attempts?: number; base?: number; cap?: number; loading?: number; timeout?: number };
+  /** Requests beyond it fail with `resource_exhausted`. */
+  budget?: { dollars?: number; tokens?: number; requests?: number };
+  /** US dollars for a million tokens, by model; before what the list of models says. */
+  prices?: Record<string, { input: number; output: number }>;
+}
+
+export interface RemoteOptions extends RemoteModel {
+  /** `"needed"` (the default): where no local model can answer. `"always"`: no local model is even loaded. */
+  when?: "never" | "needed" | "always";
+  /** More hosted models, for when this one fails. */
+  fallbacks?: RemoteModel[];
+  /** Milliseconds to wait for a first token before the next model is asked. */
+  firstTokenMs?: number;
+  /** Bytes that a local model may take, weights and KV cache. */
+  maxMemory?: number;
+  /** Answers to requests with a seed or temperature 0 are kept: milliseconds, bytes, and whether others are kept too. */
+  cache?: boolean | { ttlMs?: number; maxBytes?: number; random?: boolean };
+}
+
+/** What a model can do; absent: unknown. */
+export interface Capabilities {
+  streaming: boolean;
+  tools?: boolean | null;
+  vision?: boolean | null;
+  json?: boolean | null;
+  embeddings?: boolean | null;
+  context?: number | null;
+}
+
+/** What was spent on a hosted model's provider. */
+export interface Spent {
+  model: string;
+  provider: string;
+  totals: {
+    requests: number;
+    promptTokens: number;
+    completionTokens: number;
+    dollars: number;
+    /** Answers whose price is not known. */
+    unpriced: number;
+    /** Answers whose tokens were estimated from their characters. */
+    estimated: number;
+  };
+}
+
+/** How one of several models did. */
+export interface Comparison {
+  model: string;
+  provider: string;
+  ran: "local" | "remote";
+  text: string;
+  milliseconds: number;
+  first_token_ms: number | null;
+  usage: Usage | null;
+  finish_reason: FinishReason | null;
+  error: ErrorCode | null;
+  message: string | null;
+  candlewick: Origin | null;
+}
+
+/** A text's vector, or why it has none. */
+export type Embedding = { embedding: number[] } | { code: ErrorCode; message: string };
+
 export interface LoadOptions {
   /** Default: `"auto"`. */
   device?: Device;
@@ -269,6 +393,8 @@ export interface LoadOptions {
   /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
+  /** Hosted models. Absent: nothing ever leaves the device. */
+  remote?: RemoteOptions;
   /** Where the Worker's script is, when a bundler or a CDN has moved it. */
   workerURL?: string | URL;
   /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
@@ -281,4 +407,6 @@ export interface RequestOptions {
   signal?: AbortSignal;
   /** Called while a long prompt is being read. */
   onPromptProgress?: (progress: PromptProgress) => void;
+  /** Called when a hosted model will be asked again. */
+  onRetry?: (retry: Retrying) => void;
 }

@@ -9,13 +9,14 @@ import { CandlewickError } from "./errors.js";
 import { help, type HelperTask } from "./helpers.js";
 import { start } from "./module.js";
 import type { Call, Control, Reply } from "./protocol.js";
-import type { EngineInfo, LoadProgress } from "./types.js";
+import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
 
 /** What this file looks at in a chunk. */
 interface Chunk {
   choices: unknown[];
   prompt_progress?: unknown;
+  retry?: unknown;
   recovery?: LoadProgress;
 }
 
@@ -53,30 +54,46 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
       return Array.from(engine.tokenize(call.text, call.special));
     case "detokenize":
       return engine.detokenize(call.ids);
+    case "capabilities":
+      return engine.capabilities();
+    case "totals":
+      return engine.totals();
+    case "embed":
+      return engine.embed(call.model, call.texts);
+    case "compare":
+      return engine.compare(call.body);
     case "profile":
       return engine.profile();
   }
 }
 
-async function load({ source, wasm, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo> {
+async function load({ sources, wasm, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo | RemoteInfo> {
   const started = await start(wasm, options.device !== "gpu");
-  engine = await started.wasm.Engine.load(source, options, (progress: unknown) => caller.reply({ progress }));
+  engine = await started.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }));
   return { ...engine.info(), wasm: started.file, wasmReason: started.reason };
 }
 
 /** Runs one request to its end: prefill chunks become progress, the rest the stream or the whole answer. */
 async function generate(
-  pending: Promise<Answer>,
+  answer: Answer,
   stream: boolean | null | undefined,
   includeUsage: boolean | undefined,
   caller: Caller,
 ): Promise<unknown> {
-  const answer = await turn(pending, caller);
+  caller.onabort = () => answer.stop();
+  let started = false;
   try {
-    if (stream) caller.reply({ started: true });
     for (;;) {
-      if (stream) await caller.credit();
+      if (started) await caller.credit();
       const chunk: Chunk | undefined = await answer.next();
+      if (caller.gone) throw gone();
+      if (chunk?.retry) {
+        caller.reply({ retry: chunk.retry });
+        continue;
+      }
+      // Its turn has come, or its host has begun to answer.
+      if (stream && !started) caller.reply({ started: true });
+      started = Boolean(stream);
       if (!chunk) break;
       if (chunk.recovery) {
         if (chunk.recovery.stage === "ready") caller.reply({ info: engine.info() });
@@ -86,47 +103,37 @@ async function generate(
       await eventLoop();
       if (caller.gone) throw gone();
     }
-    const whole = stream ? undefined : answer.result();
-    answer.free();
-    return whole;
+    return stream ? undefined : await answer.result();
   } catch (error) {
-    if (!isFatal(error)) answer.free(); // After a trap the wasm must not be entered again.
+    if (isFatal(error)) caller.onabort = undefined; // After a trap the wasm must not be entered again.
     throw error;
+  } finally {
+    if (caller.onabort) {
+      caller.onabort = undefined;
+      answer.free();
+    }
   }
-}
-
-/** Waits for the request's turn. One that is aborted meanwhile passes its turn on as soon as it comes. */
-async function turn(pending: Promise<Answer>, caller: Caller): Promise<Answer> {
-  const answer = await Promise.race([pending, caller.aborted]);
-  if (answer) return answer;
-  pending.then(
-    (late) => late.free(),
-    () => {},
-  );
-  throw gone();
 }
 
 /** The page's end of one request, as seen from here. */
 class Caller {
   readonly #port: MessagePort;
-  /** Resolves when the page gives the request up. */
-  readonly aborted: Promise<void>;
+  /** Called when the page gives the request up. */
+  onabort: (() => void) | undefined;
   gone = false;
   #credit = 0;
   #wake = () => {};
 
   constructor(port: MessagePort) {
     this.#port = port;
-    this.aborted = new Promise((resolve) => {
-      port.onmessage = ({ data }: MessageEvent<Control>) => {
-        if ("credit" in data) this.#credit += data.credit;
-        else {
-          this.gone = true;
-          resolve();
-        }
-        this.#wake();
-      };
-    });
+    port.onmessage = ({ data }: MessageEvent<Control>) => {
+      if ("credit" in data) this.#credit += data.credit;
+      else {
+        this.gone = true;
+        this.onabort?.();
+      }
+      this.#wake();
+    };
   }
 
   reply(reply: Reply): void {

@@ -1,9 +1,10 @@
 //! What can be typed.
 
 use crate::engine::Settings;
-use crate::hub::Token;
+use crate::http::Token;
 use crate::sampling::Sampling;
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use serde_json::{Map, Value};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -36,7 +37,7 @@ pub struct Common {
     /// Ask no server: only what is in the cache (also HF_HUB_OFFLINE=1)
     #[arg(long, global = true)]
     pub offline: bool,
-    /// A token for private and gated models [default: HF_TOKEN, or what `hf auth login` left]
+    /// A token for Hugging Face: private and gated models, hosted models [default: HF_TOKEN, or what `hf auth login` left]
     #[arg(long, global = true, value_name = "TOKEN", value_parser = token)]
     pub token: Option<Token>,
     /// Say nothing but the answer and errors
@@ -71,12 +72,16 @@ pub enum Command {
     Rm(RmArguments),
     /// Read models in the cache and compare their hashes
     Verify(VerifyArguments),
+    /// Manage providers of hosted models
+    #[command(subcommand)]
+    Provider(ProviderCommand),
 }
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("input").required(true).args(["prompt", "file", "stdin"]))]
 pub struct RunArguments {
-    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
+    /// PROVIDER[:model]
     pub model: String,
     /// The prompt
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -167,11 +172,105 @@ impl AnswerArguments {
             ..Settings::default()
         }
     }
+
+    /// The same for a hosted model. What is as it was before anybody set it, is left to the model's host:
+    /// not all of them know all settings.
+    pub fn body(&self) -> Map<String, Value> {
+        let Sampling {
+            temperature: _, top_p, top_k, min_p, typical_p, repeat_penalty, presence_penalty, ..
+        } = Sampling::default();
+        // By way of its text: 0.7 is no 0.699999988.
+        let number = |value: f32| value.to_string().parse::<f64>().map_or(Value::Null, Value::from);
+        let fields = [
+            ("max_tokens", Some(self.max_tokens.into())),
+            ("temperature", Some(number(self.temp))),
+            ("top_p", (self.top_p != top_p).then(|| number(self.top_p))),
+            ("top_k", (self.top_k != top_k).then(|| self.top_k.into())),
+            ("min_p", (self.min_p != min_p).then(|| number(self.min_p))),
+            ("typical_p", (self.typical_p != typical_p).then(|| number(self.typical_p))),
+            (
+                "repetition_penalty",
+                (self.repeat_penalty != repeat_penalty).then(|| number(self.repeat_penalty)),
+            ),
+            (
+                "presence_penalty",
+                (self.presence_penalty != presence_penalty).then(|| number(self.presence_penalty)),
+            ),
+            ("frequency_penalty", (self.frequency_penalty != 0.0).then(|| number(self.frequency_penalty))),
+            ("seed", self.seed.map(Value::from)),
+            ("stop", (!self.stop.is_empty()).then(|| self.stop.clone().into())),
+        ];
+        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+/// Hosted models by name: `hf:org/name` on Hugging Face, PROVIDER:model elsewhere.
+#[derive(Debug, Subcommand)]
+pub enum ProviderCommand {
+    /// Add a provider, or change one
+    Add(AddArguments),
+    /// List the providers
+    List {
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask a provider one small question
+    Test {
+        /// Which one [default: the default one]
+        name: Option<String>,
+    },
+    /// List the models of a provider, with their context and prices
+    Models {
+        /// Which one [default: the default one]
+        name: Option<String>,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a provider the default one, which MODEL `remote` stands for
+    Default {
+        /// Which one
+        name: String,
+    },
+    /// Forget a provider
+    Rm {
+        /// Which one
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AddArguments {
+    /// Letters, digits, - and _
+    pub name: String,
+    /// Its base address, as OpenAI's interface has it: https://…/v1
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The model to ask when nobody names one
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// The environment variable that will hold the token
+    #[arg(long, value_name = "NAME", conflicts_with = "token_stdin")]
+    pub token_env: Option<String>,
+    /// Read the token from standard input and keep it in the configuration file
+    #[arg(long)]
+    pub token_stdin: bool,
+    /// The organization on Hugging Face that pays
+    #[arg(long, value_name = "ORG")]
+    pub bill_to: Option<String>,
+    /// Seconds that an answer may take, with all attempts [default: 600]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: Option<u64>,
+    /// Make it the default provider
+    #[arg(long)]
+    pub default: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct ChatArguments {
-    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
+    /// PROVIDER[:model]
     pub model: String,
     /// A system message at the beginning
     #[arg(long, value_name = "TEXT")]
@@ -294,8 +393,8 @@ pub struct VerifyArguments {
     pub json: bool,
 }
 
-fn token(text: &str) -> Result<Token, &'static str> {
-    Token::new(text).ok_or("it is empty")
+fn token(text: &str) -> Result<Token, String> {
+    Token::new(text).map_err(|error| error.message)
 }
 
 /// People write spaces after commas.

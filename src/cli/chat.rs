@@ -2,14 +2,16 @@
 
 use super::arguments::{ChatArguments, Common};
 use super::output::{LoadBar, print_error, say};
+use super::providers::Hosted;
 use super::run::report;
-use super::{Failure, Outcome, load};
+use super::{Failure, Outcome, hosted, load, providers};
 use crate::chat::{self, Conversation};
 use crate::engine::{Engine, Event, Prompt, Settings};
+use crate::openai::Endpoint;
 use crate::{Error, Result};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,15 +24,20 @@ Type a message and press Enter. A line that ends with \\ goes on in the next one
 Ctrl-C stops an answer.";
 
 pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
-    let engine = load(&arguments.model, common).await?;
-    if engine.language().template.is_none() {
+    let settings = arguments.answer.settings();
+    settings.sampling.validate()?;
+    let partner = match providers::hosted(&arguments.model, common)? {
+        Some(hosted) => Partner::Hosted(hosted, arguments.answer.body()),
+        None => Partner::Local(load(&arguments.model, common).await?, settings),
+    };
+    if let Partner::Local(engine, _) = &partner
+        && engine.language().template.is_none()
+    {
         return Err(Error::invalid_argument(
             "this model has no chat template: it continues text. Use `candlewick run MODEL -p TEXT`",
         )
         .into());
     }
-    let settings = arguments.answer.settings();
-    settings.sampling.validate()?;
     // The editor sets a handler too: ours must come after.
     let mut editor = DefaultEditor::new().map_err(terminal_failed)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -38,8 +45,7 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     ctrlc::set_handler(move || stop_on_signal.store(true, Ordering::Relaxed))
         .map_err(|error| Error::internal(format!("cannot handle Ctrl-C: {error}")))?;
     if !common.quiet {
-        let info = engine.info();
-        say!("{} on the {}. /help says what you can do.", info.name, info.device);
+        say!("{}. /help says what you can do.", partner.describe());
     }
 
     let opening: Vec<Value> = arguments.system.iter().map(|system| chat::message("system", system)).collect();
@@ -71,7 +77,7 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
             text => messages.push(chat::message("user", text)),
         }
         stop.store(false, Ordering::Relaxed);
-        match answer(&engine, &messages, settings.clone(), &stop, common).await {
+        match partner.answer(&messages, &stop, common).await {
             Ok(text) => messages.push(chat::message("assistant", &text)),
             Err(Failure::Error(error)) => {
                 // The conversation stays as it was, so that another try is possible.
@@ -107,7 +113,43 @@ fn read_message(editor: &mut DefaultEditor) -> Result<Option<String>> {
     }
 }
 
-/// Prints an answer as it comes; what there is of it when `stop` is set.
+/// Who answers.
+enum Partner {
+    Local(Engine, Settings),
+    Hosted(Hosted, Map<String, Value>),
+}
+
+impl Partner {
+    fn describe(&self) -> String {
+        match self {
+            Partner::Local(engine, _) => format!("{} on the {}", engine.info().name, engine.info().device),
+            Partner::Hosted(hosted, _) => format!("{}, hosted by {}", hosted.model, hosted.client.name()),
+        }
+    }
+
+    /// Prints an answer as it comes; what there is of it when `stop` is set.
+    async fn answer(
+        &self,
+        messages: &[Value],
+        stop: &AtomicBool,
+        common: &Common,
+    ) -> std::result::Result<String, Failure> {
+        match self {
+            Partner::Local(engine, settings) => {
+                answer(engine, messages, settings.clone(), stop, common).await
+            }
+            Partner::Hosted(hosted, body) => {
+                let mut body = body.clone();
+                body.insert("messages".into(), messages.to_vec().into());
+                let answer = hosted::answer(hosted, Endpoint::Chat, body, true, common, stop).await?;
+                writeln!(std::io::stdout())?;
+                Ok(answer.text().to_owned())
+            }
+        }
+    }
+}
+
+/// A local model's answer.
 async fn answer(
     engine: &Engine,
     messages: &[Value],

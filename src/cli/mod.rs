@@ -1,14 +1,16 @@
-//! The command line: `run`, `chat`, `bench`, `logits`, `tokenize`, `render`, `info`, and `pull`, `list`, `rm`,
-//! `verify` for the cache.
+//! The command line: `run`, `chat`, `bench`, `logits`, `tokenize`, `render`, `info`; `pull`, `list`, `rm`, `verify`
+//! for the cache; `provider` for hosted models.
 //!
 //! Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage.
 
 mod arguments;
 mod bench;
 mod chat;
+mod hosted;
 mod inspect;
 mod models;
 mod output;
+mod providers;
 mod run;
 
 use crate::engine::{Device, Engine, Options};
@@ -81,6 +83,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::List(arguments) => models::list(arguments, common).await,
         Command::Rm(arguments) => models::rm(arguments, common).await,
         Command::Verify(arguments) => models::verify(arguments, common).await,
+        Command::Provider(command) => providers::provider(command, common).await,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::arguments::{Common, RunArguments};
 use super::output::{LoadBar, say};
-use super::{Outcome, load, read_stdin, read_text};
+use super::{Outcome, hosted, load, providers, read_stdin, read_text};
 use crate::Error;
 use crate::chat::{self, Conversation};
 use crate::engine::{Event, Generation, Prompt};
@@ -14,6 +14,9 @@ pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
         (None, Some(file)) => read_text(file)?,
         (None, None) => read_stdin()?,
     };
+    if let Some(hosted) = providers::hosted(&arguments.model, common)? {
+        return hosted::run(&hosted, text, arguments, common).await;
+    }
     let engine = load(&arguments.model, common).await?;
     if arguments.system.is_some() && engine.language().template.is_none() {
         let message = "--system needs a model with a chat template; this one continues text";

@@ -1,12 +1,12 @@
 //! What a model would need and how fast it would be, known before its weights are.
 
 use super::device::{self, Device};
-use super::{context_size, info};
-use crate::Result;
+use super::{Options, context_size, info};
 use crate::backend::seconds_a_token;
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
-use crate::store::Source;
+use crate::store::{ReadAhead, Source};
+use crate::{Error, Result};
 use serde::Serialize;
 
 /// Of the free memory, what can be had without others having to give way.
@@ -114,4 +114,23 @@ fn available_memory() -> Option<u64> {
 #[cfg(not(target_os = "linux"))]
 fn available_memory() -> Option<u64> {
     None
+}
+
+/// Refuses a model whose weights and KV cache take more than `limit` bytes. Reads its header only.
+pub async fn fits(source: &dyn Source, options: &Options, limit: u64) -> Result<()> {
+    let header = Header::read(&ReadAhead::new(source)).await?;
+    let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
+    let context = context_size(options.context, config.trained_context)?;
+    let info::Memory { weights, kv_cache } = info::Memory::of(&header, &config, context);
+    let needed = weights.saturating_add(kv_cache);
+    if needed > limit {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        return Err(Error::resource_exhausted(format!(
+            "{} needs {:.1} MB, and there may be {:.1} MB for it",
+            source.name(),
+            megabytes(needed),
+            megabytes(limit)
+        )));
+    }
+    Ok(())
 }

@@ -71,12 +71,16 @@ impl Default for Settings {
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model ended it, or a stop string came.
     Stop,
     /// `max_tokens`, or the context is full.
     Length,
+    /// A hosted model calls tools.
+    ToolCalls,
+    /// A hosted model's filter held the rest back.
+    ContentFilter,
 }
 
 /// What [`Generation::next`] gives.

@@ -11,8 +11,10 @@ mod session;
 mod stop;
 
 pub use device::Device;
-pub use estimate::{Estimate, Verdict, estimate};
-pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
+pub use estimate::{Estimate, Verdict, estimate, fits};
+pub use generation::{
+    Event, FinishReason, Generation, Prompt, PromptTokensDetails, Settings, Timings, Truncation, Usage,
+};
 pub use info::{Info, Memory};
 #[cfg(feature = "cli")]
 pub(crate) use info::{model_name, parameters, quantization};

@@ -10,6 +10,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
 mod retry;
+mod token;
 #[cfg(target_arch = "wasm32")]
 mod web;
 
@@ -20,6 +21,7 @@ use web as platform;
 
 pub use platform::sleep;
 pub use retry::{Backoff, may_retry};
+pub use token::Token;
 
 use crate::{Error, Result};
 use futures_util::stream::{Stream, try_unfold};

@@ -3,8 +3,7 @@
 
 use super::choose::RemoteFile;
 use super::spec::{is_file, is_name};
-use super::token::Token;
-use crate::http::{self, Backoff, Request, Response, Timeouts, may_retry};
+use crate::http::{self, Backoff, Request, Response, Timeouts, Token, may_retry};
 use crate::{Code, Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,6 @@ mod download;
 mod models;
 mod remote;
 mod spec;
-mod token;
 
 pub use choose::RemoteFile;
 pub use client::{Client, Repository};
@@ -26,4 +25,3 @@ pub(crate) use spec::is_file;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use spec::is_revision;
 pub use spec::{ALIASES, HubSpec, Spec, Wanted};
-pub use token::Token;

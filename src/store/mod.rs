@@ -25,6 +25,8 @@ pub use memory::MemorySource;
 pub use memory_store::MemoryStore;
 pub use read_ahead::ReadAhead;
 #[cfg(target_arch = "wasm32")]
+pub(crate) use web::file_name;
+#[cfg(target_arch = "wasm32")]
 pub use web::{BlobSource, UrlSource, open_url};
 
 /// A file that can be read by range without holding it whole.

@@ -124,7 +124,7 @@ impl Source for UrlSource {
 }
 
 /// The last part of an address's path. Its query may hold a signature and is never shown.
-fn file_name(url: &str) -> String {
+pub(crate) fn file_name(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("model").to_owned()
 }

@@ -2,8 +2,8 @@
 
 use super::World;
 use candlewick::engine::Progress;
-use candlewick::http::{Backoff, Timeouts};
-use candlewick::hub::{Client, Models, Report, Sizes, Spec, Token};
+use candlewick::http::{Backoff, Timeouts, Token};
+use candlewick::hub::{Client, Models, Report, Sizes, Spec};
 use candlewick::store::{FolderStore, MemoryStore, Source, Store};
 use candlewick::{Code, Error, Result};
 use pollster::block_on;
@@ -21,7 +21,9 @@ pub const FILE: u64 = 1_000_003;
 pub fn client(world: &World, token: Option<&str>) -> Client {
     let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(4), 12);
     let timeouts = Timeouts { head: Duration::from_millis(400), stall: Duration::from_millis(400) };
-    Client::new(Some(&world.url), token.and_then(Token::new)).unwrap().patience(backoff, timeouts)
+    Client::new(Some(&world.url), token.and_then(|token| Token::new(token).ok()))
+        .unwrap()
+        .patience(backoff, timeouts)
 }
 
 fn models(world: &World, store: Rc<dyn Store>) -> Models {

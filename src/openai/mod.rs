@@ -3,14 +3,19 @@
 //! <https://platform.openai.com/docs/api-reference/chat/streaming>, with llama.cpp's additions:
 //! more sampling settings, `prompt_progress` and `timings`.
 
-use crate::chat::Conversation;
-use crate::engine::{
-    Engine, Event, FinishReason, Generation, Progress, Prompt, Settings, Timings, Truncation, Usage,
+mod chunk;
+
+pub use chunk::{
+    Chunk, ChunkChoice, Completion, Delta, FunctionCall, Origin, PromptProgress, Ran, Retrying, ToolCall,
 };
+
+use crate::chat::Conversation;
+use crate::engine::{Engine, Event, FinishReason, Generation, Prompt, Settings, Truncation};
 use crate::sampling::Sampling;
 use crate::{Error, Result};
+use futures_util::stream::LocalBoxStream;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use web_time::{SystemTime, UNIX_EPOCH};
 
@@ -124,96 +129,35 @@ fn read<T: DeserializeOwned>(body: &Value) -> Result<T> {
     serde_path_to_error::deserialize(body).map_err(Error::invalid_argument)
 }
 
-/// A part of a streamed answer.
-#[derive(Debug, Clone, Serialize)]
-pub struct Chunk {
-    id: String,
-    object: &'static str,
-    created: u64,
-    model: String,
-    choices: Vec<ChunkChoice>,
-    /// On the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Usage>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timings: Option<Timings>,
-    /// While the prompt goes through the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_progress: Option<PromptProgress>,
-    /// While the model comes back from a lost GPU.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    recovery: Option<Progress>,
-}
+/// An answer as it comes. Chunks without choices tell of retries and, at the end, of usage and origin.
+/// After an error nothing comes. Dropping it ends the transfer.
+pub type Chunks = LocalBoxStream<'static, Result<Chunk>>;
 
-/// Tokens of the prompt.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct PromptProgress {
-    total: usize,
-    processed: usize,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct ChunkChoice {
-    index: usize,
-    #[serde(flatten)]
-    part: Part,
-    logprobs: Option<()>,
-    finish_reason: Option<FinishReason>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Part {
-    Delta(Delta),
-    Text(String),
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Delta {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<String>,
-}
-
-/// A whole answer.
-#[derive(Debug, Clone, Serialize)]
-pub struct Completion {
-    id: String,
-    object: &'static str,
-    created: u64,
-    model: String,
-    choices: Vec<Choice>,
-    usage: Usage,
-    timings: Timings,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Choice {
-    index: usize,
-    #[serde(flatten)]
-    body: Body,
-    logprobs: Option<()>,
-    finish_reason: Option<FinishReason>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Body {
-    Message(Message),
-    Text(String),
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Message {
-    role: &'static str,
-    content: String,
-}
-
+/// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Endpoint {
+pub enum Endpoint {
+    /// An answer to a conversation.
     Chat,
+    /// The continuation of a text.
     Completions,
+}
+
+impl Endpoint {
+    /// Below the base address.
+    pub fn path(self) -> &'static str {
+        match self {
+            Endpoint::Chat => "/chat/completions",
+            Endpoint::Completions => "/completions",
+        }
+    }
+
+    /// The `object` of its chunks.
+    pub fn object(self) -> &'static str {
+        match self {
+            Endpoint::Chat => "chat.completion.chunk",
+            Endpoint::Completions => "text_completion",
+        }
+    }
 }
 
 /// An answer in the making: chunk by chunk, and whole at the end.
@@ -223,9 +167,8 @@ pub struct Answer {
     id: String,
     created: u64,
     model: String,
-    /// One an answer that has begun.
-    texts: Vec<String>,
-    reasons: Vec<Option<FinishReason>>,
+    /// Answers that have begun.
+    begun: usize,
     /// Put before each text.
     prefix: String,
     usage_given: bool,
@@ -266,8 +209,7 @@ impl Answer {
             endpoint,
             created: since_epoch.as_secs(),
             model: engine.info().name.clone(),
-            texts: Vec::new(),
-            reasons: Vec::new(),
+            begun: 0,
             prefix,
             usage_given: false,
         }
@@ -276,7 +218,7 @@ impl Answer {
     /// One step. While the prompt is processed, and at the very end, chunks have no choices; the
     /// last one carries usage and timings.
     pub async fn next(&mut self) -> Result<Option<Chunk>> {
-        let chunk = match self.generation.next().await? {
+        Ok(Some(match self.generation.next().await? {
             Some(Event::Prompt { processed, total }) => {
                 Chunk { prompt_progress: Some(PromptProgress { total, processed }), ..self.chunk() }
             }
@@ -289,69 +231,33 @@ impl Answer {
                 let (usage, timings) = (self.generation.usage(), self.generation.timings());
                 Chunk { usage: Some(usage), timings: Some(timings), ..self.chunk() }
             }
-        };
-        Ok(Some(chunk))
+        }))
     }
 
     fn chunk(&self) -> Chunk {
         Chunk {
             id: self.id.clone(),
-            object: match self.endpoint {
-                Endpoint::Chat => "chat.completion.chunk",
-                Endpoint::Completions => "text_completion",
-            },
+            object: self.endpoint.object().to_owned(),
             created: self.created,
             model: self.model.clone(),
-            choices: Vec::new(),
-            usage: None,
-            timings: None,
-            prompt_progress: None,
-            recovery: None,
+            ..Chunk::default()
         }
     }
 
-    fn part(&mut self, index: usize, mut text: String, reason: Option<FinishReason>) -> Chunk {
-        let begins = self.texts.len() == index;
+    fn part(&mut self, index: usize, mut text: String, finish_reason: Option<FinishReason>) -> Chunk {
+        let begins = self.begun == index;
         if begins {
             text.insert_str(0, &self.prefix);
-            self.texts.push(String::new());
-            self.reasons.push(None);
+            self.begun += 1;
         }
-        self.texts[index] += &text;
-        self.reasons[index] = reason;
-        let part = match self.endpoint {
-            Endpoint::Chat => Part::Delta(Delta { role: begins.then_some("assistant"), content: Some(text) }),
-            Endpoint::Completions => Part::Text(text),
+        let choice = ChunkChoice { index, finish_reason, ..ChunkChoice::default() };
+        let choice = match self.endpoint {
+            Endpoint::Chat => {
+                let role = begins.then(|| "assistant".to_owned());
+                ChunkChoice { delta: Some(Delta { role, content: Some(text), ..Delta::default() }), ..choice }
+            }
+            Endpoint::Completions => ChunkChoice { text: Some(text), ..choice },
         };
-        let choice = ChunkChoice { index, part, logprobs: None, finish_reason: reason };
         Chunk { choices: vec![choice], ..self.chunk() }
-    }
-
-    /// All that has come so far, as one answer.
-    pub fn result(&self) -> Completion {
-        let choices = self.texts.iter().zip(&self.reasons).enumerate();
-        let body = |text: &String| match self.endpoint {
-            Endpoint::Chat => Body::Message(Message { role: "assistant", content: text.clone() }),
-            Endpoint::Completions => Body::Text(text.clone()),
-        };
-        Completion {
-            id: self.id.clone(),
-            object: match self.endpoint {
-                Endpoint::Chat => "chat.completion",
-                Endpoint::Completions => "text_completion",
-            },
-            created: self.created,
-            model: self.model.clone(),
-            choices: choices
-                .map(|(index, (text, &finish_reason))| Choice {
-                    index,
-                    body: body(text),
-                    logprobs: None,
-                    finish_reason,
-                })
-                .collect(),
-            usage: self.generation.usage(),
-            timings: self.generation.timings(),
-        }
     }
 }

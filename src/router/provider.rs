@@ -1,0 +1,203 @@
+//! Who may answer: the model on this device, or a hosted one. The same request in, the same chunks out.
+
+use crate::Result;
+use crate::engine::Engine;
+use crate::openai::{Answer, ChatRequest, Chunks, CompletionRequest, Endpoint, Origin, Ran};
+use crate::remote::Client;
+use crate::remote::models::Model;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{StreamExt, try_unfold};
+use serde::Serialize;
+use serde_json::Value;
+
+/// What a model can do, as far as it is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// Answers come in parts.
+    pub streaming: bool,
+    /// It calls tools.
+    pub tools: Option<bool>,
+    /// It sees pictures.
+    pub vision: Option<bool>,
+    /// Answers can be held to JSON, or to a schema.
+    pub json: Option<bool>,
+    /// It turns texts into vectors.
+    pub embeddings: Option<bool>,
+    /// Tokens of prompt and answer together.
+    pub context: Option<u64>,
+}
+
+impl Capabilities {
+    /// What a request needs and this model cannot do, in words.
+    pub fn missing(&self, body: &Value) -> Option<&'static str> {
+        let given = |field: &str| body.get(field).is_some_and(|value| !value.is_null());
+        let tools = body["tools"].as_array().is_some_and(|tools| !tools.is_empty());
+        let parts = body["messages"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|message| message["content"].as_array());
+        let pictures = parts.flatten().any(|part| part["type"] == "image_url" || part["type"] == "image");
+        let json = given("response_format") && body["response_format"]["type"] != "text";
+        let cannot = Some(false);
+        [
+            (tools && self.tools == cannot, "it cannot call tools"),
+            (pictures && self.vision == cannot, "it cannot see pictures"),
+            (json && self.json == cannot, "it cannot be held to JSON"),
+        ]
+        .into_iter()
+        .find_map(|(missing, words)| missing.then_some(words))
+    }
+}
+
+/// A model that answers.
+pub trait Provider {
+    /// Where it runs.
+    fn ran(&self) -> Ran;
+    /// Who runs it: a device, or a provider's name.
+    fn provider(&self) -> String;
+    /// Its name.
+    fn model(&self) -> String;
+    /// What answers depend on beside the request. Never a token.
+    fn identity(&self) -> String;
+    /// What it can do.
+    fn capabilities(&self) -> LocalBoxFuture<'_, Result<Capabilities>>;
+    /// Begins to answer, once it is this request's turn.
+    fn answer(&self, endpoint: Endpoint, body: Value) -> LocalBoxFuture<'_, Result<Chunks>>;
+}
+
+/// A model on this device.
+#[derive(Clone)]
+pub struct Local(pub Engine);
+
+impl Local {
+    /// Where it runs now; a GPU may have been lost.
+    fn origin(&self) -> Origin {
+        Origin {
+            ran: Ran::Local,
+            provider: self.provider(),
+            model: self.model(),
+            reason: String::new(),
+            attempts: 1,
+            waited_ms: 0,
+            cached: false,
+            cost: None,
+        }
+    }
+}
+
+impl Provider for Local {
+    fn ran(&self) -> Ran {
+        Ran::Local
+    }
+
+    fn provider(&self) -> String {
+        self.0.info().device.to_owned()
+    }
+
+    fn model(&self) -> String {
+        self.0.info().name.clone()
+    }
+
+    fn identity(&self) -> String {
+        let info = self.0.info();
+        format!("local {} {} {} {}", info.device, info.name, info.quantization, info.file_size)
+    }
+
+    fn capabilities(&self) -> LocalBoxFuture<'_, Result<Capabilities>> {
+        let template = self.0.language().template.as_ref();
+        let capabilities = Capabilities {
+            streaming: true,
+            // Templates that candlewick brings for files without one know none.
+            tools: Some(template.is_some_and(|template| template.name() == "model")),
+            vision: Some(false),
+            json: Some(false),
+            embeddings: Some(false),
+            context: Some(self.0.info().context_length as u64),
+        };
+        Box::pin(async move { Ok(capabilities) })
+    }
+
+    fn answer(&self, endpoint: Endpoint, body: Value) -> LocalBoxFuture<'_, Result<Chunks>> {
+        Box::pin(async move {
+            let answer = match endpoint {
+                Endpoint::Chat => Answer::chat(&self.0, ChatRequest::try_from(body)?).await?,
+                Endpoint::Completions => {
+                    Answer::complete(&self.0, CompletionRequest::try_from(body)?).await?
+                }
+            };
+            let step = async |(mut answer, local, mut begun): (Answer, Local, bool)| {
+                let Some(mut chunk) = answer.next().await? else { return Ok(None) };
+                let last = chunk.usage.is_some();
+                if last || (!begun && !chunk.choices.is_empty()) {
+                    begun = true;
+                    chunk.candlewick = Some(local.origin());
+                }
+                Ok(Some((chunk, (answer, local, begun))))
+            };
+            Ok(try_unfold((answer, self.clone(), false), step).boxed_local())
+        })
+    }
+}
+
+/// A hosted model.
+#[derive(Clone)]
+pub struct Hosted {
+    /// Who has it.
+    pub client: Client,
+    /// Its name there.
+    pub model: String,
+}
+
+impl Provider for Hosted {
+    fn ran(&self) -> Ran {
+        Ran::Remote
+    }
+
+    fn provider(&self) -> String {
+        self.client.name().to_owned()
+    }
+
+    fn model(&self) -> String {
+        self.model.clone()
+    }
+
+    fn identity(&self) -> String {
+        format!("{} {}", self.client.identity(), self.model)
+    }
+
+    fn capabilities(&self) -> LocalBoxFuture<'_, Result<Capabilities>> {
+        Box::pin(async move { Ok(self.client.model(&self.model).await?.capabilities(&self.model)) })
+    }
+
+    fn answer(&self, endpoint: Endpoint, body: Value) -> LocalBoxFuture<'_, Result<Chunks>> {
+        Box::pin(async move { self.client.answer(endpoint, &self.model, body) })
+    }
+}
+
+impl Model {
+    /// What it can do where `name` (`org/name[:provider]`) has it run; the best of all providers where
+    /// that is open.
+    pub fn capabilities(&self, name: &str) -> Capabilities {
+        let chosen = name.strip_prefix(&self.id).and_then(|rest| rest.strip_prefix(':'));
+        let known = chosen.filter(|chosen| self.providers.iter().any(|provider| provider.name == *chosen));
+        let providers = || {
+            self.providers.iter().filter(move |provider| match known {
+                Some(name) => provider.name == name,
+                None => provider.live,
+            })
+        };
+        // True where one can, false where all say they cannot.
+        let any =
+            |can: fn(&crate::remote::models::Provider) -> Option<bool>| providers().filter_map(can).max();
+        let inputs = &self.input_modalities;
+        Capabilities {
+            streaming: true,
+            tools: any(|provider| provider.tools),
+            vision: (!inputs.is_empty()).then(|| inputs.iter().any(|input| input == "image")),
+            json: any(|provider| provider.structured_output),
+            embeddings: None,
+            context: providers().filter_map(|provider| provider.context_length).max(),
+        }
+    }
+}

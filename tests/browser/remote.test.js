@@ -1,0 +1,216 @@
+/** Hosted models in a page: the double of the router, the policy, and what the network sees. */
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+import { start } from "../remote/server.js";
+import { blank, conversationalist, launch, openPage, serve } from "./support.js";
+
+const TOKEN = "hf_secretsecretsecret";
+const TEXT = "Süße Grüße: 你好 🌍, it works.";
+
+let browser, server, double, session, page, requests;
+
+before(async () => {
+  browser = await launch();
+  server = await serve({ routes: { "/": blank, "/talker.gguf": conversationalist(), "/broken.gguf": "this is no model" } });
+  double = await start();
+});
+after(async () => {
+  await browser?.close();
+  await server?.close();
+  double?.close();
+});
+beforeEach(async () => {
+  session = await openPage(browser, server.url);
+  page = session.page;
+  // Everything that the page and its Worker send, below the level of `fetch`.
+  requests = [];
+  session.page.context().on("request", (request) => requests.push(request.url()));
+  await page.waitForFunction(() => document.title === "ready");
+});
+afterEach(async () => {
+  const { errors } = session;
+  await session.close();
+  assert.deepEqual(errors, [], "uncaught errors in the page");
+});
+
+const quick = { base: 1, cap: 1, loading: 1 };
+const remote = (baseURL, more = {}) => ({ baseURL, model: "org/large", token: TOKEN, retry: quick, ...more });
+/** Requests that left for the double, as the browser's network saw them. */
+const left = () => requests.filter((url) => url.startsWith(double.url));
+
+/** Asks in the page; a stream's chunks, or the failure. */
+const ask = (options, body = {}, source = "/talker.gguf") =>
+  page.evaluate(
+    async ([options, body, source]) => {
+      const engine = source === null ? await connect(options) : await load(source, { device: "cpu", remote: options });
+      const retries = [];
+      const messages = [{ role: "user", content: "Hi" }];
+      const request = { messages, stream: true, temperature: 0, max_tokens: 8, ...body };
+      const outcome = await failure(
+        engine.chat.completions.create(request, { onRetry: (retry) => retries.push(retry.code) }).then((answer) => (request.stream ? collect(answer) : answer)),
+      );
+      const text = Array.isArray(outcome.value) && outcome.value.map((chunk) => chunk.choices[0]?.delta.content ?? "").join("");
+      return { info: engine.info, ...outcome, text, retries, origin: (outcome.value?.[0] ?? outcome.value)?.candlewick };
+    },
+    [options, body, source],
+  );
+
+describe("hosted models alone", () => {
+  test("answer in parts and whole", async () => {
+    const url = double.define("alone", { token: TOKEN });
+    const streamed = await ask(remote(url), {}, null);
+    assert.equal(streamed.text, TEXT);
+    const { name, device, deviceReason } = streamed.info;
+    assert.deepEqual([name, device, deviceReason], ["org/large", "remote", 'when is "always"']);
+    assert.equal(streamed.origin.ran, "remote");
+    const whole = await ask(remote(url), { stream: false }, null);
+    assert.equal(whole.value.choices[0].message.content, TEXT);
+    assert.equal(whole.value.object, "chat.completion");
+    assert.equal(whole.value.usage.completion_tokens, 7);
+    assert.ok(left().length >= 2 && left().every((address) => !address.includes(TOKEN)));
+  });
+
+  for (const [faults, code, retries] of [
+    [["429-after", "loading", "reset"], "none", ["rate_limited", "provider_error", "network"]],
+    [["cut", "cut-role", "garbage", "nonsense"], "none", ["network", "network", "provider_error", "provider_error"]],
+    [["slow"], "none", []],
+    [["windows"], "none", []],
+    [["whole"], "none", []],
+    [["401"], "unauthorized", []],
+    [["402"], "resource_exhausted", []],
+    [["404"], "model_not_found", []],
+    [["422"], "invalid_argument", []],
+    [["400-context"], "context_length_exceeded", []],
+    [["500", "500", "500", "500", "500"], "provider_error", Array(4).fill("provider_error")],
+    [["error-middle"], "provider_error", []],
+    [["cut-middle"], "network", []],
+  ]) {
+    test(`${faults.join(", ")}: ${code}`, async () => {
+      const name = faults.join("-");
+      const outcome = await ask(remote(double.define(name, { script: faults })), {}, null);
+      assert.equal(outcome.code ?? "none", code, outcome.message);
+      assert.deepEqual(outcome.retries, retries);
+      const attempts = retries.length + 1;
+      assert.equal(double.log(name).length, attempts);
+      if (code === "none") assert.deepEqual([outcome.text, outcome.origin.attempts], [TEXT, attempts]);
+      else assert.ok(outcome.typed && !outcome.message.includes(TOKEN));
+    });
+  }
+
+  test("an abort ends the transfer", async () => {
+    const url = double.define("abort", { script: [{ after: 3, hang: true }] });
+    const outcome = await page.evaluate(async (options) => {
+      const engine = await connect(options);
+      const controller = new AbortController();
+      const messages = [{ role: "user", content: "Hi" }];
+      const stream = await engine.chat.completions.create({ messages, stream: true }, { signal: controller.signal });
+      const chunks = stream[Symbol.asyncIterator]();
+      await chunks.next();
+      controller.abort();
+      return failure(chunks.next().then(() => chunks.next()));
+    }, remote(url));
+    assert.equal(outcome.code, "aborted");
+    const [entry] = double.log("abort");
+    while (!entry.gone) await new Promise(setImmediate);
+  });
+
+  test("budgets, bills, embeddings, abilities", async () => {
+    const url = double.define("more", { bad: "BAD" });
+    const found = await page.evaluate(async (options) => {
+      const engine = await connect(options);
+      const body = { messages: [{ role: "user", content: "Hi" }] };
+      await engine.chat.completions.create(body);
+      return {
+        beyond: await failure(engine.chat.completions.create(body)),
+        spent: await engine.spent(),
+        capabilities: await engine.capabilities(),
+        vectors: await engine.embed(["one", "two"]),
+      };
+    }, remote(url, { budget: { requests: 1 }, prices: { "org/large": { input: 1, output: 1 } } }));
+    assert.equal(found.beyond.code, "resource_exhausted");
+    assert.equal(found.spent[0].totals.requests, 1);
+    assert.ok(found.spent[0].totals.dollars > 0);
+    assert.equal(found.capabilities.tools, true);
+    assert.equal(found.vectors[1].embedding.length, 4);
+  });
+});
+
+describe("local or hosted", () => {
+  test("never makes no request at all", async () => {
+    const url = double.define("never");
+    const local = await ask(remote(url, { when: "never" }));
+    assert.equal(local.origin.ran, "local");
+    const failed = await page.evaluate((options) => failure(load("/broken.gguf", { remote: options })), remote(url, { when: "never" }));
+    assert.equal(failed.code, "corrupt_model");
+    const small = await page.evaluate((options) => failure(load("/talker.gguf", { remote: options })), remote(url, { when: "never", maxMemory: 1000 }));
+    assert.equal(small.code, "resource_exhausted");
+    assert.deepEqual([left(), double.log("never")], [[], []]);
+  });
+
+  test("without `remote` nothing leaves either, and answers say so", async () => {
+    const chunk = await page.evaluate(async (story) => {
+      const engine = await load(story, { device: "cpu" });
+      return (await collect(await engine.completions.create({ ...greedy, max_tokens: 4, stream: true })))[0];
+    }, "/www/models/stories260K.gguf");
+    assert.equal(chunk.candlewick.ran, "local");
+    assert.ok(requests.every((url) => url.startsWith(server.url) || url.startsWith("blob:")), requests.join());
+  });
+
+  test("needed: local while it goes", async () => {
+    const url = double.define("local");
+    const answer = await ask(remote(url));
+    assert.deepEqual([answer.origin.ran, answer.origin.provider, answer.info.device], ["local", "cpu", "cpu"]);
+    assert.deepEqual(left(), []);
+  });
+
+  test("a model that does not fit goes to a hosted one, with the reason", async () => {
+    const url = double.define("fit");
+    const answer = await ask(remote(url, { maxMemory: 100_000 }));
+    assert.deepEqual([answer.text, answer.origin.ran], [TEXT, "remote"]);
+    assert.match(answer.origin.reason, /talker\.gguf.*needs .* MB.*\[resource_exhausted\]/);
+    assert.match(answer.info.deviceReason, /resource_exhausted/);
+    assert.equal(left().length, 1);
+  });
+
+  test("so does a broken file, and a prompt that is too long", async () => {
+    const url = double.define("broken");
+    const broken = await ask(remote(url), {}, "/broken.gguf");
+    assert.match(broken.origin.reason, /broken\.gguf.*\[corrupt_model\]/);
+    const long = await ask(remote(url), { messages: [{ role: "user", content: "long ".repeat(2000) }] });
+    assert.equal(long.info.device, "cpu");
+    assert.match(long.origin.reason, /\[context_length_exceeded\]/);
+    assert.equal(long.text, TEXT);
+  });
+
+  test("several sources, and several hosts", async () => {
+    const [down, up] = [double.define("down", { script: ["401"] }), double.define("up")];
+    const options = remote(down, { maxMemory: 100_000, fallbacks: [{ baseURL: up, model: "org/small" }] });
+    const answer = await ask(options, {}, ["/broken.gguf", "/talker.gguf"]);
+    assert.deepEqual([answer.text, answer.origin.model], [TEXT, "org/small"]);
+    assert.match(answer.origin.reason, /corrupt_model.*resource_exhausted.*unauthorized/);
+    const second = await ask(remote(down), {}, ["/broken.gguf", "/talker.gguf"]);
+    assert.equal(second.origin.ran, "local");
+  });
+
+  test("the cache answers the second time", async () => {
+    const url = double.define("cache");
+    const found = await page.evaluate(async (options) => {
+      const engine = await connect(options);
+      const body = { messages: [{ role: "user", content: "Hi" }], seed: 3 };
+      const answers = await Promise.all([1, 2].map(() => engine.chat.completions.create(body)));
+      return [...answers, await engine.chat.completions.create(body)].map((answer) => [answer.choices[0].message.content, answer.candlewick.cached ?? false]);
+    }, remote(url, { cache: true }));
+    assert.deepEqual([found[0], found[2]], [[TEXT, false], [TEXT, true]]);
+    assert.equal(double.log("cache").length, 1);
+  });
+
+  test("one prompt over all", async () => {
+    const url = double.define("compare");
+    const all = await page.evaluate(async (options) => {
+      const engine = await load("/talker.gguf", { device: "cpu", remote: options });
+      return engine.compare({ messages: [{ role: "user", content: "Hi" }], max_tokens: 4 });
+    }, remote(url, { fallbacks: [{ baseURL: url, model: "org/none" }] }));
+    assert.deepEqual(all.map(({ ran, error }) => [ran, error]), [["local", null], ["remote", null], ["remote", "model_not_found"]]);
+    assert.equal(all[1].text, TEXT);
+  });
+});

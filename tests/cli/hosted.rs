@@ -1,0 +1,141 @@
+//! Hosted models on the command line: `provider`, and `run` and `chat` with them.
+
+use super::*;
+use crate::remote::World;
+
+const TEXT: &str = "Süße Grüße: 你好 🌍, it works.";
+const TOKEN: &str = "hf_secretsecretsecret";
+
+/// A user with a configuration of their own.
+struct User(Folder);
+
+impl User {
+    fn new() -> User {
+        User(Folder::new())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = candlewick(arguments);
+        let names = ["HF_TOKEN", "HUGGINGFACE_API_KEY", "HUGGINGFACE_API_TOKEN", "CANDLEWICK_BASE_URL"];
+        names.iter().for_each(|name| _ = command.env_remove(name));
+        command.env("HF_TOKEN_PATH", self.0.0.path().join("none")).env("CANDLEWICK_CONFIG", self.file());
+        command
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.0.path().join("new/providers.json")
+    }
+
+    fn says(&self, arguments: &[&str]) -> String {
+        text(self.command(arguments).output().unwrap())
+    }
+
+    fn fails(&self, arguments: &[&str], code: &str) -> String {
+        let output = self.command(arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.ends_with(&format!("[{code}]\n")), "{stderr}");
+        stderr
+    }
+}
+
+#[test]
+fn providers_come_and_go() {
+    let user = User::new();
+    let world = World::new("cli-providers", json!({ "token": TOKEN }));
+    let add = ["provider", "add", "my-own", "--url", &world.url, "--model", "org/large", "--token-stdin"];
+    text(with_input(user.command(&add), format!("{TOKEN}\n").as_bytes()));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(user.file()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let list = user.says(&["provider", "list"]);
+    assert!(list.contains("my-own") && list.contains("hf ") && !list.contains(TOKEN), "{list}");
+    let list: Value = serde_json::from_str(&user.says(&["provider", "list", "--json"])).unwrap();
+    let entry = list["providers"].as_array().unwrap().iter().find(|entry| entry["name"] == "my-own").unwrap();
+    assert_eq!(
+        (&entry["model"], &entry["ready"], &entry["default"]),
+        (&json!("org/large"), &json!(true), &json!(false))
+    );
+
+    assert!(user.says(&["provider", "test", "my-own"]).contains("org/large answered"));
+    assert!(user.says(&["provider", "models", "my-own"]).contains("in / out: 2 / 6"));
+    user.fails(&["run", "remote", "-p", "Hi"], "invalid_argument");
+    user.says(&["provider", "default", "my-own"]);
+    assert_eq!(user.says(&["run", "remote", "-p", "Hi"]), TEXT);
+
+    user.says(&["provider", "rm", "my-own"]);
+    user.fails(&["provider", "rm", "my-own"], "invalid_argument");
+    user.fails(&["run", "remote", "-p", "Hi"], "invalid_argument");
+    for name in ["remote", "two words", "a/b", "x", ""] {
+        user.fails(&["provider", "add", name, "--url", &world.url], "invalid_argument");
+    }
+    let with_secret = ["provider", "add", "odd", "--url", "https://me:secret@example.org/v1"];
+    assert!(!user.fails(&with_secret, "invalid_argument").contains("secret"));
+    user.fails(&["provider", "add", "odd"], "invalid_argument");
+}
+
+#[test]
+fn run_asks_hosted_models() {
+    let user = User::new();
+    let world = World::new("cli-run", json!({ "token": TOKEN, "script": ["none", "503"] }));
+    user.says(&["provider", "add", "double", "--url", &world.url, "--token-env", "DOUBLE_TOKEN"]);
+    let run = |more: &[&str]| {
+        let mut command = user.command(&[&["run", "double:org/large", "-p", "Hi"], more].concat());
+        command.env("DOUBLE_TOKEN", TOKEN).output().unwrap()
+    };
+    assert_eq!(text(run(&[])), TEXT);
+    // Attempts that fail are told to people.
+    let output = run(&["--json", "--system", "Be brief.", "--temp", "0.3", "-n", "9", "--seed", "7"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("HTTP 503: overloaded; attempt 2 follows in"), "{stderr}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["text"], &answer["finish_reason"]), (&json!(TEXT), &json!("stop")));
+    let origin = &answer["candlewick"];
+    assert_eq!((&origin["ran"], &origin["attempts"]), (&json!("remote"), &json!(2)));
+    let log = world.log();
+    let body = &log[2]["body"];
+    assert_eq!(body["messages"][0], json!({ "role": "system", "content": "Be brief." }));
+    assert_eq!(
+        (&body["temperature"], &body["max_tokens"], &body["seed"]),
+        (&json!(0.3), &json!(9), &json!(7))
+    );
+    assert_eq!(body.get("top_k"), None);
+
+    assert_eq!(text(run(&["--raw"])), TEXT);
+    assert_eq!(world.log()[3]["path"], "v1/completions");
+    let stderr = user.fails(&["run", "double:org/large", "-p", "Hi"], "unauthorized");
+    assert!(!stderr.contains(TOKEN), "{stderr}");
+    user.fails(&["run", "double", "-p", "Hi"], "invalid_argument");
+    // The environment alone is enough.
+    let mut command = user.command(&["run", "env:org/large", "-p", "Hi"]);
+    command.env("CANDLEWICK_BASE_URL", &world.url).env("CANDLEWICK_API_KEY", TOKEN);
+    assert_eq!(text(command.output().unwrap()), TEXT);
+    // `hf:` too, once it points elsewhere.
+    user.says(&["provider", "add", "hf", "--url", &world.url]);
+    let mut command = user.command(&["run", "hf:org/large", "-p", "Hi"]);
+    assert_eq!(text(command.env("HF_TOKEN", TOKEN).output().unwrap()), TEXT);
+}
+
+#[test]
+fn chat_with_hosted_models() {
+    let user = User::new();
+    let world = World::new("cli-chat", json!({ "script": ["none", "401"] }));
+    user.says(&["provider", "add", "double", "--url", &world.url, "--model", "org/large"]);
+    let chat = with_input(user.command(&["chat", "double", "--quiet"]), b"Hello\nAgain\nMore\n");
+    let stderr = String::from_utf8(chat.stderr).unwrap();
+    assert!(stderr.contains("[unauthorized]"), "{stderr}");
+    assert_eq!(String::from_utf8(chat.stdout).unwrap(), format!("{TEXT}\n{TEXT}\n"));
+    let log = world.log();
+    let roles = |index: usize| -> Vec<_> {
+        log[index]["body"]["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| m["content"].as_str().unwrap())
+            .collect()
+    };
+    // The message that failed is forgotten.
+    assert_eq!(roles(2), ["Hello", TEXT, "More"]);
+}
