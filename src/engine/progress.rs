@@ -85,6 +85,8 @@ impl Meter {
 /// Reports of one load, which may begin anew on another device.
 pub(super) struct Reporter<'a> {
     meter: Meter,
+    /// Whether anybody has heard of this load.
+    begun: bool,
     restarted: Option<String>,
     progress: &'a mut dyn FnMut(Progress) -> Result<()>,
 }
@@ -97,26 +99,30 @@ impl<'a> Reporter<'a> {
         restarted: Option<String>,
         progress: &'a mut dyn FnMut(Progress) -> Result<()>,
     ) -> Self {
-        Reporter { meter: Meter::new(file, weights), restarted, progress }
+        Reporter { meter: Meter::new(file, weights), begun: false, restarted, progress }
     }
 
     pub fn restarted(&self) -> Option<String> {
         self.restarted.clone()
     }
 
-    /// What follows begins from nothing.
+    /// What follows begins from nothing, which is news only where something was reported before.
     pub fn restart(&mut self, why: &str) {
         self.meter = Meter::new(&self.meter.file, self.meter.total);
-        self.restarted = Some(why.to_owned());
+        if self.begun {
+            self.restarted = Some(why.to_owned());
+        }
     }
 
     pub fn at(&mut self, stage: Stage, loaded: u64) -> Result<()> {
+        self.begun = true;
         let report = self.meter.at(stage, loaded);
         (self.progress)(Progress { restarted: self.restarted.clone(), ..report })
     }
 
     /// `made` of `total` kernels are compiled.
     pub fn compiled(&mut self, made: usize, total: usize) -> Result<()> {
+        self.begun = true;
         let report = Meter::new(&self.meter.file, total as u64).at(Stage::Compile, made as u64);
         let report = Progress { bytes_per_second: 0.0, eta_seconds: None, ..report };
         let result = (self.progress)(Progress { restarted: self.restarted.clone(), ..report });

@@ -312,7 +312,7 @@ async fn adapter(options: &Options) -> Result<wgpu::Adapter> {
         return adapters
             .into_iter()
             .find(named)
-            .ok_or_else(|| Error::invalid_argument(format!("no GPU is called \"{name}\"")));
+            .ok_or_else(|| Error::resource_exhausted(format!("no GPU is called \"{name}\"")));
     }
     let wanted = wgpu::RequestAdapterOptions {
         power_preference: wgpu::PowerPreference::HighPerformance,
