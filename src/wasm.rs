@@ -1,5 +1,7 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
+mod models;
+
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
 use crate::store::{BlobSource, MemorySource, Source, open_url};
@@ -43,11 +45,12 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
+    hub: models::HubOptions,
 }
 
 impl LoadOptions {
-    fn parse(self) -> Result<Options> {
-        let device = match self.device {
+    fn parse(&self) -> Result<Options> {
+        let device = match &self.device {
             Some(name) => name.parse()?,
             None => Device::Auto,
         };
@@ -61,16 +64,21 @@ pub struct Engine(engine::Engine);
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model from a `Blob`, a `Uint8Array` or an absolute address. To stop it, end the Worker.
+    /// Loads a model from a `Blob`, a `Uint8Array`, an absolute address or a name on the Hub. To stop it, end the
+    /// Worker.
     pub async fn load(source: JsValue, options: JsValue, on_progress: Function) -> Result<Engine, JsValue> {
-        let options: LoadOptions =
+        let load: LoadOptions =
             if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
-        let options = options.parse()?;
-        let mut progress = |progress: Progress| {
+        let options = load.parse()?;
+        let progress = move |progress: Progress| {
             // A listener that throws does not stop the loading.
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
             Ok(())
         };
+        if let Some(spec) = source.as_string().and_then(|text| models::name(&text)) {
+            return Ok(Engine(models::load(&spec?, load.hub, &options, progress).await?));
+        }
+        let mut progress = progress;
         let source = open(source, &mut progress).await?;
         Ok(Engine(engine::Engine::load(source.as_ref(), &options, &mut progress).await?))
     }

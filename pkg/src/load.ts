@@ -1,26 +1,29 @@
 import { Connection } from "./connection.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
-import type { EngineInfo, LoadOptions } from "./types.js";
+import type { HubParams } from "./protocol.js";
+import type { EngineInfo, HubOptions, LoadOptions } from "./types.js";
 
-/** A URL (relative ones are relative to the page), a file the user chose or dropped, or the bytes themselves. */
+/**
+ * The name of a model on the Hugging Face Hub (`owner/repo`, `owner/repo:QUANT` or `owner/repo/file.gguf`, each also
+ * with `@revision`), a URL (relative ones are relative to the page), a file the user chose or dropped, or the bytes.
+ */
 export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
 /** Loads a GGUF model into a Worker of its own. */
 export async function load(source: ModelSource, options: LoadOptions = {}): Promise<Engine> {
-  const { device, contextLength, onProgress, signal, workerURL, wasmURL } = options;
+  const { device, contextLength, onProgress, signal, workerURL } = options;
   if (signal?.aborted) throw aborted(signal);
+  const call = {
+    method: "load" as const,
+    source: locate(source),
+    wasmURL: absolute(options.wasmURL),
+    options: { device, contextLength, hub: hubParams(options) },
+  };
   const connection = new Connection(workerURL);
   try {
-    const info = await connection.call<EngineInfo>(
-      {
-        method: "load",
-        source: locate(source),
-        wasmURL: wasmURL === undefined ? undefined : new URL(wasmURL, document.baseURI).href,
-        options: { device, contextLength },
-      },
-      { signal, onProgress },
-    );
+    if (typeof call.source === "string" && options.cache !== false) void persist();
+    const info = await connection.call<EngineInfo>(call, { signal, onProgress });
     return new Engine(connection, info);
   } catch (error) {
     const failure = error as CandlewickError;
@@ -29,21 +32,38 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
   }
 }
 
-/** The Worker knows two kinds of source: an absolute URL and a Blob, which it reads piece by piece. */
+/** What the Worker needs of the options. */
+export function hubParams({ token, hubURL, transfer, ...options }: HubOptions & LoadOptions): HubParams {
+  const { cache, cacheBudget, force } = options;
+  const params = { token, hubURL: absolute(hubURL), cache, cacheBudget, force, transfer };
+  return Object.fromEntries(Object.entries(params).filter(([, value]) => value !== undefined));
+}
+
+export function absolute(url: string | URL | undefined): string | undefined {
+  return url === undefined ? undefined : new URL(url, document.baseURI).href;
+}
+
+/** Asks the browser not to clear models away by itself. Only pages can ask; some browsers ask their user. */
+async function persist(): Promise<void> {
+  try {
+    if (!(await navigator.storage.persisted())) await navigator.storage.persist();
+  } catch {
+    // Then it clears them when it needs the room.
+  }
+}
+
+/** The Worker knows names, absolute URLs, and Blobs, which it reads piece by piece. */
 function locate(source: ModelSource): string | Blob {
   if (source instanceof Blob) return source;
   if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return new Blob([source as BlobPart]);
   if (source instanceof URL) return source.href;
   if (typeof source !== "string" || source.trim() === "") {
-    throw new CandlewickError("invalid_argument", "load() takes a URL, a File or Blob, an ArrayBuffer or a Uint8Array.");
-  }
-  if (!isURL(source)) {
     throw new CandlewickError(
       "invalid_argument",
-      `"${source}" reads like the name of a model on the Hugging Face Hub, which load() does not take yet. ` +
-        `Give it the URL of a .gguf file (for one beside the page, "./${source}"), a File or the bytes.`,
+      "load() takes the name of a model (owner/repo), a URL, a File or Blob, an ArrayBuffer or a Uint8Array.",
     );
   }
+  if (!isURL(source)) return source.trim();
   try {
     return new URL(source, document.baseURI).href;
   } catch (cause) {

@@ -9,6 +9,9 @@ import type { ChatParams, CompletionParams, Device, PromptParams } from "./types
 
 export type Call =
   | { method: "load"; source: Blob | string; wasmURL: string | undefined; options: ModelOptions }
+  | { method: "list" | "usage"; wasmURL: string | undefined; hub: HubParams }
+  | { method: "remove"; model: string; wasmURL: string | undefined; hub: HubParams }
+  | { method: "verify"; model: string | undefined; wasmURL: string | undefined; hub: HubParams }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
@@ -18,6 +21,17 @@ export type Call =
 export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: number | undefined;
+  hub: HubParams;
+}
+
+/** Absent fields, not undefined ones, have their defaults. */
+export interface HubParams {
+  token?: string;
+  hubURL?: string;
+  cache?: boolean;
+  cacheBudget?: number;
+  force?: boolean;
+  transfer?: object;
 }
 
 export type Reply =

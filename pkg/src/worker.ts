@@ -4,9 +4,9 @@
  * The engine works synchronously inside `next()`, so between two of them the Worker goes back to its event loop, where
  * aborts and new requests come in.
  */
-import init, { Engine, type Answer } from "../wasm/candlewick.js";
+import init, { Engine, Models, type Answer } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
-import type { Call, Control, Reply } from "./protocol.js";
+import type { Call, Control, HubParams, Reply } from "./protocol.js";
 import { requestSubgroups } from "./webgpu.js";
 
 /** What this file looks at in a chunk. */
@@ -35,9 +35,17 @@ async function serve(call: Call, caller: Caller): Promise<void> {
 async function perform(call: Call, caller: Caller): Promise<unknown> {
   switch (call.method) {
     case "load":
-      await init({ module_or_path: await compile(call.wasmURL ?? new URL("../wasm/candlewick_bg.wasm", import.meta.url)) });
+      await start(call.wasmURL);
       engine = await Engine.load(call.source, call.options, (progress: unknown) => caller.reply({ progress }));
       return engine.info();
+    case "list":
+      return (await stored(call)).list();
+    case "usage":
+      return (await stored(call)).usage();
+    case "remove":
+      return (await stored(call)).remove(call.model);
+    case "verify":
+      return (await stored(call)).verify(call.model, (progress: unknown) => caller.reply({ progress }));
     case "chat":
       return generate(engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
     case "complete":
@@ -49,6 +57,15 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
     case "detokenize":
       return engine.detokenize(call.ids);
   }
+}
+
+async function start(wasmURL: string | undefined): Promise<void> {
+  await init({ module_or_path: await compile(wasmURL ?? new URL("../wasm/candlewick_bg.wasm", import.meta.url)) });
+}
+
+async function stored({ wasmURL, hub }: { wasmURL: string | undefined; hub: HubParams }): Promise<Models> {
+  await start(wasmURL);
+  return Models.open(hub);
 }
 
 /** Runs one request to its end: prefill chunks become progress, the rest the stream or the whole answer. */
