@@ -323,7 +323,7 @@ without_threads() {
   cp pkg/wasm/candlewick.d.ts pkg/wasm/candlewick-threads.d.ts
   {
     echo 'const missing = () => { throw new Error("it was left out of this build"); };'
-    echo 'export { missing as default, missing as initSync, missing as help, missing as useHelpers, missing as Engine };'
+    echo 'export { missing as default, missing as initSync, missing as help, missing as useHelpers, missing as Engine, missing as Models };'
   } >pkg/wasm/candlewick-threads.js
   : >pkg/wasm/candlewick-threads_bg.wasm # Bundlers look for it.
 }

@@ -1,5 +1,7 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
+mod models;
+
 use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
@@ -58,6 +60,7 @@ struct LoadOptions {
     profile: bool,
     gpu: Option<GpuOptions>,
     remote: Option<RemoteOptions>,
+    hub: models::HubOptions,
 }
 
 #[derive(Deserialize, Default)]
@@ -140,12 +143,12 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads the first that can be loaded of `sources`, each a `Blob`, a `Uint8Array` or an absolute address; where
-    /// none can, hosted models answer as `options.remote` says. To stop it, end the Worker.
+    /// Loads the first that can be loaded of `sources`, each a `Blob`, a `Uint8Array`, an absolute address or a name on
+    /// the Hub; where none can, hosted models answer as `options.remote` says. To stop it, end the Worker.
     pub async fn load(sources: Array, options: JsValue, on_progress: Function) -> Result<Engine, JsValue> {
         let mut options: LoadOptions =
             if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
-        let load = options.parse()?;
+        let (load, hub) = (options.parse()?, options.hub);
         let local = Rc::new(RefCell::new(None));
         let RemoteOptions { policy, hosted, cache, max_memory, crashed } = options.remote.unwrap_or_default();
         let hosted: Vec<Hosted> = hosted
@@ -160,21 +163,26 @@ impl Engine {
                 routes.push(Route::local(name, Box::new(move || Box::pin(ready(Err(error.clone()))))));
                 continue;
             }
-            let (load, loaded, on_progress) = (load.clone(), local.clone(), on_progress.clone());
+            let (load, hub, loaded, on_progress) =
+                (load.clone(), hub.clone(), local.clone(), on_progress.clone());
             let open = move || -> LocalBoxFuture<'static, Result<Rc<dyn Provider>>> {
-                let (source, load, loaded) = (source.clone(), load.clone(), loaded.clone());
+                let (source, load, hub, loaded) = (source.clone(), load.clone(), hub.clone(), loaded.clone());
                 let on_progress = on_progress.clone();
                 Box::pin(async move {
-                    let mut progress = |progress: Progress| {
+                    let mut progress = move |progress: Progress| {
                         // A listener that throws does not stop the loading.
                         let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
                         Ok(())
                     };
-                    let source = open(source, &mut progress).await?;
-                    if let Some(limit) = max_memory {
-                        engine::fits(source.as_ref(), &load, limit as u64).await?;
-                    }
-                    let engine = engine::Engine::load(source.into(), &load, &mut progress).await?;
+                    let named = source.as_string().and_then(|text| models::name(&text)).transpose()?;
+                    let engine = match named {
+                        Some(spec) => models::load(&spec, hub, &load, max_memory, progress).await?,
+                        None => {
+                            let source = open(source, &mut progress).await?;
+                            fits(source.as_ref(), &load, max_memory).await?;
+                            engine::Engine::load(source.into(), &load, &mut progress).await?
+                        }
+                    };
                     *loaded.borrow_mut() = Some(engine.clone());
                     Ok(Rc::new(Local(engine)) as Rc<dyn Provider>)
                 })
@@ -366,4 +374,11 @@ async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>)
         return Ok(Box::new(MemorySource::new("model", bytes.to_vec())));
     }
     Err(Error::invalid_argument("a model is loaded from an address, a File, a Blob or bytes"))
+}
+
+async fn fits(source: &dyn Source, options: &Options, max_memory: Option<f64>) -> Result<()> {
+    match max_memory {
+        Some(limit) => engine::fits(source, options, limit as u64).await,
+        None => Ok(()),
+    }
 }

@@ -1,10 +1,14 @@
 import { Connection } from "./connection.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
-import type { Remote } from "./protocol.js";
-import type { EngineInfo, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
+import type { WasmURLs } from "./module.js";
+import type { HubParams, Remote } from "./protocol.js";
+import type { EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
 
-/** A URL (relative ones are relative to the page), a file the user chose or dropped, or the bytes themselves. */
+/**
+ * The name of a model on the Hugging Face Hub (`owner/repo`, `owner/repo:QUANT` or `owner/repo/file.gguf`, each also
+ * with `@revision`), a URL (relative ones are relative to the page), a file the user chose or dropped, or the bytes.
+ */
 export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
 /**
@@ -40,19 +44,17 @@ async function start(
   options: LoadOptions,
 ): Promise<Engine<EngineInfo | RemoteInfo>> {
   const { device, contextLength, threads, fallback, gpu, profile, onProgress, signal } = options;
-  const { workerURL, wasmURL, threadsWasmURL } = options;
   if (signal?.aborted) throw aborted(signal);
-  const connection = new Connection(workerURL);
+  const call = {
+    method: "load" as const,
+    sources,
+    wasm: wasmURLs(options),
+    options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false, remote, hub: hubParams(options) },
+  };
+  const connection = new Connection(options.workerURL);
   try {
-    const info = await connection.call<EngineInfo | RemoteInfo>(
-      {
-        method: "load",
-        sources,
-        wasm: { single: absolute(wasmURL), threaded: absolute(threadsWasmURL) },
-        options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false, remote },
-      },
-      { signal, onProgress },
-    );
+    if (sources.some((source) => typeof source === "string") && options.cache !== false) void persist();
+    const info = await connection.call<EngineInfo | RemoteInfo>(call, { signal, onProgress });
     return new Engine(connection, info, onProgress);
   } catch (error) {
     const failure = error as CandlewickError;
@@ -75,25 +77,42 @@ function translate({ when, fallbacks = [], firstTokenMs, maxMemory, cache, ...fi
   return JSON.parse(JSON.stringify(remote));
 }
 
+/** What the Worker needs of the options. */
+export function hubParams({ token, hubURL, transfer, ...options }: HubOptions & LoadOptions): HubParams {
+  const { cache, cacheBudget, force } = options;
+  const params = { token, hubURL: absolute(hubURL), cache, cacheBudget, force, transfer };
+  return Object.fromEntries(Object.entries(params).filter(([, value]) => value !== undefined));
+}
+
+export function wasmURLs({ wasmURL, threadsWasmURL }: HubOptions): WasmURLs {
+  return { single: absolute(wasmURL), threaded: absolute(threadsWasmURL) };
+}
+
 function absolute(url: string | URL | undefined): string | undefined {
   return url === undefined ? undefined : new URL(url, document.baseURI).href;
 }
 
-/** The Worker knows two kinds of source: an absolute URL and a Blob, which it reads piece by piece. */
+/** Asks the browser not to clear models away by itself. Only pages can ask; some browsers ask their user. */
+async function persist(): Promise<void> {
+  try {
+    if (!(await navigator.storage.persisted())) await navigator.storage.persist();
+  } catch {
+    // Then it clears them when it needs the room.
+  }
+}
+
+/** The Worker knows names, absolute URLs, and Blobs, which it reads piece by piece. */
 function locate(source: ModelSource): string | Blob {
   if (source instanceof Blob) return source;
   if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return new Blob([source as BlobPart]);
   if (source instanceof URL) return source.href;
   if (typeof source !== "string" || source.trim() === "") {
-    throw new CandlewickError("invalid_argument", "load() takes a URL, a File or Blob, an ArrayBuffer or a Uint8Array.");
-  }
-  if (!isURL(source)) {
     throw new CandlewickError(
       "invalid_argument",
-      `"${source}" reads like the name of a model on the Hugging Face Hub, which load() does not take yet. ` +
-        `Give it the URL of a .gguf file (for one beside the page, "./${source}"), a File or the bytes.`,
+      "load() takes the name of a model (owner/repo), a URL, a File or Blob, an ArrayBuffer or a Uint8Array.",
     );
   }
+  if (!isURL(source)) return source.trim();
   try {
     return new URL(source, document.baseURI).href;
   } catch (cause) {

@@ -11,7 +11,7 @@ export interface WasmURLs {
 }
 
 export interface Started {
-  wasm: Pick<typeof single, "Engine">;
+  wasm: Pick<typeof single, "Engine" | "Models">;
   file: "candlewick.wasm" | "candlewick-threads.wasm";
   /** Why this one. */
   reason: string;

@@ -10,6 +10,9 @@ import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, Load
 
 export type Call =
   | { method: "load"; sources: (Blob | string)[]; wasm: WasmURLs; options: ModelOptions }
+  | { method: "list" | "usage"; wasm: WasmURLs; hub: HubParams }
+  | { method: "remove"; model: string; wasm: WasmURLs; hub: HubParams }
+  | { method: "verify"; model: string | undefined; wasm: WasmURLs; hub: HubParams }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
@@ -29,6 +32,17 @@ export interface ModelOptions {
   gpu?: GPUOptions | undefined;
   profile?: boolean | undefined;
   remote?: Remote | undefined;
+  hub: HubParams;
+}
+
+/** Absent fields, not undefined ones, have their defaults. */
+export interface HubParams {
+  token?: string;
+  hubURL?: string;
+  cache?: boolean;
+  cacheBudget?: number;
+  force?: boolean;
+  transfer?: object;
 }
 
 /** `RemoteOptions` as the engine takes them: `crashed` says why local models are not tried. */

@@ -375,7 +375,60 @@ export interface Comparison {
 /** A text's vector, or why it has none. */
 export type Embedding = { embedding: number[] } | { code: ErrorCode; message: string };
 
-export interface LoadOptions {
+/** How models are found by name, and what is kept of them. */
+export interface HubOptions {
+  /** For private and gated models. It goes to the Hub and nowhere else, and is not kept. */
+  token?: string;
+  /** A mirror of the Hub. Default: `https://huggingface.co`. */
+  hubURL?: string | URL;
+  /** Where the Worker's script is, when a bundler or a CDN has moved it. */
+  workerURL?: string | URL;
+  /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
+  wasmURL?: string | URL;
+  /** The same for the file with threads. Without it, a page that gives `wasmURL` has no threads. */
+  threadsWasmURL?: string | URL;
+  signal?: AbortSignal;
+  /** @internal For tests: small pieces, little patience. */
+  transfer?: object;
+}
+
+/** A model in the browser's storage, whole or in part. */
+export interface CachedModel {
+  /** As `load()` takes it: `owner/repo/file.gguf`. */
+  model: string;
+  /** Of the repository, 40 hex digits. */
+  commit: string;
+  /** Bytes. */
+  size: number;
+  /** Bytes that are there. */
+  stored: number;
+  /** All of it is there, and its SHA-256 was right. */
+  complete: boolean;
+  /** Seconds since 1970. */
+  lastUsed: number;
+}
+
+/** Bytes. `used` and `quota` are the browser's estimates for everything of this origin; absent where it gives none. */
+export interface StorageUsage {
+  models: number;
+  used?: number;
+  quota?: number;
+}
+
+export interface VerifiedModel {
+  model: string;
+  commit: string;
+  /** `"unknown"`: its server told no hash. `"wrong"`: load it with `force`. */
+  verdict: "right" | "wrong" | "incomplete" | "unknown";
+}
+
+export interface LoadOptions extends HubOptions {
+  /** `false` keeps nothing: the weights go from the Hub to the device, unverified. Default: `true`. */
+  cache?: boolean;
+  /** Bytes for all models. Those not used for longest make room. Default: what the browser allows, and nothing makes room. */
+  cacheBudget?: number;
+  /** Fetch it anew, whatever is there. */
+  force?: boolean;
   /** Default: `"auto"`. */
   device?: Device;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
@@ -392,15 +445,8 @@ export interface LoadOptions {
   profile?: boolean;
   /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
   onProgress?: (progress: LoadProgress) => void;
-  signal?: AbortSignal;
-  /** Hosted models. Absent: nothing ever leaves the device. */
+  /** Hosted models. Absent: nothing but the model's name leaves the device. */
   remote?: RemoteOptions;
-  /** Where the Worker's script is, when a bundler or a CDN has moved it. */
-  workerURL?: string | URL;
-  /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
-  wasmURL?: string | URL;
-  /** The same for the file with threads. Without it, a page that gives `wasmURL` has no threads. */
-  threadsWasmURL?: string | URL;
 }
 
 export interface RequestOptions {

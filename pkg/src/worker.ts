@@ -4,11 +4,11 @@
  * The engine works synchronously inside `next()`, so between two of them the Worker goes back to its event loop, where
  * aborts and new requests come in.
  */
-import type { Answer, Engine } from "../wasm/candlewick.js";
+import type { Answer, Engine, Models } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
 import { help, type HelperTask } from "./helpers.js";
-import { start } from "./module.js";
-import type { Call, Control, Reply } from "./protocol.js";
+import { start, type WasmURLs } from "./module.js";
+import type { Call, Control, HubParams, Reply } from "./protocol.js";
 import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
 
@@ -44,6 +44,14 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
   switch (call.method) {
     case "load":
       return load(call, caller);
+    case "list":
+      return (await stored(call)).list();
+    case "usage":
+      return (await stored(call)).usage();
+    case "remove":
+      return (await stored(call)).remove(call.model);
+    case "verify":
+      return (await stored(call)).verify(call.model, (progress: unknown) => caller.reply({ progress }));
     case "chat":
       return generate(engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
     case "complete":
@@ -71,6 +79,12 @@ async function load({ sources, wasm, options }: Call & { method: "load" }, calle
   const started = await start(wasm, options.device !== "gpu");
   engine = await started.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }));
   return { ...engine.info(), wasm: started.file, wasmReason: started.reason };
+}
+
+/** What is in the browser's storage, for which one thread is enough. */
+async function stored({ wasm, hub }: { wasm: WasmURLs; hub: HubParams }): Promise<Models> {
+  const started = await start(wasm, false);
+  return started.wasm.Models.open(hub);
 }
 
 /** Runs one request to its end: prefill chunks become progress, the rest the stream or the whole answer. */

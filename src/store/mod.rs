@@ -5,9 +5,13 @@ mod cache;
 mod files;
 #[cfg(not(target_arch = "wasm32"))]
 mod folder;
+#[cfg(target_arch = "wasm32")]
+mod indexeddb;
 mod joined;
 mod memory;
 mod memory_store;
+#[cfg(target_arch = "wasm32")]
+mod origin;
 mod read_ahead;
 #[cfg(target_arch = "wasm32")]
 mod web;
@@ -20,9 +24,13 @@ pub use cache::{Key, Record, Store, Written};
 pub use files::{FileSource, open_file};
 #[cfg(not(target_arch = "wasm32"))]
 pub use folder::FolderStore;
+#[cfg(target_arch = "wasm32")]
+pub use indexeddb::IndexedDbStore;
 pub use joined::{Joined, Split};
 pub use memory::MemorySource;
 pub use memory_store::MemoryStore;
+#[cfg(target_arch = "wasm32")]
+pub use origin::{Estimate, estimate};
 pub use read_ahead::ReadAhead;
 #[cfg(target_arch = "wasm32")]
 pub(crate) use web::file_name;
