@@ -2,8 +2,8 @@
 
 use super::{fits, from_js, to_js};
 use crate::engine::{self, Meter, Options, Progress, Stage};
-use crate::http::{Backoff, Timeouts};
-use crate::hub::{self, Client, Report, Sizes, Spec, Token};
+use crate::http::{Backoff, Timeouts, Token};
+use crate::hub::{self, Client, Report, Sizes, Spec};
 use crate::store::{self, IndexedDbStore, MemoryStore, Store};
 use crate::{Error, Result};
 use js_sys::Function;
@@ -16,7 +16,7 @@ use wasm_bindgen::prelude::*;
 #[derive(Deserialize, Default, Clone)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HubOptions {
-    token: Option<String>,
+    token: Option<Token>,
     #[serde(rename = "hubURL")]
     hub_url: Option<String>,
     cache: Option<bool>,
@@ -40,7 +40,7 @@ struct Transfer {
 impl HubOptions {
     /// The models, and whether what is fetched of them can be kept.
     async fn open(self) -> Result<(hub::Models, bool)> {
-        let mut client = Client::new(self.hub_url.as_deref(), self.token.as_deref().and_then(Token::new))?;
+        let mut client = Client::new(self.hub_url.as_deref(), self.token)?;
         let mut sizes = Sizes::default();
         if let Some(transfer) = self.transfer {
             let longest = Duration::from_millis(transfer.longest_wait_ms);
