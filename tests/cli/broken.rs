@@ -56,7 +56,11 @@ fn what_candlewick_does_not_run() {
     let vocabulary = fixture("tokenizers/spm.gguf");
     fails(&["run", &vocabulary, "-p", "x"], "unsupported_model", &["without a model", "spm.gguf"]);
     fails(&["run", &fixture("models/mixtral.gguf"), "-p", "x"], "unsupported_model", &["mixture-of-experts"]);
-    fails(&["run", &stories_path(), "--raw", "-p", "x", "--device", "gpu"], "resource_exhausted", &["none of them"]);
+    fails(
+        &["run", &stories_path(), "--raw", "-p", "x", "--device", "gpu"],
+        "resource_exhausted",
+        &["none of them"],
+    );
 }
 
 #[test]
