@@ -11,7 +11,7 @@ export interface WasmURLs {
 }
 
 export interface Started {
-  wasm: typeof single;
+  wasm: Pick<typeof single, "Engine">;
   file: "candlewick.wasm" | "candlewick-threads.wasm";
   /** Why this one. */
   reason: string;
