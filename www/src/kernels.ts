@@ -6,7 +6,7 @@ import { count, rate } from "./format.js";
 const profiling = new URLSearchParams(location.search).has("profile");
 
 /** What that asks of the engine. */
-export const profileOptions: LoadOptions = profiling ? { device: "gpu", profile: true } : {};
+export const profileOptions: Pick<LoadOptions, "device" | "profile"> = profiling ? { device: "gpu", profile: true } : {};
 
 /** Shows what each kernel has cost since the last time. */
 export async function showKernels(engine: Engine | undefined): Promise<void> {

@@ -38,7 +38,7 @@ async function open(source: ModelSource, name: string): Promise<void> {
   const progress = showProgress(name, () => controller.abort());
   const onProgress = (report: LoadProgress) => (opening === controller ? progress.update(report) : showRecovery(report));
   try {
-    const next = await load(source, { ...profileOptions, ...switches(), signal: controller.signal, onProgress });
+    const next = await load(source, { ...switches(), ...profileOptions, signal: controller.signal, onProgress });
     await writer.stop();
     await close();
     engine = next;
