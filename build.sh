@@ -192,6 +192,20 @@ pick_wasm() {
     "Debian without rustup: sudo apt-get install rustc-web cargo-web rust-web-src lld-22"
 }
 
+# pick_wasm_threads: the standard library that toolchains ship has no threads, so its source must be there.
+pick_wasm_threads() {
+  use_wasm rustc build-std && return
+  use_wasm /usr/bin/rustc build-std && return
+  if have rustup; then
+    note "rustup component add rust-src"
+    rustup component add rust-src >&2 || true
+    use_wasm rustc build-std && return
+  fi
+  setup_debian_wasm && use_wasm /usr/bin/rustc build-std && return
+  note "candlewick-threads.wasm needs the standard library's source: rustup component add rust-src"
+  return 1
+}
+
 # The CLI must be of the very version of the crate in Cargo.lock.
 setup_bindgen() {
   local version
@@ -256,43 +270,76 @@ native() {
   note "target/$PROFILE/candlewick"
 }
 
-# wasm_cargo SUBCOMMAND ARGS...: cargo with the toolchain, flags and target folder of the wasm build.
+readonly WASM_FLAGS="-C target-feature=+simd128"
+# What shared memory needs besides: the linker's options, and the exports that wasm-bindgen sets threads up with.
+readonly THREADS_FLAGS="-C target-feature=+simd128,+relaxed-simd,+atomics,+bulk-memory,+mutable-globals \
+  -C link-arg=--shared-memory -C link-arg=--import-memory -C link-arg=--max-memory=4294967296 \
+  -C link-arg=--export=__wasm_init_tls -C link-arg=--export=__tls_size -C link-arg=--export=__tls_align -C link-arg=--export=__tls_base"
+
+# wasm_cargo FOLDER FLAGS SUBCOMMAND ARGS...: cargo with the toolchain of the wasm build, and a target folder of its
+# own for each set of flags: cargo would take one's file for the other's.
 wasm_cargo() {
-  local subcommand=$1
-  shift
-  env ${WASM_ENV[@]+"${WASM_ENV[@]}"} RUSTFLAGS="-C target-feature=+simd128" CARGO_TARGET_DIR=target/wasm \
+  local folder=$1 flags=$2 subcommand=$3
+  shift 3
+  env ${WASM_ENV[@]+"${WASM_ENV[@]}"} RUSTFLAGS="$flags" CARGO_TARGET_DIR="target/$folder" \
     "$WASM_CARGO" "$subcommand" --locked --lib --no-default-features --features gpu --target "$WASM_TARGET" \
     ${WASM_ARGS[@]+"${WASM_ARGS[@]}"} "$@"
 }
 
 wasm() {
-  local built=target/wasm/$WASM_TARGET/$PROFILE/candlewick.wasm stamp=pkg/wasm/.stamp key
   once setup_rust
   once pick_wasm
   once setup_bindgen
+  wasm_file candlewick wasm "$WASM_FLAGS"
+  # It may want another toolchain than what comes after it, such as clippy.
+  local cargo=$WASM_CARGO
+  local -a env=(${WASM_ENV[@]+"${WASM_ENV[@]}"}) args=(${WASM_ARGS[@]+"${WASM_ARGS[@]}"})
+  if pick_wasm_threads; then wasm_file candlewick-threads wasm-threads "$THREADS_FLAGS"; else without_threads; fi
+  WASM_CARGO=$cargo WASM_ENV=(${env[@]+"${env[@]}"}) WASM_ARGS=(${args[@]+"${args[@]}"})
+}
+
+# wasm_file NAME FOLDER FLAGS: one of the two files, and the JavaScript that goes with it.
+wasm_file() {
+  local name=$1 folder=$2 flags=$3 built key
+  local stamp=pkg/wasm/.$name
+  built=target/$folder/$WASM_TARGET/$PROFILE/candlewick.wasm
   # `rustc --crate-type`, because cargo leaves LTO out for a library that is also an rlib.
-  wasm_cargo rustc --profile "$PROFILE" --crate-type cdylib
+  wasm_cargo "$folder" "$flags" rustc --profile "$PROFILE" --crate-type cdylib
   key="$PROFILE $(digest "$built" "$BINDGEN")"
   if ! fresh "$stamp" "$key"; then
     mkdir -p pkg/wasm
     rm -f "$stamp"
-    "$BINDGEN" --target web --out-dir pkg/wasm --out-name candlewick "$built"
-    [[ $PROFILE != release ]] || optimize
+    "$BINDGEN" --target web --out-dir pkg/wasm --out-name "$name" "$built"
+    [[ $PROFILE != release ]] || optimize "pkg/wasm/${name}_bg.wasm"
     echo "$key" >"$stamp"
   fi
-  sizes pkg/wasm/candlewick_bg.wasm
+  sizes "pkg/wasm/${name}_bg.wasm"
 }
 
-# optimize: wasm-opt, for what is published. Its absence only costs 4 % of the size.
+# without_threads: what the package imports instead of the file that could not be built. It always starts the other one.
+without_threads() {
+  note "skipped: candlewick-threads.wasm. The package works without it, on one thread"
+  rm -f pkg/wasm/candlewick-threads* pkg/wasm/.candlewick-threads
+  cp pkg/wasm/candlewick.d.ts pkg/wasm/candlewick-threads.d.ts
+  {
+    echo 'const missing = () => { throw new Error("it was left out of this build"); };'
+    echo 'export { missing as default, missing as initSync, missing as help, missing as useHelpers, missing as Engine, missing as Models };'
+  } >pkg/wasm/candlewick-threads.js
+  : >pkg/wasm/candlewick-threads_bg.wasm # Bundlers look for it.
+}
+
+# optimize FILE: wasm-opt, for what is published. Its absence only costs 4 % of the size.
 optimize() {
-  local tool=$TOOLS/binaryen-$BINARYEN/node_modules/.bin/wasm-opt file=pkg/wasm/candlewick_bg.wasm
+  local tool=$TOOLS/binaryen-$BINARYEN/node_modules/.bin/wasm-opt file=$1
+  local -a threads=()
+  [[ $file != *threads* ]] || threads=(--enable-threads --enable-relaxed-simd)
   once setup_node
   [[ -x $tool ]] || npm install --no-audit --no-fund --loglevel=error --prefix "$TOOLS/binaryen-$BINARYEN" "binaryen@$BINARYEN" >&2 ||
     { note "binaryen cannot be installed; going on without wasm-opt" && return; }
   note "wasm-opt -O3 (minutes)"
   # Features by name: what --all-features writes, Chromium refuses.
   "$tool" -O3 --enable-simd --enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext \
-    --enable-mutable-globals --enable-reference-types --enable-multivalue "$file" -o "$file.opt"
+    --enable-mutable-globals --enable-reference-types --enable-multivalue ${threads[@]+"${threads[@]}"} "$file" -o "$file.opt"
   mv "$file.opt" "$file"
 }
 
@@ -313,7 +360,7 @@ npm_package() {
   once wasm
   npm_install pkg
   cp LICENSE-MIT LICENSE-APACHE pkg/
-  key=$(digest pkg/src pkg/package.json pkg/tsconfig.json pkg/package-lock.json pkg/wasm/candlewick.d.ts)
+  key=$(digest pkg/src pkg/package.json pkg/tsconfig.json pkg/package-lock.json pkg/wasm/*.d.ts)
   if ! fresh "$stamp" "$key" || [[ ! -d pkg/dist ]]; then
     rm -rf pkg/dist
     (cd pkg && npm run --silent build)
@@ -399,10 +446,10 @@ clippy_wasm() {
       note "skipped: no clippy for $(/usr/bin/rustc -V) (rust-web-clippy)"
       return
     fi
-    PATH=/usr/bin:$PATH wasm_cargo clippy --profile "$PROFILE" -- -D warnings
+    PATH=/usr/bin:$PATH wasm_cargo wasm "$WASM_FLAGS" clippy --profile "$PROFILE" -- -D warnings
     return
   fi
-  wasm_cargo clippy --profile "$PROFILE" -- -D warnings
+  wasm_cargo wasm "$WASM_FLAGS" clippy --profile "$PROFILE" -- -D warnings
 }
 
 run_tests() {
@@ -441,7 +488,7 @@ usage: ./build.sh TARGET... [--release] [--port N] [-- BENCH OPTIONS]
 
   setup    what the other targets need: toolchains, wasm-bindgen, Chromium
   native   the command line tool, target/fast/candlewick
-  wasm     the engine for browsers, pkg/wasm
+  wasm     the engine for browsers, pkg/wasm: with threads and without
   npm      the npm package, pkg
   demo     build the page and serve it (--port, $PORT)
   test     everything that must be green

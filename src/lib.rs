@@ -25,10 +25,11 @@
 //! ```no_run
 //! use candlewick::engine::{Engine, Event, Options, Prompt, Settings};
 //! use candlewick::store::FileSource;
+//! use std::rc::Rc;
 //!
 //! # async fn example() -> candlewick::Result<()> {
-//! let source = FileSource::open("model.gguf".as_ref())?;
-//! let engine = Engine::load(&source, &Options::default(), &mut |_| Ok(())).await?;
+//! let source = Rc::new(FileSource::open("model.gguf".as_ref())?);
+//! let engine = Engine::load(source, &Options::default(), &mut |_| Ok(())).await?;
 //! let prompt = Prompt::Text("Once upon a time".into());
 //! let mut answer = engine.generate(prompt, Settings::default()).await?;
 //! while let Some(event) = answer.next().await? {

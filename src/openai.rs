@@ -4,7 +4,9 @@
 //! more sampling settings, `prompt_progress` and `timings`.
 
 use crate::chat::Conversation;
-use crate::engine::{Engine, Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
+use crate::engine::{
+    Engine, Event, FinishReason, Generation, Progress, Prompt, Settings, Timings, Truncation, Usage,
+};
 use crate::sampling::Sampling;
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -138,6 +140,9 @@ pub struct Chunk {
     /// While the prompt goes through the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_progress: Option<PromptProgress>,
+    /// While the model comes back from a lost GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<Progress>,
 }
 
 /// Tokens of the prompt.
@@ -275,6 +280,7 @@ impl Answer {
             Some(Event::Prompt { processed, total }) => {
                 Chunk { prompt_progress: Some(PromptProgress { total, processed }), ..self.chunk() }
             }
+            Some(Event::Recovery(progress)) => Chunk { recovery: Some(progress), ..self.chunk() },
             Some(Event::Token { choice, text, .. }) => self.part(choice, text, None),
             Some(Event::Finish { choice, reason, text, .. }) => self.part(choice, text, Some(reason)),
             None if self.usage_given => return Ok(None),
@@ -300,6 +306,7 @@ impl Answer {
             usage: None,
             timings: None,
             prompt_progress: None,
+            recovery: None,
         }
     }
 

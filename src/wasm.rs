@@ -2,6 +2,8 @@
 
 mod models;
 
+use crate::backend::cpu::pool::web as pool;
+use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{Answer as Inner, ChatRequest, CompletionRequest};
 use crate::store::{BlobSource, MemorySource, Source, open_url};
@@ -10,6 +12,7 @@ use js_sys::{Function, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::num::NonZeroUsize;
 use wasm_bindgen::prelude::*;
 use web_sys::{Blob, File};
 
@@ -45,17 +48,59 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
+    threads: Option<usize>,
+    fallback: Option<bool>,
+    profile: bool,
+    gpu: Option<GpuOptions>,
     hub: models::HubOptions,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct GpuOptions {
+    disable: Option<Vec<String>>,
+    software: Option<bool>,
+    faster: Option<bool>,
+    cache: Option<String>,
+}
+
 impl LoadOptions {
-    fn parse(&self) -> Result<Options> {
-        let device = match &self.device {
+    fn parse(self) -> Result<Options> {
+        let device = match self.device {
             Some(name) => name.parse()?,
             None => Device::Auto,
         };
-        Ok(Options { device, context: self.context_length })
+        let GpuOptions { disable, software, faster, cache } = self.gpu.unwrap_or_default();
+        let gpu = gpu::Options {
+            disable: disable.unwrap_or_default(),
+            software: software.unwrap_or_default(),
+            faster,
+            cache,
+            profile: self.profile,
+            ..gpu::Options::default()
+        };
+        let positive =
+            |count| NonZeroUsize::new(count).ok_or_else(|| Error::invalid_argument("threads is 0"));
+        let threads = self.threads.map(positive).transpose()?;
+        Ok(Options { device, context: self.context_length, threads, fallback: self.fallback, gpu })
     }
+}
+
+/// From now on the CPU's helpers are Workers that `starter(help, crashed)` starts, with a promise of whether the Worker
+/// runs. The Worker calls [`help`]; if that traps, it adds one to the i32 at address `crashed`.
+#[wasm_bindgen(js_name = useHelpers)]
+pub fn use_helpers(starter: Function) {
+    pool::set_starter(starter);
+}
+
+/// What a helper's Worker does. Returns when the engine needs it no more.
+///
+/// # Safety
+/// `work` is the first argument of a call of the starter, used once.
+#[wasm_bindgen]
+pub unsafe fn help(work: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { pool::help(work) }
 }
 
 /// A loaded model.
@@ -67,8 +112,9 @@ impl Engine {
     /// Loads a model from a `Blob`, a `Uint8Array`, an absolute address or a name on the Hub. To stop it, end the
     /// Worker.
     pub async fn load(source: JsValue, options: JsValue, on_progress: Function) -> Result<Engine, JsValue> {
-        let load: LoadOptions =
+        let mut load: LoadOptions =
             if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
+        let hub = std::mem::take(&mut load.hub);
         let options = load.parse()?;
         let progress = move |progress: Progress| {
             // A listener that throws does not stop the loading.
@@ -76,16 +122,21 @@ impl Engine {
             Ok(())
         };
         if let Some(spec) = source.as_string().and_then(|text| models::name(&text)) {
-            return Ok(Engine(models::load(&spec?, load.hub, &options, progress).await?));
+            return Ok(Engine(models::load(&spec?, hub, &options, progress).await?));
         }
         let mut progress = progress;
         let source = open(source, &mut progress).await?;
-        Ok(Engine(engine::Engine::load(source.as_ref(), &options, &mut progress).await?))
+        Ok(Engine(engine::Engine::load(source.into(), &options, &mut progress).await?))
     }
 
-    /// What was loaded, and where it runs.
+    /// What was loaded, and where it runs now.
     pub fn info(&self) -> Result<JsValue, JsValue> {
-        Ok(to_js(self.0.info())?)
+        Ok(to_js(self.0.info().as_ref())?)
+    }
+
+    /// What the GPU's kernels have cost since the last call.
+    pub async fn profile(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.0.kernel_times().await?)?)
     }
 
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those
@@ -109,6 +160,13 @@ impl Engine {
     /// The prompt text of a conversation.
     pub fn render(&self, body: JsValue) -> Result<String, JsValue> {
         Ok(self.0.language().render(&request::<ChatRequest>(body)?.conversation)?)
+    }
+
+    /// The scores of what follows each of `tokens`: as many rows of as many numbers as the model has tokens.
+    pub async fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, JsValue> {
+        let mut rows = Vec::new();
+        self.0.logits(tokens, &mut |_, row| rows.extend_from_slice(row)).await?;
+        Ok(rows)
     }
 
     /// Begins to answer a conversation, once it is this request's turn.

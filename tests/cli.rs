@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-fn candlewick(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+pub fn candlewick(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_candlewick"));
     // The GPU has tests of its own, and not every machine has one.
     command.env("CANDLEWICK_GPU_ADAPTER", "none of them");
@@ -282,6 +282,8 @@ fn bench() {
         assert!(0.0 < of("min") && of("min") <= of("median") && of("median") <= of("max"), "{result}");
     }
     assert!(output(&["bench", &stories_path(), "-p", "8", "-n", "2", "-r", "1"]).contains("tokens/s"));
+    let message = failure(&["bench", &stories_path(), "--device", "cpu", "--profile"], 1);
+    assert!(message.contains("--device gpu"), "{message}");
 }
 
 #[test]

@@ -3,16 +3,24 @@
 use crate::edit::Edit;
 use crate::fixtures::{all_logits, contents, decoder, files, path, stories};
 use candlewick::backend::cpu::Cpu;
+use candlewick::backend::{Backend, Linear, Norm, Tokens};
 use candlewick::engine::{Engine, Event, FinishReason, Generation, Options, Prompt, Settings, Truncation};
+use candlewick::model::gguf::TensorType;
 use candlewick::sampling::Sampling;
 use candlewick::store::MemorySource;
 use candlewick::{Code, Error, Result};
 use futures_util::future::{FutureExt, join3};
 use pollster::block_on;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
 
 fn load(bytes: Vec<u8>) -> Result<Engine> {
     let source = MemorySource::new("model.gguf", bytes);
-    block_on(Engine::load(&source, &Options { device: crate::DEVICE, ..Options::default() }, &mut |_| Ok(())))
+    block_on(Engine::load(
+        Rc::new(source),
+        &Options { device: crate::DEVICE, ..Options::default() },
+        &mut |_| Ok(()),
+    ))
 }
 
 fn story_teller() -> Engine {
@@ -49,7 +57,7 @@ fn answer(engine: &Engine, prompt: &[u32], settings: Settings) -> Vec<Event> {
 
 fn tokens(events: &[Event]) -> Vec<u32> {
     let token = |event: &Event| match event {
-        Event::Prompt { .. } => None,
+        Event::Prompt { .. } | Event::Recovery(_) => None,
         Event::Token { token, .. } => Some(*token),
         Event::Finish { token, .. } => *token,
     };
@@ -225,7 +233,7 @@ fn several_choices() {
     let order: Vec<usize> = (events.iter())
         .map(|event| match event {
             Event::Token { choice, .. } | Event::Finish { choice, .. } => *choice,
-            Event::Prompt { .. } => unreachable!(),
+            Event::Prompt { .. } | Event::Recovery(_) => unreachable!(),
         })
         .collect();
     assert!(order.is_sorted());
@@ -252,7 +260,7 @@ fn stop_strings_end_an_answer() {
         // No part of the stop string was ever shown.
         assert!(events.iter().all(|event| match event {
             Event::Token { text, .. } | Event::Finish { text, .. } => whole.contains(text.as_str()),
-            Event::Prompt { .. } => false,
+            Event::Prompt { .. } | Event::Recovery(_) => false,
         }));
     }
     // What only looks like the beginning of one comes in the end.
@@ -333,13 +341,13 @@ fn requests_that_make_no_sense() {
 
 #[test]
 fn loading_may_be_given_up() {
-    let source = MemorySource::new("model.gguf", contents(&stories()));
+    let source = Rc::new(MemorySource::new("model.gguf", contents(&stories())));
     let mut reports = 0;
     let count = &mut |_| {
         reports += 1;
         Ok(())
     };
-    block_on(Engine::load(&source, &Options::default(), count)).unwrap();
+    block_on(Engine::load(source.clone(), &Options::default(), count)).unwrap();
     assert!(reports > 10);
     for last in 0..reports {
         let mut left = last;
@@ -350,7 +358,7 @@ fn loading_may_be_given_up() {
                 Ok(())
             }
         };
-        let error = block_on(Engine::load(&source, &Options::default(), stop)).err().unwrap();
+        let error = block_on(Engine::load(source.clone(), &Options::default(), stop)).err().unwrap();
         assert_eq!(error, Error::aborted("enough"));
     }
 }
@@ -390,31 +398,62 @@ fn steps_of_a_prompt_do_not_matter() {
     }
 }
 
+#[test]
+fn threads_do_not_change_a_bit() {
+    for model in ["llama.gguf", "gemma3.gguf", "phi3-swa.gguf", "quant-q4_0.gguf", "quant-q6_k.gguf"] {
+        let tokens: Vec<u32> = (0..100).map(|index| index * 7 % 256).collect();
+        let rows = |threads, step| {
+            let backend = Cpu::with_threads(NonZeroUsize::new(threads));
+            all_logits(&mut decoder(model, backend, 128), &tokens, step)
+        };
+        let alone = rows(1, 64);
+        for (threads, step) in [(2, 64), (3, 33), (4, 1)] {
+            assert!(rows(threads, step) == alone, "{model}, {threads} threads, steps of {step}");
+        }
+    }
+    // Large enough that a single token is shared out.
+    for kind in [TensorType::Q4_0, TensorType::Q8_0, TensorType::Q4_K, TensorType::Q6_K, TensorType::F16] {
+        let alone = products(Cpu::new(), kind, 515, 1024);
+        for threads in [2, 5] {
+            let shared = products(Cpu::with_threads(NonZeroUsize::new(threads)), kind, 515, 1024);
+            assert!(shared == alone, "{kind:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn too_many_threads() {
+    let source = Rc::new(MemorySource::new("stories", contents(&stories())));
+    let options = Options { threads: NonZeroUsize::new(65), ..Options::default() };
+    let error = block_on(Engine::load(source, &options, &mut |_| Ok(()))).err().unwrap();
+    assert_eq!(error.code, Code::InvalidArgument);
+    assert!(error.message.contains("65 threads"), "{}", error.message);
+}
+
+/// The products of a matrix of arbitrary numbers with one of its own rows.
+fn products(mut backend: Cpu, kind: TensorType, rows: usize, columns: usize) -> Vec<f32> {
+    // Bytes below 0x3C make scales below 1.
+    let len = rows as u64 * columns as u64 / kind.block().0 * kind.block().1;
+    let bytes: Vec<u8> = (0..len).map(|i| (i * 37 % 0x3C) as u8).collect();
+    let weight = backend.matrix(rows, columns, kind).unwrap();
+    backend.write_rows(weight, 0, &bytes).unwrap();
+    let scale = backend.vector(&vec![1.0; columns]).unwrap();
+    let x = backend.buffer(1, columns).unwrap();
+    let out = backend.buffer(1, rows).unwrap();
+    block_on(backend.loaded()).unwrap();
+    backend.embed(Tokens::Known(&[2]), weight, 1.0, x).unwrap();
+    let norm = Norm::rms(scale, 1e-5);
+    backend.project(1, x, &norm, &[(Linear { weight, bias: None }, out)]).unwrap();
+    let mut products = Vec::new();
+    block_on(backend.read(out, rows, &mut products)).unwrap();
+    products
+}
+
 /// Rows may have an odd number of blocks, though kernels like to take them in pairs.
 #[test]
 fn odd_numbers_of_blocks() {
-    use candlewick::backend::{Backend, Linear, Norm, Tokens};
-    use candlewick::model::gguf::TensorType;
     for kind in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q5_0, TensorType::Q5_1, TensorType::Q8_0] {
-        let (rows, columns) = (5, 96);
-        // Bytes below 0x3C make scales below 1.
-        let bytes: Vec<u8> =
-            (0..rows as u64 * columns as u64 / 32 * kind.block().1).map(|i| (i * 37 % 0x3C) as u8).collect();
-        let products = |mut backend: Cpu| {
-            let weight = backend.matrix(rows, columns, kind).unwrap();
-            backend.write_rows(weight, 0, &bytes).unwrap();
-            let scale = backend.vector(&[1.0; 96]).unwrap();
-            let x = backend.buffer(1, columns).unwrap();
-            let out = backend.buffer(1, rows).unwrap();
-            // The token's own row serves as its input.
-            backend.embed(Tokens::Known(&[2]), weight, 1.0, x).unwrap();
-            let norm = Norm::rms(scale, 1e-5);
-            backend.project(1, x, &norm, &[(Linear { weight, bias: None }, out)]).unwrap();
-            let mut products = Vec::new();
-            block_on(backend.read(out, rows, &mut products)).unwrap();
-            products
-        };
-        let (exact, rounded) = (products(Cpu::reference()), products(Cpu::new()));
+        let (exact, rounded) = (products(Cpu::reference(), kind, 5, 96), products(Cpu::new(), kind, 5, 96));
         let largest = exact.iter().fold(0f32, |largest, x| largest.max(x.abs()));
         for (exact, rounded) in exact.iter().zip(&rounded) {
             assert!((exact - rounded).abs() < 0.02 * largest, "{kind:?}: {exact} {rounded}");

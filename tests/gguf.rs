@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Numbers that break arithmetic.
@@ -23,15 +24,15 @@ const EXTREMES: [u64; 10] =
 /// Everything that can be done with a file; whether it answered. Models that `answered` knows are
 /// loaded, but not run again: their vocabulary may differ, and nothing else.
 async fn use_file(bytes: Vec<u8>, answered: &mut BTreeSet<String>) -> Result<bool> {
-    let source = MemorySource::new("hostile.gguf", bytes);
-    let header = Header::read(&source).await?;
+    let source = Rc::new(MemorySource::new("hostile.gguf", bytes));
+    let header = Header::read(source.as_ref()).await?;
     let config = Config::from_header(&header);
     let language = Language::from_header(&header)?;
     let ids = language.tokenizer.encode_with_special("Once upon <|im_start|> ät 世 12", true)?;
     language.tokenizer.decode(&ids);
     let _ = language.render(&Conversation::new(vec![message("system", "S"), message("user", "Hi")]));
 
-    let engine = Engine::load(&source, &Options::default(), &mut |_| Ok(())).await?;
+    let engine = Engine::load(source, &Options::default(), &mut |_| Ok(())).await?;
     let start = header.tensors[0].offset;
     let places = header.tensors.iter().map(|tensor| (tensor.offset.wrapping_sub(start), &tensor.name));
     if !answered.insert(format!("{config:?} {:?}", places.collect::<Vec<_>>())) {

@@ -3,6 +3,7 @@
 mod download;
 mod http;
 mod names;
+mod program;
 mod schedules;
 
 use serde_json::Value;

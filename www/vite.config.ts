@@ -13,6 +13,12 @@ const policy = [
   "form-action 'none'",
 ].join("; ");
 
+/** They make the page cross-origin isolated, which threads in WebAssembly need. Without them it works on one thread. */
+const isolation = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+};
+
 /** In the page for any host, and in `_headers` for hosts that read it (Cloudflare Pages, Netlify), where it also binds the Worker. */
 function contentSecurityPolicy(): Plugin {
   return {
@@ -22,7 +28,13 @@ function contentSecurityPolicy(): Plugin {
       { tag: "meta", attrs: { "http-equiv": "Content-Security-Policy", content: policy }, injectTo: "head-prepend" },
     ],
     generateBundle() {
-      const source = `/*\n  Content-Security-Policy: ${policy}; frame-ancestors 'none'\n  X-Content-Type-Options: nosniff\n  Referrer-Policy: no-referrer\n`;
+      const headers = {
+        "Content-Security-Policy": `${policy}; frame-ancestors 'none'`,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        ...isolation,
+      };
+      const source = ["/*", ...Object.entries(headers).map(([name, value]) => `  ${name}: ${value}`), ""].join("\n");
       this.emitFile({ type: "asset", fileName: "_headers", source });
     },
   };
@@ -32,6 +44,6 @@ export default defineConfig({
   base: "./", // Works from any folder of any host.
   plugins: [contentSecurityPolicy()],
   build: { target: "es2022", assetsInlineLimit: 0, modulePreload: { polyfill: false } },
-  server: { fs: { allow: [".."] } }, // The package is next door.
-  preview: { headers: { "Content-Security-Policy": policy } },
+  server: { fs: { allow: [".."] }, headers: isolation }, // The package is next door.
+  preview: { headers: { "Content-Security-Policy": policy, ...isolation } },
 });

@@ -2,6 +2,7 @@ import { aborted, CandlewickError } from "./errors.js";
 import { WINDOW, type Call, type Control, type Reply } from "./protocol.js";
 import { explainFailedStart, spawn } from "./spawn.js";
 import { Stream } from "./stream.js";
+import type { EngineInfo, LoadProgress } from "./types.js";
 
 interface CallOptions {
   signal?: AbortSignal | undefined;
@@ -11,6 +12,8 @@ interface CallOptions {
 /** What becomes of one call. `done` or `fail` comes last, once. */
 interface Receiver {
   onProgress?: ((progress: never) => void) | undefined;
+  recovery?(progress: LoadProgress): void;
+  info?(info: EngineInfo): void;
   started?(): void;
   chunk?(chunk: unknown): void;
   done(value: never): void;
@@ -21,6 +24,9 @@ interface Receiver {
 export class Connection {
   readonly #worker: Worker;
   readonly #open = new Set<(error: CandlewickError) => void>();
+  /** Hear of a lost GPU, in whichever request it is noticed. */
+  onRecovery: ((progress: LoadProgress) => void) | undefined;
+  onInfo: ((info: EngineInfo) => void) | undefined;
   #closed: CandlewickError | undefined;
 
   constructor(workerURL?: string | URL) {
@@ -77,7 +83,12 @@ export class Connection {
   #send(call: Call, signal: AbortSignal | undefined, receiver: Receiver): Exchange {
     if (signal?.aborted) throw aborted(signal);
     if (this.#closed) throw this.#closed;
-    const exchange = new Exchange(receiver, signal, () => this.#open.delete(exchange.fail));
+    const heard: Receiver = {
+      ...receiver,
+      recovery: (progress) => this.onRecovery?.(progress),
+      info: (info) => this.onInfo?.(info),
+    };
+    const exchange = new Exchange(heard, signal, () => this.#open.delete(exchange.fail));
     this.#open.add(exchange.fail);
     exchange.send(this.#worker, call);
     return exchange;
@@ -131,6 +142,8 @@ class Exchange {
   #receive(reply: Reply): void {
     if ("chunk" in reply) this.#receiver.chunk?.(reply.chunk);
     else if ("progress" in reply) this.#receiver.onProgress?.(reply.progress as never);
+    else if ("recovery" in reply) this.#receiver.recovery?.(reply.recovery);
+    else if ("info" in reply) this.#receiver.info?.(reply.info);
     else if ("started" in reply) this.#receiver.started?.();
     else if ("error" in reply) this.fail(new CandlewickError(reply.error.code, reply.error.message));
     else {

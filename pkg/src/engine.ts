@@ -9,6 +9,8 @@ import type {
   Completion,
   CompletionParams,
   EngineInfo,
+  KernelTime,
+  LoadProgress,
   PromptParams,
   RequestOptions,
   StreamParams,
@@ -23,18 +25,24 @@ export interface Create<Params extends StreamParams, Whole, Chunk> {
 
 /** One loaded model. Requests wait their turn; each can be aborted, waiting or running. */
 export class Engine implements AsyncDisposable {
-  /** What was loaded, where it runs and why. */
-  readonly info: EngineInfo;
+  #info: EngineInfo;
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };
   readonly #connection: Connection;
 
   /** @internal */
-  constructor(connection: Connection, info: EngineInfo) {
-    this.info = info;
+  constructor(connection: Connection, info: EngineInfo, onRecovery?: (progress: LoadProgress) => void) {
+    this.#info = info;
     this.#connection = connection;
+    connection.onRecovery = onRecovery;
+    connection.onInfo = (info) => (this.#info = info);
     this.chat = { completions: { create: this.#creator("chat") } };
     this.completions = { create: this.#creator("complete") };
+  }
+
+  /** What was loaded, where it runs now and why. */
+  get info(): EngineInfo {
+    return this.#info;
   }
 
   /** The ids of a text. `special` reads special tokens written in it and adds those the model starts and ends with. */
@@ -49,6 +57,11 @@ export class Engine implements AsyncDisposable {
   /** The prompt text that a conversation becomes. */
   applyChatTemplate(body: PromptParams, options: RequestOptions = {}): Promise<string> {
     return this.#connection.call({ method: "render", body }, options);
+  }
+
+  /** What the GPU's kernels have cost since the last call, longest first. Empty unless the model was loaded with `profile`. */
+  profile(options: RequestOptions = {}): Promise<KernelTime[]> {
+    return this.#connection.call({ method: "profile" }, options);
   }
 
   /** Frees all memory at once. Requests under way fail with `aborted`. Unloading twice is harmless. */

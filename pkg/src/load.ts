@@ -1,6 +1,7 @@
 import { Connection } from "./connection.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
+import type { WasmURLs } from "./module.js";
 import type { HubParams } from "./protocol.js";
 import type { EngineInfo, HubOptions, LoadOptions } from "./types.js";
 
@@ -12,19 +13,19 @@ export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
 /** Loads a GGUF model into a Worker of its own. */
 export async function load(source: ModelSource, options: LoadOptions = {}): Promise<Engine> {
-  const { device, contextLength, onProgress, signal, workerURL } = options;
+  const { device, contextLength, threads, fallback, gpu, profile, onProgress, signal } = options;
   if (signal?.aborted) throw aborted(signal);
   const call = {
     method: "load" as const,
     source: locate(source),
-    wasmURL: absolute(options.wasmURL),
-    options: { device, contextLength, hub: hubParams(options) },
+    wasm: wasmURLs(options),
+    options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false, hub: hubParams(options) },
   };
-  const connection = new Connection(workerURL);
+  const connection = new Connection(options.workerURL);
   try {
     if (typeof call.source === "string" && options.cache !== false) void persist();
     const info = await connection.call<EngineInfo>(call, { signal, onProgress });
-    return new Engine(connection, info);
+    return new Engine(connection, info, onProgress);
   } catch (error) {
     const failure = error as CandlewickError;
     connection.close(failure, failure);
@@ -39,7 +40,11 @@ export function hubParams({ token, hubURL, transfer, ...options }: HubOptions & 
   return Object.fromEntries(Object.entries(params).filter(([, value]) => value !== undefined));
 }
 
-export function absolute(url: string | URL | undefined): string | undefined {
+export function wasmURLs({ wasmURL, threadsWasmURL }: HubOptions): WasmURLs {
+  return { single: absolute(wasmURL), threaded: absolute(threadsWasmURL) };
+}
+
+function absolute(url: string | URL | undefined): string | undefined {
   return url === undefined ? undefined : new URL(url, document.baseURI).href;
 }
 

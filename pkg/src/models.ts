@@ -1,6 +1,6 @@
 import { Connection } from "./connection.js";
 import { CandlewickError } from "./errors.js";
-import { absolute, hubParams } from "./load.js";
+import { hubParams, wasmURLs } from "./load.js";
 import type { Call } from "./protocol.js";
 import type { CachedModel, HubOptions, LoadProgress, StorageUsage, VerifiedModel } from "./types.js";
 
@@ -22,7 +22,7 @@ export const models = {
   ): Promise<VerifiedModel[]> => ask({ method: "verify", model }, options),
 };
 
-type Question<C> = C extends { hub: unknown } ? Omit<C, "hub" | "wasmURL"> : never;
+type Question<C> = C extends { hub: unknown } ? Omit<C, "hub" | "wasm"> : never;
 
 const closed = new CandlewickError("internal", "The answer has come already.");
 
@@ -33,7 +33,7 @@ async function ask<T>(
 ): Promise<T> {
   const connection = new Connection(options.workerURL);
   try {
-    const call = { ...question, wasmURL: absolute(options.wasmURL), hub: hubParams(options) } as Call;
+    const call = { ...question, wasm: wasmURLs(options), hub: hubParams(options) } as Call;
     return await connection.call<T>(call, { signal: options.signal, onProgress: options.onProgress });
   } finally {
     connection.close(closed, closed);

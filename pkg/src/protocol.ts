@@ -5,22 +5,28 @@
  * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port.
  */
 import type { ErrorCode } from "./errors.js";
-import type { ChatParams, CompletionParams, Device, PromptParams } from "./types.js";
+import type { WasmURLs } from "./module.js";
+import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, LoadProgress, PromptParams } from "./types.js";
 
 export type Call =
-  | { method: "load"; source: Blob | string; wasmURL: string | undefined; options: ModelOptions }
-  | { method: "list" | "usage"; wasmURL: string | undefined; hub: HubParams }
-  | { method: "remove"; model: string; wasmURL: string | undefined; hub: HubParams }
-  | { method: "verify"; model: string | undefined; wasmURL: string | undefined; hub: HubParams }
+  | { method: "load"; source: Blob | string; wasm: WasmURLs; options: ModelOptions }
+  | { method: "list" | "usage"; wasm: WasmURLs; hub: HubParams }
+  | { method: "remove"; model: string; wasm: WasmURLs; hub: HubParams }
+  | { method: "verify"; model: string | undefined; wasm: WasmURLs; hub: HubParams }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
   | { method: "tokenize"; text: string; special: boolean }
-  | { method: "detokenize"; ids: Uint32Array };
+  | { method: "detokenize"; ids: Uint32Array }
+  | { method: "profile" };
 
 export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: number | undefined;
+  threads?: number | undefined;
+  fallback?: boolean | undefined;
+  gpu?: GPUOptions | undefined;
+  profile?: boolean | undefined;
   hub: HubParams;
 }
 
@@ -36,6 +42,8 @@ export interface HubParams {
 
 export type Reply =
   | { progress: unknown } // of a load, or of reading a prompt
+  | { recovery: LoadProgress } // the GPU was lost; the last one has the stage "ready"
+  | { info: EngineInfo } // before that one
   | { started: true } // of a stream: its turn has come
   | { chunk: unknown } // of a stream: costs one credit
   | { done: unknown }

@@ -176,16 +176,64 @@ export interface EngineInfo {
   device: "cpu" | "gpu";
   /** Why this device. */
   deviceReason: string;
+  /** Threads of the CPU, where that is the device. */
+  threads?: number;
+  /** The file that runs, and why not the other one. */
+  wasm: "candlewick.wasm" | "candlewick-threads.wasm";
+  wasmReason: string;
   /** The GPU and how it is used, where that is the device. */
-  gpu?: { adapter: string; backend: string; features: string[]; variants: string[] };
+  gpu?: GPUInfo;
+  /** How often the model came back after its GPU was lost. */
+  recoveries: number;
   /** Bytes. */
   memory: { weights: number; kvCache: number };
 }
 
+export interface GPUInfo {
+  adapter: string;
+  backend: string;
+  features: string[];
+  /** The variants of the kernels that run. */
+  variants: string[];
+  pipelines: number;
+  /** Every kernel is compared with the CPU when a model first meets a GPU. */
+  selfTest?: {
+    /** The result is that of an earlier visit. */
+    cached: boolean;
+    /** Variants that gave wrong numbers here and are not used. */
+    off: { variant: GPUFeature; reason: string }[];
+    /** What compiling and testing took. */
+    milliseconds: number;
+  };
+}
+
+/** What kernels can do without: sums over subgroups, a KV cache of f16, the GPU's own reading of f16, products of integers. */
+export type GPUFeature = "subgroups" | "f16" | "half" | "dp4a";
+
+export interface GPUOptions {
+  /** What to do without. */
+  disable?: GPUFeature[];
+  /** `device: "auto"` takes a renderer in software too; for tests. */
+  software?: boolean;
+  /** What `device: "auto"` shall find when it measures whether the GPU is faster; for tests. */
+  faster?: boolean;
+  /** Name of the Cache that keeps the results of self-tests. Default: `"candlewick-gpu"`. */
+  cache?: string;
+}
+
+/** What one of the GPU's kernels has cost. */
+export interface KernelTime {
+  /** With what sets its variant apart. */
+  kernel: string;
+  calls: number;
+  /** Over all calls. Browsers round each call to 100 µs, unless they were started for developers. */
+  nanoseconds: number;
+}
+
 export interface LoadProgress {
-  stage: "download" | "load" | "ready";
+  stage: "download" | "compile" | "load" | "ready";
   file: string;
-  /** Bytes. */
+  /** Bytes; while compiling, kernels. */
   loaded: number;
   total: number;
   /** 0 to 1. */
@@ -193,6 +241,8 @@ export interface LoadProgress {
   bytesPerSecond: number;
   /** Absent as long as nothing is known. */
   etaSeconds?: number;
+  /** Why this is not the first time: a GPU that failed or was lost. */
+  restarted?: string;
 }
 
 export interface PromptProgress {
@@ -211,6 +261,8 @@ export interface HubOptions {
   workerURL?: string | URL;
   /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
   wasmURL?: string | URL;
+  /** The same for the file with threads. Without it, a page that gives `wasmURL` has no threads. */
+  threadsWasmURL?: string | URL;
   signal?: AbortSignal;
   /** @internal For tests: small pieces, little patience. */
   transfer?: object;
@@ -257,6 +309,17 @@ export interface LoadOptions extends HubOptions {
   device?: Device;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
   contextLength?: number;
+  /** Threads of the CPU, from 1 to 64; more than 1 need a cross-origin isolated page. Default: measured. */
+  threads?: number;
+  /**
+   * Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. Default: with
+   * `device: "auto"`.
+   */
+  fallback?: boolean;
+  gpu?: GPUOptions;
+  /** Measure the GPU's kernels, for `engine.profile()`. Slows everything down. */
+  profile?: boolean;
+  /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
   onProgress?: (progress: LoadProgress) => void;
 }
 

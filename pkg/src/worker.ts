@@ -4,22 +4,29 @@
  * The engine works synchronously inside `next()`, so between two of them the Worker goes back to its event loop, where
  * aborts and new requests come in.
  */
-import init, { Engine, Models, type Answer } from "../wasm/candlewick.js";
+import type { Answer, Engine, Models } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
+import { help, type HelperTask } from "./helpers.js";
+import { start, type WasmURLs } from "./module.js";
 import type { Call, Control, HubParams, Reply } from "./protocol.js";
+import type { EngineInfo, LoadProgress } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
 
 /** What this file looks at in a chunk. */
 interface Chunk {
   choices: unknown[];
   prompt_progress?: unknown;
+  recovery?: LoadProgress;
 }
 
 let engine: Engine;
 
 requestSubgroups();
 
-addEventListener("message", ({ data, ports }: MessageEvent<Call>) => serve(data, new Caller(ports[0]!)));
+addEventListener("message", ({ data, ports }: MessageEvent<Call | HelperTask>) => {
+  if ("work" in data) help(data);
+  else void serve(data, new Caller(ports[0]!));
+});
 // An uncaught error reaches the page, which then fails every open request; an unhandled rejection does not.
 addEventListener("unhandledrejection", (event) => reportError(event.reason));
 
@@ -35,9 +42,7 @@ async function serve(call: Call, caller: Caller): Promise<void> {
 async function perform(call: Call, caller: Caller): Promise<unknown> {
   switch (call.method) {
     case "load":
-      await start(call.wasmURL);
-      engine = await Engine.load(call.source, call.options, (progress: unknown) => caller.reply({ progress }));
-      return engine.info();
+      return load(call, caller);
     case "list":
       return (await stored(call)).list();
     case "usage":
@@ -56,16 +61,21 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
       return Array.from(engine.tokenize(call.text, call.special));
     case "detokenize":
       return engine.detokenize(call.ids);
+    case "profile":
+      return engine.profile();
   }
 }
 
-async function start(wasmURL: string | undefined): Promise<void> {
-  await init({ module_or_path: await compile(wasmURL ?? new URL("../wasm/candlewick_bg.wasm", import.meta.url)) });
+async function load({ source, wasm, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo> {
+  const started = await start(wasm, options.device !== "gpu");
+  engine = await started.wasm.Engine.load(source, options, (progress: unknown) => caller.reply({ progress }));
+  return { ...engine.info(), wasm: started.file, wasmReason: started.reason };
 }
 
-async function stored({ wasmURL, hub }: { wasmURL: string | undefined; hub: HubParams }): Promise<Models> {
-  await start(wasmURL);
-  return Models.open(hub);
+/** What is in the browser's storage, for which one thread is enough. */
+async function stored({ wasm, hub }: { wasm: WasmURLs; hub: HubParams }): Promise<Models> {
+  const started = await start(wasm, false);
+  return started.wasm.Models.open(hub);
 }
 
 /** Runs one request to its end: prefill chunks become progress, the rest the stream or the whole answer. */
@@ -82,7 +92,10 @@ async function generate(
       if (stream) await caller.credit();
       const chunk: Chunk | undefined = await answer.next();
       if (!chunk) break;
-      if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
+      if (chunk.recovery) {
+        if (chunk.recovery.stage === "ready") caller.reply({ info: engine.info() });
+        caller.reply({ recovery: chunk.recovery });
+      } else if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
       else if (stream && (chunk.choices.length > 0 || includeUsage)) caller.chunk(chunk);
       await eventLoop();
       if (caller.gone) throw gone();
@@ -160,24 +173,6 @@ function eventLoop(): Promise<void> {
     waiting.push(resume);
     port2.postMessage(null);
   });
-}
-
-async function compile(url: string | URL): Promise<WebAssembly.Module> {
-  const response = await fetch(url).catch((cause) => {
-    throw new CandlewickError("network", `The engine could not be fetched from ${url}: ${cause}`);
-  });
-  if (!response.ok) throw new CandlewickError("network", `The engine could not be fetched from ${url}: HTTP ${response.status}.`);
-  try {
-    return response.headers.get("content-type")?.startsWith("application/wasm")
-      ? await WebAssembly.compileStreaming(response)
-      : await WebAssembly.compile(await response.arrayBuffer());
-  } catch (cause) {
-    throw new CandlewickError(
-      "internal",
-      `The engine at ${url} could not be compiled (${cause}). Check that this address serves the .wasm file, ` +
-        `and that a Content-Security-Policy has 'wasm-unsafe-eval' in script-src.`,
-    );
-  }
 }
 
 /** A trap or an exhausted stack leaves the engine in an unknown state. */

@@ -8,7 +8,17 @@
 
 pub mod cpu;
 #[cfg(feature = "gpu")]
+mod estimate;
+#[cfg(feature = "gpu")]
 pub mod gpu;
+mod outline;
+#[cfg(feature = "gpu")]
+mod trial;
+
+#[cfg(feature = "gpu")]
+pub(crate) use estimate::seconds_a_token;
+pub(crate) use outline::Outline;
+pub use outline::{LinearShape, Needs, NormShape, Operation, Shape};
 
 use crate::Result;
 use crate::model::gguf::TensorType;
@@ -187,21 +197,9 @@ impl Top {
     pub const SUM_ERROR: f64 = 1e-4;
 }
 
-/// What a model will ask of a device.
-#[derive(Debug, Clone)]
-pub struct Needs {
-    /// (rows, columns, type) of every matrix.
-    pub matrices: Vec<(usize, usize, TensorType)>,
-    /// KV caches.
-    pub layers: usize,
-    /// Tokens in each of them.
-    pub context: usize,
-    /// Their width.
-    pub heads: Heads,
-}
-
 /// A GPU and how it is used, for people.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct GpuInfo {
     /// The adapter's name.
     pub adapter: String,
@@ -211,6 +209,12 @@ pub struct GpuInfo {
     pub features: Vec<&'static str>,
     /// Which variants of the kernels run.
     pub variants: Vec<&'static str>,
+    /// Pipelines that are made.
+    pub pipelines: usize,
+    /// What the self-test found, where there was one.
+    #[cfg(feature = "gpu")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_test: Option<gpu::SelfTest>,
 }
 
 /// What one kernel of a device has cost.
@@ -241,6 +245,11 @@ pub trait Backend {
     /// caller can report progress and stop.
     fn prefill_rows(&self) -> usize;
 
+    /// Whether it wants the weights themselves; an outline only has to know their shapes.
+    fn wants_weights(&self) -> bool {
+        true
+    }
+
     /// Hears what will come. A device that cannot hold it says so now, before anything is loaded.
     fn expect(&mut self, needs: &Needs) -> LocalBoxFuture<'_, Result<()>> {
         _ = needs;
@@ -250,6 +259,19 @@ pub trait Backend {
     /// The GPU, where that is the device.
     fn gpu(&self) -> Option<GpuInfo> {
         None
+    }
+
+    /// Lets go of all memory. Whatever is called afterwards fails with `device_lost`, where the device can be lost.
+    fn release(&mut self) {}
+
+    /// Threads at work, where that is known.
+    fn threads(&self) -> Option<usize> {
+        None
+    }
+
+    /// Hears that a model is loaded, and gets ready to run it.
+    fn loaded(&mut self) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Whether tokens chosen on the device spare it a wait: [`Backend::choose`] enqueues.
@@ -273,6 +295,9 @@ pub trait Backend {
 
     /// A buffer of `rows × width` numbers.
     fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer>;
+
+    /// Puts rows at the start of a buffer: for trials of a device. Models fill buffers by operations.
+    fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<()>;
 
     /// Room for the keys and values, each `heads.kv · heads.size` numbers, of `context` tokens.
     fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache>;

@@ -20,10 +20,14 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Where to run: auto, gpu or cpu
+    /// Where to run: auto (the GPU where it computes rightly and faster than the CPU), gpu or cpu
     #[arg(long, global = true, default_value = "auto", value_parser = ["auto", "gpu", "cpu"])]
     pub device: String,
-    /// Threads of the CPU [default: one a core]
+    /// What the GPU is to do without: subgroups, f16, half, dp4a [also: CANDLEWICK_GPU_DISABLE]
+    #[cfg(feature = "gpu")]
+    #[arg(long, global = true, value_name = "NAMES", value_delimiter = ',')]
+    pub gpu_disable: Vec<String>,
+    /// Threads of the CPU, up to 64 [default: the fastest number, measured]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Tokens of context, prompt and answer together [default: the model's, at most 4096]
@@ -189,6 +193,9 @@ pub struct BenchArguments {
     /// Rounds, after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = NonZeroUsize::new(3).unwrap())]
     pub rounds: NonZeroUsize,
+    /// Measure the GPU's kernels instead, and print what each costs
+    #[arg(long)]
+    pub profile: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,

@@ -1,10 +1,11 @@
 //! `candlewick bench`: tokens per second.
 
 use super::arguments::{BenchArguments, Common};
-use super::{Outcome, load};
-use crate::Result;
-use crate::engine::{Engine, Prompt, Settings, Timings};
+use super::{Outcome, load, load_with, options};
+use crate::backend::KernelTime;
+use crate::engine::{Engine, Options, Prompt, Settings, Timings};
 use crate::sampling::Sampling;
+use crate::{Error, Result};
 use serde::Serialize;
 use std::io::Write;
 
@@ -35,6 +36,9 @@ impl std::fmt::Display for Spread {
 }
 
 pub async fn bench(arguments: &BenchArguments, common: &Common) -> Outcome {
+    if arguments.profile {
+        return profile(arguments, common).await;
+    }
     let engine = load(&arguments.model, common).await?;
     let (prompt, predict) = (arguments.prompt.get(), arguments.predict.get());
     let mut rounds = Vec::new();
@@ -51,12 +55,14 @@ pub async fn bench(arguments: &BenchArguments, common: &Common) -> Outcome {
     if arguments.json {
         let result = serde_json::json!({
             "device": engine.info().device,
+            "threads": engine.info().threads,
             "prompt_per_second": prompt_per_second,
             "predicted_per_second": predicted_per_second,
         });
         writeln!(stdout, "{result}")?;
     } else {
-        writeln!(stdout, "device  {}", engine.info().device)?;
+        let threads = engine.info().threads.map_or_else(String::new, |count| format!(", {count} threads"));
+        writeln!(stdout, "device  {}{threads}", engine.info().device)?;
         writeln!(stdout, "prompt  {prompt_per_second}, {prompt} tokens")?;
         writeln!(stdout, "answer  {predicted_per_second}, {predict} tokens")?;
     }
@@ -76,4 +82,69 @@ async fn measure(engine: &Engine, round: usize, prompt: usize, predict: usize) -
     let mut generation = engine.generate(Prompt::Tokens(tokens), settings).await?;
     while generation.next().await?.is_some() {}
     Ok(generation.timings())
+}
+
+/// What one kernel costs, as it is printed.
+#[derive(Serialize)]
+struct Cost {
+    kernel: String,
+    calls: u64,
+    microseconds_a_call: f64,
+    /// Of the time in all kernels, 0 to 1.
+    share: f64,
+}
+
+#[cfg(feature = "gpu")]
+fn profiling(options: Options) -> Options {
+    Options { gpu: crate::backend::gpu::Options { profile: true, ..options.gpu }, ..options }
+}
+
+#[cfg(not(feature = "gpu"))]
+fn profiling(options: Options) -> Options {
+    options
+}
+
+/// Time in each kernel: of a prompt, and of the tokens of an answer.
+async fn profile(arguments: &BenchArguments, common: &Common) -> Outcome {
+    let engine = load_with(&arguments.model, common, profiling(options(common)?)).await?;
+    let (prompt, predict) = (arguments.prompt.get(), arguments.predict.get());
+    // Makes the pipelines.
+    measure(&engine, 0, prompt, 2).await?;
+    engine.kernel_times().await?;
+    let mut results = serde_json::Map::new();
+    let mut stdout = std::io::stdout().lock();
+    for (title, prompt, predict) in [("prompt", prompt, 1), ("answer", 1, predict)] {
+        measure(&engine, 1, prompt, predict).await?;
+        let times = engine.kernel_times().await?;
+        let total = times.iter().map(|time| time.nanoseconds).sum::<u64>() as f64;
+        let cost = |time: KernelTime| Cost {
+            kernel: time.kernel,
+            calls: time.calls,
+            microseconds_a_call: time.nanoseconds as f64 / time.calls as f64 / 1e3,
+            share: time.nanoseconds as f64 / total,
+        };
+        let costs: Vec<Cost> = times.into_iter().map(cost).collect();
+        if costs.is_empty() {
+            return Err(Error::invalid_argument(format!(
+                "the device ({}) cannot measure its kernels; a GPU with timestamps can (--device gpu)",
+                engine.info().device
+            ))
+            .into());
+        }
+        if !arguments.json {
+            let calls: u64 = costs.iter().map(|cost| cost.calls).sum();
+            let milliseconds = total / 1e6;
+            writeln!(stdout, "{title}: {calls} calls, {milliseconds:.3} ms in kernels")?;
+            writeln!(stdout, "{:>10} {:>8} {:>7}  kernel", "µs a call", "calls", "share")?;
+            for Cost { kernel, calls, microseconds_a_call, share } in &costs {
+                writeln!(stdout, "{microseconds_a_call:>10.2} {calls:>8} {:>6.1}%  {kernel}", 100.0 * share)?;
+            }
+        }
+        results.insert(title.to_owned(), serde_json::to_value(&costs).map_err(Error::internal)?);
+    }
+    if arguments.json {
+        results.insert("device".to_owned(), engine.info().device.into());
+        writeln!(stdout, "{}", serde_json::Value::Object(results))?;
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! `candlewick chat`: a conversation in the terminal.
 
 use super::arguments::{ChatArguments, Common};
-use super::output::{print_error, say};
+use super::output::{LoadBar, print_error, say};
 use super::run::report;
 use super::{Failure, Outcome, load};
 use crate::chat::{self, Conversation};
@@ -38,7 +38,8 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     ctrlc::set_handler(move || stop_on_signal.store(true, Ordering::Relaxed))
         .map_err(|error| Error::internal(format!("cannot handle Ctrl-C: {error}")))?;
     if !common.quiet {
-        say!("{} on the {}. /help says what you can do.", engine.info().name, engine.info().device);
+        let info = engine.info();
+        say!("{} on the {}. /help says what you can do.", info.name, info.device);
     }
 
     let opening: Vec<Value> = arguments.system.iter().map(|system| chat::message("system", system)).collect();
@@ -70,7 +71,7 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
             text => messages.push(chat::message("user", text)),
         }
         stop.store(false, Ordering::Relaxed);
-        match answer(&engine, &messages, settings.clone(), &stop, common.verbose).await {
+        match answer(&engine, &messages, settings.clone(), &stop, common).await {
             Ok(text) => messages.push(chat::message("assistant", &text)),
             Err(Failure::Error(error)) => {
                 // The conversation stays as it was, so that another try is possible.
@@ -112,16 +113,19 @@ async fn answer(
     messages: &[Value],
     settings: Settings,
     stop: &AtomicBool,
-    verbose: bool,
+    common: &Common,
 ) -> std::result::Result<String, Failure> {
     let prompt = Prompt::Chat(Conversation::new(messages.to_vec()));
     let mut generation = engine.generate(prompt, settings).await?;
     let mut stdout = std::io::stdout().lock();
-    let mut whole = String::new();
+    let (mut whole, mut recovery) = (String::new(), None);
     while !stop.load(Ordering::Relaxed) {
         match generation.next().await? {
             None => break,
-            Some(Event::Prompt { .. }) => {}
+            Some(Event::Recovery(progress)) => {
+                recovery.get_or_insert_with(|| LoadBar::new(common.quiet)).show(&progress)?;
+            }
+            Some(Event::Prompt { .. }) => recovery = None,
             Some(Event::Token { text, .. } | Event::Finish { text, .. }) => {
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()?;
@@ -130,7 +134,7 @@ async fn answer(
         }
     }
     writeln!(stdout)?;
-    if verbose {
+    if common.verbose {
         report(&generation);
     }
     Ok(whole)

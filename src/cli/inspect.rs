@@ -3,7 +3,10 @@
 use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, TokenizeArguments};
 use super::{Outcome, load, read_header, read_stdin, read_text};
 use crate::chat::Conversation;
-use crate::engine::{Language, model_name, parameters, quantization};
+use crate::engine::{Device, Estimate, Language, Verdict, estimate, model_name, parameters, quantization};
+use crate::model::Config;
+use crate::model::gguf::Header;
+use crate::store::Source;
 use crate::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -135,6 +138,8 @@ struct Summary {
     chat_template: Option<String>,
     /// Why the file cannot run here, where it cannot.
     unsupported: Option<String>,
+    /// What it needs, on each device that is here.
+    devices: Vec<Estimate>,
 }
 
 pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
@@ -144,9 +149,13 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
     let number = |key: &str| metadata.u32(&format!("{}.{key}", architecture.unwrap_or_default()));
     let runs = match header.tensors.is_empty() {
         true => Err(Error::unsupported_model("it holds a vocabulary without a model")),
-        false => crate::model::Config::from_header(&header).map(|_| ()),
+        false => Config::from_header(&header),
     };
     let language = Language::from_header(&header);
+    let devices = match (&runs, &language) {
+        (Ok(config), Ok(_)) => estimates(source.as_ref(), &header, config, common).await?,
+        _ => Vec::new(),
+    };
     let summary = Summary {
         name: model_name(&header)?.unwrap_or_else(|| source.name().to_owned()),
         architecture: architecture.map(str::to_owned),
@@ -163,6 +172,7 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
             .ok()
             .and_then(|language| language.template.as_ref().map(|template| template.name().to_owned())),
         unsupported: runs.err().or(language.err()).map(|error| error.message),
+        devices,
     };
     let mut stdout = std::io::stdout().lock();
     let value = serde_json::to_value(&summary).map_err(Error::internal)?;
@@ -172,10 +182,62 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
     }
     for (key, value) in value.as_object().into_iter().flatten() {
         match value {
-            serde_json::Value::Null => {}
+            serde_json::Value::Null | serde_json::Value::Array(_) => {}
             serde_json::Value::String(text) => writeln!(stdout, "{key:<22} {text}")?,
             value => writeln!(stdout, "{key:<22} {value}")?,
         }
     }
+    for estimate in &summary.devices {
+        writeln!(stdout, "{:<22} {}", estimate.device, verdict(estimate))?;
+    }
     Ok(())
+}
+
+/// On the devices that were asked for, as far as they are here.
+async fn estimates(
+    source: &dyn Source,
+    header: &Header,
+    config: &Config,
+    common: &Common,
+) -> Result<Vec<Estimate>> {
+    let asked: Device = common.device.parse()?;
+    let mut estimates = Vec::new();
+    if asked != Device::Gpu {
+        estimates.push(estimate(source, header, config, common.ctx, Device::Cpu).await?);
+    }
+    if asked != Device::Cpu {
+        match estimate(source, header, config, common.ctx, Device::Gpu).await {
+            Ok(estimate) => estimates.push(estimate),
+            // That there is no GPU is an answer too, unless it was asked for.
+            Err(error) if asked == Device::Gpu => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(estimates)
+}
+
+/// `fits: needs 1.2 of 8.0 GB (weights 1.0, context of 4096 tokens 0.1), about 30 tokens/s`
+fn verdict(estimate: &Estimate) -> String {
+    let gigabytes = |bytes: u64| format!("{:.2}", bytes as f64 / 1e9);
+    let verdict = match estimate.verdict {
+        Verdict::Fits => "fits: ",
+        Verdict::Tight => "tight: ",
+        Verdict::DoesNotFit => "does not fit: ",
+        Verdict::Unknown => "",
+    };
+    let available = estimate.available.map_or_else(String::new, |free| format!("of {} ", gigabytes(free)));
+    let mut text = format!(
+        "{verdict}needs {} {available}GB (weights {}, context of {} tokens {})",
+        gigabytes(estimate.total),
+        gigabytes(estimate.weights),
+        estimate.context,
+        gigabytes(estimate.kv_cache),
+    );
+    if let Some(speed) = estimate.predicted_per_second {
+        text += &format!(", at most about {speed:.0} tokens/s");
+    }
+    if let Some(reason) = &estimate.reason {
+        text += &format!("; {reason}");
+    }
+    text
 }

@@ -21,17 +21,14 @@ use clap::Parser;
 use output::{LoadBar, print_error, say};
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(threads) = cli.common.threads {
-        // SAFETY: nothing else runs yet. candle's thread pool reads this when it starts.
-        unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
-    }
     // Mesa's Vulkan layer complains on stderr where there is no desktop.
     if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: as above.
+        // SAFETY: nothing else runs yet.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
     match pollster::block_on(dispatch(&cli)) {
@@ -89,18 +86,21 @@ async fn dispatch(cli: &Cli) -> Outcome {
 
 /// Loads a model with a bar on stderr, from a file, the cache or the network.
 async fn load(model: &str, common: &Common) -> Result<Engine> {
-    let device: Device = common.device.parse()?;
-    let options = Options { device, context: common.ctx };
+    load_with(model, common, options(common)?).await
+}
+
+/// The same with other options than the command line's.
+async fn load_with(model: &str, common: &Common, options: Options) -> Result<Engine> {
     let bar = LoadBar::new(common.quiet);
     let mut progress = |progress| bar.show(&progress);
     let engine = match models::named(model)? {
         Spec::Path(path) => {
             let source = open_file(path.as_ref())?;
-            Engine::load(source.as_ref(), &options, &mut progress).await?
+            Engine::load(source.into(), &options, &mut progress).await?
         }
         spec => {
-            let model = models::open(&spec, common, &bar).await?;
-            hub::load(&model, &options, &mut progress).await?
+            let model = Rc::new(models::open(&spec, common, &bar).await?);
+            hub::load(model, &options, &mut progress).await?
         }
     };
     drop(bar);
@@ -108,7 +108,7 @@ async fn load(model: &str, common: &Common) -> Result<Engine> {
         let info = engine.info();
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
         say!(
-            "{}: {} {}, {:.1} M parameters, context {} of {}, on the {} ({}); weights {:.1} MB, KV cache {:.1} MB",
+            "{}: {} {}, {:.1} M parameters, context {} of {}, on the {}{} ({}); weights {:.1} MB, KV cache {:.1} MB",
             info.name,
             info.architecture,
             info.quantization,
@@ -116,12 +116,40 @@ async fn load(model: &str, common: &Common) -> Result<Engine> {
             info.context_length,
             info.trained_context_length,
             info.device,
+            info.threads.map_or_else(String::new, |threads| format!(" with {threads} threads")),
             info.device_reason,
             megabytes(info.memory.weights),
             megabytes(info.memory.kv_cache),
         );
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &info.gpu {
+            say!("{} ({}): {}{}", gpu.adapter, gpu.backend, gpu.variants.join(", "), self_test(gpu));
+        }
     }
     Ok(engine)
+}
+
+/// What the self-test found, in words.
+#[cfg(feature = "gpu")]
+fn self_test(gpu: &crate::backend::GpuInfo) -> String {
+    let Some(test) = &gpu.self_test else { return String::new() };
+    let when = if test.cached { "earlier" } else { "now" };
+    let mut text = format!("; self-test passed ({when}), ready after {:.0} ms", test.milliseconds);
+    for off in &test.off {
+        text += &format!("; without {}, because {}", off.variant.name(), off.reason);
+    }
+    text
+}
+
+fn options(common: &Common) -> Result<Options> {
+    let device: Device = common.device.parse()?;
+    #[cfg_attr(not(feature = "gpu"), allow(unused_mut))]
+    let mut options = Options { device, context: common.ctx, threads: common.threads, ..Options::default() };
+    #[cfg(feature = "gpu")]
+    {
+        options.gpu.disable = common.gpu_disable.clone();
+    }
+    Ok(options)
 }
 
 /// The header alone: for commands that need no weights.

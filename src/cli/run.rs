@@ -1,7 +1,7 @@
 //! `candlewick run`: one prompt, one answer.
 
 use super::arguments::{Common, RunArguments};
-use super::output::say;
+use super::output::{LoadBar, say};
 use super::{Outcome, load, read_stdin, read_text};
 use crate::Error;
 use crate::chat::{self, Conversation};
@@ -29,9 +29,17 @@ pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
 
     let mut stdout = std::io::stdout().lock();
     let (mut whole, mut tokens, mut finish_reason) = (String::new(), Vec::new(), None);
+    let mut recovery = None;
     while let Some(event) = generation.next().await? {
         let piece = match event {
-            Event::Prompt { .. } => continue,
+            Event::Recovery(progress) => {
+                recovery.get_or_insert_with(|| LoadBar::new(common.quiet)).show(&progress)?;
+                continue;
+            }
+            Event::Prompt { .. } => {
+                recovery = None;
+                continue;
+            }
             Event::Token { token, text, .. } => {
                 tokens.push(token);
                 text

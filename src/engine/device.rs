@@ -1,16 +1,19 @@
 //! Which device a model runs on, and why.
 
-use crate::backend::Backend;
+use super::Options;
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{Gpu, Options as GpuOptions};
+#[cfg(feature = "gpu")]
+use crate::backend::seconds_a_token;
+use crate::backend::{Backend, Needs};
 use crate::{Error, Result};
 use std::str::FromStr;
 
 /// Which device to run on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The CPU for now; says whether there is a GPU that could be asked for.
+    /// The GPU, where there is one that computes rightly and faster than the CPU does; else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -32,51 +35,77 @@ impl FromStr for Device {
     }
 }
 
-/// An open device.
-pub(super) struct Opened {
-    pub backend: Box<dyn Backend>,
-    /// Why this one.
-    pub reason: String,
+/// Where a model goes.
+pub(super) enum Choice<T> {
+    Gpu(T),
+    /// And why.
+    Cpu(String),
 }
 
-impl Opened {
-    pub fn cpu(reason: impl Into<String>) -> Self {
-        Opened { backend: Box::new(Cpu::new()), reason: reason.into() }
-    }
-}
-
+/// A GPU that is ready for a model, and why it is taken; unless the options leave the choice and the CPU is
+/// faster. `again`: it was chosen before, and only has to come back.
 #[cfg(feature = "gpu")]
-pub(super) async fn open(device: Device) -> Result<Opened> {
-    let options = GpuOptions::for_engine();
-    match device {
-        Device::Cpu => Ok(Opened::cpu("asked for")),
-        Device::Gpu => {
-            let advice = |error: Error| Error {
-                message: format!("{}. Use the device \"cpu\"", error.message),
-                ..error
-            };
-            let gpu = Gpu::open(options).await.map_err(advice)?;
-            Ok(Opened { backend: Box::new(gpu), reason: "asked for".into() })
-        }
-        // A kernel that a driver miscompiles gives gibberish, and nothing here would notice yet: until
-        // kernels are tested on the user's own device at first use, the GPU has to be asked for.
-        Device::Auto => match Gpu::open(GpuOptions { hardware_only: true, ..options }).await {
-            Ok(gpu) => {
-                let adapter = gpu.gpu().map_or_else(String::new, |gpu| gpu.adapter);
-                Ok(Opened::cpu(format!("the GPU ({adapter}) is used when the device \"gpu\" is asked for")))
+pub(super) async fn open(
+    options: &Options,
+    needs: &Needs,
+    again: bool,
+    compiled: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Choice<(Box<dyn Backend>, String)>> {
+    let auto = options.device == Device::Auto;
+    let gpu_options = options.gpu.clone().with_env();
+    let faster = gpu_options.faster;
+    let gpu_options = GpuOptions { hardware_only: auto && !gpu_options.software, ..gpu_options };
+    let gpu = Gpu::open(gpu_options).await?.prepare(needs, compiled).await?;
+    let adapter = gpu.gpu().map_or_else(String::new, |gpu| gpu.adapter);
+    let (gpu, reason) = match (auto, again) {
+        (false, false) => (gpu, "asked for".to_owned()),
+        (_, true) => (gpu, format!("the GPU ({adapter}) was lost and came back")),
+        (true, false) => {
+            let mut gpu = gpu;
+            let on_gpu = seconds_a_token(&mut gpu, needs).await?;
+            let mut cpu = Cpu::with_threads(options.threads);
+            cpu.loaded().await?;
+            let on_cpu = seconds_a_token(&mut cpu, needs).await?;
+            let [gpu_ms, cpu_ms] = [on_gpu, on_cpu].map(|seconds| seconds * 1e3);
+            let reason =
+                format!("about {gpu_ms:.2} ms a token on the GPU ({adapter}), {cpu_ms:.2} ms on the CPU");
+            if !faster.unwrap_or(on_gpu < on_cpu) {
+                return Ok(Choice::Cpu(reason));
             }
-            Err(error) => Ok(Opened::cpu(error.message)),
-        },
-    }
+            (gpu.emptied()?, reason)
+        }
+    };
+    Ok(Choice::Gpu((Box::new(gpu), reason)))
 }
 
 #[cfg(not(feature = "gpu"))]
-pub(super) async fn open(device: Device) -> Result<Opened> {
-    match device {
-        Device::Auto => Ok(Opened::cpu("this build has no GPU backend")),
-        Device::Cpu => Ok(Opened::cpu("asked for")),
+pub(super) async fn open(
+    options: &Options,
+    _: &Needs,
+    _: bool,
+    _: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Choice<(Box<dyn Backend>, String)>> {
+    match options.device {
         Device::Gpu => {
             Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\" or \"auto\""))
         }
+        Device::Auto | Device::Cpu => Ok(Choice::Cpu("this build has no GPU backend".to_owned())),
+    }
+}
+
+/// The CPU, or any GPU as it is, to be measured and asked for its limits.
+#[cfg(feature = "gpu")]
+pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
+    Ok(match device {
+        Device::Gpu => Box::new(Gpu::open(GpuOptions::default().with_env()).await?),
+        Device::Auto | Device::Cpu => Box::new(Cpu::with_threads(None)),
+    })
+}
+
+#[cfg(not(feature = "gpu"))]
+pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
+    match device {
+        Device::Gpu => Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\"")),
+        Device::Auto | Device::Cpu => Ok(Box::new(Cpu::with_threads(None))),
     }
 }

@@ -1,5 +1,7 @@
 //! One answer: prefill, then decode, token by token, as the caller asks for the next event.
 
+use super::progress::Progress;
+use super::recovery::{Recovery, Step};
 use super::stop::StopMatcher;
 use super::{Language, Session};
 use crate::backend::Top;
@@ -79,14 +81,18 @@ pub enum FinishReason {
 
 /// What [`Generation::next`] gives.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant)]
 pub enum Event {
     /// A part of the prompt has gone through the model.
     Prompt {
         /// Tokens so far.
         processed: usize,
-        /// Tokens in all.
+        /// Tokens in all. Where the model has come back from a lost GPU, those of the answer too.
         total: usize,
     },
+    /// The GPU was lost, and the model is on its way to a new one, until the stage is `Ready`. The answer then goes
+    /// on where it was.
+    Recovery(Progress),
     /// A token was chosen.
     Token {
         /// Which answer, from 0.
@@ -203,15 +209,14 @@ impl Start {
         let reusable = &self.prompt[..self.prompt.len() - 1];
         let cached = session.cached.iter().zip(reusable).take_while(|(a, b)| a == b).count();
         session.cached.truncate(cached);
+        let prompt_len = self.prompt.len();
         let answer = Answer::new(&self.sampler, &self.detokenizer, &self.settings);
-        // Further answers begin with the logits of the first.
-        let ahead = session.decoder.backend().chooses_ahead()
-            && self.settings.sampling.is_plain_greedy()
-            && self.settings.choices == 1;
+        let ahead = is_ahead(&session, &self.settings);
         Generation {
             language,
             session,
-            prompt: self.prompt,
+            history: self.prompt,
+            prompt_len,
             settings: self.settings,
             seed: self.sampler.seed(),
             fresh_sampler: self.sampler,
@@ -224,11 +229,19 @@ impl Start {
             answer,
             ahead,
             arrived: None,
+            recovery: None,
+            losses: 0,
             choice: 0,
             generated: 0,
             clock: Clock::new(),
         }
     }
+}
+
+/// Whether the device chooses the tokens.
+fn is_ahead(session: &Session, settings: &Settings) -> bool {
+    // Further answers begin with the logits of the first.
+    session.decoder.backend().chooses_ahead() && settings.sampling.is_plain_greedy() && settings.choices == 1
 }
 
 pub(super) fn too_long(prompt: usize, context: usize) -> Error {
@@ -253,9 +266,6 @@ struct Answer {
     sampler: Sampler,
     detokenizer: Detokenizer,
     stop: StopMatcher,
-    /// Chosen, but not yet in the KV cache.
-    pending: Option<u32>,
-    tokens: usize,
 }
 
 impl Answer {
@@ -264,8 +274,6 @@ impl Answer {
             sampler: sampler.clone(),
             detokenizer: detokenizer.clone(),
             stop: StopMatcher::new(&settings.stop),
-            pending: None,
-            tokens: 0,
         }
     }
 }
@@ -275,7 +283,9 @@ impl Answer {
 pub struct Generation {
     language: Rc<Language>,
     session: MutexGuardArc<Session>,
-    prompt: Vec<u32>,
+    /// The prompt and the answer so far. What the session has not cached has to go through the model.
+    history: Vec<u32>,
+    prompt_len: usize,
     settings: Settings,
     /// As it is after the prompt; each answer begins with a copy.
     fresh_sampler: Sampler,
@@ -284,7 +294,7 @@ pub struct Generation {
     seed: u64,
     /// Prompt tokens that were in the KV cache already.
     cached: usize,
-    /// Prompt tokens that are there now.
+    /// Prompt tokens that have been there.
     processed: usize,
     /// What follows the prompt, kept while more than one answer is to come.
     prompt_logits: Vec<f32>,
@@ -297,6 +307,9 @@ pub struct Generation {
     ahead: bool,
     /// The first of them.
     arrived: Option<u32>,
+    recovery: Option<Recovery>,
+    /// Of the device.
+    losses: usize,
     choice: usize,
     /// Tokens of all answers.
     generated: usize,
@@ -309,21 +322,58 @@ impl Generation {
         if self.choice == self.settings.choices {
             return Ok(None);
         }
-        let start = Instant::now();
-        let first = self.answer.pending.is_none();
-        let event = match self.processed < self.prompt.len() {
-            true => self.prefill().await?,
-            false => self.decode().await?,
+        loop {
+            if self.recovery.is_some() {
+                return self.come_back().await.map(|progress| Some(Event::Recovery(progress)));
+            }
+            let (start, first) = (Instant::now(), self.history.len() == self.prompt_len);
+            let step = match self.must_prefill() {
+                true => self.prefill().await,
+                false => self.decode().await,
+            };
+            match step {
+                Ok(event) => {
+                    self.clock.count(&event, start, first);
+                    return Ok(Some(event));
+                }
+                Err(error) => {
+                    self.recovery = Some(self.session.recover(error, self.losses + 1)?);
+                    self.arrived = None;
+                }
+            }
+        }
+    }
+
+    /// A step of the recovery.
+    async fn come_back(&mut self) -> Result<Progress> {
+        let Some(recovery) = &mut self.recovery else {
+            return Err(Error::internal("nothing to come back from"));
         };
-        self.clock.count(&event, start, first);
-        Ok(Some(event))
+        let step = recovery.step().await;
+        if let Ok(Step::Progress(progress)) = step {
+            return Ok(progress);
+        }
+        let (losses, ready) = (recovery.losses, recovery.ready());
+        self.recovery = None;
+        if let Step::Done(loaded) = step? {
+            self.losses = losses;
+            self.session.replace(*loaded);
+            self.ahead = is_ahead(&self.session, &self.settings);
+        }
+        Ok(ready)
+    }
+
+    /// Whether more than the last token has to go through the model: the prompt, and after a loss the answer.
+    fn must_prefill(&self) -> bool {
+        let cached = self.session.cached.len();
+        cached < self.prompt_len || self.history.len() - cached > 1
     }
 
     async fn prefill(&mut self) -> Result<Event> {
-        let (position, total) = (self.processed, self.prompt.len());
+        let (position, total) = (self.session.cached.len(), self.history.len());
         let end = total.min(position + self.session.decoder.step_len());
-        self.session.forward(&self.prompt[position..end], position)?;
-        self.processed = end;
+        self.session.forward(&self.history[position..end], position)?;
+        self.processed = self.processed.max(end.min(self.prompt_len));
         let last_row = end - position - 1;
         match end == total {
             // Steps must not pile up on the device: between them the caller may stop.
@@ -334,7 +384,9 @@ impl Generation {
             }
             true if self.settings.choices > 1 => {
                 self.session.decoder.logits(last_row, &mut self.logits).await?;
-                self.prompt_logits.clone_from(&self.logits);
+                if total == self.prompt_len {
+                    self.prompt_logits.clone_from(&self.logits);
+                }
             }
             true => self.read_scores(last_row).await?,
         }
@@ -343,22 +395,20 @@ impl Generation {
 
     /// The token that the device has chosen. It goes on to the one after that, if there may be one.
     async fn choice_ahead(&mut self) -> Result<u32> {
-        if let Some(token) = self.answer.pending.take() {
-            // The step ahead has put it into the KV cache.
-            self.session.cached.push(token);
-        }
-        if !self.ends_with(self.answer.tokens + 1) {
-            let position = self.prompt.len() + self.answer.tokens;
-            self.session.step_ahead(position, self.language.tokenizer.len())?;
+        // The step ahead has put the last one into the KV cache.
+        let cached = self.session.cached.len();
+        self.session.cached.extend(&self.history[cached..]);
+        if !self.ends_with(self.history.len() + 1) {
+            self.session.step_ahead(self.history.len(), self.language.tokenizer.len())?;
         }
         self.session.chosen().await
     }
 
     /// The token that the sampler draws, after the last one has gone through the model.
     async fn sample(&mut self) -> Result<u32> {
-        if let Some(token) = self.answer.pending.take() {
-            let position = self.prompt.len() + self.answer.tokens - 1;
-            self.session.forward(&[token], position)?;
+        let cached = self.session.cached.len();
+        if cached < self.history.len() {
+            self.session.forward(&self.history[cached..], cached)?;
             self.read_scores(0).await?;
         }
         if self.logits.is_empty() {
@@ -383,9 +433,9 @@ impl Generation {
         }
     }
 
-    /// Whether an answer of `tokens` tokens can have no more.
+    /// Whether an answer can have no more when it and the prompt have `tokens` tokens.
     fn ends_with(&self, tokens: usize) -> bool {
-        tokens == self.settings.max_tokens || self.prompt.len() + tokens >= self.session.decoder.context()
+        tokens == self.prompt_len + self.settings.max_tokens || tokens >= self.session.decoder.context()
     }
 
     async fn decode(&mut self) -> Result<Event> {
@@ -398,7 +448,7 @@ impl Generation {
             return Ok(self.finish(FinishReason::Stop, None, String::new()));
         }
         self.answer.sampler.accept(token);
-        self.answer.tokens += 1;
+        self.history.push(token);
         self.generated += 1;
         let piece = self.answer.detokenizer.push(&self.language.tokenizer, token);
         let (text, stopped) = self.answer.stop.push(&piece);
@@ -406,10 +456,9 @@ impl Generation {
         if stopped.is_some() {
             return Ok(self.finish(FinishReason::Stop, Some(token), text));
         }
-        if self.ends_with(self.answer.tokens) {
+        if self.ends_with(self.history.len()) {
             return Ok(self.finish(FinishReason::Length, Some(token), text));
         }
-        self.answer.pending = Some(token);
         Ok(Event::Token { choice: self.choice, token, text })
     }
 
@@ -422,6 +471,8 @@ impl Generation {
         let choice = self.choice;
         self.choice += 1;
         if self.choice < self.settings.choices {
+            self.history.truncate(self.prompt_len);
+            self.session.cached.truncate(self.prompt_len);
             self.logits.clone_from(&self.prompt_logits);
             self.fresh_sampler.reseed(self.seed.wrapping_add(self.choice as u64));
             self.answer = Answer::new(&self.fresh_sampler, &self.fresh_detokenizer, &self.settings);
@@ -436,15 +487,15 @@ impl Generation {
 
     /// The prompt as the model gets it.
     pub fn prompt(&self) -> &[u32] {
-        &self.prompt
+        &self.history[..self.prompt_len]
     }
 
     /// Tokens so far.
     pub fn usage(&self) -> Usage {
         Usage {
-            prompt_tokens: self.prompt.len(),
+            prompt_tokens: self.prompt_len,
             completion_tokens: self.generated,
-            total_tokens: self.prompt.len() + self.generated,
+            total_tokens: self.prompt_len + self.generated,
             prompt_tokens_details: PromptTokensDetails { cached_tokens: self.cached },
         }
     }
@@ -476,11 +527,13 @@ impl Clock {
         }
     }
 
-    /// `first`: this step gave the first token of an answer, which the prompt has paid for.
+    /// `first`: the answer has no token yet. Its first one the prompt has paid for.
     fn count(&mut self, event: &Event, step_start: Instant, first: bool) {
         let seconds = step_start.elapsed().as_secs_f64();
         match event {
-            Event::Prompt { .. } => self.prompt_seconds += seconds,
+            // After a loss, what has an answer's tokens in it is no prompt any more.
+            Event::Prompt { .. } if first => self.prompt_seconds += seconds,
+            Event::Prompt { .. } | Event::Recovery(_) => {}
             Event::Token { .. } | Event::Finish { .. } => {
                 if !first {
                     self.decode_seconds += seconds;

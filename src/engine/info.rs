@@ -44,9 +44,14 @@ pub struct Info {
     pub device: &'static str,
     /// Why that one.
     pub device_reason: String,
+    /// Threads of the CPU, where that is the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
     /// The GPU, where that is the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuInfo>,
+    /// How often the model came back after its GPU was lost.
+    pub recoveries: usize,
     /// Bytes on the device.
     pub memory: Memory,
 }
@@ -59,6 +64,16 @@ pub struct Memory {
     pub weights: u64,
     /// Keys and values for the whole context.
     pub kv_cache: u64,
+}
+
+impl Memory {
+    pub(super) fn of(header: &Header, config: &Config, context: usize) -> Memory {
+        Memory {
+            weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
+            kv_cache: (config.kv_width().saturating_mul(context as u64))
+                .saturating_mul(size_of::<f32>() as u64),
+        }
+    }
 }
 
 impl Info {
@@ -87,13 +102,23 @@ impl Info {
             chat_template: language.template.as_ref().map(|template| template.name().to_owned()),
             device: backend.device(),
             device_reason,
+            threads: backend.threads(),
             gpu: backend.gpu(),
-            memory: Memory {
-                weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
-                kv_cache: (config.kv_width().saturating_mul(context as u64))
-                    .saturating_mul(size_of::<f32>() as u64),
-            },
+            recoveries: 0,
+            memory: Memory::of(header, config, context),
         })
+    }
+
+    /// The same model on the device to which it came back.
+    pub(super) fn after_recovery(&self, backend: &dyn Backend, device_reason: String) -> Info {
+        Info {
+            device: backend.device(),
+            device_reason,
+            gpu: backend.gpu(),
+            threads: backend.threads(),
+            recoveries: self.recoveries + 1,
+            ..self.clone()
+        }
     }
 }
 

@@ -1,28 +1,35 @@
 //! From a model file and a request to text: load, prefill, decode, sample, stop.
 
 mod device;
+mod estimate;
 mod generation;
 mod info;
+mod model;
 mod progress;
+mod recovery;
 mod session;
 mod stop;
 
 pub use device::Device;
+pub use estimate::{Estimate, Verdict, estimate};
 pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Timings, Truncation, Usage};
 pub use info::{Info, Memory};
 #[cfg(feature = "cli")]
 pub(crate) use info::{model_name, parameters, quantization};
 pub use progress::{Meter, Progress, Stage};
 
+use crate::backend::KernelTime;
+use crate::backend::cpu::MOST_THREADS;
 use crate::chat::{ChatTemplate, Conversation, LocalTime};
 use crate::model::gguf::Header;
-use crate::model::{Config, Decoder};
-use crate::store::{ReadAhead, Source};
+use crate::store::Source;
 use crate::text::Tokenizer;
-use crate::{Code, Error, Result};
+use crate::{Error, Result};
 use async_lock::Mutex;
-use device::Opened;
+use model::{Description, Loaded, Model, Target};
 use session::Session;
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use web_time::{SystemTime, UNIX_EPOCH};
@@ -38,6 +45,21 @@ pub struct Options {
     /// Tokens that prompt and answer may take together; at most what the model was trained for.
     /// By default that, or 4096 where it is more.
     pub context: Option<usize>,
+    /// Threads of the CPU, from 1 to 64. By default as many of the machine's, up to 16, as a short measurement
+    /// finds to be the fastest; one in a page that is not cross-origin isolated.
+    pub threads: Option<NonZeroUsize>,
+    /// Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. By default
+    /// it does where the device is [`Device::Auto`].
+    pub fallback: Option<bool>,
+    /// How to use the GPU.
+    #[cfg(feature = "gpu")]
+    pub gpu: crate::backend::gpu::Options,
+}
+
+impl Options {
+    fn falls_back(&self) -> bool {
+        self.fallback.unwrap_or(self.device == Device::Auto)
+    }
 }
 
 /// The text side of a model: all that works on a vocabulary-only file.
@@ -94,32 +116,27 @@ impl Language {
 #[derive(Clone)]
 pub struct Engine {
     language: Rc<Language>,
-    info: Rc<Info>,
+    info: Rc<RefCell<Rc<Info>>>,
     /// One request runs at a time; the others wait here in the order they came.
     session: Arc<Mutex<Session>>,
 }
 
 impl Engine {
-    /// Loads the model in `source`. `progress` hears how far it is, and stops the loading by
-    /// giving an error, which then comes back from here.
+    /// Loads the model in `source`, which is read again should a GPU be lost. `progress` hears how far it is,
+    /// and stops the loading by giving an error, which then comes back from here.
     pub async fn load(
-        source: &dyn Source,
+        source: Rc<dyn Source>,
         options: &Options,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Engine> {
-        let source = &ReadAhead::new(source);
-        let meter = Meter::new(source.name(), source.len());
-        progress(meter.at(Stage::Load, 0))?;
-        let header = Header::read(source).await?;
-        if header.tensors.is_empty() && !header.metadata.contains("split.count") {
-            return Err(Error::unsupported_model(format!(
-                "{} holds a vocabulary without a model; it can tokenize, but not generate",
-                source.name()
-            )));
-        }
+        check_threads(options.threads)?;
+        progress(Meter::new(source.name(), source.len()).at(Stage::Load, 0))?;
+        let model = Rc::new(Model { source, options: options.clone() });
+        let source = model.source.as_ref();
+        let description = model.describe().await?;
+        let Description { header, config, context } = &description;
         let in_file = |error: Error| error.context(source.name());
-        let config = Config::from_header(&header).map_err(in_file)?;
-        let language = Language::from_header(&header).map_err(in_file)?;
+        let language = Language::from_header(header).map_err(in_file)?;
         if language.tokenizer.len() > config.vocabulary {
             return Err(in_file(Error::corrupt_model(format!(
                 "the vocabulary has {} tokens, the model only {}",
@@ -127,37 +144,24 @@ impl Engine {
                 config.vocabulary
             ))));
         }
-        let context = context_size(options.context, config.trained_context)?;
-        let weights: u64 = header.tensors.iter().map(|tensor| tensor.size).sum();
-        let meter = Meter::new(source.name(), weights);
-        let opened = device::open(options.device).await?;
-        let mut loaded = |bytes| progress(meter.at(Stage::Load, bytes));
-        let first = load_on(source, &header, &config, context, opened, &mut loaded).await;
-        let (decoder, reason) = match first {
-            // What the GPU cannot do the CPU may.
-            Err((error, true)) if options.device == Device::Auto && of_the_device(&error) => {
-                let cpu = Opened::cpu(error.message);
-                load_on(source, &header, &config, context, cpu, &mut loaded)
-                    .await
-                    .map_err(|(error, _)| error)?
-            }
-            first => first.map_err(|(error, _)| error)?,
-        };
-        let info = Info::new(source, &header, &config, &language, context, decoder.backend(), reason)?;
-        progress(meter.at(Stage::Ready, weights))?;
-        let session = Session::new(decoder);
+        let Loaded { decoder, reason } = model.load(&description, Target::Wanted, None, progress).await?;
+        let info = Info::new(source, header, config, &language, *context, decoder.backend(), reason)?;
+        let weights = info.memory.weights;
+        progress(Meter::new(source.name(), weights).at(Stage::Ready, weights))?;
+        let info = Rc::new(RefCell::new(Rc::new(info)));
+        let session = Session::new(decoder, model, info.clone());
         Ok(Engine {
             language: Rc::new(language),
-            info: Rc::new(info),
+            info,
             // The lock is shared between tasks of one thread, never between threads.
             #[allow(clippy::arc_with_non_send_sync)]
             session: Arc::new(Mutex::new(session)),
         })
     }
 
-    /// What was loaded, and where it runs.
-    pub fn info(&self) -> &Info {
-        &self.info
+    /// What was loaded, and where it runs now.
+    pub fn info(&self) -> Rc<Info> {
+        self.info.borrow().clone()
     }
 
     /// Tokenizer and chat template.
@@ -165,10 +169,18 @@ impl Engine {
         &self.language
     }
 
+    /// What the device's kernels have cost since the last call, longest first, where the options asked to
+    /// measure; only GPUs can.
+    pub async fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        let mut session = self.session.lock_arc().await;
+        session.settle().await?;
+        session.decoder.kernel_times().await
+    }
+
     /// Starts to answer, once the requests before this one have ended. Dropping the future or
     /// the generation gives the turn to the next.
     pub async fn generate(&self, prompt: Prompt, settings: Settings) -> Result<Generation> {
-        let start = generation::Start::new(&self.language, self.info.context_length, prompt, settings)?;
+        let start = generation::Start::new(&self.language, self.info().context_length, prompt, settings)?;
         let mut session = self.session.lock_arc().await;
         session.settle().await?;
         Ok(start.with(self.language.clone(), session))
@@ -176,7 +188,7 @@ impl Engine {
 
     /// The scores of what follows each of `tokens`, in order: `on_row(position, logits)`.
     pub async fn logits(&self, tokens: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
-        let context = self.info.context_length;
+        let context = self.info().context_length;
         if tokens.len() > context {
             return Err(Error::context_length_exceeded(format!(
                 "{} tokens, and the context holds {context}. Load the model with a larger context (--ctx)",
@@ -185,38 +197,26 @@ impl Engine {
         }
         let mut session = self.session.lock_arc().await;
         session.settle().await?;
-        let mut logits = Vec::new();
-        let step = session.decoder.step_len();
-        for (index, chunk) in tokens.chunks(step).enumerate() {
-            session.forward(chunk, index * step)?;
-            for row in 0..chunk.len() {
-                session.decoder.logits(row, &mut logits).await?;
-                on_row(index * step + row, &logits);
-            }
+        let (mut next, mut losses) = (0, 0);
+        loop {
+            let first = next;
+            let mut on_new_row = |position: usize, logits: &[f32]| {
+                next = position + 1;
+                on_row(position, logits);
+            };
+            let Err(error) = session.logits(tokens, first, &mut on_new_row).await else { return Ok(()) };
+            losses = session.recover_at_once(error, losses + 1).await?;
         }
-        Ok(())
     }
 }
 
-/// Brings the weights to a device. An error comes with whether that device was a GPU.
-async fn load_on(
-    source: &dyn Source,
-    header: &Header,
-    config: &Config,
-    context: usize,
-    Opened { backend, reason }: Opened,
-    loaded: &mut dyn FnMut(u64) -> Result<()>,
-) -> std::result::Result<(Decoder, String), (Error, bool)> {
-    let on_gpu = backend.gpu().is_some();
-    match Decoder::load(source, header, config.clone(), backend, context, loaded).await {
-        Ok(decoder) => Ok((decoder, reason)),
-        Err(error) => Err((error, on_gpu)),
+fn check_threads(threads: Option<NonZeroUsize>) -> Result<()> {
+    match threads {
+        Some(threads) if threads.get() > MOST_THREADS => {
+            Err(Error::invalid_argument(format!("{threads} threads; it must be from 1 to {MOST_THREADS}")))
+        }
+        _ => Ok(()),
     }
-}
-
-/// Whether it is the device that failed, and not the file, its source or the caller.
-fn of_the_device(error: &Error) -> bool {
-    matches!(error.code, Code::ResourceExhausted | Code::DeviceLost | Code::UnsupportedModel | Code::Internal)
 }
 
 fn context_size(asked: Option<usize>, trained: usize) -> Result<usize> {

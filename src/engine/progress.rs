@@ -1,5 +1,6 @@
 //! How far a load is.
 
+use crate::Result;
 use serde::Serialize;
 use web_time::Instant;
 
@@ -9,6 +10,8 @@ use web_time::Instant;
 pub enum Stage {
     /// A file comes over the network.
     Download,
+    /// The GPU's kernels are compiled and tested: `loaded` and `total` count them.
+    Compile,
     /// Weights go to the device.
     Load,
     /// Done.
@@ -16,7 +19,7 @@ pub enum Stage {
 }
 
 /// A report to the one who waits.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
     /// What is going on.
@@ -34,6 +37,9 @@ pub struct Progress {
     /// Seconds left at that speed; absent until it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<f64>,
+    /// Why this is not the first time: a GPU that failed or was lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarted: Option<String>,
 }
 
 /// Turns byte counts into reports.
@@ -71,6 +77,51 @@ impl Meter {
             bytes_per_second,
             eta_seconds: (bytes_per_second > 0.0 && self.total > 0)
                 .then(|| (self.total - loaded) as f64 / bytes_per_second),
+            restarted: None,
         }
+    }
+}
+
+/// Reports of one load, which may begin anew on another device.
+pub(super) struct Reporter<'a> {
+    meter: Meter,
+    restarted: Option<String>,
+    progress: &'a mut dyn FnMut(Progress) -> Result<()>,
+}
+
+impl<'a> Reporter<'a> {
+    /// For `weights` bytes of `file`.
+    pub fn new(
+        file: &str,
+        weights: u64,
+        restarted: Option<String>,
+        progress: &'a mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Self {
+        Reporter { meter: Meter::new(file, weights), restarted, progress }
+    }
+
+    pub fn restarted(&self) -> Option<String> {
+        self.restarted.clone()
+    }
+
+    /// What follows begins from nothing.
+    pub fn restart(&mut self, why: &str) {
+        self.meter = Meter::new(&self.meter.file, self.meter.total);
+        self.restarted = Some(why.to_owned());
+    }
+
+    pub fn at(&mut self, stage: Stage, loaded: u64) -> Result<()> {
+        let report = self.meter.at(stage, loaded);
+        (self.progress)(Progress { restarted: self.restarted.clone(), ..report })
+    }
+
+    /// `made` of `total` kernels are compiled.
+    pub fn compiled(&mut self, made: usize, total: usize) -> Result<()> {
+        let report = Meter::new(&self.meter.file, total as u64).at(Stage::Compile, made as u64);
+        let report = Progress { bytes_per_second: 0.0, eta_seconds: None, ..report };
+        let result = (self.progress)(Progress { restarted: self.restarted.clone(), ..report });
+        // Uploading has its own clock.
+        self.meter = Meter::new(&self.meter.file, self.meter.total);
+        result
     }
 }

@@ -1,7 +1,12 @@
 //! The decoder and what its KV cache holds, from one request to the next.
 
-use crate::Result;
+use super::Info;
+use super::model::{Loaded, Model};
+use super::recovery::{Recovery, Step};
 use crate::model::Decoder;
+use crate::{Code, Error, Result};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// One request has it at a time.
 pub(super) struct Session {
@@ -10,11 +15,44 @@ pub(super) struct Session {
     pub cached: Vec<u32>,
     /// Choices that the device has made, or will make, and nobody has read.
     unread: usize,
+    model: Rc<Model>,
+    info: Rc<RefCell<Rc<Info>>>,
 }
 
 impl Session {
-    pub fn new(decoder: Decoder) -> Self {
-        Session { decoder, cached: Vec::new(), unread: 0 }
+    pub fn new(decoder: Decoder, model: Rc<Model>, info: Rc<RefCell<Rc<Info>>>) -> Self {
+        Session { decoder, cached: Vec::new(), unread: 0, model, info }
+    }
+
+    /// Begins to bring the model back where `error` says that its GPU was lost, for the `losses`th time in this
+    /// request; any other error comes back. The KV cache is empty from now on.
+    pub fn recover(&mut self, error: Error, losses: usize) -> Result<Recovery> {
+        if error.code != Code::DeviceLost {
+            return Err(error);
+        }
+        // What is left of the old device would take memory from the new one.
+        self.decoder.release();
+        self.cached.clear();
+        self.unread = 0;
+        Recovery::begin(self.model.clone(), &error, losses)
+    }
+
+    /// The model that has come back.
+    pub fn replace(&mut self, Loaded { decoder, reason }: Loaded) {
+        let mut info = self.info.borrow_mut();
+        *info = Rc::new(info.after_recovery(decoder.backend(), reason));
+        self.decoder = decoder;
+    }
+
+    /// [`Session::recover`] to its end. Gives the number of losses.
+    pub async fn recover_at_once(&mut self, error: Error, losses: usize) -> Result<usize> {
+        let mut recovery = self.recover(error, losses)?;
+        loop {
+            if let Step::Done(loaded) = recovery.step().await? {
+                self.replace(*loaded);
+                return Ok(recovery.losses);
+            }
+        }
     }
 
     /// Puts tokens through the model; what the KV cache had from there is gone.
@@ -22,6 +60,24 @@ impl Session {
         self.cached.truncate(position);
         self.decoder.forward(tokens, position)?;
         self.cached.extend(tokens);
+        Ok(())
+    }
+
+    /// The scores of what follows each of `tokens` from `first` on: `on_row(position, logits)`.
+    pub async fn logits(
+        &mut self,
+        tokens: &[u32],
+        first: usize,
+        on_row: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let (step, mut logits) = (self.decoder.step_len(), Vec::new());
+        for (index, chunk) in tokens.chunks(step).enumerate() {
+            self.forward(chunk, index * step)?;
+            for row in first.saturating_sub(index * step)..chunk.len() {
+                self.decoder.logits(row, &mut logits).await?;
+                on_row(index * step + row, &logits);
+            }
+        }
         Ok(())
     }
 

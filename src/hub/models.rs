@@ -304,11 +304,11 @@ impl Models {
 /// Loads an engine while the model comes, and makes sure of the model. Where bytes were wrong on their way, it is
 /// loaded again with the right ones.
 pub async fn load(
-    model: &Model,
+    model: Rc<Model>,
     options: &Options,
     progress: &mut dyn FnMut(crate::engine::Progress) -> Result<()>,
 ) -> Result<Engine> {
-    let engine = Engine::load(model, options, progress).await;
+    let engine = Engine::load(model.clone(), options, progress).await;
     if engine.as_ref().is_err_and(|error| error.code != Code::CorruptModel) {
         return engine;
     }

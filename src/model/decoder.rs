@@ -4,7 +4,8 @@ use super::config::Config;
 use super::gguf::Header;
 use super::loader::{Loader, Progress};
 use crate::backend::{
-    Attention, Backend, Buffer, KernelTime, KvCache, Linear, Matrix, Needs, Norm, Rope, Tokens, Top, Wanted,
+    Attention, Backend, Buffer, KernelTime, KvCache, Linear, Matrix, Needs, Norm, Outline, Rope, Tokens, Top,
+    Wanted,
 };
 use crate::store::Source;
 use crate::{Error, Result};
@@ -189,6 +190,11 @@ impl Decoder {
         self.backend.as_ref()
     }
 
+    /// Lets go of the device's memory; what is called afterwards fails.
+    pub fn release(&mut self) {
+        self.backend.release();
+    }
+
     /// Brings the weights of `source` to `backend`. `context` is the number of tokens that the
     /// KV cache shall hold.
     pub async fn load(
@@ -199,8 +205,35 @@ impl Decoder {
         context: usize,
         progress: &mut Progress<'_>,
     ) -> Result<Decoder> {
+        backend.expect(&Decoder::needs(source, header, &config, context).await?).await?;
+        Decoder::build(source, header, config, backend, context, progress).await
+    }
+
+    /// What the model will ask of a device. Only the header of `source` is used.
+    pub async fn needs(
+        source: &dyn Source,
+        header: &Header,
+        config: &Config,
+        context: usize,
+    ) -> Result<Needs> {
+        let (outline, needs) = Outline::new();
+        let outline = Box::new(outline);
+        let mut decoder =
+            Decoder::build(source, header, config.clone(), outline, context, &mut |_| Ok(())).await?;
+        decoder.forward(&[0], 0)?;
+        decoder.choose(0, usize::MAX)?;
+        Ok(needs.take())
+    }
+
+    async fn build(
+        source: &dyn Source,
+        header: &Header,
+        config: Config,
+        mut backend: Box<dyn Backend>,
+        context: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<Decoder> {
         let (d, v) = (config.embedding, config.vocabulary);
-        backend.expect(&needs(header, &config, context)).await?;
         let mut loader = Loader::new(source, header, backend.as_mut(), progress);
         let rope_factors = match config.rope_factors_tensor(context) {
             Some(name) => Some(loader.values(name, config.rope_pairs()).await?),
@@ -223,17 +256,9 @@ impl Decoder {
         };
         // After the weights: until those have been found, the sizes are but what a file claims.
         let buffers = Buffers::allocate(backend.as_mut(), &config)?;
+        backend.loaded().await?;
         Ok(Decoder { config, backend, context, embedding, positions, layers, output_norm, output, buffers })
     }
-}
-
-/// What the model will ask of a device.
-fn needs(header: &Header, config: &Config, context: usize) -> Needs {
-    let matrices = header.tensors.iter().filter_map(|tensor| match tensor.dimensions[..] {
-        [columns, rows] => Some((rows as usize, columns as usize, tensor.kind)),
-        _ => None,
-    });
-    Needs { matrices: matrices.collect(), layers: config.layers, context, heads: config.heads }
 }
 
 impl Layer {

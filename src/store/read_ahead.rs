@@ -4,6 +4,8 @@ use super::Source;
 use crate::Result;
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::task::Poll;
 
 /// What a read fetches at least: over a network a request costs as much as some megabytes.
 const WINDOW: u64 = 8 << 20;
@@ -54,6 +56,8 @@ impl Source for ReadAhead<'_> {
                 return Ok(bytes.to_vec());
             }
             let available = self.len().saturating_sub(offset);
+            // Lets whoever waits look at the progress, and stop.
+            yield_now().await;
             if len as u64 >= WINDOW.min(available) {
                 return self.source.read(offset, len).await;
             }
@@ -65,4 +69,17 @@ impl Source for ReadAhead<'_> {
             Ok(wanted)
         })
     }
+}
+
+/// Pending once.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| match std::mem::replace(&mut yielded, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }

@@ -96,10 +96,10 @@ pub async fn load(
     let mut listener = |report| progress(report);
     if !keeps {
         let source = models.peek(spec).await?;
-        return engine::Engine::load(source.as_ref(), options, &mut listener).await;
+        return engine::Engine::load(source.into(), options, &mut listener).await;
     }
     let model = models.open(spec, force, progress.clone()).await?;
-    hub::load(&model, options, &mut listener).await
+    hub::load(Rc::new(model), options, &mut listener).await
 }
 
 /// What is in the browser's storage.

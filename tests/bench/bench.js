@@ -1,25 +1,34 @@
-// Tokens per second of random models shaped like published ones: natively, and in headless Chromium through the
-// npm package. `./build.sh bench` runs it; options: --models a,b --types a,b --rounds n --prompt n --predict n.
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, statSync, writeFileSync } from "node:fs";
+// Tokens per second of random models shaped like published ones: candlewick natively and in headless Chromium, wllama in
+// the same Chromium, and native llama.cpp where Python has llama-cpp-python. `./build.sh bench` runs it; README.md lists
+// the options.
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { blank, launch, openPage, repository, serve } from "../browser/support.js";
-import { writeRandomModel } from "./random-model.js";
+import { picture } from "./picture.js";
+import { prompt, writeRandomModel } from "./random-model.js";
 
 const { values: options } = parseArgs({
   options: {
     models: { type: "string", default: "smollm2-135m" },
-    types: { type: "string", default: "Q4_0,Q8_0" },
+    types: { type: "string", default: "Q4_0,Q8_0,Q4_K_M" },
     rounds: { type: "string", default: "5" },
     prompt: { type: "string", default: "128" },
     predict: { type: "string", default: "32" },
+    /** Part of a runner's name; only those whose name has one of them. */
+    only: { type: "string", default: "" },
+    /** A folder with another build of pkg/wasm, measured beside it. */
+    wasm: { type: "string" },
   },
 });
-const [rounds, prompt, predict] = [options.rounds, options.prompt, options.predict].map(Number);
+const [rounds, promptLength, predict] = [options.rounds, options.prompt, options.predict].map(Number);
 const folder = join(repository, "target/bench");
 const binary = join(repository, "target/fast/candlewick");
+const cores = cpus().length;
+const contextLength = promptLength + predict + 64;
 
 const median = (numbers) => {
   const sorted = numbers.toSorted((a, b) => a - b);
@@ -35,69 +44,137 @@ function model(name, type) {
   return path;
 }
 
-/** One round natively, with so many threads. */
-function native(path, threads) {
-  const args = ["bench", path, "-p", prompt, "-n", predict, "-r", 1, "--json", "--threads", threads];
-  const result = JSON.parse(execFileSync(binary, args.map(String), { encoding: "utf8" }));
-  return { prompt: result.prompt_per_second.median, predicted: result.predicted_per_second.median };
-}
+// A runner starts with a model and gives `run(round)`, which measures one round, and `close()`.
 
-/** One round in the page, and how long loading took where this is the first. */
-async function inBrowser(page, url, round) {
-  return page.evaluate(
-    async ({ url, round, prompt, predict }) => {
-      const before = performance.now();
-      window.engine ??= await load(url, { contextLength: 1024 });
-      const seconds = (performance.now() - before) / 1000;
-      // Every round begins with another token, so that none finds its prompt in the KV cache.
-      const tokens = Array.from({ length: prompt }, (_, i) => 300 + ((round + i * 7919) % 40000));
-      const request = { prompt: tokens, max_tokens: predict, temperature: 0, ignore_eos: true };
-      const { timings } = await window.engine.completions.create(request);
-      return { prompt: timings.prompt_per_second, predicted: timings.predicted_per_second, seconds };
+const native = (threads) => async (path) => ({
+  run: async () => {
+    const args = ["bench", path, "-p", promptLength, "-n", predict, "-r", 1, "--json", "--device", "cpu", "--threads", threads];
+    const result = JSON.parse(execFileSync(binary, args.map(String), { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }));
+    return { prompt: result.prompt_per_second.median, predicted: result.predicted_per_second.median };
+  },
+  close: () => {},
+});
+
+const llamaCpp = (threads) => async (path) => {
+  const script = join(repository, "tests/bench/rival.py");
+  const child = spawn(python, [script, path, predict, threads].map(String), { stdio: ["pipe", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    run: async (round) => {
+      child.stdin.write(`${JSON.stringify(prompt(promptLength, round).tokens)}\n`);
+      const { value, done } = await lines.next();
+      if (done) throw new Error("rival.py has ended");
+      return JSON.parse(value);
     },
-    { url, round, prompt, predict },
-  );
-}
+    close: () => child.stdin.end(),
+  };
+};
 
-const server = await serve({ routes: { "/": blank } });
+/** In a page of its own at `origin`; `load` and `run` are functions for the page. */
+const inPage = (origin, load, run, settings) => async (path) => {
+  const { page, close } = await openPage(browser, `${origin}/`);
+  page.setDefaultTimeout(0);
+  await page.waitForFunction(() => document.title === "ready");
+  const url = path.slice(repository.length);
+  const before = performance.now();
+  await page.evaluate(load, { url, contextLength, ...settings });
+  const seconds = (performance.now() - before) / 1000;
+  return { run: (round) => page.evaluate(run, { ...prompt(promptLength, round), predict }), close, seconds };
+};
+
+const candlewick = (origin) =>
+  inPage(
+    origin,
+    async ({ url, contextLength }) => (window.engine = await load(url, { contextLength, device: "cpu" })),
+    async ({ tokens, predict }) => {
+      const request = { prompt: tokens, max_tokens: predict, temperature: 0, ignore_eos: true };
+      const { timings } = await engine.completions.create(request);
+      return { prompt: timings.prompt_per_second, predicted: timings.predicted_per_second };
+    },
+  );
+
+const wllama = (origin, threads) =>
+  inPage(
+    origin,
+    async ({ url, contextLength, threads }) => {
+      const { Wllama, LoggerWithoutDebug } = await import("/tests/node_modules/@wllama/wllama/esm/index.js");
+      const wasm = "/tests/node_modules/@wllama/wllama/esm/wasm/wllama.wasm";
+      window.engine = new Wllama({ default: wasm }, { suppressNativeLog: true, logger: LoggerWithoutDebug });
+      const file = await (await fetch(url)).blob();
+      await engine.loadModel([file], { n_ctx: contextLength, n_threads: threads, n_gpu_layers: 0 });
+    },
+    async ({ text, predict }) => {
+      const request = { prompt: text, max_tokens: predict, temperature: 0, ignore_eos: true };
+      const { timings, usage } = await engine.createCompletion(request);
+      if (usage.completion_tokens !== predict) throw new Error(`wllama ended after ${usage.completion_tokens} tokens`);
+      return { prompt: timings.prompt_per_second, predicted: timings.predicted_per_second };
+    },
+    { threads },
+  );
+
+// What shared memory, and so threads, ask of a page.
+const headers = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
+const routes = { "/": blank };
+const servers = [await serve({ routes, headers })];
+if (options.wasm) {
+  const built = (name) => readFileSync(join(options.wasm, name));
+  const others = Object.fromEntries(["candlewick.js", "candlewick_bg.wasm"].map((name) => [`/pkg/wasm/${name}`, built(name)]));
+  servers.push(await serve({ routes: { ...routes, ...others }, headers }));
+}
+const python = [process.env.PYTHON, "python3", "python"].find(
+  (name) => name && spawnSync(name, ["-c", "import llama_cpp"], { stdio: "ignore" }).status === 0,
+);
+if (!python) console.log("native llama.cpp is left out: no Python with llama-cpp-python (set PYTHON)");
+
 const browser = await launch();
-const cores = cpus().length;
+const [{ url: origin }, other] = servers;
+const runners = {
+  "candlewick, Chromium, 1 thread": candlewick(origin),
+  ...(other && { "candlewick, Chromium, 1 thread, other wasm": candlewick(other.url) }),
+  "wllama, Chromium, 1 thread": wllama(origin, 1),
+  [`wllama, Chromium, ${cores} threads`]: wllama(origin, cores),
+  "candlewick, native, 1 thread": native(1),
+  [`candlewick, native, ${cores} threads`]: native(cores),
+  ...(python && { "llama.cpp, native, 1 thread": llamaCpp(1) }),
+};
+const wanted = Object.entries(runners).filter(([name]) => options.only.split(",").some((part) => name.includes(part)));
+
 const results = [];
 for (const name of options.models.split(",")) {
   for (const type of options.types.split(",")) {
     const path = model(name, type);
-    const url = `/target/bench/${name}-${type}.gguf`;
-    const { page, close } = await openPage(browser, `${server.url}/`);
-    page.setDefaultTimeout(0);
-    await page.waitForFunction(() => document.title === "ready");
-    const { seconds } = await inBrowser(page, url, rounds + 1); // loads and warms up
-    const runs = { [`native, ${cores} threads`]: [], "native, 1 thread": [], "Chromium, 1 thread": [] };
+    const started = [];
+    for (const [where, start] of wanted) {
+      const runner = await start(path);
+      await runner.run(rounds + 1); // warms up
+      started.push({ where, runs: [], ...runner });
+    }
     // Taking turns, so that a busy moment of the machine hits all alike.
     for (let round = 0; round < rounds; round++) {
-      runs[`native, ${cores} threads`].push(native(path, cores));
-      runs["native, 1 thread"].push(native(path, 1));
-      runs["Chromium, 1 thread"].push(await inBrowser(page, url, round));
+      for (const runner of started) runner.runs.push(await runner.run(round));
     }
-    await close();
-    for (const [where, list] of Object.entries(runs)) {
-      const result = {
-        model: name,
-        type,
-        where,
-        prompt_per_second: spread(list.map((run) => run.prompt)),
-        predicted_per_second: spread(list.map((run) => run.predicted)),
-      };
+    console.log(`${name} ${type}, ${(statSync(path).size / 1e6).toFixed(0)} MB; tokens/s, and how many times those of the first line`);
+    const [first] = started;
+    for (const { where, runs, seconds, close } of started) {
+      await close();
+      const speeds = (key) => ({
+        ...spread(runs.map((run) => run[key])),
+        // Round by round: what slows a whole round down leaves its ratios alone.
+        ratio: median(runs.map((run, round) => run[key] / first.runs[round][key])),
+      });
+      const result = { model: name, type, where, prompt_per_second: speeds("prompt"), predicted_per_second: speeds("predicted") };
+      if (seconds) result.load_seconds = seconds;
       results.push(result);
-      const show = ({ median, min, max }) => `${median.toFixed(1)} (${min.toFixed(1)} to ${max.toFixed(1)})`;
-      console.log(
-        `${name} ${type}, ${where}: prompt ${show(result.prompt_per_second)}, answer ${show(result.predicted_per_second)} tokens/s`,
-      );
+      const show = ({ median, min, max, ratio }) =>
+        `${median.toFixed(1).padStart(6)} (${min.toFixed(1)} to ${max.toFixed(1)}) ×${ratio.toFixed(2)}`.padEnd(34);
+      const load = seconds ? ` loaded in ${seconds.toFixed(2)} s` : "";
+      console.log(`  ${where.padEnd(42)} prompt ${show(result.prompt_per_second)} answer ${show(result.predicted_per_second)}${load}`);
     }
-    console.log(`${name} ${type}, Chromium: ${statSync(path).size / 1e6} MB loaded from loopback in ${seconds.toFixed(2)} s`);
   }
 }
 await browser.close();
-await server.close();
+await Promise.all(servers.map((server) => server.close()));
 const report = join(folder, "results.json");
-writeFileSync(report, JSON.stringify({ prompt, predict, rounds, results }, null, 2));
-console.log(`written to ${report}`);
+writeFileSync(report, JSON.stringify({ date: new Date().toISOString(), prompt: promptLength, predict, rounds, results }, null, 2));
+writeFileSync(join(folder, "results.svg"), picture(results, promptLength, predict));
+console.log(`written to ${report} and results.svg beside it`);

@@ -1,7 +1,7 @@
 // What the GPU backend costs in Chromium besides the GPU's own work: wasm memory while a large model loads, the time
 // of JavaScript and wasm a token, and the preparation of pipelines. The GPU is SwiftShader, so its own speed says nothing.
 //
-//     ./build.sh npm && node tests/bench/gpu.js [--model smollm2-360m] [--type Q8_0] [--tokens 200]
+//     ./build.sh npm && node tests/bench/gpu.js [--model smollm2-360m] [--type Q8_0] [--tokens 100] [--rounds 5]
 import { createReadStream, existsSync, mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -12,10 +12,11 @@ const { values: options } = parseArgs({
   options: {
     model: { type: "string", default: "smollm2-360m" },
     type: { type: "string", default: "Q8_0" },
-    tokens: { type: "string", default: "200" },
+    tokens: { type: "string", default: "100" },
+    rounds: { type: "string", default: "5" },
   },
 });
-const tokens = Number(options.tokens);
+const [tokens, rounds] = [options.tokens, options.rounds].map(Number);
 const folder = join(repository, "target/bench");
 mkdirSync(folder, { recursive: true });
 
@@ -81,7 +82,7 @@ console.log(`GPU: ${memory.adapter}`);
 console.log(`${options.model} ${options.type}, ${(statSync(large).size / 1e6).toFixed(0)} MB, loaded in ${memory.seconds.toFixed(1)} s`);
 console.log(`wasm memory: ${(memory.loaded / 1e6).toFixed(1)} MB at most while loading, ${(memory.answered / 1e6).toFixed(1)} MB after an answer`);
 
-const step = await inPage(async (tokens) => {
+const step = await inPage(async ({ tokens, rounds }) => {
   const engine = await load("/thin.gguf", { device: "gpu", contextLength: 512, workerURL: "/tests/bench/metered-worker.js" });
   const answer = async (options) => {
     const start = performance.now();
@@ -97,19 +98,19 @@ const step = await inPage(async (tokens) => {
     const { busy } = await meter("read");
     return { busy: (1000 * busy) / tokens, wall: 1e6 / timings.predicted_per_second };
   };
-  const rounds = [];
-  for (let round = 0; round < 5; round++) {
-    rounds.push({ greedy: await measure({ temperature: 0 }), sampled: await measure({ temperature: 1, top_k: 40, seed: round }) });
+  const results = [];
+  for (let round = 0; round < rounds; round++) {
+    results.push({ greedy: await measure({ temperature: 0 }), sampled: await measure({ temperature: 1, top_k: 40, seed: round }) });
   }
-  return { preparation: first.wall - second.wall, rounds };
-}, tokens);
+  return { preparation: first.wall - second.wall, results };
+}, { tokens, rounds });
 const spread = (numbers) => {
   const sorted = numbers.toSorted((a, b) => a - b);
   return `${sorted[sorted.length >> 1].toFixed(0)} (${sorted[0].toFixed(0)} to ${sorted.at(-1).toFixed(0)})`;
 };
 console.log(`pipelines: ${step.preparation.toFixed(0)} ms more for the first answer than for the second`);
 for (const kind of ["greedy", "sampled"]) {
-  const of = (what) => spread(step.rounds.map((round) => round[kind][what]));
+  const of = (what) => spread(step.results.map((round) => round[kind][what]));
   console.log(`30 thin layers, ${kind}: ${of("busy")} µs of JavaScript and wasm a token, ${of("wall")} µs in all`);
 }
 await browser.close();

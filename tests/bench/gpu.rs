@@ -4,7 +4,7 @@
 
 use candlewick::Result;
 use candlewick::backend::gpu::{Gpu, Options};
-use candlewick::backend::{Backend, Heads, KernelTime, Linear, Needs, Norm};
+use candlewick::backend::{self, Backend, KernelTime, Linear, Needs, Norm};
 use candlewick::model::gguf::{Header, TensorType};
 use candlewick::model::{Config, Decoder};
 use candlewick::store::Source;
@@ -320,9 +320,11 @@ async fn sweep(name: &str, kind: TensorType, bandwidth: f64) -> Result<()> {
         let size = rows * row_size;
         let copies = (400_000_000 / size).clamp(2, 64);
         let mut gpu = Gpu::open(Options::from_env()).await?;
-        let heads = Heads { query: 1, kv: 1, size: 1 };
-        gpu.expect(&Needs { matrices: vec![(rows, columns, kind); copies], layers: 0, context: 0, heads })
-            .await?;
+        gpu.expect(&Needs {
+            matrices: vec![backend::Shape { rows, columns, kind }; copies],
+            ..Needs::default()
+        })
+        .await?;
         let mut linears = Vec::new();
         for _ in 0..copies {
             let weight = gpu.matrix(rows, columns, kind)?;

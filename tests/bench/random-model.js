@@ -1,5 +1,6 @@
 // Writes GGUF models with random weights and the shapes of published ones, for measuring speed.
-// The vocabulary is made up too: byte tokens, then words, as SentencePiece files have them.
+// The vocabulary is made up too, as SentencePiece files have it: byte tokens, then single characters, of which any
+// engine makes one token each, then words.
 import { closeSync, openSync, writeSync } from "node:fs";
 
 /** Shapes as in the published files. @type {Record<string, Shape>} */
@@ -8,6 +9,7 @@ export const SHAPES = {
   "thirty-thin": { layers: 30, width: 64, heads: 4, kvHeads: 2, headSize: 16, feedForward: 128, vocabulary: 32000, tied: true },
   "smollm2-135m": { layers: 30, width: 576, heads: 9, kvHeads: 3, headSize: 64, feedForward: 1536, vocabulary: 49152, tied: true },
   "smollm2-360m": { layers: 32, width: 960, heads: 15, kvHeads: 5, headSize: 64, feedForward: 2560, vocabulary: 49152, tied: true },
+  "qwen2.5-0.5b": { architecture: "qwen2", layers: 24, width: 896, heads: 14, kvHeads: 2, headSize: 64, feedForward: 4864, vocabulary: 151936, tied: true, biases: true },
   "llama-3.2-1b": { layers: 16, width: 2048, heads: 32, kvHeads: 8, headSize: 64, feedForward: 8192, vocabulary: 128256, tied: true },
 };
 
@@ -15,10 +17,19 @@ export const SHAPES = {
 const TYPES = {
   F16: { id: 1, elements: 1, bytes: 2, scales: [] },
   Q4_0: { id: 2, elements: 32, bytes: 18, scales: [0] },
+  Q5_0: { id: 6, elements: 32, bytes: 22, scales: [0] },
   Q8_0: { id: 8, elements: 32, bytes: 34, scales: [0] },
   Q4_K: { id: 12, elements: 256, bytes: 144, scales: [0, 2] },
   Q6_K: { id: 14, elements: 256, bytes: 210, scales: [208] },
 };
+/** What llama.cpp's "Q4_K_M" takes for a matrix: more bits where they matter, other types where rows are not whole blocks. */
+function mixed(name, columns, layer, layers) {
+  const eighth = Math.floor(layers / 8);
+  const sensitive = layer < eighth || layer >= Math.floor((7 * layers) / 8) || (layer - eighth) % 3 === 2;
+  const more = name === "token_embd" || name === "output" || (sensitive && (name === "attn_v" || name === "ffn_down"));
+  if (columns % 256) return more ? TYPES.Q8_0 : TYPES.Q5_0;
+  return more ? TYPES.Q6_K : TYPES.Q4_K;
+}
 const F32 = { id: 0, elements: 1, bytes: 4 };
 const ALIGNMENT = 32;
 // f16 of about 0.01: weights of ±0.1 keep activations finite through any number of layers.
@@ -46,57 +57,81 @@ class Bytes {
   done() { return Buffer.concat(this.parts); }
 }
 
-function tensors(shape, type) {
-  const { width, headSize, feedForward, vocabulary } = shape;
-  const matrix = (name, columns, rows) => ({ name, dimensions: [columns, rows], type });
-  const norm = (name) => ({ name, dimensions: [width], type: F32 });
-  const list = [matrix("token_embd.weight", width, vocabulary), norm("output_norm.weight")];
-  if (!shape.tied) list.push(matrix("output.weight", width, vocabulary));
-  for (let i = 0; i < shape.layers; i++) {
-    const blk = `blk.${i}.`;
-    list.push(
-      norm(`${blk}attn_norm.weight`),
-      matrix(`${blk}attn_q.weight`, width, shape.heads * headSize),
-      matrix(`${blk}attn_k.weight`, width, shape.kvHeads * headSize),
-      matrix(`${blk}attn_v.weight`, width, shape.kvHeads * headSize),
-      matrix(`${blk}attn_output.weight`, shape.heads * headSize, width),
-      norm(`${blk}ffn_norm.weight`),
-      matrix(`${blk}ffn_gate.weight`, width, feedForward),
-      matrix(`${blk}ffn_up.weight`, width, feedForward),
-      matrix(`${blk}ffn_down.weight`, feedForward, width),
-    );
+function tensors(shape, typeName) {
+  const { layers, width, headSize, feedForward, vocabulary } = shape;
+  const list = [];
+  const vector = (name, length, value) => list.push({ name, dimensions: [length], type: F32, value });
+  const matrix = (layer, name, columns, rows) => {
+    const type = typeName === "Q4_K_M" ? mixed(name, columns, layer, layers) : TYPES[typeName];
+    const prefix = layer === null ? "" : `blk.${layer}.`;
+    list.push({ name: `${prefix}${name}.weight`, dimensions: [columns, rows], type });
+    if (shape.biases && /attn_[qkv]/.test(name)) vector(`${prefix}${name}.bias`, rows, 0);
+  };
+  matrix(null, "token_embd", width, vocabulary);
+  vector("output_norm.weight", width, 1);
+  if (!shape.tied) matrix(null, "output", width, vocabulary);
+  for (let i = 0; i < layers; i++) {
+    vector(`blk.${i}.attn_norm.weight`, width, 1);
+    matrix(i, "attn_q", width, shape.heads * headSize);
+    matrix(i, "attn_k", width, shape.kvHeads * headSize);
+    matrix(i, "attn_v", width, shape.kvHeads * headSize);
+    matrix(i, "attn_output", shape.heads * headSize, width);
+    vector(`blk.${i}.ffn_norm.weight`, width, 1);
+    matrix(i, "ffn_gate", width, feedForward);
+    matrix(i, "ffn_up", width, feedForward);
+    matrix(i, "ffn_down", feedForward, width);
   }
   return list;
 }
 
+// Characters that are tokens: Chinese ideographs.
+const FIRST_CHARACTER = 0x4e00;
+const CHARACTERS = 20_000;
+/** The id of the first of them; special tokens and bytes come before. */
+const FIRST_ID = 259;
+
+/** The prompt of a round as tokens and as the text that has them. No two rounds begin alike, so that none finds its prompt in a KV cache. */
+export function prompt(length, round) {
+  const characters = Array.from({ length }, (_, i) => (round + i * 7919) % CHARACTERS);
+  return {
+    tokens: characters.map((index) => FIRST_ID + index),
+    text: String.fromCodePoint(...characters.map((index) => FIRST_CHARACTER + index)),
+  };
+}
+
 function metadata(name, shape) {
-  const [U32, FLOAT, STRING, ARRAY, I32] = [4, 6, 8, 9, 5];
+  const [U32, FLOAT, STRING, ARRAY, I32, BOOL] = [4, 6, 8, 9, 5, 7];
+  const architecture = shape.architecture ?? "llama";
   const out = new Bytes();
   let count = 0;
   const text = (key, value) => { out.key(key, STRING).string(value); count++; };
   const number = (key, value) => { out.key(key, U32).u32(value); count++; };
   const float = (key, value) => { out.key(key, FLOAT).f32(value); count++; };
-  text("general.architecture", "llama");
+  const no = (key) => { out.key(key, BOOL).raw(Buffer.from([0])); count++; };
+  text("general.architecture", architecture);
   text("general.name", `random ${name}`);
-  number("llama.block_count", shape.layers);
-  number("llama.context_length", 8192);
-  number("llama.embedding_length", shape.width);
-  number("llama.feed_forward_length", shape.feedForward);
-  number("llama.attention.head_count", shape.heads);
-  number("llama.attention.head_count_kv", shape.kvHeads);
-  number("llama.rope.dimension_count", shape.headSize);
-  float("llama.rope.freq_base", 100000);
-  float("llama.attention.layer_norm_rms_epsilon", 1e-5);
+  number(`${architecture}.block_count`, shape.layers);
+  number(`${architecture}.context_length`, 8192);
+  number(`${architecture}.embedding_length`, shape.width);
+  number(`${architecture}.feed_forward_length`, shape.feedForward);
+  number(`${architecture}.attention.head_count`, shape.heads);
+  number(`${architecture}.attention.head_count_kv`, shape.kvHeads);
+  number(`${architecture}.rope.dimension_count`, shape.headSize);
+  float(`${architecture}.rope.freq_base`, 100000);
+  float(`${architecture}.attention.layer_norm_rms_epsilon`, 1e-5);
   text("tokenizer.ggml.model", "llama");
+  no("tokenizer.ggml.add_bos_token");
+  no("tokenizer.ggml.add_space_prefix");
   const tokens = ["<unk>", "<s>", "</s>"];
   for (let i = 0; i < 256; i++) tokens.push(`<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`);
+  for (let i = 0; i < CHARACTERS; i++) tokens.push(String.fromCodePoint(FIRST_CHARACTER + i));
   while (tokens.length < shape.vocabulary) tokens.push(`▁w${tokens.length}`);
   out.key("tokenizer.ggml.tokens", ARRAY).u32(STRING).u64(tokens.length);
   tokens.forEach((token) => out.string(token));
   out.key("tokenizer.ggml.scores", ARRAY).u32(FLOAT).u64(tokens.length);
   out.raw(Buffer.from(Float32Array.from(tokens, (_, i) => -i).buffer));
   out.key("tokenizer.ggml.token_type", ARRAY).u32(I32).u64(tokens.length);
-  out.raw(Buffer.from(Int32Array.from(tokens, (_, i) => (i === 0 ? 2 : i < 3 ? 3 : i < 259 ? 6 : 1)).buffer));
+  out.raw(Buffer.from(Int32Array.from(tokens, (_, i) => (i === 0 ? 2 : i < 3 ? 3 : i < FIRST_ID ? 6 : 1)).buffer));
   number("tokenizer.ggml.bos_token_id", 1);
   number("tokenizer.ggml.eos_token_id", 2);
   return { bytes: out.done(), count: count + 3 };
@@ -108,11 +143,10 @@ const padded = (bytes) => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 /** Writes a model to `path` and gives the bytes of weights that a token reads. */
 export function writeRandomModel(path, shapeName, typeName) {
   const shape = SHAPES[shapeName];
-  const type = TYPES[typeName];
-  if (!shape || !type) {
-    throw new Error(`unknown model ${shapeName} ${typeName}; known: ${Object.keys(SHAPES)} in ${Object.keys(TYPES)}`);
+  if (!shape || !(typeName in TYPES || typeName === "Q4_K_M")) {
+    throw new Error(`unknown model ${shapeName} ${typeName}; known: ${Object.keys(SHAPES)} in ${Object.keys(TYPES)},Q4_K_M`);
   }
-  const list = tensors(shape, type);
+  const list = tensors(shape, typeName);
   const { bytes, count } = metadata(shapeName, shape);
   const header = new Bytes().raw(Buffer.from("GGUF")).u32(3).u64(list.length).u64(count).raw(bytes);
   let offset = 0;
@@ -128,9 +162,10 @@ export function writeRandomModel(path, shapeName, typeName) {
   writeSync(file, Buffer.alloc(padded(head.length) - head.length));
   const next = random(42);
   for (const tensor of list) {
+    const { type } = tensor;
     const data = Buffer.alloc(padded(size(tensor)));
-    if (tensor.type === F32) {
-      new Float32Array(data.buffer, data.byteOffset, tensor.dimensions[0]).fill(1);
+    if (type === F32) {
+      new Float32Array(data.buffer, data.byteOffset, tensor.dimensions[0]).fill(tensor.value);
     } else if (type === TYPES.F16) {
       for (let i = 0; i < data.length; i += 2) data.writeUInt16LE((next() & 0x8fff) | 0x2000, i);
     } else {

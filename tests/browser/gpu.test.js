@@ -79,6 +79,25 @@ describe("with a WebGPU adapter", () => {
     assert.notEqual(texts[0], texts[2]);
   });
 
+  test("kernels are measured where that was asked for", async () => {
+    const { first, again, idle, not } = await own.page.evaluate(async () => {
+      const engine = await load(story, { device: "gpu", profile: true });
+      await engine.completions.create({ ...greedy, max_tokens: 8 });
+      const first = await engine.profile();
+      await engine.completions.create({ ...greedy, prompt: "a cat", max_tokens: 1 });
+      const again = await engine.profile();
+      const unmeasured = await load(story, { device: "gpu" });
+      await unmeasured.completions.create({ ...greedy, max_tokens: 2 });
+      return { first, again, idle: await engine.profile(), not: await unmeasured.profile() };
+    });
+    const calls = (times, name) => times.filter(({ kernel }) => kernel.startsWith(name)).reduce((sum, { calls }) => sum + calls, 0);
+    // Each step chooses once, in two dispatches; the device may be one step ahead.
+    assert.ok(calls(first, "argmax") >= 16, JSON.stringify(first));
+    assert.equal(calls(again, "argmax"), 2);
+    assert.ok(first.every(({ nanoseconds }) => nanoseconds >= 0));
+    assert.deepEqual([idle, not], [[], []]);
+  });
+
   test("the device \"auto\" leaves a software renderer alone", async () => {
     const info = await own.page.evaluate(async () => (await load(story)).info);
     assert.equal(info.device, "cpu");

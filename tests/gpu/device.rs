@@ -10,11 +10,12 @@ use candlewick::sampling::Sampling;
 use candlewick::store::MemorySource;
 use candlewick::{Code, Error};
 use pollster::block_on;
+use std::rc::Rc;
 
 fn load(device: Device) -> Engine {
     let source = MemorySource::new("story.gguf", contents(&stories()));
     let options = Options { device, ..Options::default() };
-    block_on(Engine::load(&source, &options, &mut |_| Ok(()))).unwrap()
+    block_on(Engine::load(Rc::new(source), &options, &mut |_| Ok(()))).unwrap()
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod engine;
 #[path = "../fixtures.rs"]
 mod fixtures;
 mod kernels;
+mod life;
 mod models;
 
 /// Whether only part of the cases shall run.

@@ -141,8 +141,8 @@ fn parts_are_one_model() {
     let options = Options { device: Device::Cpu, ..Options::default() };
     let peeked = block_on(models.peek(&"a/b".parse().unwrap())).unwrap();
     let header = block_on(Header::read(peeked.as_ref())).unwrap();
-    let model = block_on(models.open(&"a/b".parse().unwrap(), false, quiet())).unwrap();
-    let engine = block_on(hub::load(&model, &options, &mut |_| Ok(()))).unwrap();
+    let model = Rc::new(block_on(models.open(&"a/b".parse().unwrap(), false, quiet())).unwrap());
+    let engine = block_on(hub::load(model.clone(), &options, &mut |_| Ok(()))).unwrap();
     assert_eq!(engine.info().parameters, header.tensors.iter().map(|tensor| tensor.elements()).sum::<u64>());
     let listed = block_on(models.list()).unwrap();
     assert_eq!((listed.len(), listed[0].keys.len(), listed[0].complete), (1, 2, true));
@@ -162,9 +162,9 @@ fn an_engine_gets_the_right_bytes() {
     let answer = |world: &World| -> Result<Vec<f32>, Error> {
         let models = in_memory(world, None);
         block_on(async {
-            let model = models.open(&"a/b".parse().unwrap(), false, quiet()).await?;
+            let model = Rc::new(models.open(&"a/b".parse().unwrap(), false, quiet()).await?);
             let options = Options { device: Device::Cpu, ..Options::default() };
-            let engine = hub::load(&model, &options, &mut |_| Ok(())).await?;
+            let engine = hub::load(model, &options, &mut |_| Ok(())).await?;
             let mut row = Vec::new();
             engine.logits(&[1], &mut |_, logits| row = logits.to_vec()).await?;
             Ok(row)

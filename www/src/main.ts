@@ -1,13 +1,15 @@
-import { load, type Engine, type ModelSource } from "candlewick";
+import { load, type Engine, type LoadProgress, type ModelSource } from "candlewick";
 import storyteller from "../models/stories260K.gguf?url";
 import { describeModel } from "./about.js";
 import { Chat } from "./chat.js";
 import { button, byId } from "./dom.js";
+import { profileOptions, showKernels } from "./kernels.js";
 import type { Mode } from "./mode.js";
 import { clearError, showError, showProgress } from "./notices.js";
 import { clearReadout } from "./readout.js";
 import { settingsPanel } from "./settings.js";
 import { Story } from "./story.js";
+import { switches } from "./switches.js";
 import { Writer } from "./writer.js";
 
 const paper = byId("paper", HTMLElement);
@@ -34,8 +36,9 @@ async function open(source: ModelSource, name: string): Promise<void> {
   await writer.stop();
   if (engine && engine.info.fileSize >= KEEP_BELOW) await close();
   const progress = showProgress(name, () => controller.abort());
+  const onProgress = (report: LoadProgress) => (opening === controller ? progress.update(report) : showRecovery(report));
   try {
-    const next = await load(source, { signal: controller.signal, onProgress: progress.update });
+    const next = await load(source, { ...profileOptions, ...switches(), signal: controller.signal, onProgress });
     await writer.stop();
     await close();
     engine = next;
@@ -47,6 +50,18 @@ async function open(source: ModelSource, name: string): Promise<void> {
     progress.remove();
     if (opening === controller) opening = undefined;
   }
+}
+
+let recovery: ReturnType<typeof showProgress> | undefined;
+
+/** The GPU was lost, and the answer will go on when the model is back. */
+function showRecovery(report: LoadProgress): void {
+  recovery ??= showProgress("the model again", () => void writer.stop());
+  recovery.update(report);
+  if (report.stage !== "ready") return;
+  recovery.remove();
+  recovery = undefined;
+  if (engine) describeModel(engine.info);
 }
 
 async function close(): Promise<void> {
@@ -80,6 +95,7 @@ async function act(what: (mode: Mode) => Promise<void>): Promise<boolean> {
   clearError();
   try {
     await what(mode);
+    await showKernels(engine);
     return true;
   } catch (error) {
     showError(error);

@@ -38,13 +38,19 @@ export function showProgress(name: string, cancel: () => void) {
   const bar = h("progress", { max: 1 });
   bar.setAttribute("aria-label", `Opening ${name}`);
   const detail = h("p", { className: "detail" }, "Reading its header…");
-  const card = h("div", { className: "notice loading" }, h("h3", {}, `Opening ${name}`), bar, detail, button("Cancel", cancel));
+  const why = h("p", { className: "detail" });
+  const card = h("div", { className: "notice loading" }, h("h3", {}, `Opening ${name}`), why, bar, detail, button("Cancel", cancel));
   notices.append(card);
   card.scrollIntoView({ block: "nearest" });
   announce(`Opening ${name}`);
   return {
-    update({ loaded, total, progress, bytesPerSecond, etaSeconds }: LoadProgress): void {
+    update({ stage, loaded, total, progress, bytesPerSecond, etaSeconds, restarted }: LoadProgress): void {
       bar.value = progress;
+      why.textContent = restarted === undefined ? "" : `${restarted}.`;
+      if (stage === "compile") {
+        detail.textContent = `Compiling and testing the GPU's kernels: ${loaded} of ${total}`;
+        return;
+      }
       const speed = etaSeconds === undefined ? "" : ` at ${bytes(bytesPerSecond)} a second, ${seconds(etaSeconds)} left`;
       detail.textContent = `${bytes(loaded)} of ${bytes(total)}${speed}`;
     },

@@ -1,21 +1,35 @@
-//! Weight matrices in candle's block types, filled piece by piece.
+//! Weight matrices, filled piece by piece, and the one place that picks a kernel for them.
 
+use super::kernels::float16::{Binary16, Brain16, Format};
+use super::kernels::input::Input;
+use super::kernels::layout;
+use super::packed::Packed;
+use super::packed16::Packed16;
+use super::pool::{Parts, Pool};
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use candle_core::quantized::GgmlType;
 use candle_core::quantized::k_quants::{
-    self, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K,
-    BlockQ8_0,
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0,
 };
 use half::{bf16, f16};
+use std::cell::Cell;
 
 /// A matrix in some block type.
 pub(super) trait Blocks {
     /// Puts whole rows in the file's encoding at row `first` and after.
-    fn write_rows(&mut self, first: usize, bytes: &[u8]) -> Result<()>;
+    fn write_rows(&mut self, pool: &Pool, first: usize, bytes: &[u8]) -> Result<()>;
 
-    /// `out = input · Wᵀ`, where `input` is `m × k` and W is `n × k`.
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()>;
+    /// `out = input · Wᵀ`, where `input` is `rows × columns` and W is `out columns × columns`. `rounded` is room for
+    /// the input in the form that a kernel wants.
+    fn multiply(
+        &self,
+        pool: &Pool,
+        rows: usize,
+        input: &[f32],
+        rounded: &mut Input,
+        out: &mut [f32],
+    ) -> Result<()>;
 
     /// Dequantizes row `index`, which has `out.len()` columns.
     fn row(&self, index: usize, out: &mut [f32]);
@@ -38,7 +52,7 @@ macro_rules! plain_old_data {
 plain_old_data!(f32 f16 bf16 BlockQ4_0 BlockQ4_1 BlockQ5_0 BlockQ5_1 BlockQ8_0
     BlockQ2K BlockQ3K BlockQ4K BlockQ5K BlockQ6K);
 
-/// A matrix as the file has it.
+/// A matrix as the file has it, for candle's kernels.
 struct Stored<T> {
     columns: usize,
     blocks: Vec<T>,
@@ -53,21 +67,82 @@ impl<T: PlainOldData> Stored<T> {
 }
 
 impl<T: PlainOldData> Blocks for Stored<T> {
-    fn write_rows(&mut self, first: usize, bytes: &[u8]) -> Result<()> {
+    fn write_rows(&mut self, _: &Pool, first: usize, bytes: &[u8]) -> Result<()> {
         let start = first * (self.columns / T::BLCK_SIZE) * std::mem::size_of::<T>();
         let target = self.bytes_mut().get_mut(start..start + bytes.len());
         target.ok_or_else(|| Error::internal("a matrix is written past its end"))?.copy_from_slice(bytes);
         Ok(())
     }
 
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()> {
-        Ok(k_quants::matmul(mkn, input, &self.blocks, out)?)
+    /// candle's kernels, four rows of the matrix at a time, as its own `matmul` calls them.
+    fn multiply(&self, pool: &Pool, m: usize, input: &[f32], _: &mut Input, out: &mut [f32]) -> Result<()> {
+        let (k, n) = (self.columns, out.len() / m);
+        let blocks = k / T::BLCK_SIZE;
+        if (input.len(), self.blocks.len(), out.len()) != (m * k, n * blocks, m * n) {
+            return Err(Error::internal("a matrix product of the wrong size"));
+        }
+        let weights = |row: usize| &self.blocks[row * blocks..][..blocks];
+        let out = Parts::new(out);
+        with_rounded::<T::VecDotType, _>(pool, k, input, |rounded| {
+            let quads = n.div_ceil(4);
+            // Tiles of the input outside: one stays in the first-level cache while the weights pass.
+            pool.each(m.div_ceil(TILE) * quads, 4 * k * m.min(TILE), |item| {
+                let (tile, first) = (item / quads, item % quads * 4);
+                for row in tile * TILE..m.min((tile + 1) * TILE) {
+                    let input = &rounded[row * blocks..][..blocks];
+                    // SAFETY: every quad of every row is written once.
+                    match unsafe { out.part(row * n + first, 4.min(n - first)) } {
+                        [a, b, c, d] => {
+                            let [w0, w1, w2, w3] = [0, 1, 2, 3].map(|more| weights(first + more));
+                            (*a, *b, *c, *d) = T::vec_dot_4(k, w0, w1, w2, w3, input);
+                        }
+                        rest => {
+                            for (more, out) in rest.iter_mut().enumerate() {
+                                *out = T::vec_dot(k, weights(first + more), input);
+                            }
+                        }
+                    }
+                }
+            })
+        })
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
         let blocks = self.columns / T::BLCK_SIZE;
         T::to_float(&self.blocks[index * blocks..][..blocks], out);
     }
+}
+
+/// Rows of the input that go over the weights together.
+const TILE: usize = 16;
+
+/// Rounds rows of `k` numbers to the blocks that candle's kernels want, in room that is kept for the next time.
+fn with_rounded<T: GgmlType, R>(
+    pool: &Pool,
+    k: usize,
+    input: &[f32],
+    work: impl FnOnce(&[T]) -> Result<R>,
+) -> Result<R> {
+    thread_local! {
+        /// Of words, which are aligned for every type of block.
+        static ROOM: Cell<Vec<u64>> = const { Cell::new(Vec::new()) };
+    }
+    let blocks = k / T::BLCK_SIZE;
+    let count = input.len() / T::BLCK_SIZE;
+    let mut room = ROOM.take();
+    room.resize(room.len().max((count * size_of::<T>()).div_ceil(size_of::<u64>())), 0);
+    const { assert!(align_of::<T>() <= align_of::<u64>()) };
+    // SAFETY: the room is large enough, aligned, and initialized; blocks are numbers, as `PlainOldData` says.
+    let rounded = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast::<T>(), count) };
+    let parts = Parts::new(rounded);
+    pool.each(input.len() / k, 4 * k, |row| {
+        // SAFETY: each row comes once.
+        let out = unsafe { parts.part(row * blocks, blocks) };
+        T::from_float(&input[row * k..][..k], out);
+    })?;
+    let result = work(rounded);
+    ROOM.set(room);
+    result
 }
 
 /// A matrix that is turned into F32 on its way in.
@@ -77,19 +152,26 @@ struct Dequantized {
 }
 
 impl Blocks for Dequantized {
-    fn write_rows(&mut self, first: usize, bytes: &[u8]) -> Result<()> {
+    fn write_rows(&mut self, pool: &Pool, first: usize, bytes: &[u8]) -> Result<()> {
         let columns = self.stored.columns;
         let (block_len, block_size) = self.kind.block();
         let rows = bytes.len() / (columns / block_len as usize * block_size as usize);
-        let mut piece = allocate(self.kind, rows, columns)?;
-        piece.write_rows(0, bytes)?;
+        let mut piece = stored_as(self.kind, rows, columns)?;
+        piece.write_rows(pool, 0, bytes)?;
         let target = &mut self.stored.blocks[first * columns..(first + rows) * columns];
         target.chunks_exact_mut(columns).enumerate().for_each(|(row, out)| piece.row(row, out));
         Ok(())
     }
 
-    fn multiply(&self, mkn: (usize, usize, usize), input: &[f32], out: &mut [f32]) -> Result<()> {
-        self.stored.multiply(mkn, input, out)
+    fn multiply(
+        &self,
+        pool: &Pool,
+        rows: usize,
+        input: &[f32],
+        rounded: &mut Input,
+        out: &mut [f32],
+    ) -> Result<()> {
+        self.stored.multiply(pool, rows, input, rounded, out)
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
@@ -112,6 +194,44 @@ pub(super) fn allocate(kind: TensorType, rows: usize, columns: usize) -> Result<
             kind.name()
         )));
     }
+    // Elsewhere our kernels are plain Rust, and candle's have SIMD.
+    if cfg!(any(target_arch = "wasm32", target_arch = "x86_64"))
+        && let Some(packed) = packed(kind, rows, columns)
+    {
+        return packed;
+    }
+    stored_as(kind, rows, columns)
+}
+
+/// In the layout of our own kernels, for the types that have one.
+fn packed(kind: TensorType, rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+    fn boxed<L: layout::Layout + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+        Some(Packed::<L>::new(rows, columns).map(|packed| Box::new(packed) as Box<dyn Blocks>))
+    }
+    fn boxed16<F: Format + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+        // A word has two columns.
+        let packed = columns.is_multiple_of(2).then(|| Packed16::<F>::new(rows, columns))?;
+        Some(packed.map(|packed| Box::new(packed) as Box<dyn Blocks>))
+    }
+    match kind {
+        TensorType::F32 => None,
+        TensorType::F16 => boxed16::<Binary16>(rows, columns),
+        TensorType::BF16 => boxed16::<Brain16>(rows, columns),
+        TensorType::Q4_0 => boxed::<layout::PackedQ4_0>(rows, columns),
+        TensorType::Q4_1 => boxed::<layout::PackedQ4_1>(rows, columns),
+        TensorType::Q5_0 => boxed::<layout::PackedQ5_0>(rows, columns),
+        TensorType::Q5_1 => boxed::<layout::PackedQ5_1>(rows, columns),
+        TensorType::Q8_0 => boxed::<layout::PackedQ8_0>(rows, columns),
+        TensorType::Q2_K => boxed::<layout::PackedQ2K>(rows, columns),
+        TensorType::Q3_K => boxed::<layout::PackedQ3K>(rows, columns),
+        TensorType::Q4_K => boxed::<layout::PackedQ4K>(rows, columns),
+        TensorType::Q5_K => boxed::<layout::PackedQ5K>(rows, columns),
+        TensorType::Q6_K => boxed::<layout::PackedQ6K>(rows, columns),
+    }
+}
+
+/// As the file has it, for candle's kernels.
+fn stored_as(kind: TensorType, rows: usize, columns: usize) -> Result<Box<dyn Blocks>> {
     match kind {
         TensorType::F32 => boxed::<f32>(rows, columns),
         TensorType::F16 => boxed::<f16>(rows, columns),

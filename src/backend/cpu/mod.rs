@@ -1,41 +1,55 @@
-//! The CPU backend: candle's quantized kernels under our own attention and norms.
+//! The CPU backend: our own kernels, and candle's for the matrix types that have none.
 //!
 //! It is the reference for the other backends: simple first, fast where that costs no clarity.
 
+mod attention;
 mod blocks;
+mod kernels;
 mod ops;
+mod packed;
+mod packed16;
+pub(crate) mod pool;
+mod times;
 
 use super::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, NormKind, Rope, Tokens,
-    Top, Vector, Wanted,
+    Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, NormKind, Rope,
+    Tokens, Top, Vector, Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
+use attention::Cache;
 use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
-use ops::parallel_rows;
+use kernels::input::Input;
+use ops::Rotations;
 pub(crate) use ops::top_k;
+pub use pool::MOST_THREADS;
+use pool::Pool;
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use times::Times;
 
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
 const PREFILL_ROWS: usize = 64;
 
+/// What a sine or an exponential takes, in multiplications.
+const SLOW: usize = 8;
+
 struct WeightMatrix {
+    kind: TensorType,
     rows: usize,
     columns: usize,
     blocks: Box<dyn Blocks>,
 }
 
-struct Cache {
-    /// `context × (kv heads · head size)`.
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
-
-/// Runs models on the CPU; on every core natively, on one in a browser.
+/// Runs models on the CPU.
 #[derive(Default)]
 pub struct Cpu {
+    pool: Pool,
+    /// Whether the fastest number of threads is still to be measured.
+    tune: bool,
     dequantize: bool,
     matrices: Vec<WeightMatrix>,
     vectors: Vec<Vec<f32>>,
@@ -45,21 +59,36 @@ pub struct Cpu {
     scratch: Vec<f32>,
     /// The second factor of a gated activation.
     scratch_up: Vec<f32>,
+    /// The input of a matrix product as its kernel wants it.
+    rounded: RefCell<Input>,
+    rotations: Rotations,
+    times: Times,
     last_choice: u32,
     /// Choices that were not read yet.
     choices: VecDeque<u32>,
 }
 
 impl Cpu {
-    /// An empty device.
+    /// An empty device that works on the caller's thread.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One with so many threads; by default, with as many of the machine's as turn out to be the fastest.
+    pub fn with_threads(threads: Option<NonZeroUsize>) -> Self {
+        let pool = Pool::new(threads.map_or_else(pool::most_threads, NonZeroUsize::get));
+        Cpu { pool, tune: threads.is_none(), ..Self::default() }
     }
 
     /// A device that holds every weight as F32 and rounds no activations: what quantized kernels,
     /// here and on other devices, are measured against.
     pub fn reference() -> Self {
         Cpu { dequantize: true, ..Self::default() }
+    }
+
+    /// A device that measures its operations, for [`Backend::kernel_times`].
+    pub fn measured() -> Self {
+        Cpu { times: Times::on(), ..Self::default() }
     }
 
     /// Takes a buffer out while an operation writes it, so that others can be read meanwhile.
@@ -75,7 +104,10 @@ impl Cpu {
     fn apply(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
         let matrix = &self.matrices[linear.weight.0];
         let out = &mut out[..rows * matrix.rows];
-        matrix.blocks.multiply((rows, matrix.columns, matrix.rows), &input[..rows * matrix.columns], out)?;
+        let input = &input[..rows * matrix.columns];
+        let started = self.times.start();
+        matrix.blocks.multiply(&self.pool, rows, input, &mut self.rounded.borrow_mut(), out)?;
+        self.times.stop(started, || format!("{} {} × {}", matrix.kind.name(), matrix.rows, matrix.columns));
         if let Some(bias) = linear.bias {
             let bias = &self.vectors[bias.0];
             for row in out.chunks_exact_mut(matrix.rows) {
@@ -85,23 +117,33 @@ impl Cpu {
         Ok(())
     }
 
-    fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) {
-        out.copy_from_slice(input);
+    fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) -> Result<()> {
+        let started = self.times.start();
         let scale = &self.vectors[norm.scale.0];
-        match norm.kind {
-            NormKind::Rms => ops::rms_norm(out, scale, norm.epsilon),
-            NormKind::Layer { bias } => ops::layer_norm(out, scale, &self.vectors[bias.0], norm.epsilon),
-        }
+        let bias = match norm.kind {
+            NormKind::Rms => None,
+            NormKind::Layer { bias } => Some(&self.vectors[bias.0]),
+        };
+        let width = scale.len();
+        self.pool.rows(out, width, 2 * width, |row, out| {
+            out.copy_from_slice(&input[row * width..][..width]);
+            match bias {
+                None => ops::rms_norm(out, scale, norm.epsilon),
+                Some(bias) => ops::layer_norm(out, scale, bias, norm.epsilon),
+            }
+        })?;
+        self.times.stop(started, || "norm".into());
+        Ok(())
     }
 
     /// The rows of `input` normed, in a scratch vector that the caller hands back.
-    fn normed(&mut self, norm: &Norm, rows: Range<usize>, input: Buffer) -> Vec<f32> {
+    fn normed(&mut self, norm: &Norm, rows: Range<usize>, input: Buffer) -> Result<Vec<f32>> {
         let width = self.vectors[norm.scale.0].len();
         let mut scratch = std::mem::take(&mut self.scratch);
         resize(&mut scratch, rows.len() * width);
         let input = &self.buffers[input.0][rows.start * width..rows.end * width];
-        self.norm(norm, input, &mut scratch[..rows.len() * width]);
-        scratch
+        self.norm(norm, input, &mut scratch[..rows.len() * width])?;
+        Ok(scratch)
     }
 }
 
@@ -126,8 +168,23 @@ impl Backend for Cpu {
         "cpu"
     }
 
+    fn kernel_times(&mut self) -> LocalBoxFuture<'_, Result<Vec<KernelTime>>> {
+        Box::pin(std::future::ready(Ok(self.times.take())))
+    }
+
     fn prefill_rows(&self) -> usize {
         PREFILL_ROWS
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(self.pool.threads())
+    }
+
+    fn loaded(&mut self) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            self.pool.started().await;
+            if self.tune { self.pool.tune() } else { Ok(()) }
+        })
     }
 
     fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
@@ -135,12 +192,12 @@ impl Backend for Cpu {
             true => blocks::dequantized(kind, rows, columns)?,
             false => blocks::allocate(kind, rows, columns)?,
         };
-        self.matrices.push(WeightMatrix { rows, columns, blocks });
+        self.matrices.push(WeightMatrix { kind, rows, columns, blocks });
         Ok(Matrix(self.matrices.len() - 1))
     }
 
     fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
-        self.matrices[matrix.0].blocks.write_rows(first, bytes)
+        self.matrices[matrix.0].blocks.write_rows(&self.pool, first, bytes)
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vector> {
@@ -153,10 +210,13 @@ impl Backend for Cpu {
         Ok(Buffer(self.buffers.len() - 1))
     }
 
+    fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<()> {
+        self.buffers[buffer.0][..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
     fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
-        // What does not fit a number does not fit the memory.
-        let len = context.saturating_mul(heads.kv * heads.size);
-        self.caches.push(Cache { keys: zeros(len)?, values: zeros(len)? });
+        self.caches.push(Cache::new(context, heads)?);
         Ok(KvCache(self.caches.len() - 1))
     }
 
@@ -165,6 +225,10 @@ impl Backend for Cpu {
             Tokens::Known(tokens) => tokens,
             Tokens::Chosen => &[self.last_choice],
         };
+        // An operation that fails does not put back what it has taken.
+        if self.buffers.iter().any(Vec::is_empty) {
+            return Err(Error::internal("an earlier request has broken the engine. Load the model again"));
+        }
         let table = &self.matrices[table.0];
         let out = &mut self.buffers[out.0];
         for (&token, row) in tokens.iter().zip(out.chunks_exact_mut(table.columns)) {
@@ -193,7 +257,7 @@ impl Backend for Cpu {
     }
 
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
-        let input = self.normed(norm, 0..rows, x);
+        let input = self.normed(norm, 0..rows, x)?;
         for (linear, buffer) in outputs {
             let mut out = self.take(*buffer);
             self.apply(linear, rows, &input, &mut out)?;
@@ -220,7 +284,7 @@ impl Backend for Cpu {
         match norm {
             Some(norm) => {
                 let normed_rows = &mut normed_rows[..rows * width];
-                self.norm(norm, projected_rows, normed_rows);
+                self.norm(norm, projected_rows, normed_rows)?;
                 ops::add(&mut x_values, normed_rows);
             }
             None => ops::add(&mut x_values, projected_rows),
@@ -240,6 +304,7 @@ impl Backend for Cpu {
         rope: &Rope,
         cache: KvCache,
     ) -> Result<()> {
+        let started = self.times.start();
         let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
         for (buffer, width, index) in [(q, q_width, 0), (k, kv_width, 1)] {
             let mut values = self.take(buffer);
@@ -248,15 +313,18 @@ impl Backend for Cpu {
                 let scale = &self.vectors[norms[index].scale.0];
                 ops::rms_norm(used, scale, norms[index].epsilon);
             }
-            for (row, values) in used.chunks_exact_mut(width).enumerate() {
-                ops::rotate(values, heads.size, position + row, rope);
+            let angles = self.rotations.angles(position, rows, rope);
+            for (values, angles) in used.chunks_exact_mut(width).zip(angles) {
+                ops::rotate(values, heads.size, angles, rope.pairing);
             }
             self.put(buffer, values);
         }
-        let Cache { keys, values } = &mut self.caches[cache.0];
-        let (start, len) = (position * kv_width, rows * kv_width);
-        keys[start..start + len].copy_from_slice(&self.buffers[k.0][..len]);
-        values[start..start + len].copy_from_slice(&self.buffers[v.0][..len]);
+        let (keys, values) = (&self.buffers[k.0], &self.buffers[v.0]);
+        for (row, (keys, values)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).take(rows).enumerate()
+        {
+            self.caches[cache.0].store(position + row, keys, values);
+        }
+        self.times.stop(started, || "rotate and store".into());
         Ok(())
     }
 
@@ -270,15 +338,11 @@ impl Backend for Cpu {
         out: Buffer,
     ) -> Result<()> {
         let mut out_values = self.take(out);
-        let heads = attention.heads;
-        let queries = &self.buffers[q.0];
-        let Cache { keys, values } = &self.caches[cache.0];
-        parallel_rows(&mut out_values[..rows * heads.query * heads.size], heads.size, |index, out| {
-            let (row, head) = (index / heads.query, index % heads.query);
-            let query = &queries[index * heads.size..][..heads.size];
-            let kv_head = head / (heads.query / heads.kv);
-            ops::attend(query, keys, values, kv_head, position + row, attention, out);
-        });
+        let len = rows * attention.heads.query * attention.heads.size;
+        let queries = &self.buffers[q.0][..len];
+        let started = self.times.start();
+        self.caches[cache.0].attend(&self.pool, position, queries, attention, &mut out_values[..len])?;
+        self.times.stop(started, || "attend".into());
         self.put(out, out_values);
         Ok(())
     }
@@ -293,16 +357,18 @@ impl Backend for Cpu {
         out: Buffer,
     ) -> Result<()> {
         let width = self.matrices[gate.weight.0].rows;
-        let input = self.normed(norm, 0..rows, x);
+        let input = self.normed(norm, 0..rows, x)?;
         let mut gated = self.take(out);
         let mut upped = std::mem::take(&mut self.scratch_up);
         resize(&mut upped, rows * width);
         self.apply(gate, rows, &input, &mut gated)?;
         self.apply(up, rows, &input, &mut upped)?;
         let used = &mut gated[..rows * width];
-        parallel_rows(used, width, |row, gated| {
+        let started = self.times.start();
+        self.pool.rows(used, width, SLOW * width, |row, gated| {
             ops::gate(gated, &upped[row * width..][..width], activation);
-        });
+        })?;
+        self.times.stop(started, || "gate".into());
         self.scratch = input;
         self.scratch_up = upped;
         self.put(out, gated);
@@ -319,10 +385,11 @@ impl Backend for Cpu {
         out: Buffer,
     ) -> Result<()> {
         let width = self.matrices[up.weight.0].rows;
-        let input = self.normed(norm, 0..rows, x);
+        let input = self.normed(norm, 0..rows, x)?;
         let mut activated = self.take(out);
         self.apply(up, rows, &input, &mut activated)?;
-        parallel_rows(&mut activated[..rows * width], width, |_, row| ops::activate(row, activation));
+        let used = &mut activated[..rows * width];
+        self.pool.rows(used, width, SLOW * width, |_, row| ops::activate(row, activation))?;
         self.scratch = input;
         self.put(out, activated);
         Ok(())
@@ -337,11 +404,11 @@ impl Backend for Cpu {
         softcap: Option<f32>,
         out: Buffer,
     ) -> Result<()> {
-        let input = self.normed(norm, row..row + 1, x);
+        let input = self.normed(norm, row..row + 1, x)?;
         let mut scores = self.take(out);
         self.apply(head, 1, &input, &mut scores)?;
         if let Some(cap) = softcap {
-            scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
+            ops::cap_all(&mut scores, cap);
         }
         self.scratch = input;
         self.put(out, scores);
@@ -368,7 +435,9 @@ impl Backend for Cpu {
         wanted: &'a Wanted,
         out: &'a mut Top,
     ) -> LocalBoxFuture<'a, Result<()>> {
+        let started = self.times.start();
         top_k(&self.buffers[scores.0][..len], wanted, out);
+        self.times.stop(started, || "top k".into());
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -1,6 +1,8 @@
 //! The operations between the matrix products, over plain slices.
 
-use super::super::{Activation, Attention, Rope, RopePairing, Top, Wanted};
+use super::super::{Activation, Rope, RopePairing, Top, Wanted};
+use super::kernels::float::{from_lanes, lanes, sigmoid};
+use super::kernels::simd::{V, add_f32, all_f32, mul_f32, sub_f32};
 use std::cmp::Ordering;
 
 /// Lanes of partial sums: lets the compiler vectorize a reduction, whose order Rust must keep.
@@ -24,11 +26,6 @@ pub(super) fn add(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
 
-/// `x += factor · y`.
-fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y);
-}
-
 /// Norms each run of `scale.len()` numbers.
 pub(super) fn rms_norm(values: &mut [f32], scale: &[f32], epsilon: f32) {
     for row in values.chunks_exact_mut(scale.len()) {
@@ -49,57 +46,91 @@ pub(super) fn layer_norm(values: &mut [f32], scale: &[f32], bias: &[f32], epsilo
     }
 }
 
+/// Sines and cosines of a step's rotations: every layer needs the same.
+#[derive(Default)]
+pub(super) struct Rotations {
+    /// One for each rope of the model.
+    tables: Vec<Table>,
+}
+
+struct Table {
+    rope: Rope,
+    /// The position of the first row, and rows.
+    place: (usize, usize),
+    /// (sine, cosine), for each row and pair.
+    angles: Vec<(f32, f32)>,
+}
+
+impl Rotations {
+    /// For each of the rows, the first of which is at `position`: the (sine, cosine) of each pair.
+    pub fn angles(
+        &mut self,
+        position: usize,
+        rows: usize,
+        rope: &Rope,
+    ) -> impl Iterator<Item = &[(f32, f32)]> {
+        let known = self.tables.iter().position(|table| table.rope == *rope);
+        let index = known.unwrap_or_else(|| {
+            self.tables.push(Table { rope: rope.clone(), place: (0, 0), angles: Vec::new() });
+            self.tables.len() - 1
+        });
+        let table = &mut self.tables[index];
+        if table.place != (position, rows) {
+            table.place = (position, rows);
+            table.angles.clear();
+            for row in position..position + rows {
+                table.angles.extend(rope.frequencies.iter().map(|frequency| {
+                    let (sin, cos) = (row as f32 * frequency).sin_cos();
+                    (sin * rope.magnitude, cos * rope.magnitude)
+                }));
+            }
+        }
+        table.angles.chunks_exact(rope.frequencies.len().max(1))
+    }
+}
+
 /// Rotates every head of one token.
-pub(super) fn rotate(heads: &mut [f32], head_size: usize, position: usize, rope: &Rope) {
-    let pairs = rope.frequencies.len();
-    for (pair, frequency) in rope.frequencies.iter().enumerate() {
-        let (sin, cos) = (position as f32 * frequency).sin_cos();
-        let (sin, cos) = (sin * rope.magnitude, cos * rope.magnitude);
-        let (first, second) = match rope.pairing {
-            RopePairing::Interleaved => (2 * pair, 2 * pair + 1),
-            RopePairing::Halves => (pair, pair + pairs),
-        };
-        for head in heads.chunks_exact_mut(head_size) {
-            let (a, b) = (head[first], head[second]);
-            head[first] = a * cos - b * sin;
-            head[second] = a * sin + b * cos;
+pub(super) fn rotate(heads: &mut [f32], head_size: usize, angles: &[(f32, f32)], pairing: RopePairing) {
+    let rotate = |a: &mut f32, b: &mut f32, (sin, cos): (f32, f32)| {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    };
+    for head in heads.chunks_exact_mut(head_size) {
+        match pairing {
+            RopePairing::Interleaved => {
+                for ([a, b], angle) in head.as_chunks_mut().0.iter_mut().zip(angles) {
+                    rotate(a, b, *angle);
+                }
+            }
+            RopePairing::Halves => {
+                let (first, second) = head.split_at_mut(angles.len());
+                for ((a, b), angle) in first.iter_mut().zip(second).zip(angles) {
+                    rotate(a, b, *angle);
+                }
+            }
         }
     }
 }
 
-/// One query head at `position` over the cache, by online softmax: one pass, no scores kept.
-/// Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
-pub(super) fn attend(
-    query: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    kv_head: usize,
-    position: usize,
-    attention: &Attention,
-    out: &mut [f32],
-) {
-    let size = attention.heads.size;
-    let stride = attention.heads.kv * size;
-    let first = attention.window.map_or(0, |window| (position + 1).saturating_sub(window));
-    let (mut maximum, mut sum) = (f32::NEG_INFINITY, 0.0);
-    out.fill(0.0);
-    for seen in first..=position {
-        let offset = seen * stride + kv_head * size;
-        let mut score = attention.scale * dot(query, &keys[offset..offset + size]);
-        if let Some(cap) = attention.softcap {
-            score = cap * (score / cap).tanh();
-        }
-        if score > maximum {
-            let shrink = (maximum - score).exp();
-            sum *= shrink;
-            out.iter_mut().for_each(|value| *value *= shrink);
-            maximum = score;
-        }
-        let weight = (score - maximum).exp();
-        sum += weight;
-        add_scaled(out, weight, &values[offset..offset + size]);
+/// Puts `work(x)` in the place of each x.
+fn map(values: &mut [f32], work: impl Fn(V) -> V) {
+    let (fours, rest) = values.as_chunks_mut::<4>();
+    for four in fours {
+        *four = lanes(work(from_lanes(four)));
     }
-    out.iter_mut().for_each(|value| *value /= sum);
+    for value in rest {
+        *value = lanes(work(all_f32(*value)))[0];
+    }
+}
+
+/// `limit · tanh(x / limit)`, as `limit · (2 · sigmoid(2x / limit) − 1)`.
+pub(super) fn cap(x: V, limit: f32) -> V {
+    let double = sigmoid(mul_f32(x, all_f32(2.0 / limit)));
+    sub_f32(mul_f32(double, all_f32(2.0 * limit)), all_f32(limit))
+}
+
+/// The same for each of `values`.
+pub(super) fn cap_all(values: &mut [f32], limit: f32) {
+    map(values, |x| cap(x, limit));
 }
 
 /// `gate = act(gate) · up`.
@@ -111,15 +142,18 @@ pub(super) fn gate(gate: &mut [f32], up: &[f32], activation: Activation) {
 /// `x = act(x)`.
 pub(super) fn activate(x: &mut [f32], activation: Activation) {
     match activation {
-        Activation::Silu => x.iter_mut().for_each(|x| *x /= 1.0 + (-*x).exp()),
-        Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
+        Activation::Silu => map(x, |x| mul_f32(x, sigmoid(x))),
+        Activation::Gelu => map(x, gelu),
     }
 }
 
-/// The tanh approximation: Hendrycks and Gimpel, <https://arxiv.org/abs/1606.08415>.
-fn gelu(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)).tanh())
+/// The tanh approximation (Hendrycks and Gimpel, <https://arxiv.org/abs/1606.08415>), which is
+/// x · sigmoid(2 · sqrt(2/π) · (x + 0.044715 x³)).
+#[inline(always)]
+fn gelu(x: V) -> V {
+    const FACTOR: f32 = 1.595_769;
+    let inner = add_f32(all_f32(FACTOR), mul_f32(all_f32(FACTOR * 0.044715), mul_f32(x, x)));
+    mul_f32(x, sigmoid(mul_f32(x, inner)))
 }
 
 /// See [`crate::backend::Backend::top_k`].
@@ -155,22 +189,3 @@ pub(crate) fn top_k(scores: &[f32], wanted: &Wanted, out: &mut Top) {
         false => 0.0,
     };
 }
-
-/// Calls `work(index, piece)` for each `width` numbers of `out`, on every core.
-pub(super) fn parallel_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    let pieces = out.len() / width;
-    let start = SendPointer(out.as_mut_ptr());
-    candle_core::utils::barrier_pool().execute_chunked(pieces, |range| {
-        let start = &start;
-        for index in range {
-            // SAFETY: pieces lie within `out` and do not overlap, and the pool gives each index
-            // to one worker and returns when all are done.
-            let piece = unsafe { std::slice::from_raw_parts_mut(start.0.add(index * width), width) };
-            work(index, piece);
-        }
-    });
-}
-
-struct SendPointer(*mut f32);
-// SAFETY: see `parallel_rows`.
-unsafe impl Sync for SendPointer {}

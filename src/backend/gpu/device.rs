@@ -1,12 +1,13 @@
 //! The adapter, what it can do, and what goes wrong with it.
 
 use crate::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What may be used of a device, and which device.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Features that stay off though the device has them: `f16`, `subgroups`, `timestamps`, `dp4a`.
+    /// Features that stay off though the device has them: `f16`, `subgroups`, `timestamps`, `dp4a`, `half`.
     pub disable: Vec<String>,
     /// Part of the adapter's name, any case.
     pub adapter: Option<String>,
@@ -23,29 +24,80 @@ pub struct Options {
     pub exact_half: Option<bool>,
     /// Refuse a renderer in software.
     pub hardware_only: bool,
+    /// The device "auto" takes a renderer in software too; for tests.
+    pub software: bool,
+    /// What the device "auto" shall find when it measures whether the GPU is faster; for tests.
+    pub faster: Option<bool>,
     /// Measure every kernel; slows everything down.
     pub profile: bool,
+    /// Where results of self-tests are kept: a folder, in browsers the name of a Cache. By default the user's
+    /// cache folder, or `candlewick-gpu`.
+    pub cache: Option<String>,
+    /// Shaders made wrong, to see the self-test find it.
+    pub corruptions: Vec<Corruption>,
+    /// Bytes after which the device is out of memory; for tests.
+    pub max_memory: Option<u64>,
+    /// Holds on to the device, to take it away; for tests.
+    pub hold: Hold,
 }
 
-impl Options {
-    /// The defaults with what the environment says: `CANDLEWICK_GPU_DISABLE=f16,subgroups` and
-    /// `CANDLEWICK_GPU_ADAPTER=name`.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn from_env() -> Self {
-        let disable = std::env::var("CANDLEWICK_GPU_DISABLE").unwrap_or_default();
-        Options {
-            disable: disable.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
-            adapter: std::env::var("CANDLEWICK_GPU_ADAPTER").ok(),
-            ..Options::default()
+/// The device that was opened last.
+#[derive(Debug, Clone, Default)]
+pub struct Hold(Arc<Mutex<Option<wgpu::Device>>>);
+
+impl Hold {
+    /// Loses it.
+    pub fn destroy(&self) {
+        if let Ok(device) = self.0.lock()
+            && let Some(device) = &*device
+        {
+            device.destroy();
         }
     }
 
-    /// What the engine runs with.
-    pub fn for_engine() -> Self {
-        #[cfg(not(target_arch = "wasm32"))]
-        return Options::from_env();
-        #[cfg(target_arch = "wasm32")]
-        Options::default()
+    fn keep(&self, device: &wgpu::Device) {
+        if let Ok(mut held) = self.0.lock() {
+            *held = Some(device.clone());
+        }
+    }
+}
+
+/// A text replaced in the shader of a kernel, or of all kernels with a flag.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Corruption {
+    /// `matvec`, or `SUBGROUPS`.
+    pub kernel: String,
+    /// WGSL.
+    pub text: String,
+    /// What stands there instead.
+    pub by: String,
+}
+
+impl Options {
+    /// The defaults with what the environment says.
+    pub fn from_env() -> Self {
+        Options::default().with_env()
+    }
+
+    /// With what the environment says too: `CANDLEWICK_GPU_DISABLE=f16,subgroups` and
+    /// `CANDLEWICK_GPU_ADAPTER=name`. Browsers have no environment.
+    pub fn with_env(mut self) -> Self {
+        let disable = std::env::var("CANDLEWICK_GPU_DISABLE").unwrap_or_default();
+        self.disable.extend(disable.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
+        self.adapter = self.adapter.or(std::env::var("CANDLEWICK_GPU_ADAPTER").ok());
+        self
+    }
+
+    /// Refuses names that nothing has.
+    fn check(&self) -> Result<()> {
+        const NAMES: [&str; 5] = ["subgroups", "f16", "half", "dp4a", "timestamps"];
+        match self.disable.iter().find(|name| !NAMES.contains(&name.as_str())) {
+            Some(name) => Err(Error::invalid_argument(format!(
+                "\"{name}\" cannot be switched off on the GPU; what can is {}",
+                NAMES.join(", ")
+            ))),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn allows(&self, feature: &str) -> bool {
@@ -68,12 +120,18 @@ pub(super) struct Device {
     pub limits: wgpu::Limits,
     /// Sums over subgroups may be used: their size, which is 4 to 128.
     pub subgroups: Option<(u32, u32)>,
+    /// The same, where they are switched off.
+    idle_subgroups: Option<(u32, u32)>,
     pub timestamps: bool,
     faults: Arc<Mutex<Faults>>,
+    max_memory: Option<u64>,
+    /// Bytes of all buffers so far.
+    allocated: AtomicU64,
 }
 
 impl Device {
     pub async fn open(options: &Options) -> Result<Device> {
+        options.check()?;
         let adapter = adapter(options).await?;
         let mut info = adapter.get_info();
         if options.hardware_only && is_software(&info) {
@@ -109,6 +167,7 @@ impl Device {
             let message = format!("the GPU {} cannot be opened: {error}", info.name);
             Error::resource_exhausted(message)
         })?;
+        options.hold.keep(&handle);
         if let Some(max) = options.max_binding {
             limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(max);
         }
@@ -117,9 +176,7 @@ impl Device {
         let kept = faults.clone();
         handle.on_uncaptured_error(Arc::new(move |error| {
             let error = match error {
-                wgpu::Error::OutOfMemory { .. } => {
-                    Error::resource_exhausted("the GPU is out of memory. Choose a smaller model or context")
-                }
+                wgpu::Error::OutOfMemory { .. } => out_of_memory(),
                 error => Error::internal(format!("GPU: {error}")),
             };
             if let Ok(mut faults) = kept.lock() {
@@ -148,16 +205,45 @@ impl Device {
         let known = info.subgroup_min_size >= 4 && info.subgroup_max_size <= 128;
         let sizes = (info.subgroup_min_size, info.subgroup_max_size);
         let subgroups = (has_subgroups && known).then_some(sizes);
-        Ok(Device { handle, queue, info, limits, subgroups, timestamps, faults })
+        Ok(Device {
+            handle,
+            queue,
+            info,
+            limits,
+            subgroups,
+            idle_subgroups: None,
+            timestamps,
+            faults,
+            max_memory: options.max_memory,
+            allocated: AtomicU64::new(0),
+        })
+    }
+
+    /// Has kernels use subgroups, where the device has them, or not.
+    pub fn switch_subgroups(&mut self, on: bool) {
+        let known = self.subgroups.or(self.idle_subgroups);
+        (self.subgroups, self.idle_subgroups) = if on { (known, None) } else { (None, known) };
     }
 
     /// The first error since the device was opened, if there was one.
     pub fn check(&self) -> Result<()> {
+        if self.faults.lock().is_ok_and(|faults| faults.error.is_some() && faults.lost.is_none()) {
+            // Natively a loss is only told when asked for; errors that come of it are heard before.
+            _ = self.handle.poll(wgpu::PollType::Poll);
+        }
         let Ok(faults) = self.faults.lock() else { return Err(Error::internal("a GPU callback failed")) };
         if let Some(message) = &faults.lost {
             return Err(Error::device_lost(format!("the GPU was lost: {message}")));
         }
         faults.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Gives the device up: every check fails from now on.
+    pub fn lose(&self) {
+        if let Ok(mut faults) = self.faults.lock() {
+            faults.lost.get_or_insert("it was given up".to_owned());
+        }
+        self.handle.destroy();
     }
 
     /// Whether a processor plays the GPU.
@@ -194,6 +280,10 @@ impl Device {
                 size >> 20
             )));
         }
+        let allocated = self.allocated.fetch_add(size, Ordering::Relaxed) + size;
+        if self.max_memory.is_some_and(|max| allocated > max) {
+            return Err(out_of_memory());
+        }
         let descriptor =
             wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         Ok(self.handle.create_buffer(&descriptor))
@@ -204,6 +294,10 @@ impl Device {
         use wgpu::BufferUsages as Usage;
         self.buffer(label, size, Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC)
     }
+}
+
+fn out_of_memory() -> Error {
+    Error::resource_exhausted("the GPU is out of memory. Choose a smaller model or context")
 }
 
 async fn adapter(options: &Options) -> Result<wgpu::Adapter> {

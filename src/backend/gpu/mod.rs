@@ -10,21 +10,24 @@
 mod attention;
 mod choice;
 mod device;
+mod memo;
 mod memory;
 mod probe;
 mod product;
 mod profile;
 mod record;
 mod repack;
+mod self_test;
 mod shader;
 #[cfg(target_arch = "wasm32")]
 mod web;
 
-pub use device::Options;
+pub use device::{Corruption, Options};
+pub use self_test::{SelfTest, SwitchedOff, Variant};
 
 use super::{
     Activation, Attention, Backend, Buffer, GpuInfo, Heads, KernelTime, KvCache, Linear, Matrix, Needs, Norm,
-    Rope, Tokens, Top, Vector, Wanted,
+    Rope, Shape, Tokens, Top, Vector, Wanted,
 };
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
@@ -36,7 +39,7 @@ use memory::{MatrixData, Memory, VectorData};
 use product::{End, Input};
 use record::{BufferId, Recorder};
 use repack::Format;
-use shader::Kernel;
+use shader::{Kernel, Pipelines};
 
 /// Activations' rows begin at multiples of this many numbers: two blocks of a matrix.
 const ROW_ALIGNMENT: usize = 64;
@@ -71,6 +74,8 @@ pub struct Gpu {
     parts: Option<BufferId>,
     /// Longest KV cache.
     context: usize,
+    /// What the self-test found, where there was one.
+    self_test: Option<SelfTest>,
     /// Halves are decoded by integers: the device reads subnormal ones as 0.
     exact_half: bool,
     /// Products of many tokens are of integers where the weights are; not known before it was measured.
@@ -102,12 +107,34 @@ pub struct Info {
 
 impl Gpu {
     /// Opens a device.
-    pub async fn open(options: Options) -> Result<Gpu> {
+    pub async fn open(mut options: Options) -> Result<Gpu> {
         let device = Device::open(&options).await?;
-        let mut recorder = Recorder::new(&device, options.profile)?;
+        options.kv_f32 |= !options.allows("f16");
+        if !options.allows("half") {
+            options.exact_half = Some(true);
+        }
+        let pipelines = Pipelines::new(options.corruptions.clone());
+        let mut gpu = Gpu::with(device, options, pipelines)?;
+        gpu.dp4a = if gpu.options.allows("dp4a") { gpu.options.dp4a } else { Some(false) };
+        gpu.exact_half = match gpu.options.exact_half {
+            Some(exact) => exact,
+            None => !gpu.reads_halves().await?,
+        };
+        Ok(gpu)
+    }
+
+    /// The same device with nothing on it but its pipelines.
+    pub fn emptied(self) -> Result<Gpu> {
+        let Gpu { device, options, recorder, self_test, exact_half, dp4a, tuned, .. } = self;
+        let gpu = Gpu::with(device, options, recorder.pipelines)?;
+        Ok(Gpu { self_test, exact_half, dp4a, tuned, ..gpu })
+    }
+
+    fn with(device: Device, options: Options, pipelines: Pipelines) -> Result<Gpu> {
+        let mut recorder = Recorder::new(&device, options.profile, pipelines)?;
         let memory = Memory::new(&device, &mut recorder)?;
         let ids = recorder.add(device.storage("token ids", 4 * (4 * PREFILL_ROWS as u64 + 2))?);
-        let mut gpu = Gpu {
+        Ok(Gpu {
             device,
             options,
             recorder,
@@ -122,16 +149,11 @@ impl Gpu {
             scratch: [None; 3],
             parts: None,
             context: 0,
+            self_test: None,
             exact_half: false,
             dp4a: None,
             tuned: None,
-        };
-        gpu.dp4a = if gpu.options.allows("dp4a") { gpu.options.dp4a } else { Some(false) };
-        gpu.exact_half = match gpu.options.exact_half {
-            Some(exact) => exact,
-            None => !gpu.reads_halves().await?,
-        };
-        Ok(gpu)
+        })
     }
 
     /// What runs and how.
@@ -182,14 +204,13 @@ impl Gpu {
     /// Whether the device can hold what is needed, as far as it tells: WebGPU does not say how much memory
     /// there is, only how much a buffer may have.
     fn check_needs(&mut self, needs: &Needs) -> Result<()> {
-        let size = |&(rows, columns, kind): &(usize, usize, TensorType)| {
-            Memory::size_of(Format::of(kind), rows, columns)
-        };
-        // Split tensors and slabs' ends take a little more.
+        let size = |shape: &Shape| Memory::size_of(Format::of(shape.kind), shape.rows, shape.columns);
+        // Slabs' ends take a little more.
         let weights = needs.matrices.iter().map(size).sum::<u64>() + 4096 * needs.matrices.len() as u64;
-        let cache = self.cache_size(needs.context, needs.heads);
-        let caches = cache.saturating_mul(2 * needs.layers as u64);
-        let rows = needs.matrices.iter().map(|&(_, columns, kind)| size(&(1, columns, kind)));
+        let caches = needs.caches.iter().map(|&(context, heads)| self.cache_size(context, heads));
+        let cache = caches.clone().max().unwrap_or(0);
+        let caches = caches.fold(0u64, |sum, size| sum.saturating_add(size.saturating_mul(2)));
+        let rows = needs.matrices.iter().map(|shape| size(&Shape { rows: 1, ..*shape }));
         let limit = self.device.max_binding();
         for (what, bytes) in [("a layer's keys", cache), ("a row of weights", rows.max().unwrap_or(0))] {
             if bytes > limit {
@@ -201,6 +222,11 @@ impl Gpu {
         }
         self.memory.expect(weights);
         Ok(())
+    }
+
+    async fn wait_idle(&mut self) -> Result<()> {
+        let mut word = Vec::new();
+        self.recorder.read(&self.device, self.ids, 4, &mut word).await
     }
 
     fn activations(&mut self, rows: usize, width: usize) -> Result<Activations> {
@@ -308,7 +334,14 @@ impl Backend for Gpu {
             flags.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
         };
         let (adapter, backend) = (self.device.info.name.clone(), self.device.info.backend.to_string());
-        Some(GpuInfo { adapter, backend, features: on(&features), variants: on(&variants) })
+        let (features, variants) = (on(&features), on(&variants));
+        let pipelines = self.recorder.pipelines.len();
+        Some(GpuInfo { adapter, backend, features, variants, pipelines, self_test: self.self_test.clone() })
+    }
+
+    fn release(&mut self) {
+        self.recorder.destroy_buffers();
+        self.device.lose();
     }
 
     fn chooses_ahead(&self) -> bool {
@@ -316,10 +349,7 @@ impl Backend for Gpu {
     }
 
     fn wait(&mut self) -> LocalBoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            let mut word = Vec::new();
-            self.recorder.read(&self.device, self.ids, 4, &mut word).await
-        })
+        Box::pin(self.wait_idle())
     }
 
     fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
@@ -343,6 +373,20 @@ impl Backend for Gpu {
         let buffer = self.activations(rows, width)?;
         self.buffers.push(buffer);
         Ok(Buffer(self.buffers.len() - 1))
+    }
+
+    fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<()> {
+        // What is enqueued still sees what was there.
+        if !self.recorder.is_empty() {
+            self.recorder.submit(&self.device)?;
+        }
+        let Activations { id, width, stride } = self.buffers[buffer.0];
+        let buffer = self.recorder.buffer(id);
+        for (row, values) in values.chunks(width).enumerate() {
+            let offset = 4 * (row * stride) as u64;
+            self.device.queue.write_buffer(buffer, offset, bytemuck::cast_slice(values));
+        }
+        Ok(())
     }
 
     fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {

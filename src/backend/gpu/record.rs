@@ -43,17 +43,19 @@ pub(super) struct Recorder {
     /// Choices on their way back, oldest first.
     late: VecDeque<(usize, wgpu::SubmissionIndex, oneshot::Receiver<bool>)>,
     profile: Option<Profile>,
+    /// Kernels asked for, where they are only collected.
+    collected: Option<Vec<Kernel>>,
 }
 
 impl Recorder {
-    pub fn new(device: &Device, profile: bool) -> Result<Self> {
+    pub fn new(device: &Device, profile: bool, pipelines: Pipelines) -> Result<Self> {
         use wgpu::BufferUsages as Usage;
         let uniforms =
             device.buffer("parameters", (SLOT * SLOTS) as u64, Usage::UNIFORM | Usage::COPY_DST)?;
         let ring = (0..RING).map(|_| device.buffer("token", 16, Usage::MAP_READ | Usage::COPY_DST));
         let profile = (profile && device.timestamps).then(|| Profile::new(device)).transpose()?;
         Ok(Recorder {
-            pipelines: Pipelines::default(),
+            pipelines,
             buffers: Vec::new(),
             groups: Vec::new(),
             group_of: HashMap::new(),
@@ -66,7 +68,23 @@ impl Recorder {
             ring_next: 0,
             late: VecDeque::new(),
             profile,
+            collected: None,
         })
+    }
+
+    /// Frees what the device holds. Nothing may be submitted any more.
+    pub fn destroy_buffers(&self) {
+        self.buffers.iter().for_each(wgpu::Buffer::destroy);
+    }
+
+    /// From now on notes kernels instead of enqueuing them.
+    pub fn collect(&mut self) {
+        self.collected = Some(Vec::new());
+    }
+
+    /// Ends that; each kernel comes once.
+    pub fn collected(&mut self) -> Vec<Kernel> {
+        self.collected.take().unwrap_or_default()
     }
 
     pub fn add(&mut self, buffer: wgpu::Buffer) -> BufferId {
@@ -100,6 +118,12 @@ impl Recorder {
         buffers: &[BufferId],
         workgroups: [usize; 3],
     ) -> Result<()> {
+        if let Some(kernels) = &mut self.collected {
+            if !kernels.contains(&kernel) {
+                kernels.push(kernel);
+            }
+            return Ok(());
+        }
         if self.pending.len() == SLOTS {
             self.submit(device)?;
         }
@@ -240,6 +264,9 @@ impl Recorder {
 
     /// Sends what is enqueued, and words `offset` and `offset + 1` of `source` on their way back.
     pub fn send_late(&mut self, device: &Device, source: BufferId, offset: u64) -> Result<()> {
+        if self.collected.is_some() {
+            return Ok(());
+        }
         if self.late.len() == RING {
             return Err(Error::internal("too many choices are unread"));
         }
@@ -305,7 +332,8 @@ pub(super) async fn wait(
     }
 }
 
-/// The device's own error where it has one.
+/// The device's own error where it has one. Buffers come back from every device but a lost one, which may say so
+/// only after the buffer does.
 fn failed(device: &Device, error: impl std::fmt::Display) -> Error {
-    device.check().err().unwrap_or_else(|| Error::internal(format!("GPU: {error}")))
+    device.check().err().unwrap_or_else(|| Error::device_lost(format!("the GPU was lost: {error}")))
 }

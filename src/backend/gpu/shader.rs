@@ -9,9 +9,12 @@
 //!
 //! Constants become `const NAME: u32 = …` at the head.
 
+use super::Corruption;
 use super::device::Device;
+use super::self_test::Progress;
 use crate::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 
 macro_rules! sources {
     ($($path:literal)*) => {
@@ -148,11 +151,29 @@ pub(super) struct Pipeline {
 pub(super) struct Pipelines {
     by_kernel: HashMap<Kernel, usize>,
     made: Vec<Pipeline>,
+    /// What the driver refuses to compile, and why.
+    refused: HashMap<Kernel, String>,
     /// One for each pattern of read-only and writable bindings.
     layouts: HashMap<Vec<bool>, wgpu::BindGroupLayout>,
+    corruptions: Vec<Corruption>,
+}
+
+/// A kernel with all that makes its pipeline.
+pub(super) struct Described {
+    pub kernel: Kernel,
+    pub source: String,
+    /// Whether each storage binding is written.
+    #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
+    pub writable: Vec<bool>,
+    layout: wgpu::BindGroupLayout,
 }
 
 impl Pipelines {
+    /// Without pipelines. `corruptions` change the shaders.
+    pub fn new(corruptions: Vec<Corruption>) -> Self {
+        Pipelines { corruptions, ..Pipelines::default() }
+    }
+
     pub fn get(&self, index: usize) -> &Pipeline {
         &self.made[index]
     }
@@ -161,45 +182,161 @@ impl Pipelines {
         self.made.len()
     }
 
+    /// Feeds all the texts that pipelines are made from.
+    pub fn hash_sources(&self, hasher: &mut impl Hasher) {
+        (SOURCES, &self.corruptions).hash(hasher);
+    }
+
     /// The pipeline of `kernel`, made when first asked for.
     pub fn find(&mut self, device: &Device, kernel: Kernel) -> Result<usize> {
         if let Some(&index) = self.by_kernel.get(&kernel) {
             return Ok(index);
         }
-        let source = kernel.source()?;
+        if let Some(reason) = self.refused.get(&kernel) {
+            return Err(kernel.wrong(reason));
+        }
+        let described = self.describe(device, kernel)?;
+        let pipeline = described.make(device);
+        Ok(self.keep(described, pipeline))
+    }
+
+    fn describe(&mut self, device: &Device, kernel: Kernel) -> Result<Described> {
+        let mut source = kernel.source()?;
+        for corruption in &self.corruptions {
+            if kernel.name == corruption.kernel || kernel.flags.contains(&corruption.kernel.as_str()) {
+                source = source.replace(&corruption.text, &corruption.by);
+            }
+        }
         let writable = writable_bindings(&source);
-        let layout = self.layouts.entry(writable).or_insert_with_key(|w| layout(device, w)).clone();
-        let prelude = if cfg!(target_arch = "wasm32") && kernel.flags.contains(&"SUBGROUPS") {
+        let layout = self.layouts.entry(writable.clone()).or_insert_with_key(|w| layout(device, w)).clone();
+        if cfg!(target_arch = "wasm32") && kernel.flags.contains(&"SUBGROUPS") {
             // Browsers ask for this line, naga does not know it.
-            "enable subgroups;\n"
-        } else {
-            ""
-        };
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(format!("{prelude}{source}").into()),
-        };
-        let module = device.shader_module(descriptor);
-        let pipeline_layout = device.handle.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            source.insert_str(0, "enable subgroups;\n");
+        }
+        Ok(Described { kernel, source, writable, layout })
+    }
+
+    fn keep(&mut self, described: Described, pipeline: wgpu::ComputePipeline) -> usize {
+        let Described { kernel, layout, .. } = described;
+        self.made.push(Pipeline { kernel: kernel.clone(), pipeline, layout });
+        self.by_kernel.insert(kernel, self.made.len() - 1);
+        self.made.len() - 1
+    }
+
+    /// Makes the pipelines of `kernels` that are not made yet. What a driver refuses is remembered: it is an error
+    /// where it is used.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn make(
+        &mut self,
+        device: &Device,
+        kernels: Vec<Kernel>,
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
+        let total = kernels.len();
+        let threads = std::thread::available_parallelism().map_or(1, |count| count.get()).min(8);
+        for (index, kernels) in kernels.chunks(threads).enumerate() {
+            progress(index * threads, total)?;
+            let new = kernels.iter().filter(|kernel| !self.by_kernel.contains_key(kernel)).cloned();
+            let new: Vec<Kernel> = new.collect();
+            let described: Result<Vec<_>> =
+                new.into_iter().map(|kernel| self.describe(device, kernel)).collect();
+            let described = described?;
+            let made: Vec<_> = std::thread::scope(|scope| {
+                let make = |described| scope.spawn(move || Described::try_make(described, device));
+                let threads: Vec<_> = described.iter().map(make).collect();
+                threads.into_iter().map(|thread| thread.join()).collect()
+            });
+            for (described, made) in described.into_iter().zip(made) {
+                match made.map_err(|_| Error::internal("a thread that compiles shaders panicked"))? {
+                    Ok(pipeline) => _ = self.keep(described, pipeline),
+                    Err(reason) => _ = self.refused.insert(described.kernel, reason),
+                }
+            }
+            device.check()?;
+        }
+        progress(total, total)
+    }
+
+    /// The same in a browser, which compiles them beside each other.
+    #[cfg(target_arch = "wasm32")]
+    pub async fn make(
+        &mut self,
+        device: &Device,
+        kernels: Vec<Kernel>,
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
+        use super::web;
+        let Some(mut compilation) = web::Compilation::new(&device.handle) else { return Ok(()) };
+        let total = kernels.len();
+        let mut begun = Vec::new();
+        for kernel in kernels {
+            if self.by_kernel.contains_key(&kernel) {
+                continue;
+            }
+            let described = self.describe(device, kernel)?;
+            let promise = compilation.begin(&described);
+            begun.push((described, promise));
+        }
+        let first = total - begun.len();
+        for (index, (described, promise)) in begun.into_iter().enumerate() {
+            progress(first + index, total)?;
+            let compiled = match promise {
+                Ok(promise) => web::compiled(promise).await,
+                Err(error) => Err(error),
+            };
+            device.check()?;
+            match compiled {
+                // While the browser's own is there, wgpu's is the same one.
+                Ok(_compiled) => {
+                    let pipeline = described.make(device);
+                    self.keep(described, pipeline);
+                }
+                Err(error) => _ = self.refused.insert(described.kernel, web::message(&error)),
+            }
+        }
+        progress(total, total)
+    }
+}
+
+impl Described {
+    /// As [`Described::make`], with the driver's refusal.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn try_make(&self, device: &Device) -> std::result::Result<wgpu::ComputePipeline, String> {
+        use futures_util::FutureExt;
+        let filters = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal];
+        let [outer, inner] = filters.map(|filter| device.handle.push_error_scope(filter));
+        let pipeline = self.make(device);
+        // Known at once where the driver is in this process.
+        let errors = [inner.pop().now_or_never(), outer.pop().now_or_never()];
+        match errors.into_iter().flatten().flatten().next() {
+            Some(error) => Err(error.to_string()),
+            None => Ok(pipeline),
+        }
+    }
+
+    fn make(&self, device: &Device) -> wgpu::ComputePipeline {
+        let name = self.kernel.name;
+        let module = device.shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(name),
+            source: wgpu::ShaderSource::Wgsl(self.source.as_str().into()),
+        });
+        let layout = device.handle.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: None,
-            bind_group_layouts: &[Some(&layout)],
+            bind_group_layouts: &[Some(&self.layout)],
             immediate_size: 0,
         });
-        let pipeline = device.handle.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
-            layout: Some(&pipeline_layout),
+        device.handle.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(name),
+            layout: Some(&layout),
             module: &module,
-            entry_point: Some(kernel.name),
+            entry_point: Some(name),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &[],
                 // Every kernel writes its workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
             cache: None,
-        });
-        self.made.push(Pipeline { kernel: kernel.clone(), pipeline, layout });
-        self.by_kernel.insert(kernel, self.made.len() - 1);
-        Ok(self.made.len() - 1)
+        })
     }
 }
 

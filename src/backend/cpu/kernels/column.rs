@@ -1,0 +1,148 @@
+//! Matrix times one column, which is what a new token costs.
+
+use super::input::Input;
+use super::layout::{Halves, Layout};
+use super::quants::{PAIRS, Quants};
+use super::simd::{
+    V, add_f32, add_i32, and, dot_i16, load, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
+    sub_f32, to_f32, zero,
+};
+use super::unroll;
+
+/// The products of `GROUPS` groups of four rows with the input.
+///
+/// # Safety
+/// Each of `groups` points to as many chunks as the input has.
+#[inline(always)]
+pub unsafe fn multiply<L: Layout, const GROUPS: usize>(
+    groups: [*const u8; GROUPS],
+    input: &Input,
+) -> [V; GROUPS] {
+    // SAFETY: passed on.
+    unsafe {
+        if L::BLOCK == 32 {
+            plain::<L, GROUPS>(groups, input)
+        } else {
+            with_sub_blocks::<L, GROUPS>(groups, input)
+        }
+    }
+}
+
+/// Adds the products of pairs `$pair` with the input at `$values`, of a block at `$integers` in each group, to `$sums`.
+macro_rules! products {
+    ($sums:ident, [$($pair:literal)*], $integers:expr, $values:expr, $masks:expr, $words:ident) => {
+        unroll!(PAIR in [$($pair)*] {
+            if PAIR % L::Quants::UNIT == 0 {
+                $words = $integers.map(|at| L::Quants::words(at, PAIR / L::Quants::UNIT));
+            }
+            let input = splat($values.add(4 * PAIR));
+            for (sum, words) in $sums.iter_mut().zip($words) {
+                *sum = add_i32(*sum, dot_i16(L::Quants::pair::<PAIR>(words, $masks), input));
+            }
+        })
+    };
+}
+
+#[inline(always)]
+unsafe fn plain<L: Layout, const GROUPS: usize>(groups: [*const u8; GROUPS], input: &Input) -> [V; GROUPS] {
+    let (masks, halves) = (L::Quants::masks(), Halves::new());
+    let mut totals = [zero(); GROUPS];
+    for chunk in 0..input.blocks / 2 {
+        // SAFETY: the chunk is there, and the input has as many blocks.
+        unsafe {
+            let chunks = groups.map(|group| group.add(chunk * L::BYTES));
+            unroll!(SECOND in [0 1] {
+                let integers = chunks.map(|chunk| chunk.add(L::INTEGERS_AT + SECOND * L::Quants::BYTES));
+                let block = 2 * chunk + SECOND;
+                let values = input.pairs.as_ptr().add(PAIRS * block).cast::<u8>();
+                let mut sums = [splat(input.starts.as_ptr().add(block).cast()); GROUPS];
+                let mut words = integers.map(|at| L::Quants::words(at, 0));
+                products!(sums, [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15], integers, values, masks, words);
+                let scale = splat(input.scales.as_ptr().add(block).cast());
+                let block_sum = splat(input.block_sums.as_ptr().add(block).cast());
+                let half = |at: *const u8| if SECOND == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
+                for ((total, sum), chunk) in totals.iter_mut().zip(sums).zip(chunks) {
+                    *total = add_f32(*total, mul_f32(mul_f32(to_f32(sum), scale), half(chunk)));
+                    if L::MINIMA {
+                        *total = add_f32(*total, mul_f32(half(chunk.add(L::MINIMA_AT)), block_sum));
+                    }
+                }
+            });
+        }
+    }
+    totals
+}
+
+#[inline(always)]
+unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(
+    groups: [*const u8; GROUPS],
+    input: &Input,
+) -> [V; GROUPS] {
+    let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
+    let mut totals = [zero(); GROUPS];
+    for super_block in 0..input.blocks / 8 {
+        // SAFETY: the chunk is there, and the input has as many blocks.
+        unsafe {
+            let chunks = groups.map(|group| group.add(super_block * L::BYTES));
+            let mut weighted = [zero(); GROUPS];
+            // Blocks whose sub-blocks' scales are one word.
+            let together = L::SUB_BLOCK / 8;
+            for word in 0..8 / together {
+                let mut scales = chunks.map(|chunk| load(chunk.add(16 + 16 * word)));
+                for block in together * word..together * (word + 1) {
+                    let integers = chunks.map(|chunk| chunk.add(L::INTEGERS_AT + block * L::Quants::BYTES));
+                    let block = 8 * super_block + block;
+                    let values = input.pairs.as_ptr().add(PAIRS * block).cast::<u8>();
+                    let starts = input.starts.as_ptr().add(block).cast::<u8>();
+                    let mut sums = [splat(starts); GROUPS];
+                    let mut words = integers.map(|at| L::Quants::words(at, 0));
+                    products!(sums, [0 1 2 3 4 5 6 7], integers, values, masks, words);
+                    if L::SUB_BLOCK == 16 {
+                        weigh::<L, GROUPS>(&mut weighted, sums, &mut scales);
+                        sums = [splat(starts.add(4)); GROUPS];
+                    }
+                    products!(sums, [8 9 10 11 12 13 14 15], integers, values, masks, words);
+                    weigh::<L, GROUPS>(&mut weighted, sums, &mut scales);
+                }
+            }
+            let scale = splat(input.scales.as_ptr().add(8 * super_block).cast());
+            for ((total, weighted), chunk) in totals.iter_mut().zip(weighted).zip(chunks) {
+                let scales = load(chunk);
+                let mut worth = mul_f32(to_f32(weighted), halves.low(scales));
+                if L::MINIMA {
+                    let pairs = input.sums.as_ptr().add(super_block * 128 / L::SUB_BLOCK).cast::<u8>();
+                    let mut minima = zero();
+                    for word in 0..64 / L::SUB_BLOCK {
+                        let bytes = load(chunk.add(L::MINIMA_AT + 16 * word));
+                        let pair = pairs.add(8 * word);
+                        minima = add_i32(minima, dot_i16(and(bytes, low_bytes), splat(pair)));
+                        minima = add_i32(minima, dot_i16(shr_u16::<8>(bytes), splat(pair.add(4))));
+                    }
+                    worth = sub_f32(worth, mul_f32(to_f32(minima), halves.high(scales)));
+                }
+                *total = add_f32(*total, mul_f32(worth, scale));
+            }
+        }
+    }
+    totals
+}
+
+/// Adds the sums of a sub-block times its scales, which are the top bytes of `scales`; the next ones follow.
+#[inline(always)]
+fn weigh<L: Layout, const GROUPS: usize>(
+    weighted: &mut [V; GROUPS],
+    sums: [V; GROUPS],
+    scales: &mut [V; GROUPS],
+) {
+    for ((weighted, sum), scales) in weighted.iter_mut().zip(sums).zip(scales) {
+        let sum = match L::Quants::SCALE {
+            256 => shr_i32::<8>(sum),
+            128 => shr_i32::<7>(sum),
+            64 => shr_i32::<6>(sum),
+            16 => shr_i32::<4>(sum),
+            _ => sum,
+        };
+        *weighted = add_i32(*weighted, mul_i32(sum, shr_i32::<24>(*scales)));
+        *scales = shl_i32::<8>(*scales);
+    }
+}

@@ -1,0 +1,211 @@
+//! The blocks of GGUF files, taken apart into integers and scales.
+//! Source of the formats: ggml-common.h and the `dequantize_row_*` functions of llama.cpp's ggml-quants.c.
+
+/// A row's block of 32 or 256 columns, as far as its type goes.
+pub struct Block {
+    /// f16 bits.
+    pub scale: u16,
+    /// f16 bits: of the minimum that is added, or of the super-block's minima, which are subtracted.
+    pub minimum: u16,
+    /// Of the sub-blocks.
+    pub scales: [i8; 16],
+    /// Of the sub-blocks.
+    pub minima: [u8; 16],
+    /// Before the offset.
+    pub values: [u8; 256],
+}
+
+impl Block {
+    /// Zeros.
+    pub const fn new() -> Self {
+        Block { scale: 0, minimum: 0, scales: [0; 16], minima: [0; 16], values: [0; 256] }
+    }
+}
+
+/// A type of block.
+pub trait Encoding {
+    /// In the file.
+    const BYTES: usize;
+    /// Takes `BYTES` apart.
+    fn decode(bytes: &[u8], block: &mut Block);
+}
+
+fn f16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Low nibbles are the first half, high ones the second.
+fn nibbles(bytes: &[u8], values: &mut [u8]) {
+    let (low, high) = values.split_at_mut(bytes.len());
+    for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+}
+
+/// Adds bit `i` of `bits` as bit 4 of value `i`.
+fn fifth_bits(bits: &[u8], values: &mut [u8; 32]) {
+    let bits = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
+    for (index, value) in values.iter_mut().enumerate() {
+        *value |= ((bits >> index & 1) as u8) << 4;
+    }
+}
+
+fn first_32(block: &mut Block) -> &mut [u8; 32] {
+    &mut block.values.as_chunks_mut().0[0]
+}
+
+/// ggml's `block_q4_0`.
+pub struct Q4_0;
+impl Encoding for Q4_0 {
+    const BYTES: usize = 18;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        block.scale = f16_at(bytes, 0);
+        nibbles(&bytes[2..18], first_32(block));
+    }
+}
+
+/// ggml's `block_q4_1`.
+pub struct Q4_1;
+impl Encoding for Q4_1 {
+    const BYTES: usize = 20;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        (block.scale, block.minimum) = (f16_at(bytes, 0), f16_at(bytes, 2));
+        nibbles(&bytes[4..20], first_32(block));
+    }
+}
+
+/// ggml's `block_q5_0`.
+pub struct Q5_0;
+impl Encoding for Q5_0 {
+    const BYTES: usize = 22;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        block.scale = f16_at(bytes, 0);
+        nibbles(&bytes[6..22], first_32(block));
+        fifth_bits(&bytes[2..6], first_32(block));
+    }
+}
+
+/// ggml's `block_q5_1`.
+pub struct Q5_1;
+impl Encoding for Q5_1 {
+    const BYTES: usize = 24;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        (block.scale, block.minimum) = (f16_at(bytes, 0), f16_at(bytes, 2));
+        nibbles(&bytes[8..24], first_32(block));
+        fifth_bits(&bytes[4..8], first_32(block));
+    }
+}
+
+/// ggml's `block_q8_0`.
+pub struct Q8_0;
+impl Encoding for Q8_0 {
+    const BYTES: usize = 34;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        block.scale = f16_at(bytes, 0);
+        first_32(block).copy_from_slice(&bytes[2..34]);
+    }
+}
+
+/// The 6-bit scales and minima of Q4_K and Q5_K.
+fn scales_and_minima(bytes: &[u8], block: &mut Block) {
+    for index in 0..4 {
+        let (scale, minimum, mixed) = (bytes[index], bytes[index + 4], bytes[index + 8]);
+        block.scales[index] = (scale & 63) as i8;
+        block.minima[index] = minimum & 63;
+        block.scales[index + 4] = (mixed & 15 | scale >> 6 << 4) as i8;
+        block.minima[index + 4] = mixed >> 4 | minimum >> 6 << 4;
+    }
+}
+
+/// ggml's `block_q4_K`.
+pub struct Q4K;
+impl Encoding for Q4K {
+    const BYTES: usize = 144;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        (block.scale, block.minimum) = (f16_at(bytes, 0), f16_at(bytes, 2));
+        scales_and_minima(&bytes[4..16], block);
+        for (part, bytes) in bytes[16..144].chunks_exact(32).enumerate() {
+            nibbles(bytes, &mut block.values[64 * part..][..64]);
+        }
+    }
+}
+
+/// ggml's `block_q5_K`.
+pub struct Q5K;
+impl Encoding for Q5K {
+    const BYTES: usize = 176;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        (block.scale, block.minimum) = (f16_at(bytes, 0), f16_at(bytes, 2));
+        scales_and_minima(&bytes[4..16], block);
+        for (part, bytes) in bytes[48..176].chunks_exact(32).enumerate() {
+            nibbles(bytes, &mut block.values[64 * part..][..64]);
+        }
+        for (column, value) in block.values.iter_mut().enumerate() {
+            *value |= (bytes[16 + column % 32] >> (column / 32) & 1) << 4;
+        }
+    }
+}
+
+/// ggml's `block_q6_K`.
+pub struct Q6K;
+impl Encoding for Q6K {
+    const BYTES: usize = 210;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        block.scale = f16_at(bytes, 208);
+        for half in 0..2 {
+            let (low, high) = (&bytes[64 * half..][..64], &bytes[128 + 32 * half..][..32]);
+            let (values, _) = block.values[128 * half..][..128].as_chunks_mut::<32>();
+            for column in 0..32 {
+                let (first, second, high) = (low[column], low[column + 32], high[column]);
+                values[0][column] = first & 15 | (high & 3) << 4;
+                values[1][column] = second & 15 | (high >> 2 & 3) << 4;
+                values[2][column] = first >> 4 | (high >> 4 & 3) << 4;
+                values[3][column] = second >> 4 | high >> 6 << 4;
+            }
+        }
+        for (scale, &byte) in block.scales.iter_mut().zip(&bytes[192..208]) {
+            *scale = byte as i8;
+        }
+    }
+}
+
+/// Two bits of each value: four runs of 32 columns in 32 bytes.
+fn bit_pairs(bytes: &[u8], values: &mut [u8; 256]) {
+    for (column, value) in values.iter_mut().enumerate() {
+        let byte = bytes[column / 128 * 32 + column % 32];
+        *value = byte >> (column / 32 % 4 * 2) & 3;
+    }
+}
+
+/// ggml's `block_q2_K`.
+pub struct Q2K;
+impl Encoding for Q2K {
+    const BYTES: usize = 84;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        (block.scale, block.minimum) = (f16_at(bytes, 80), f16_at(bytes, 82));
+        for (index, byte) in bytes[..16].iter().enumerate() {
+            block.scales[index] = (byte & 15) as i8;
+            block.minima[index] = byte >> 4;
+        }
+        bit_pairs(&bytes[16..80], &mut block.values);
+    }
+}
+
+/// ggml's `block_q3_K`.
+pub struct Q3K;
+impl Encoding for Q3K {
+    const BYTES: usize = 110;
+    fn decode(bytes: &[u8], block: &mut Block) {
+        block.scale = f16_at(bytes, 108);
+        bit_pairs(&bytes[32..96], &mut block.values);
+        for (column, value) in block.values.iter_mut().enumerate() {
+            *value |= (bytes[column % 32] >> (column / 32) & 1) << 2;
+        }
+        let scales = &bytes[96..108];
+        for index in 0..16 {
+            let low = if index < 8 { scales[index] & 15 } else { scales[index - 8] >> 4 };
+            let high = scales[8 + index % 4] >> (index / 4 * 2) & 3;
+            block.scales[index] = (low | high << 4) as i8 - 32;
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! How matrices lie in memory: in groups of four rows, and in these in chunks of columns.
+//!
+//! A chunk is all that a kernel needs for so many columns of its four rows: scales first, then the integers as
+//! [`Quants`] packs them. Chunks of a group follow each other, groups too.
+
+use super::decode::{Block, Encoding};
+use super::quants::{self, Quants};
+use super::simd::{V, and, mul_f32, opaque, shl_i32, shr_i32};
+use std::marker::PhantomData;
+
+/// What is one matrix type as far as kernels are concerned.
+pub trait Layout {
+    /// How the file has it.
+    type Encoding: Encoding;
+    /// How its integers are packed.
+    type Quants: Quants;
+    /// What is subtracted from each integer.
+    const OFFSET: i32;
+    /// Columns with one scale for the input, and in the file's block: 32, or 256 with sub-blocks.
+    const BLOCK: usize;
+    /// Columns of a sub-block.
+    const SUB_BLOCK: usize;
+    /// Whether blocks or sub-blocks have a minimum.
+    const MINIMA: bool;
+
+    /// Columns of a chunk: two blocks of 32, or one of 256.
+    const COLUMNS: usize = if Self::BLOCK == 32 { 64 } else { 256 };
+    /// The scales of sub-blocks, and as many of their minima: one byte each.
+    const SUB_SCALES: usize = if Self::BLOCK == 32 { 0 } else { 4 * Self::BLOCK / Self::SUB_BLOCK };
+    /// Where the minima are.
+    const MINIMA_AT: usize = 16 + Self::SUB_SCALES;
+    /// Where the integers begin.
+    const INTEGERS_AT: usize = Self::MINIMA_AT
+        + match (Self::MINIMA, Self::BLOCK) {
+            (false, _) => 0,
+            (true, 32) => 16,
+            (true, _) => Self::SUB_SCALES,
+        };
+    /// Bytes of a chunk: a multiple of 16.
+    const BYTES: usize = Self::INTEGERS_AT + Self::COLUMNS / 32 * Self::Quants::BYTES;
+
+    /// Packs one row's part of a chunk, which is zero there. Rows may end in the middle of a chunk.
+    fn pack(file: &[u8], row: usize, chunk: &mut [u8]) {
+        let mut block = Block::new();
+        let (scales, integers) = chunk.split_at_mut(Self::INTEGERS_AT);
+        for (index, bytes) in file.chunks_exact(Self::Encoding::BYTES).enumerate() {
+            Self::Encoding::decode(bytes, &mut block);
+            let first = index * Self::BLOCK / 32;
+            for (at, values) in block.values[..Self::BLOCK].as_chunks::<32>().0.iter().enumerate() {
+                let target = &mut integers[(first + at) * Self::Quants::BYTES..][..Self::Quants::BYTES];
+                Self::Quants::pack(values, row, target);
+            }
+            let lane = 4 * row;
+            if Self::BLOCK == 32 {
+                scales[lane + 2 * index..][..2].copy_from_slice(&block.scale.to_le_bytes());
+                if Self::MINIMA {
+                    scales[16 + lane + 2 * index..][..2].copy_from_slice(&block.minimum.to_le_bytes());
+                }
+                continue;
+            }
+            scales[lane..][..2].copy_from_slice(&block.scale.to_le_bytes());
+            scales[lane + 2..][..2].copy_from_slice(&block.minimum.to_le_bytes());
+            for sub in 0..Self::BLOCK / Self::SUB_BLOCK {
+                let word = 16 * (sub / 4) + lane;
+                // The first of four is on top: kernels shift them out there, with their sign.
+                scales[16 + word + 3 - sub % 4] = block.scales[sub] as u8;
+                if Self::MINIMA {
+                    // Pairs for 16-bit lanes: first and second in the low halves, third and fourth in the high ones.
+                    scales[Self::MINIMA_AT + word + [0, 2, 1, 3][sub % 4]] = block.minima[sub];
+                }
+            }
+        }
+    }
+}
+
+/// Turns f16 numbers into f32 ones.
+#[derive(Clone, Copy)]
+pub struct Halves {
+    mask: V,
+    power: V,
+}
+
+impl Halves {
+    #[inline(always)]
+    pub fn new() -> Self {
+        // An f16's bits, moved to where an f32 has them, are a number 2¹¹² times too small.
+        Halves { mask: opaque(0x8fff_e000), power: opaque(0x7780_0000) }
+    }
+
+    /// Of the lower 16 bits of each lane.
+    #[inline(always)]
+    pub fn low(self, words: V) -> V {
+        self.high(shl_i32::<16>(words))
+    }
+
+    /// Of the higher ones.
+    #[inline(always)]
+    pub fn high(self, words: V) -> V {
+        mul_f32(and(shr_i32::<3>(words), self.mask), self.power)
+    }
+}
+
+/// Blocks of 32 columns with a scale.
+pub struct Plain<E, Q, const OFFSET: i32>(PhantomData<(E, Q)>);
+impl<E: Encoding, Q: Quants, const OFFSET: i32> Layout for Plain<E, Q, OFFSET> {
+    type Encoding = E;
+    type Quants = Q;
+    const OFFSET: i32 = OFFSET;
+    const BLOCK: usize = 32;
+    const SUB_BLOCK: usize = 32;
+    const MINIMA: bool = false;
+}
+
+/// Blocks of 32 columns with a scale and a minimum.
+pub struct Raised<E, Q>(PhantomData<(E, Q)>);
+impl<E: Encoding, Q: Quants> Layout for Raised<E, Q> {
+    type Encoding = E;
+    type Quants = Q;
+    const OFFSET: i32 = 0;
+    const BLOCK: usize = 32;
+    const SUB_BLOCK: usize = 32;
+    const MINIMA: bool = true;
+}
+
+/// Blocks of 256 columns, whose sub-blocks have scales.
+pub struct Super<E, Q, const OFFSET: i32>(PhantomData<(E, Q)>);
+impl<E: Encoding, Q: Quants, const OFFSET: i32> Layout for Super<E, Q, OFFSET> {
+    type Encoding = E;
+    type Quants = Q;
+    const OFFSET: i32 = OFFSET;
+    const BLOCK: usize = 256;
+    const SUB_BLOCK: usize = 16;
+    const MINIMA: bool = false;
+}
+
+/// Blocks of 256 columns, whose sub-blocks of `SUB_BLOCK` have scales and minima.
+pub struct SuperRaised<E, Q, const SUB_BLOCK: usize>(PhantomData<(E, Q)>);
+impl<E: Encoding, Q: Quants, const SUB_BLOCK: usize> Layout for SuperRaised<E, Q, SUB_BLOCK> {
+    type Encoding = E;
+    type Quants = Q;
+    const OFFSET: i32 = 0;
+    const BLOCK: usize = 256;
+    const SUB_BLOCK: usize = SUB_BLOCK;
+    const MINIMA: bool = true;
+}
+
+use super::decode::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
+
+pub type PackedQ4_0 = Plain<Q4_0, Bits4, 8>;
+pub type PackedQ4_1 = Raised<Q4_1, Bits4>;
+pub type PackedQ5_0 = Plain<Q5_0, Bits5, 16>;
+pub type PackedQ5_1 = Raised<Q5_1, Bits5>;
+pub type PackedQ8_0 = Plain<Q8_0, Bits8, 0>;
+pub type PackedQ2K = SuperRaised<Q2K, Bits2, 16>;
+pub type PackedQ3K = Super<Q3K, Bits3, 4>;
+pub type PackedQ4K = SuperRaised<Q4K, Bits4, 32>;
+pub type PackedQ5K = SuperRaised<Q5K, Bits5, 32>;
+pub type PackedQ6K = Super<Q6K, Bits6, 32>;

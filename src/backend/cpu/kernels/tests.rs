@@ -1,0 +1,248 @@
+//! Kernels against plain arithmetic, and the SIMD functions against their plain twins.
+
+use super::super::pool::Pool;
+use super::decode::{Block, Encoding};
+use super::float16::{self, Binary16, Brain16, Format};
+use super::input::{Input, Order, ROWS};
+use super::layout::{self, Layout};
+use super::quants::Quants;
+use super::simd::{self, V, store, zero};
+use super::{column, float, simd::plain, tile};
+use half::{bf16, f16};
+
+/// xorshift32.
+struct Random(u32);
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        self.0
+    }
+    /// From −1 to 1.
+    fn float(&mut self) -> f32 {
+        self.next() as f32 / (1u32 << 31) as f32 - 1.0
+    }
+}
+
+/// A row of random blocks, as a file has it, and what they mean. `scales`: where a block has f16 numbers.
+fn row<L: Layout>(columns: usize, scales: &[usize], random: &mut Random) -> (Vec<u8>, Vec<f32>) {
+    let mut bytes: Vec<u8> =
+        (0..columns / L::BLOCK * L::Encoding::BYTES).map(|_| random.next() as u8).collect();
+    let mut values = Vec::new();
+    for block in bytes.chunks_exact_mut(L::Encoding::BYTES) {
+        for &at in scales {
+            // f16 numbers around 0.01.
+            block[at + 1] = 0x20 | (random.next() & 1) as u8;
+        }
+        let mut decoded = Block::new();
+        L::Encoding::decode(block, &mut decoded);
+        let number = |bits: u16| f16::from_bits(bits).to_f32();
+        for (column, &value) in decoded.values[..L::BLOCK].iter().enumerate() {
+            let eight_bits = L::Quants::BYTES == 128;
+            let integer = if eight_bits { value as i8 as i32 } else { value as i32 } - L::OFFSET;
+            let sub_block = column / L::SUB_BLOCK;
+            values.push(match (L::BLOCK, L::MINIMA) {
+                (32, false) => number(decoded.scale) * integer as f32,
+                (32, true) => number(decoded.scale) * integer as f32 + number(decoded.minimum),
+                (_, minima) => {
+                    let scaled = number(decoded.scale) * decoded.scales[sub_block] as f32 * integer as f32;
+                    match minima {
+                        true => scaled - number(decoded.minimum) * decoded.minima[sub_block] as f32,
+                        false => scaled,
+                    }
+                }
+            });
+        }
+    }
+    (bytes, values)
+}
+
+fn lanes(words: V) -> [f32; 4] {
+    float::lanes(words)
+}
+
+fn kernels_agree<L: Layout>(scales: &[usize]) {
+    let mut random = Random(0x5eed);
+    for blocks in [1, 2, 3, 9] {
+        let columns = blocks * L::BLOCK;
+        let chunks = columns.div_ceil(L::COLUMNS);
+        // Four groups of four rows.
+        let mut memory = vec![0u128; 4 * chunks * L::BYTES / 16];
+        let len = size_of_val(memory.as_slice());
+        let bytes: &mut [u8] = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), len) };
+        let mut weights = Vec::new();
+        for (index, group) in bytes.chunks_exact_mut(chunks * L::BYTES).enumerate() {
+            for lane in 0..4 {
+                let (file, values) = row::<L>(columns, scales, &mut random);
+                let of_chunk = L::COLUMNS / L::BLOCK * L::Encoding::BYTES;
+                for (chunk, file) in group.chunks_exact_mut(L::BYTES).zip(file.chunks(of_chunk)) {
+                    L::pack(file, lane, chunk);
+                }
+                let mut unpacked = vec![0.0; columns];
+                unsafe {
+                    tile::unpack_row::<L>(group.as_ptr(), lane, &mut tile::Panel::new(), &mut unpacked)
+                };
+                for (a, b) in unpacked.iter().zip(&values) {
+                    assert!(
+                        (a - b).abs() <= 1e-6 * b.abs().max(1e-2),
+                        "row {index}.{lane} unpacks to {a}, not {b}"
+                    );
+                }
+                weights.push(values);
+            }
+        }
+        let group = |index: usize| memory.as_ptr().cast::<u8>().wrapping_add(index * chunks * L::BYTES);
+
+        let rows = 6;
+        let input: Vec<f32> = (0..rows * columns).map(|_| random.float()).collect();
+        // What the kernels see of it: 8 bits a number, a scale for each block.
+        let rounded: Vec<f64> = input
+            .chunks(L::BLOCK)
+            .flat_map(|block| {
+                let scale = block.iter().fold(0f32, |a, b| a.max(b.abs())) / 127.0;
+                block.iter().map(move |&x| (x * (1.0 / scale)).round_ties_even() as f64 * scale as f64)
+            })
+            .collect();
+        let check = |row: usize, index: usize, result: f32, kernel: &str| {
+            let products =
+                || weights[index].iter().zip(&rounded[row * columns..]).map(|(w, x)| *w as f64 * x);
+            let (expected, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+            let difference = (result as f64 - expected).abs();
+            assert!(
+                difference <= 1e-5 * size,
+                "{kernel}, {columns} columns, row {index}: {result}, not {expected}"
+            );
+        };
+
+        let (mut order, pool) = (Input::default(), Pool::default());
+        for row in 0..rows {
+            order.fill(&pool, &Order::one::<L>(), columns, &input[row * columns..][..columns]).unwrap();
+            let four = unsafe { column::multiply::<L, 4>([0, 1, 2, 3].map(group), &order) };
+            let two = unsafe { column::multiply::<L, 2>([2, 3].map(group), &order) };
+            for (index, result) in four.into_iter().flat_map(lanes).enumerate() {
+                check(row, index, result, "four groups");
+            }
+            for (index, result) in two.into_iter().flat_map(lanes).enumerate() {
+                check(row, 8 + index, result, "two groups");
+            }
+        }
+        order.fill(&pool, &Order::several::<L>(), columns, &input).unwrap();
+        let mut totals = [[[zero(); tile::GROUPS]; ROWS]; 2];
+        unsafe { tile::multiply::<L>([1, 2].map(group), &order, &mut tile::Panel::new(), &mut totals) };
+        for (row, totals) in totals.into_iter().flatten().take(rows).enumerate() {
+            for (index, result) in totals.into_iter().flat_map(lanes).enumerate() {
+                check(row, 4 + index, result, "several columns");
+            }
+        }
+    }
+}
+
+macro_rules! layouts {
+    ($($test:ident $layout:ident $scales:expr;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                kernels_agree::<layout::$layout>(&$scales);
+            }
+        )*
+    };
+}
+layouts! {
+    q4_0 PackedQ4_0 [0];
+    q4_1 PackedQ4_1 [0, 2];
+    q5_0 PackedQ5_0 [0];
+    q5_1 PackedQ5_1 [0, 2];
+    q8_0 PackedQ8_0 [0];
+    q2_k PackedQ2K [80, 82];
+    q3_k PackedQ3K [108];
+    q4_k PackedQ4K [0, 2];
+    q5_k PackedQ5K [0, 2];
+    q6_k PackedQ6K [208];
+}
+
+fn halves_agree<F: Format>(to_bits: impl Fn(f32) -> u16, to_f32: impl Fn(u16) -> f32) {
+    const WORDS: usize = 7;
+    let mut random = Random(3);
+    // For each group, word, row and column.
+    let bits: [[[[u16; 2]; 4]; WORDS]; 4] = std::array::from_fn(|_| {
+        std::array::from_fn(|_| std::array::from_fn(|_| [0, 1].map(|_| to_bits(random.float()))))
+    });
+    let input: [[f32; 2 * WORDS]; 4] = std::array::from_fn(|_| std::array::from_fn(|_| random.float()));
+    let groups = bits.each_ref().map(|group| group.as_ptr().cast::<u8>());
+    let rows = input.each_ref().map(|row| row.as_ptr());
+    let check = |row: usize, group: usize, result: V| {
+        for (lane, result) in lanes(result).into_iter().enumerate() {
+            let columns = bits[group].iter().flat_map(|word| word[lane]);
+            let expected: f64 = columns.zip(input[row]).map(|(w, x)| to_f32(w) as f64 * x as f64).sum();
+            assert!(
+                (result as f64 - expected).abs() < 1e-5,
+                "row {row}, group {group}: {result}, not {expected}"
+            );
+        }
+    };
+    let one = unsafe { float16::multiply::<F, 1, 4>(groups, WORDS, [rows[2]]) };
+    (0..4).for_each(|group| check(2, group, one[0][group]));
+    let four = unsafe { float16::multiply::<F, 4, 2>([groups[1], groups[3]], WORDS, rows) };
+    for (row, products) in four.into_iter().enumerate() {
+        (0..2).for_each(|group| check(row, 2 * group + 1, products[group]));
+    }
+}
+
+#[test]
+fn f16_matrices() {
+    halves_agree::<Binary16>(|x| f16::from_f32(x).to_bits(), |bits| f16::from_bits(bits).to_f32());
+}
+
+#[test]
+fn bf16_matrices() {
+    halves_agree::<Brain16>(|x| bf16::from_f32(x).to_bits(), |bits| bf16::from_bits(bits).to_f32());
+}
+
+#[test]
+fn simd_agrees_with_its_plain_twin() {
+    fn vector(lanes: [i32; 4]) -> V {
+        unsafe { simd::load(lanes.as_ptr().cast()) }
+    }
+    fn array(words: V) -> [i32; 4] {
+        let mut lanes = [0; 4];
+        unsafe { store(lanes.as_mut_ptr().cast(), words) };
+        lanes
+    }
+    macro_rules! same {
+        ($a:expr, $b:expr; $($two:ident)*; $($shift:ident)*) => {
+            $(assert_eq!(array(simd::$two(vector($a), vector($b))), plain::$two($a, $b), stringify!($two));)*
+            $(assert_eq!(array(simd::$shift::<3>(vector($a))), plain::$shift::<3>($a), stringify!($shift));)*
+        };
+    }
+    let mut random = Random(7);
+    for _ in 0..1000 {
+        let [a, b] = [0, 1].map(|_| std::array::from_fn(|_| random.next() as i32));
+        same!(a, b; and or dot_i16 mul_i16 add_i16 add_i32 sub_i32 mul_i32 pack_i32; shl_i16 shr_u16 shl_i32 shr_i32);
+        assert_eq!(array(simd::to_f32(vector(a))), plain::to_f32(a));
+        let [x, y] = [0, 1].map(|_| std::array::from_fn(|_| (100.0 * random.float()).to_bits() as i32));
+        same!(x, y; add_f32 sub_f32 mul_f32 div_f32 max_f32 less_f32;);
+        unsafe {
+            let bytes = a.as_ptr().cast::<u8>();
+            assert_eq!(array(simd::load_i8(bytes.cast())), plain::load_i8(bytes.cast()));
+            assert_eq!(array(simd::splat(bytes)), plain::splat(bytes));
+        }
+    }
+}
+
+#[test]
+fn functions_of_floats() {
+    let close = |ours: f32, exact: f64, what: &str, x: f32| {
+        let difference = (ours as f64 - exact).abs();
+        assert!(difference <= 3e-7 * exact.abs().max(1e-37), "{what} of {x}: {ours}, not {exact}");
+    };
+    for step in -8600..8800 {
+        let x = step as f32 / 100.0;
+        close(lanes(float::exp(simd::all_f32(x)))[0], (x as f64).exp(), "exp", x);
+        if x > -80.0 {
+            close(lanes(float::sigmoid(simd::all_f32(x)))[0], 1.0 / (1.0 + (-x as f64).exp()), "sigmoid", x);
+        }
+    }
+    assert_eq!(lanes(float::exp(simd::all_f32(f32::NEG_INFINITY)))[0], 0.0);
+    assert_eq!(lanes(float::sigmoid(simd::all_f32(f32::INFINITY)))[0], 1.0);
+}

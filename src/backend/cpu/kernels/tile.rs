@@ -1,0 +1,221 @@
+//! Matrix times several columns: a prompt. Weights are unpacked once for all of them.
+
+use super::input::{Input, ROWS};
+use super::layout::{Halves, Layout};
+use super::quants::{PAIRS, Quants};
+use super::simd::{
+    V, add_f32, add_i16, add_i32, and, dot_i16, load, mul_f32, mul_i16, opaque, or, shl_i32, shr_i32,
+    shr_u16, splat, store, sub_f32, to_f32, zero,
+};
+use super::unroll;
+
+/// Groups of four weight rows that go together.
+pub const GROUPS: usize = 2;
+/// Blocks of 32 columns of a panel: what of the weights is unpacked at a time.
+const PANEL: usize = 8;
+
+/// Weights of `GROUPS` groups of four rows and `PANEL` blocks, as 16-bit integers. It stays in the first-level cache.
+pub struct Panel {
+    /// Without the offset, times the scale of the sub-block.
+    integers: [[[V; GROUPS]; PAIRS]; PANEL],
+    /// By blocks of 32, or the first for all.
+    scales: [[V; GROUPS]; PANEL],
+    /// By blocks of 32, or the first for all.
+    minimum_scales: [[V; GROUPS]; PANEL],
+    /// By pairs of sub-blocks.
+    minima: [[V; GROUPS]; PANEL],
+}
+
+impl Panel {
+    pub fn new() -> Self {
+        let zeros = [[zero(); GROUPS]; PANEL];
+        Panel {
+            integers: [[[zero(); GROUPS]; PAIRS]; PANEL],
+            scales: zeros,
+            minimum_scales: zeros,
+            minima: zeros,
+        }
+    }
+
+    /// Unpacks `blocks` blocks.
+    ///
+    /// # Safety
+    /// `chunk` points to chunks of at least so many blocks.
+    unsafe fn fill<L: Layout>(&mut self, group: usize, chunk: *const u8, blocks: usize) {
+        let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
+        let low_halves = opaque(0x0000_ffff);
+        let offset = opaque((-L::OFFSET as i16 as u16 as u32) * 0x1_0001);
+        for block in 0..blocks {
+            // SAFETY: the chunks are there.
+            unsafe {
+                let chunk = chunk.add(block / (L::COLUMNS / 32) * L::BYTES);
+                let within = block % (L::COLUMNS / 32);
+                let integers = chunk.add(L::INTEGERS_AT + within * L::Quants::BYTES);
+                // The scales of the block's two halves, in both 16-bit lanes.
+                let weights = [0, 1].map(|half| {
+                    let sub_block = (32 * within + 16 * half) / L::SUB_BLOCK;
+                    let bytes = load(chunk.add(16 + 16 * (sub_block / 4)));
+                    let scale = shr_i32::<24>(match sub_block % 4 {
+                        0 => bytes,
+                        1 => shl_i32::<8>(bytes),
+                        2 => shl_i32::<16>(bytes),
+                        _ => shl_i32::<24>(bytes),
+                    });
+                    or(and(scale, low_halves), shl_i32::<16>(scale))
+                });
+                let mut words = L::Quants::words(integers, 0);
+                unroll!(PAIR in [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15] {
+                    if PAIR.is_multiple_of(L::Quants::UNIT) {
+                        words = L::Quants::words(integers, PAIR / L::Quants::UNIT);
+                    }
+                    let value = match L::Quants::SCALE / L::Quants::FACTORS[PAIR] as i32 {
+                        1 => L::Quants::pair::<PAIR>(words, masks),
+                        2 => shr_u16::<1>(L::Quants::pair::<PAIR>(words, masks)),
+                        4 => shr_u16::<2>(L::Quants::pair::<PAIR>(words, masks)),
+                        16 => shr_u16::<4>(L::Quants::pair::<PAIR>(words, masks)),
+                        64 => shr_u16::<6>(L::Quants::pair::<PAIR>(words, masks)),
+                        128 => shr_u16::<7>(L::Quants::pair::<PAIR>(words, masks)),
+                        _ => shr_u16::<8>(L::Quants::pair::<PAIR>(words, masks)),
+                    };
+                    let value = if L::OFFSET == 0 { value } else { add_i16(value, offset) };
+                    self.integers[block][PAIR][group] =
+                        if L::BLOCK == 32 { value } else { mul_i16(value, weights[PAIR / 8]) };
+                });
+                let half =
+                    |at: *const u8| if within == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
+                if L::BLOCK == 32 {
+                    self.scales[block][group] = half(chunk);
+                    if L::MINIMA {
+                        self.minimum_scales[block][group] = half(chunk.add(L::MINIMA_AT));
+                    }
+                } else if within == 0 {
+                    self.scales[0][group] = halves.low(load(chunk));
+                    if L::MINIMA {
+                        self.minimum_scales[0][group] = halves.high(load(chunk));
+                        for word in 0..64 / L::SUB_BLOCK {
+                            let bytes = load(chunk.add(L::MINIMA_AT + 16 * word));
+                            self.minima[2 * word][group] = and(bytes, low_bytes);
+                            self.minima[2 * word + 1][group] = shr_u16::<8>(bytes);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the products of blocks from `first` on with tile `tile` of the input to `totals`, which has four weight
+    /// rows of each group of each of its rows.
+    #[inline(always)]
+    unsafe fn multiply<L: Layout>(
+        &self,
+        first: usize,
+        blocks: usize,
+        tile: usize,
+        input: &Input,
+        totals: &mut [[V; GROUPS]; ROWS],
+    ) {
+        let (step, scaled) = if L::BLOCK == 32 { (1, blocks) } else { (blocks, 1) };
+        for place in 0..scaled {
+            // SAFETY: the input has the blocks.
+            unsafe {
+                let mut sums = [[zero(); GROUPS]; ROWS];
+                let at = (tile * input.blocks + first + place) * ROWS;
+                // Loops of four pairs: unrolled further, the compiler loads more than registers hold.
+                let mut pairs = input.pairs.as_ptr().add(PAIRS * at).cast::<u8>();
+                let mut weights = self.integers[place].as_ptr().cast::<u8>();
+                for _ in 0..step * PAIRS / 4 {
+                    unroll!(PAIR in [0 1 2 3] {
+                        let weights = [0, 1].map(|group| load(weights.add(16 * (GROUPS * PAIR + group))));
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let input = splat(pairs.add(4 * (ROWS * PAIR + row)));
+                            for (sum, weights) in sums.iter_mut().zip(weights) {
+                                *sum = add_i32(*sum, dot_i16(weights, input));
+                            }
+                        }
+                    });
+                    pairs = pairs.add(4 * 4 * ROWS);
+                    weights = weights.add(4 * 16 * GROUPS);
+                }
+                for (row, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
+                    let scale = splat(input.scales.as_ptr().add(at + row).cast());
+                    let block_sum = splat(input.block_sums.as_ptr().add(at + row).cast());
+                    for group in 0..GROUPS {
+                        let mut worth =
+                            mul_f32(mul_f32(to_f32(sums[group]), scale), self.scales[place][group]);
+                        if L::MINIMA && L::BLOCK == 32 {
+                            worth = add_f32(worth, mul_f32(self.minimum_scales[place][group], block_sum));
+                        } else if L::MINIMA {
+                            let mut minima = zero();
+                            for pair in 0..128 / L::SUB_BLOCK {
+                                let at =
+                                    (tile * input.blocks + first * 16 / L::SUB_BLOCK + pair) * ROWS + row;
+                                let sums = splat(input.sums.as_ptr().add(at).cast());
+                                minima = add_i32(minima, dot_i16(self.minima[pair][group], sums));
+                            }
+                            let scale = mul_f32(self.minimum_scales[0][group], scale);
+                            worth = sub_f32(worth, mul_f32(to_f32(minima), scale));
+                        }
+                        totals[group] = add_f32(totals[group], worth);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The products of `GROUPS` groups of four rows with every row of the input: `totals[tile][row][group]`.
+///
+/// # Safety
+/// Each of `groups` points to as many chunks as the input has.
+pub unsafe fn multiply<L: Layout>(
+    groups: [*const u8; GROUPS],
+    input: &Input,
+    panel: &mut Panel,
+    totals: &mut [[[V; GROUPS]; ROWS]],
+) {
+    totals.fill([[zero(); GROUPS]; ROWS]);
+    for first in (0..input.blocks).step_by(PANEL) {
+        let blocks = PANEL.min(input.blocks - first);
+        for (group, start) in groups.iter().enumerate() {
+            // SAFETY: passed on; a panel starts with a chunk.
+            unsafe { panel.fill::<L>(group, start.add(first / (L::COLUMNS / 32) * L::BYTES), blocks) };
+        }
+        for (tile, totals) in totals.iter_mut().enumerate() {
+            // SAFETY: the input has the tile.
+            unsafe { panel.multiply::<L>(first, blocks, tile, input, totals) };
+        }
+    }
+}
+
+/// Unpacks one of four rows into floats: chunk by chunk, as kernels see them.
+///
+/// # Safety
+/// `group` points to as many chunks as `out` has.
+pub unsafe fn unpack_row<L: Layout>(group: *const u8, row: usize, panel: &mut Panel, out: &mut [f32]) {
+    for (part, out) in out.chunks_mut(32 * PANEL).enumerate() {
+        // SAFETY: passed on.
+        unsafe { panel.fill::<L>(0, group.add(part * PANEL / (L::COLUMNS / 32) * L::BYTES), out.len() / 32) };
+        for (block, out) in out.chunks_mut(32).enumerate() {
+            let at = if L::BLOCK == 32 { block } else { 0 };
+            let (scale, minimum) = (lanes(panel.scales[at][0]), lanes(panel.minimum_scales[at][0]));
+            let (scale, minimum) = (f32::from_bits(scale[row]), f32::from_bits(minimum[row]));
+            for (column, out) in out.iter_mut().enumerate() {
+                let lane = |words: V, odd: usize| (lanes(words)[row] >> (16 * odd)) as i16 as f32;
+                *out = scale * lane(panel.integers[block][column / 2][0], column % 2);
+                if L::MINIMA && L::BLOCK == 32 {
+                    *out += minimum;
+                } else if L::MINIMA {
+                    let sub_block = (32 * block + column) / L::SUB_BLOCK;
+                    *out -= minimum * lane(panel.minima[sub_block / 2][0], sub_block % 2);
+                }
+            }
+        }
+    }
+}
+
+fn lanes(words: V) -> [u32; 4] {
+    let mut lanes = [0; 4];
+    // SAFETY: the pointer is to 16 bytes.
+    unsafe { store(lanes.as_mut_ptr().cast(), words) };
+    lanes
+}

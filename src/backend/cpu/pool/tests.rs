@@ -1,0 +1,203 @@
+use super::super::ops::dot;
+use super::{MOST_THREADS, Parts, Pool};
+use crate::Code;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Barrier, LazyLock};
+
+/// Runs that count how often each piece is done.
+fn check(pool: &Pool, pieces: usize) {
+    let done: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
+    pool.run(pieces, |piece| {
+        done[piece].fetch_add(1, Relaxed);
+    })
+    .unwrap();
+    assert!(done.iter().all(|count| count.load(Relaxed) == 1), "{pieces} pieces, {} threads", pool.threads());
+}
+
+#[test]
+fn every_piece_is_done_once() {
+    for threads in [1, 2, 3, 8, MOST_THREADS] {
+        let pool = Pool::new(threads);
+        assert_eq!(pool.threads(), threads);
+        for pieces in [0, 1, 2, 3, 7, 64, 1000] {
+            (0..50).for_each(|_| check(&pool, pieces));
+        }
+    }
+}
+
+#[test]
+fn many_regions_follow_each_other() {
+    let pool = Pool::new(3);
+    let mut sum = AtomicUsize::new(0);
+    for _ in 0..100_000 {
+        pool.run(4, |piece| _ = sum.fetch_add(piece, Relaxed)).unwrap();
+    }
+    assert_eq!(*sum.get_mut(), 600_000);
+}
+
+#[test]
+fn helpers_do_help() {
+    let pool = Pool::new(3);
+    // No thread gets past its piece before three of them have one.
+    let barrier = Barrier::new(3);
+    pool.run(3, |_| _ = barrier.wait()).unwrap();
+}
+
+/// A helper that has slept is woken for the next region.
+#[test]
+fn sleepers_wake() {
+    let pool = Pool::new(2);
+    let asleep = |pool: &Pool| pool.shared.sleepers[0].0.sleeps.load(SeqCst);
+    for _ in 0..20 {
+        while !asleep(&pool) {
+            std::thread::yield_now();
+        }
+        let barrier = Barrier::new(2);
+        pool.run(2, |_| _ = barrier.wait()).unwrap();
+    }
+}
+
+/// A caller that is done long before its helper sleeps until that is done, too.
+#[test]
+fn the_caller_waits() {
+    let pool = Pool::new(2);
+    let (shared, caller) = (&pool.shared, std::thread::current().id());
+    for _ in 0..20 {
+        let barrier = Barrier::new(2);
+        let helped = AtomicUsize::new(0);
+        pool.run(2, |_| {
+            barrier.wait();
+            if std::thread::current().id() != caller {
+                while !shared.caller_sleeps.load(SeqCst) {
+                    std::thread::yield_now();
+                }
+                helped.fetch_add(1, SeqCst);
+            }
+        })
+        .unwrap();
+        assert_eq!(helped.into_inner(), 1);
+    }
+}
+
+#[test]
+fn a_panic_ends_the_region_and_nothing_else() {
+    let pool = Pool::new(3);
+    let caller = std::thread::current().id();
+    for round in 0..100 {
+        let error = pool.run(100, |piece| assert_ne!(piece, round, "on purpose")).unwrap_err();
+        assert_eq!(error.code, Code::Internal);
+        check(&pool, 100);
+    }
+    // In each of the threads, and at once.
+    let barrier = Barrier::new(3);
+    let error = pool.run(3, |_| {
+        barrier.wait();
+        panic!("on purpose, {}", std::thread::current().id() == caller);
+    });
+    assert_eq!(error.unwrap_err().code, Code::Internal);
+    check(&pool, 100);
+}
+
+/// A helper that is gone for good would be waited for in vain.
+#[test]
+fn a_crash_is_noticed() {
+    static BOTH: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
+    static MAY_LEAVE: AtomicBool = AtomicBool::new(false);
+    let pool = Pool::new(2);
+    pool.shared.crashed.store(1, SeqCst);
+    // It captures nothing, for the helper is still in it when the caller has left.
+    let work = |_| {
+        BOTH.wait();
+        let helps = std::thread::current().name().is_some_and(|name| name.starts_with("candlewick-"));
+        while helps && !MAY_LEAVE.load(SeqCst) {
+            std::thread::yield_now();
+        }
+    };
+    let crash = catch_unwind(AssertUnwindSafe(|| pool.run(2, work)));
+    assert!(crash.unwrap_err().downcast::<&str>().unwrap().contains("crashed"));
+    MAY_LEAVE.store(true, SeqCst);
+}
+
+#[test]
+fn threads_end_with_the_pool() {
+    for threads in [2, 5] {
+        // Idle and spinning, idle and asleep.
+        for run in [true, false] {
+            let pool = Pool::new(threads);
+            if run {
+                check(&pool, 100);
+            }
+            let shared = Arc::downgrade(&pool.shared);
+            drop(pool);
+            assert!(shared.upgrade().is_none(), "a thread still holds the pool");
+        }
+    }
+}
+
+#[test]
+fn threads_that_are_not_kept_end() {
+    let mut pool = Pool::new(4);
+    pool.keep(2);
+    pool.helpers.drain(1..).for_each(super::platform::Helper::join);
+    assert_eq!((pool.threads(), Arc::strong_count(&pool.shared)), (2, 2));
+    check(&pool, 100);
+    pollster::block_on(pool.started());
+    pool.tune().unwrap();
+    assert!((1..=2).contains(&pool.threads()));
+    check(&pool, 100);
+}
+
+#[test]
+fn cheap_work_is_bundled() {
+    let pool = Pool::new(2);
+    for (len, cost) in [(0, 1), (1, 0), (1000, 1), (1000, 1 << 10), (7, 1 << 20)] {
+        let done: Vec<AtomicUsize> = (0..len).map(|_| AtomicUsize::new(0)).collect();
+        pool.each(len, cost, |index| _ = done[index].fetch_add(1, Relaxed)).unwrap();
+        assert!(done.iter().all(|count| count.load(Relaxed) == 1));
+    }
+}
+
+/// Sums are the same to the bit, whoever makes them.
+#[test]
+fn rows_are_the_same_for_any_number_of_threads() {
+    let numbers: Vec<f32> = (0..100_000).map(|index| (index as f32 * 0.37).sin()).collect();
+    let sums = |threads| {
+        let mut out = vec![0.0; 200];
+        let sum = |row: usize, out: &mut [f32]| {
+            let (first, second) = numbers[row * 1000..][..1000].split_at(500);
+            (out[0], out[1]) = (dot(first, second), dot(first, first));
+        };
+        Pool::new(threads).rows(&mut out, 2, 1000, sum).unwrap();
+        out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let alone = sums(1);
+    assert!([2, 3, 16].iter().all(|&threads| sums(threads) == alone));
+}
+
+#[test]
+#[should_panic(expected = "first <= self.len")]
+fn parts_lie_within_the_slice() {
+    let mut numbers = [0; 4];
+    // SAFETY: it panics.
+    unsafe { Parts::new(&mut numbers).part(5, 0) };
+}
+
+/// `cargo test --profile fast --lib regions_per_second -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn regions_per_second() {
+    const REGIONS: u32 = 200_000;
+    for threads in [1, 2, 4] {
+        let pool = Pool::new(threads);
+        for pieces in [2, 8] {
+            let start = web_time::Instant::now();
+            for _ in 0..REGIONS {
+                pool.run(pieces, |piece| _ = std::hint::black_box(piece)).unwrap();
+            }
+            let nanoseconds = start.elapsed().as_nanos() / u128::from(REGIONS);
+            println!("{threads} threads, {pieces} pieces: {nanoseconds} ns a region");
+        }
+    }
+}

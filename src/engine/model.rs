@@ -1,0 +1,131 @@
+//! A model that can be brought to a device, and again to another when that one is lost.
+
+use super::device::{self, Choice};
+use super::progress::{Progress, Reporter, Stage};
+use super::{Options, context_size};
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::model::gguf::Header;
+use crate::model::{Config, Decoder};
+use crate::store::{ReadAhead, Source};
+use crate::{Code, Error, Result};
+use std::rc::Rc;
+
+/// Where a model comes from and how it shall run.
+pub(super) struct Model {
+    pub source: Rc<dyn Source>,
+    pub options: Options,
+}
+
+/// What a file says about its model.
+pub(super) struct Description {
+    pub header: Header,
+    pub config: Config,
+    pub context: usize,
+}
+
+/// A model on a device.
+pub(super) struct Loaded {
+    pub decoder: Decoder,
+    /// Why it is there.
+    pub reason: String,
+}
+
+/// Which way to go.
+pub(super) enum Target {
+    /// As the options say.
+    Wanted,
+    /// The GPU on which it was, or another one.
+    GpuAgain,
+    /// The CPU.
+    Cpu,
+}
+
+impl Model {
+    pub async fn describe(&self) -> Result<Description> {
+        let source = self.source.as_ref();
+        let header = Header::read(&ReadAhead::new(source)).await?;
+        if header.tensors.is_empty() && !header.metadata.contains("split.count") {
+            return Err(Error::unsupported_model(format!(
+                "{} holds a vocabulary without a model; it can tokenize, but not generate",
+                source.name()
+            )));
+        }
+        let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
+        let context = context_size(self.options.context, config.trained_context)?;
+        Ok(Description { header, config, context })
+    }
+
+    /// Brings the model to a device. Where that is the GPU, and the GPU fails, the CPU may take over.
+    pub async fn load(
+        &self,
+        description: &Description,
+        target: Target,
+        why: Option<String>,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<Loaded> {
+        let weights = description.header.tensors.iter().map(|tensor| tensor.size).sum();
+        let mut reporter = Reporter::new(self.source.name(), weights, why, progress);
+        let reason = match target {
+            Target::Cpu => reporter.restarted().unwrap_or_default(),
+            Target::Wanted if self.options.device == device::Device::Cpu => "asked for".to_owned(),
+            Target::Wanted | Target::GpuAgain => {
+                let again = matches!(target, Target::GpuAgain);
+                match self.load_on_gpu(description, again, &mut reporter).await {
+                    Ok(Choice::Gpu(loaded)) => return Ok(loaded),
+                    Ok(Choice::Cpu(reason)) => reason,
+                    // Whoever recovers from losses counts them.
+                    Err(error) if again && error.code == Code::DeviceLost => return Err(error),
+                    Err(error) if of_the_device(&error) && self.options.falls_back() => {
+                        reporter.restart(&error.message);
+                        error.message
+                    }
+                    Err(error) if of_the_device(&error) => {
+                        let message = format!("{}. Use the device \"cpu\"", error.message);
+                        return Err(Error { message, ..error });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let decoder = self
+            .load_on(description, Box::new(Cpu::with_threads(self.options.threads)), &mut reporter)
+            .await?;
+        Ok(Loaded { decoder, reason })
+    }
+
+    async fn load_on_gpu(
+        &self,
+        description: &Description,
+        again: bool,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Choice<Loaded>> {
+        let Description { header, config, context } = description;
+        let needs = Decoder::needs(self.source.as_ref(), header, config, *context).await?;
+        let mut compiled = |made, total| reporter.compiled(made, total);
+        match device::open(&self.options, &needs, again, &mut compiled).await? {
+            Choice::Cpu(reason) => Ok(Choice::Cpu(reason)),
+            Choice::Gpu((backend, reason)) => {
+                let decoder = self.load_on(description, backend, reporter).await?;
+                Ok(Choice::Gpu(Loaded { decoder, reason }))
+            }
+        }
+    }
+
+    async fn load_on(
+        &self,
+        description: &Description,
+        backend: Box<dyn Backend>,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Decoder> {
+        let Description { header, config, context } = description;
+        let source = ReadAhead::new(self.source.as_ref());
+        let mut loaded = |bytes| reporter.at(Stage::Load, bytes);
+        Decoder::load(&source, header, config.clone(), backend, *context, &mut loaded).await
+    }
+}
+
+/// Whether it is the device that failed, and not the file, its source or the caller.
+fn of_the_device(error: &Error) -> bool {
+    matches!(error.code, Code::ResourceExhausted | Code::DeviceLost | Code::UnsupportedModel | Code::Internal)
+}

@@ -1,0 +1,58 @@
+// Seconds from load() to the first token of a one-token prompt, in headless Chromium, of a model that is in memory, and
+// what they are made of. `node tests/bench/load.js [--model name] [--type T] [--rounds n]`, after `./build.sh bench`.
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { blank, launch, openPage, repository, serve } from "../browser/support.js";
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: "string", default: "smollm2-135m" },
+    type: { type: "string", default: "Q4_0" },
+    rounds: { type: "string", default: "5" },
+  },
+});
+
+const routes = { "/": blank };
+const headers = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
+const servers = { "candlewick.wasm": await serve({ routes }), "candlewick-threads.wasm": await serve({ routes, headers }) };
+const browser = await launch();
+const url = join("/target/bench", `${options.model}-${options.type}.gguf`);
+
+/** One load in a page that has the model in memory. Times in seconds since the call. */
+const once = async ({ url }) => {
+  window.bytes ??= await (await fetch(url)).arrayBuffer();
+  const start = performance.now();
+  const since = () => (performance.now() - start) / 1000;
+  let reading;
+  const engine = await load(window.bytes, { device: "cpu", contextLength: 1024, onProgress: () => (reading ??= since()) });
+  const loaded = since();
+  const request = { prompt: [300], max_tokens: 1, temperature: 0, ignore_eos: true };
+  await engine.completions.create(request);
+  const token = since();
+  await engine.unload();
+  return { "engine ready to read": reading, loaded, "first token": token, threads: engine.info.threads };
+};
+
+const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
+const runs = Object.fromEntries(Object.keys(servers).map((file) => [file, []]));
+const pages = {};
+for (const [file, server] of Object.entries(servers)) {
+  const { page } = (pages[file] = await openPage(browser, `${server.url}/`));
+  page.setDefaultTimeout(0);
+  await page.waitForFunction(() => document.title === "ready");
+  runs[file].first = await page.evaluate(once, { url }); // nothing in the browser's caches yet
+}
+for (let round = 0; round < Number(options.rounds); round++) {
+  for (const file of Object.keys(servers)) runs[file].push(await pages[file].page.evaluate(once, { url }));
+}
+for (const [file, list] of Object.entries(runs)) {
+  console.log(`${options.model} ${options.type}, ${file}: seconds until`);
+  for (const what of ["engine ready to read", "loaded", "first token"]) {
+    const all = list.map((run) => run[what]);
+    const [middle, least, most, first] = [median(all), Math.min(...all), Math.max(...all), list.first[what]].map((x) => x.toFixed(2));
+    console.log(`  ${what.padEnd(22)} ${middle} (${least} to ${most}), the first time ${first}`);
+  }
+  console.log(`  with ${list.map((run) => run.threads).join(", ")} threads`);
+}
+await browser.close();
+await Promise.all(Object.values(servers).map((server) => server.close()));

@@ -1,0 +1,65 @@
+/** The kernels as a browser runs them: every weight type's logits against transformers', no further away than llama.cpp's. */
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { launch, openPage, read, serve } from "./support.js";
+
+const golden = JSON.parse(read("tests/fixtures/goldens/quant.json"));
+// Our rounding of activations may cost at most this much more than llama.cpp's.
+const ALLOWANCE = 1.2;
+/** The engine itself, without the package around it. */
+const bare = `<!doctype html><title>test</title><script type="module">
+  import init, { Engine } from "/pkg/wasm/candlewick.js";
+  await init();
+  /** The rows of the logits after \`tokens\`, at \`positions\`. */
+  window.rows = async (url, tokens, positions) => {
+    const file = new Uint8Array(await (await fetch(url)).arrayBuffer());
+    const engine = await Engine.load(file, { device: "cpu", contextLength: tokens.length }, () => {});
+    const logits = await engine.logits(Uint32Array.from(tokens));
+    engine.free();
+    const width = logits.length / tokens.length;
+    return positions.map((position) => Array.from(logits.subarray(position * width, (position + 1) * width)));
+  };
+  document.title = "ready";
+</script>`;
+
+let browser, server, page, session;
+before(async () => {
+  browser = await launch();
+  server = await serve({ routes: { "/": bare } });
+  session = await openPage(browser, server.url);
+  page = session.page;
+  await page.waitForFunction(() => document.title === "ready");
+});
+after(async () => {
+  await browser?.close();
+  await server?.close();
+});
+
+function logSoftmax(row) {
+  const highest = Math.max(...row);
+  const sum = Math.log(row.reduce((sum, x) => sum + Math.exp(x - highest), 0));
+  return row.map((x) => x - highest - sum);
+}
+
+/** KL(reference ‖ row) in nats. */
+function divergence(reference, row) {
+  const [p, q] = [logSoftmax(reference), logSoftmax(row)];
+  return p.reduce((sum, p, i) => sum + Math.exp(p) * (p - q[i]), 0);
+}
+
+const mean = (numbers) => numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
+
+describe("logits in Chromium", () => {
+  for (const [name, expected] of Object.entries(golden.files)) {
+    test(name, async (t) => {
+      const positions = Object.keys(expected.positions).map(Number);
+      const url = `/tests/fixtures/models/${name}`;
+      const rows = await page.evaluate(([url, tokens, positions]) => rows(url, tokens, positions), [url, golden.tokens, positions]);
+      const ours = mean(rows.map((row, i) => divergence(expected.positions[positions[i]], row)));
+      const theirs = mean(positions.map((position) => expected.llama_cpp_kl[position]));
+      t.diagnostic(`mean KL ${ours.toExponential(2)}, ${(ours / theirs).toFixed(2)} of llama.cpp's`);
+      assert.ok(ours <= ALLOWANCE * theirs, `mean KL ${ours} is more than ${ALLOWANCE} × ${theirs}`);
+    });
+  }
+  test("no uncaught errors", () => assert.deepEqual(session.errors, []));
+});

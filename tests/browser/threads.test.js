@@ -1,0 +1,219 @@
+/** The engine with threads, in pages that are cross-origin isolated, and what it does where they are not. */
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { blank, launch, openPage, read, serve, story } from "./support.js";
+
+// The engine's Worker as it is; but what it starts as a helper fails at once.
+const helplessWorker = {
+  "/helpless.js": `import "/fail.js"; import "/pkg/dist/worker.js";`,
+  "/fail.js": `addEventListener("message", (event) => {
+    if (!("work" in event.data)) return;
+    event.stopImmediatePropagation();
+    throw new Error("no help");
+  });`,
+};
+
+// The engine without the package around it; its helpers come from the same script.
+const logitsWorker = `
+  import init, { Engine, useHelpers } from "/pkg/wasm/candlewick-threads.js";
+  import { help, startHelper } from "/pkg/dist/helpers.js";
+  onmessage = async ({ data }) => {
+    if ("work" in data) return help(data);
+    const module = await WebAssembly.compileStreaming(fetch("/pkg/wasm/candlewick-threads_bg.wasm"));
+    const { memory } = await init({ module_or_path: module });
+    useHelpers((work, crashed) => startHelper({ module, memory, work, crashed }));
+    const file = new Uint8Array(await (await fetch(data.url)).arrayBuffer());
+    const answer = [];
+    for (const threads of data.threads) {
+      const engine = await Engine.load(file, { device: "cpu", threads }, () => {});
+      const logits = await engine.logits(data.tokens);
+      answer.push({ threads: engine.info().threads, bits: new Uint32Array(logits.buffer, logits.byteOffset, logits.length) });
+      engine.free();
+    }
+    postMessage(answer);
+  };
+`;
+
+const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
+
+let browser, isolated, plain;
+before(async () => {
+  browser = await launch();
+  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", "/logits.js": logitsWorker, ...helplessWorker }, headers: isolation });
+  // As the package's README has it.
+  const [serviceWorker, registration] = [...read("pkg/README.md").toString().matchAll(/```js\n(\/\/ isolat[^]*?)```/g)].map(([, code]) => code);
+  const trick = blank.replace("<script", () => `<script type="module">${registration}</script><script`);
+  plain = await serve({ routes: { "/": blank, "/isolate.js": serviceWorker, "/trick": trick } });
+});
+after(async () => {
+  await browser?.close();
+  await isolated?.close();
+  await plain?.close();
+});
+
+/** Runs `work` in a page of its own at `url`. */
+async function inPage(url, work, argument) {
+  const { page, errors, close } = await openPage(browser, url);
+  try {
+    await page.waitForFunction(() => document.title === "ready");
+    const result = await page.evaluate(work, argument);
+    assert.deepEqual(errors, [], "uncaught errors in the page");
+    return result;
+  } finally {
+    await close();
+  }
+}
+
+/** Loads the storyteller and lets it tell its story. */
+const tell = async (options) => {
+  const engine = await load(story, options);
+  const { choices } = await engine.completions.create(greedy);
+  const { threads, wasm, wasmReason, device } = engine.info;
+  await engine.unload();
+  return { text: choices[0].text, threads, wasm, wasmReason, device };
+};
+
+describe("in a cross-origin isolated page", () => {
+  for (const threads of [1, 2, 5]) {
+    test(`${threads} threads tell the published story`, async () => {
+      const told = await inPage(isolated.url, tell, { threads });
+      assert.deepEqual(told, { text: story, threads, wasm: "candlewick-threads.wasm", wasmReason: "threads and relaxed SIMD", device: "cpu" });
+    });
+  }
+
+  test("as many threads as are the fastest tell it too", async () => {
+    const told = await inPage(isolated.url, tell, {});
+    assert.equal(told.text, story);
+    assert.equal(told.wasm, "candlewick-threads.wasm");
+    assert.ok(told.threads >= 1, `${told.threads} threads`);
+  });
+
+  for (const file of ["quant-q4_0", "quant-q8_0", "quant-q4_k", "quant-q6_k", "quant-f16", "gemma3", "phi3-swa"]) {
+    test(`logits are the same to the bit: ${file}`, async () => {
+      const result = await inPage(isolated.url, async (file) => {
+        const worker = new Worker("/logits.js", { type: "module" });
+        const tokens = Uint32Array.from({ length: 100 }, (_, index) => (index * 7) % 256);
+        worker.postMessage({ url: `/tests/fixtures/models/${file}.gguf`, tokens, threads: [1, 2, 4] });
+        const answer = await new Promise((resolve, reject) => {
+          worker.onmessage = ({ data }) => resolve(data);
+          worker.onerror = ({ message }) => reject(new Error(message));
+        });
+        const [{ bits: alone }] = answer;
+        const same = ({ bits }) => bits.length === alone.length && bits.every((word, index) => word === alone[index]);
+        return { length: alone.length, threads: answer.map(({ threads }) => threads), same: answer.map(same) };
+      }, file);
+      assert.ok(result.length >= 100 * 256, `${result.length} logits`);
+      assert.deepEqual(result.threads, [1, 2, 4]);
+      assert.deepEqual(result.same, [true, true, true]);
+    });
+  }
+
+  test("threads do not change what a seed gives", async () => {
+    const texts = await inPage(isolated.url, async () => {
+      const prompt = Array.from({ length: 200 }, (_, index) => 10 + ((index * 37) % 400));
+      const texts = [];
+      for (const threads of [1, 2, 3]) {
+        const engine = await load(story, { threads });
+        const request = { prompt, temperature: 1.5, top_k: 0, seed: 7, max_tokens: 200, ignore_eos: true };
+        texts.push((await engine.completions.create(request)).choices[0].text);
+        await engine.unload();
+      }
+      return texts;
+    });
+    assert.notEqual(texts[0], "");
+    assert.deepEqual(texts, [texts[0], texts[0], texts[0]]);
+  });
+
+  test("an aborted answer leaves the engine ready for the next", async () => {
+    const result = await inPage(isolated.url, async () => {
+      const engine = await load(story, { threads: 3 });
+      const errors = [];
+      for (const stopAfter of [1, 2, 7]) {
+        const abort = new AbortController();
+        const stream = await engine.completions.create({ ...greedy, stream: true }, { signal: abort.signal });
+        let count = 0;
+        const reading = async () => {
+          for await (const _ of stream) if (++count === stopAfter) abort.abort();
+        };
+        errors.push((await failure(reading())).code);
+      }
+      return { errors, text: (await engine.completions.create(greedy)).choices[0].text };
+    });
+    assert.deepEqual(result, { errors: ["aborted", "aborted", "aborted"], text: story });
+  });
+
+  test("unloading ends every Worker", async () => {
+    const { page, close } = await openPage(browser, isolated.url);
+    const session = await browser.newBrowserCDPSession();
+    const workers = async () => {
+      const { targetInfos } = await session.send("Target.getTargets", { filter: [{ type: "worker" }] });
+      return targetInfos.length;
+    };
+    const before = await workers();
+    await page.waitForFunction(() => document.title === "ready");
+    await page.evaluate(async () => {
+      window.engine = await load(story, { threads: 4 });
+      await window.engine.completions.create(greedy);
+    });
+    assert.equal(await workers(), before + 4);
+    await page.evaluate(() => window.engine.unload());
+    await until(async () => (await workers()) === before);
+    await close();
+  });
+
+  test("a page that is closed ends them too, in the middle of an answer", async () => {
+    const { page, close } = await openPage(browser, isolated.url);
+    const session = await browser.newBrowserCDPSession();
+    const workers = async () => (await session.send("Target.getTargets", { filter: [{ type: "worker" }] })).targetInfos.length;
+    await page.waitForFunction(() => document.title === "ready");
+    await page.evaluate(async () => {
+      const engine = await load(story, { threads: 4 });
+      const stream = await engine.completions.create({ ...greedy, stream: true });
+      for await (const _ of stream) break;
+    });
+    await close();
+    await until(async () => (await workers()) === 0);
+  });
+
+  test("where the file with threads is broken, the other one runs", async () => {
+    const told = await inPage(isolated.url, tell, { threadsWasmURL: "/broken.wasm", wasmURL: "/pkg/wasm/candlewick_bg.wasm" });
+    assert.equal(told.text, story);
+    assert.equal(told.wasm, "candlewick.wasm");
+    assert.match(told.wasmReason, /could not be started/);
+    assert.equal(told.threads, 1);
+  });
+
+  test("where helpers cannot start, the engine works alone", async () => {
+    const told = await inPage(isolated.url, tell, { threads: 4, workerURL: "/helpless.js" });
+    assert.deepEqual({ ...told, wasmReason: "" }, { text: story, threads: 1, wasm: "candlewick-threads.wasm", wasmReason: "", device: "cpu" });
+  });
+
+  test("a number of threads that makes no sense", async () => {
+    const codes = await inPage(isolated.url, async () => {
+      const failures = [0, 65, -1, 1.5, "two"].map((threads) => failure(load(story, { threads })));
+      return (await Promise.all(failures)).map(({ code }) => code);
+    });
+    assert.deepEqual(codes, Array(5).fill("invalid_argument"));
+  });
+});
+
+describe("in any other page", () => {
+  test("the engine works alone", async () => {
+    const told = await inPage(plain.url, tell, { threads: 2 });
+    const wasmReason = "the page is not cross-origin isolated";
+    assert.deepEqual(told, { text: story, threads: 1, wasm: "candlewick.wasm", wasmReason, device: "cpu" });
+  });
+
+  test("a service worker can isolate the page, as the package's README has it", async () => {
+    const { page, close } = await openPage(browser, `${plain.url}/trick`);
+    await page.waitForFunction(() => crossOriginIsolated && document.title === "ready");
+    const told = await page.evaluate(tell, { threads: 2 });
+    assert.equal(told.text, story);
+    assert.equal(told.threads, 2);
+    await close();
+  });
+});
+
+async function until(condition) {
+  while (!(await condition())) await new Promise((next) => setImmediate(next));
+}
