@@ -17,12 +17,12 @@ use futures_util::future::LocalBoxFuture;
 use js_sys::{Array, Promise, Reflect, Uint8Array};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::{
     DomException, IdbDatabase, IdbFactory, IdbKeyRange, IdbObjectStore, IdbOpenDbRequest, IdbRequest,
     IdbTransaction, IdbTransactionMode,
@@ -37,7 +37,9 @@ const PIECES: &str = "pieces";
 const NOTES: &str = "notes";
 
 /// The database of this origin. Other tabs and Workers have it open as well.
-pub struct IndexedDbStore {
+pub struct IndexedDbStore(Rc<Database>);
+
+struct Database {
     connection: Mutex<Option<Connection>>,
     /// Bytes of all pieces, at most.
     budget: Option<u64>,
@@ -70,9 +72,28 @@ impl IndexedDbStore {
     /// was switched off. With a `budget`, files that were not used for longest make room for new ones.
     pub async fn open(budget: Option<u64>) -> Result<IndexedDbStore> {
         let connection = Connection::open().await?;
-        Ok(IndexedDbStore { connection: Mutex::new(Some(connection)), budget })
+        Ok(IndexedDbStore(Rc::new(Database { connection: Mutex::new(Some(connection)), budget })))
     }
 
+    /// Runs `work` whether or not somebody polls for it: a transaction ends when nobody goes on with it at once, and
+    /// whoever waits here may be waiting for something else just then.
+    async fn run<T: 'static, F: Future<Output = Result<T>> + 'static>(
+        &self,
+        work: impl FnOnce(Rc<Database>) -> F,
+    ) -> Result<T> {
+        let work = work(self.0.clone());
+        let result = Rc::new(RefCell::new(None));
+        let slot = result.clone();
+        let ended = future_to_promise(async move {
+            slot.replace(Some(work.await));
+            Ok(JsValue::UNDEFINED)
+        });
+        let _ = JsFuture::from(ended).await;
+        result.take().unwrap_or_else(|| Err(failure(JsValue::UNDEFINED)))
+    }
+}
+
+impl Database {
     /// Of all stores. The browser closes connections when the user clears data, another tab when it upgrades or
     /// deletes the database: then there is a new one.
     async fn transaction(&self, mode: IdbTransactionMode) -> Result<IdbTransaction> {
@@ -196,8 +217,9 @@ impl IndexedDbStore {
         Error { code: Code::QuotaExceeded, message }
     }
 
-    async fn put(&self, key: &Key, offset: u64, bytes: &[u8]) -> Result<()> {
-        let new = offset..offset + bytes.len() as u64;
+    async fn put(&self, key: &Key, offset: u64, bytes: Uint8Array) -> Result<()> {
+        let len = u64::from(bytes.length());
+        let new = offset..offset + len;
         let transaction = self.writing().await?;
         let store = transaction.object_store(PIECES).map_err(failure)?;
         // Pieces may be there from when they were cut up differently; what is outside of the new one stays.
@@ -213,14 +235,14 @@ impl IndexedDbStore {
             }
             store.delete(&old.id).map_err(failure)?;
         }
-        around.push((new, Uint8Array::from(bytes)));
+        around.push((new, bytes));
         for (range, bytes) in around {
             store.put_with_key(&bytes, &piece_id(key, &range)).map_err(failure)?;
         }
         match committed(&transaction).await {
             Err(error) if error.code == Code::QuotaExceeded => {
                 let free = origin::estimate().await.map_or(0, |at| at.quota.saturating_sub(at.usage));
-                Err(self.no_room(key, bytes.len() as u64, free, "the browser"))
+                Err(self.no_room(key, len, free, "the browser"))
             }
             result => result,
         }
@@ -279,35 +301,54 @@ impl IndexedDbStore {
         committed(&transaction).await?;
         Ok(freed)
     }
+
+    async fn note(&self, name: &str) -> Result<Option<String>> {
+        let transaction = self.reading().await?;
+        let request = transaction.object_store(NOTES).and_then(|store| store.get(&name.into()));
+        Ok(done(request).await.map_err(failure)?.as_string())
+    }
+
+    async fn set_note(&self, name: &str, text: &str) -> Result<()> {
+        let transaction = self.writing().await?;
+        let put = |store: IdbObjectStore| store.put_with_key(&text.into(), &name.into());
+        transaction.object_store(NOTES).and_then(put).map_err(failure)?;
+        committed(&transaction).await
+    }
 }
 
 impl Store for IndexedDbStore {
     fn list(&self) -> LocalBoxFuture<'_, Result<Vec<Record>>> {
-        Box::pin(self.records())
+        Box::pin(self.run(|database| async move { database.records().await }))
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<Option<Record>>> {
-        Box::pin(self.record(key))
+        let key = key.clone();
+        Box::pin(self.run(|database| async move { database.record(&key).await }))
     }
 
     fn begin<'a>(&'a self, key: &'a Key, len: u64) -> LocalBoxFuture<'a, Result<Record>> {
-        Box::pin(self.begin(key, len))
+        let key = key.clone();
+        Box::pin(self.run(move |database| async move { database.begin(&key, len).await }))
     }
 
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>> {
-        Box::pin(self.put(key, offset, bytes))
+        let (key, bytes) = (key.clone(), Uint8Array::from(bytes));
+        Box::pin(self.run(move |database| async move { database.put(&key, offset, bytes).await }))
     }
 
     fn read<'a>(&'a self, key: &'a Key, offset: u64, len: usize) -> LocalBoxFuture<'a, Result<Vec<u8>>> {
-        Box::pin(self.read(key, offset, len))
+        let key = key.clone();
+        Box::pin(self.run(move |database| async move { database.read(&key, offset, len).await }))
     }
 
     fn finish<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<()>> {
-        Box::pin(self.finish(key))
+        let key = key.clone();
+        Box::pin(self.run(|database| async move { database.finish(&key).await }))
     }
 
     fn delete<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<u64>> {
-        Box::pin(self.delete(key))
+        let key = key.clone();
+        Box::pin(self.run(|database| async move { database.delete(&key).await }))
     }
 
     fn lock<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<Box<dyn Any>>> {
@@ -315,20 +356,13 @@ impl Store for IndexedDbStore {
     }
 
     fn note<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<String>>> {
-        Box::pin(async move {
-            let transaction = self.reading().await?;
-            let request = transaction.object_store(NOTES).and_then(|store| store.get(&name.into()));
-            Ok(done(request).await.map_err(failure)?.as_string())
-        })
+        let name = name.to_owned();
+        Box::pin(self.run(|database| async move { database.note(&name).await }))
     }
 
     fn set_note<'a>(&'a self, name: &'a str, text: &'a str) -> LocalBoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let transaction = self.writing().await?;
-            let put = |store: IdbObjectStore| store.put_with_key(&text.into(), &name.into());
-            transaction.object_store(NOTES).and_then(put).map_err(failure)?;
-            committed(&transaction).await
-        })
+        let (name, text) = (name.to_owned(), text.to_owned());
+        Box::pin(self.run(|database| async move { database.set_note(&name, &text).await }))
     }
 }
 
