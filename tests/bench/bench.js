@@ -18,7 +18,7 @@ const { values: options } = parseArgs({
     rounds: { type: "string", default: "5" },
     prompt: { type: "string", default: "128" },
     predict: { type: "string", default: "32" },
-    /** Part of a runner's name; only those whose name has one of them. */
+    /** A regular expression: only the runners whose names it matches. */
     only: { type: "string", default: "" },
     /** A folder with another build of pkg/wasm, measured beside it. */
     wasm: { type: "string" },
@@ -137,7 +137,7 @@ const runners = {
   [`candlewick, native, ${cores} threads`]: native(cores),
   ...(python && { "llama.cpp, native, 1 thread": llamaCpp(1) }),
 };
-const wanted = Object.entries(runners).filter(([name]) => options.only.split(",").some((part) => name.includes(part)));
+const wanted = Object.entries(runners).filter(([name]) => new RegExp(options.only).test(name));
 
 const results = [];
 for (const name of options.models.split(",")) {

@@ -49,17 +49,40 @@ function divergence(reference, row) {
 
 const mean = (numbers) => numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
 
+// The positions that the goldens have are too few to tell 1.2 from 1.0 in one file, so files whose input is rounded
+// alike, in blocks of 32 or of 256, are judged together. `cargo test` judges each by all positions. A wrong kernel is off
+// by orders of magnitude: that each file must show.
+const GROSS = 1.5;
+const groups = {
+  "16-bit floats": /f16/,
+  "blocks of 32": /q\d_\d/,
+  "blocks of 256": /_k/,
+};
+
 describe("logits in Chromium", () => {
-  for (const [name, expected] of Object.entries(golden.files)) {
-    test(name, async (t) => {
-      const positions = Object.keys(expected.positions).map(Number);
-      const url = `/tests/fixtures/models/${name}`;
-      const rows = await page.evaluate(([url, tokens, positions]) => rows(url, tokens, positions), [url, golden.tokens, positions]);
-      const ours = mean(rows.map((row, i) => divergence(expected.positions[positions[i]], row)));
-      const theirs = mean(positions.map((position) => expected.llama_cpp_kl[position]));
-      t.diagnostic(`mean KL ${ours.toExponential(2)}, ${(ours / theirs).toFixed(2)} of llama.cpp's`);
-      assert.ok(ours <= ALLOWANCE * theirs, `mean KL ${ours} is more than ${ALLOWANCE} × ${theirs}`);
+  for (const [group, pattern] of Object.entries(groups)) {
+    test(group, async (t) => {
+      const [all, allTheirs] = [[], []];
+      for (const [name, expected] of Object.entries(golden.files).filter(([name]) => pattern.test(name))) {
+        const positions = Object.keys(expected.positions).map(Number);
+        const url = `/tests/fixtures/models/${name}`;
+        const result = await page.evaluate(([url, tokens, positions]) => rows(url, tokens, positions), [url, golden.tokens, positions]);
+        const ours = result.map((row, i) => divergence(expected.positions[positions[i]], row));
+        const theirs = positions.map((position) => expected.llama_cpp_kl[position]);
+        t.diagnostic(`${name}: mean KL ${mean(ours).toExponential(2)}, ${(mean(ours) / mean(theirs)).toFixed(2)} of llama.cpp's`);
+        assert.ok(mean(ours) <= GROSS * mean(theirs), `${name}: mean KL ${mean(ours)} is more than ${GROSS} × ${mean(theirs)}`);
+        all.push(...ours);
+        allTheirs.push(...theirs);
+      }
+      assert.ok(all.length > 0, "no file matches");
+      t.diagnostic(`${group}: ${(mean(all) / mean(allTheirs)).toFixed(2)} of llama.cpp's`);
+      assert.ok(mean(all) <= ALLOWANCE * mean(allTheirs), `mean KL ${mean(all)} is more than ${ALLOWANCE} × ${mean(allTheirs)}`);
     });
   }
+  test("every file is in a group", () => {
+    for (const name of Object.keys(golden.files)) {
+      assert.equal(Object.values(groups).filter((pattern) => pattern.test(name)).length, 1, name);
+    }
+  });
   test("no uncaught errors", () => assert.deepEqual(session.errors, []));
 });
