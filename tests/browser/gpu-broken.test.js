@@ -1,0 +1,113 @@
+/** A GPU that is broken: nothing of it breaks the page. SwiftShader is the GPU here. */
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+import { auto, serveFaults, worker } from "./gpu-faults.js";
+import { launch, openPage, softwareGPU, story } from "./support.js";
+
+let server, browser, session, page;
+before(async () => {
+  server = await serveFaults();
+});
+after(() => server?.close());
+beforeEach(async () => {
+  browser = await launch(softwareGPU);
+  session = await openPage(browser, server.url);
+  page = session.page;
+  page.setDefaultTimeout(120_000);
+  await page.waitForFunction(() => document.title === "ready");
+});
+afterEach(async () => {
+  const { errors } = session;
+  await browser.close();
+  assert.deepEqual(errors, [], "uncaught errors in the page");
+});
+
+/** Loads the storyteller and has it tell its story: what became of it. */
+const tell = (fault, options) =>
+  page.evaluate(
+    async ([workerURL, options]) => {
+      try {
+        const engine = await load(story, { ...options, workerURL });
+        const { text } = (await engine.completions.create(greedy)).choices[0];
+        return { text, device: engine.info.device, reason: engine.info.deviceReason, gpu: engine.info.gpu };
+      } catch ({ code, message }) {
+        return { code, message };
+      }
+    },
+    [worker(fault), options],
+  );
+
+describe("a broken GPU", () => {
+  for (const [fault, reason] of [
+    ["no adapter", /no WebGPU adapter/],
+    ["no WebGPU", /no WebGPU adapter/],
+    ["a device request that fails", /cannot be opened.*out of order/],
+    ["out of memory", /out of memory/],
+    ["a driver that miscompiles everything", /failed the self-test/],
+  ]) {
+    test(`${fault}: the CPU takes over, or the error says what to do`, async () => {
+      for (const options of [auto, { device: "gpu", fallback: true }]) {
+        const result = await tell(fault, options);
+        assert.equal(result.text, story, JSON.stringify(result));
+        assert.equal(result.device, "cpu");
+        assert.match(result.reason, reason);
+      }
+      const error = await tell(fault, { device: "gpu" });
+      assert.equal(error.code, "resource_exhausted", error.message);
+      assert.match(error.message, reason);
+      assert.match(error.message, /"cpu"/);
+    });
+  }
+
+  test("an adapter without features runs the safest kernels", async () => {
+    const { text, gpu } = await tell("an adapter without features", { device: "gpu" });
+    assert.equal(text, story);
+    assert.ok(gpu.variants.includes("shared memory"), `${gpu.variants}`);
+  });
+
+  for (const fault of ["a driver that miscompiles subgroups", "a driver that refuses subgroups"]) {
+    test(`${fault}: the self-test does without them, and remembers`, async () => {
+      for (const cached of [false, true]) {
+        const { text, gpu, message } = await tell(fault, { device: "gpu", gpu: { cache: fault } });
+        assert.equal(text, story, message);
+        assert.deepEqual([gpu.selfTest.cached, gpu.selfTest.off.map(({ variant }) => variant)], [cached, ["subgroups"]]);
+        assert.ok(gpu.variants.includes("shared memory"), `${gpu.variants}`);
+      }
+    });
+  }
+
+  test("without a place to keep results, the self-test runs every time", async () => {
+    for (let round = 0; round < 2; round++) {
+      const { text, gpu } = await tell("no cache", { device: "gpu" });
+      assert.equal(text, story);
+      assert.equal(gpu.selfTest.cached, false);
+    }
+  });
+
+  test("what cannot be switched off is refused, what can is", async () => {
+    const error = await tell("none", { device: "gpu", gpu: { disable: ["wings"] } });
+    assert.equal(error.code, "invalid_argument");
+    assert.match(error.message, /wings/);
+    const { text, gpu } = await tell("none", { device: "gpu", gpu: { disable: ["subgroups", "f16"] } });
+    assert.equal(text, story);
+    assert.ok(["shared memory", "kv f32"].every((name) => gpu.variants.includes(name)), `${gpu.variants}`);
+  });
+});
+
+test("\"auto\" takes the GPU where it is faster, and says so", async () => {
+  const { text, device, reason } = await tell("none", auto);
+  assert.equal(text, story);
+  assert.equal(device, "gpu");
+  assert.match(reason, /ms a token on the GPU.*ms on the CPU/);
+  const measured = await tell("none", { ...auto, gpu: { software: true, faster: false } });
+  assert.deepEqual([measured.text, measured.device], [story, "cpu"]);
+});
+
+test("compiling and loading are stages of the progress", async () => {
+  const stages = await page.evaluate(async () => {
+    const stages = [];
+    await load(story, { device: "gpu", onProgress: ({ stage }) => stages.at(-1) !== stage && stages.push(stage) });
+    return stages;
+  });
+  assert.deepEqual(stages, ["load", "compile", "load", "ready"]);
+});

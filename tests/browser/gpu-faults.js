@@ -1,0 +1,71 @@
+/** Workers with a GPU that is broken, for the tests of what comes of it. */
+import { blank, serve } from "./support.js";
+
+/**
+ * What runs before the package's Worker: a change to its WebGPU, and a way to destroy its device from the page. It is an
+ * import of its own, because messages to a Worker are lost until it listens.
+ */
+const broken = (fault) => `
+  const channel = new BroadcastChannel("fault");
+  let device;
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = async function (descriptor) {
+    return (device = await requestDevice.call(this, descriptor));
+  };
+  channel.onmessage = ({ data }) => data === "destroy" && device.destroy();
+  ${fault}
+`;
+
+const FAULTS = {
+  none: "",
+  "no adapter": `GPU.prototype.requestAdapter = async () => null;`,
+  "no WebGPU": `delete WorkerNavigator.prototype.gpu;`,
+  "an adapter without features": `
+    Object.defineProperty(GPUAdapter.prototype, "features", { get: () => new Set() });`,
+  "a device request that fails": `
+    GPUAdapter.prototype.requestDevice = async () => { throw new DOMException("the driver is out of order", "OperationError"); };`,
+  "out of memory": `
+    const { createBuffer } = GPUDevice.prototype;
+    GPUDevice.prototype.createBuffer = function (descriptor) {
+      if (descriptor.label === "weights") {
+        const error = new GPUOutOfMemoryError("no memory is left");
+        this.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+      }
+      return createBuffer.call(this, descriptor);
+    };`,
+  "a driver that miscompiles subgroups": `
+    const { createShaderModule } = GPUDevice.prototype;
+    GPUDevice.prototype.createShaderModule = function (descriptor) {
+      return createShaderModule.call(this, { ...descriptor, code: descriptor.code.replaceAll("subgroupAdd(", "1.1 * subgroupAdd(") });
+    };`,
+  "a driver that refuses subgroups": `
+    const { createShaderModule } = GPUDevice.prototype;
+    GPUDevice.prototype.createShaderModule = function (descriptor) {
+      return createShaderModule.call(this, { ...descriptor, code: descriptor.code.replaceAll("subgroupAdd(", "subgroupOdd(") });
+    };`,
+  "a driver that miscompiles everything": `
+    const { createShaderModule } = GPUDevice.prototype;
+    GPUDevice.prototype.createShaderModule = function (descriptor) {
+      return createShaderModule.call(this, { ...descriptor, code: descriptor.code.replaceAll("inverseSqrt(", "2.0 * inverseSqrt(") });
+    };`,
+  "no cache": `
+    Object.defineProperty(globalThis, "caches", { get() { throw new DOMException("blocked", "SecurityError"); } });`,
+};
+
+const script = (text) => (_, response) => response.writeHead(200, { "content-type": "text/javascript" }).end(text);
+
+/** The usual page, and a Worker for each fault. */
+export function serveFaults() {
+  const routes = { "/": blank };
+  Object.values(FAULTS).forEach((fault, index) => {
+    routes[`/fault-${index}.js`] = script(broken(fault));
+    routes[`/worker-${index}.js`] = script(`import "/fault-${index}.js"; import "/pkg/dist/worker.js";`);
+  });
+  return serve({ routes });
+}
+
+/** The address of the Worker with a fault; "none" is one that can be told to destroy its device. */
+export const worker = (fault) => `/worker-${Object.keys(FAULTS).indexOf(fault)}.js`;
+
+/** For `device: "auto"`, which leaves renderers in software alone. */
+export const auto = { device: "auto", gpu: { software: true, faster: true } };
