@@ -386,29 +386,38 @@ fn every_architecture_answers() {
     assert!(answered > 20, "{answered}");
 }
 
-#[test]
-fn steps_of_a_prompt_do_not_matter() {
-    for model in ["llama.gguf", "gemma3.gguf", "phi3-swa.gguf", "quant-q4_0.gguf", "quant-q4_k.gguf"] {
-        let tokens: Vec<u32> = (0..100).map(|index| index * 7 % 256).collect();
-        let rows = |step: usize| all_logits(&mut decoder(model, Cpu::new(), 128), &tokens, step);
-        let whole = rows(64);
-        for step in [1, 7, 33] {
-            assert!(rows(step) == whole, "{model}, steps of {step}");
-        }
-    }
-}
+/// One of each architecture's peculiarities, and every weight type.
+const TO_THE_BIT: [&str; 17] = [
+    "llama",
+    "gemma3",
+    "phi3-swa",
+    "gpt2",
+    "quant-f16",
+    "quant-bf16",
+    "quant-q4_0",
+    "quant-q4_1",
+    "quant-q5_0",
+    "quant-q5_1",
+    "quant-q8_0",
+    "quant-q2_k",
+    "quant-q3_k",
+    "quant-q4_k",
+    "quant-q5_k",
+    "quant-q6_k",
+    "quant-mixed-q4_k_m",
+];
 
 #[test]
-fn threads_do_not_change_a_bit() {
-    for model in ["llama.gguf", "gemma3.gguf", "phi3-swa.gguf", "quant-q4_0.gguf", "quant-q6_k.gguf"] {
+fn neither_steps_nor_threads_change_a_bit() {
+    for model in TO_THE_BIT {
         let tokens: Vec<u32> = (0..100).map(|index| index * 7 % 256).collect();
         let rows = |threads, step| {
             let backend = Cpu::with_threads(NonZeroUsize::new(threads));
-            all_logits(&mut decoder(model, backend, 128), &tokens, step)
+            all_logits(&mut decoder(&format!("{model}.gguf"), backend, 128), &tokens, step)
         };
-        let alone = rows(1, 64);
-        for (threads, step) in [(2, 64), (3, 33), (4, 1)] {
-            assert!(rows(threads, step) == alone, "{model}, {threads} threads, steps of {step}");
+        let whole = rows(1, 64);
+        for (threads, step) in [(1, 1), (1, 7), (1, 33), (2, 64), (3, 33), (4, 1)] {
+            assert!(rows(threads, step) == whole, "{model}, {threads} threads, steps of {step}");
         }
     }
     // Large enough that a single token is shared out.

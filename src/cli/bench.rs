@@ -55,7 +55,6 @@ pub async fn bench(arguments: &BenchArguments, common: &Common) -> Outcome {
     if arguments.json {
         let result = serde_json::json!({
             "device": engine.info().device,
-            "threads": engine.info().threads,
             "prompt_per_second": prompt_per_second,
             "predicted_per_second": predicted_per_second,
         });

@@ -139,12 +139,19 @@ impl Panel {
                 for (row, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
                     let scale = splat(input.scales.as_ptr().add(at + row).cast());
                     let block_sum = splat(input.block_sums.as_ptr().add(at + row).cast());
+                    // In the order in which the kernel for one column adds them: to the bit the same.
                     for group in 0..GROUPS {
-                        let mut worth =
-                            mul_f32(mul_f32(to_f32(sums[group]), scale), self.scales[place][group]);
-                        if L::MINIMA && L::BLOCK == 32 {
-                            worth = add_f32(worth, mul_f32(self.minimum_scales[place][group], block_sum));
-                        } else if L::MINIMA {
+                        let (sum, weight) = (to_f32(sums[group]), self.scales[place][group]);
+                        if L::BLOCK == 32 {
+                            totals[group] = add_f32(totals[group], mul_f32(mul_f32(sum, scale), weight));
+                            if L::MINIMA {
+                                let minimum = mul_f32(self.minimum_scales[place][group], block_sum);
+                                totals[group] = add_f32(totals[group], minimum);
+                            }
+                            continue;
+                        }
+                        let mut worth = mul_f32(sum, weight);
+                        if L::MINIMA {
                             let mut minima = zero();
                             for pair in 0..128 / L::SUB_BLOCK {
                                 let at =
@@ -152,10 +159,9 @@ impl Panel {
                                 let sums = splat(input.sums.as_ptr().add(at).cast());
                                 minima = add_i32(minima, dot_i16(self.minima[pair][group], sums));
                             }
-                            let scale = mul_f32(self.minimum_scales[0][group], scale);
-                            worth = sub_f32(worth, mul_f32(to_f32(minima), scale));
+                            worth = sub_f32(worth, mul_f32(to_f32(minima), self.minimum_scales[0][group]));
                         }
-                        totals[group] = add_f32(totals[group], worth);
+                        totals[group] = add_f32(totals[group], mul_f32(worth, scale));
                     }
                 }
             }
