@@ -241,8 +241,14 @@ impl Database {
         }
         match committed(&transaction).await {
             Err(error) if error.code == Code::QuotaExceeded => {
-                let free = origin::estimate().await.map_or(0, |at| at.quota.saturating_sub(at.usage));
-                Err(self.no_room(key, len, free, "the browser"))
+                // Chromium's estimates tell of more room than it gives.
+                let used = origin::estimate().await.map_or(0, |at| at.usage);
+                let message = format!(
+                    "{} does not fit: the browser keeps no more than the {:.1} MB that this site has stored. Remove models, or load it with `cache: false`",
+                    key.name(),
+                    used as f64 / 1e6,
+                );
+                Err(Error { code: Code::QuotaExceeded, message })
             }
             result => result,
         }

@@ -13,7 +13,7 @@ const bare = `<!doctype html><title>test</title><script type="module">
   /** The rows of the logits after \`tokens\`, at \`positions\`. */
   window.rows = async (url, tokens, positions) => {
     const file = new Uint8Array(await (await fetch(url)).arrayBuffer());
-    const engine = await Engine.load(file, { device: "cpu", contextLength: tokens.length }, () => {});
+    const engine = await Engine.load([file], { device: "cpu", contextLength: tokens.length }, () => {});
     const logits = await engine.logits(Uint32Array.from(tokens));
     engine.free();
     const width = logits.length / tokens.length;

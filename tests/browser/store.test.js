@@ -155,14 +155,17 @@ describe("a model by name", () => {
     assert.equal((await tell(page, options)).trimEnd(), story);
   });
 
-  test("that does not fit is not begun", async () => {
-    const { options, log } = await world();
+  // Chromium tells of 10 GB whatever there is, so only what it does when it is full can be tried.
+  test("that does not fit says so, and goes on where there is room again", async () => {
+    const { options } = await world();
     const session = await context.newCDPSession(page);
     await session.send("Storage.overrideQuotaForOrigin", { origin: server.url, quotaSize: 500_000 });
     const error = await tell(page, options);
     assert.equal(error.code, "quota_exceeded", error.message);
-    assert.match(error.message, /1\.1 MB more.* 0\.\d MB left/);
-    assert.equal(asked(await log()), 0);
+    assert.match(error.message, /story\.gguf does not fit.* \d\.\d MB .*cache: false/);
+    assert.ok((await list(page, options)).every(({ complete }) => !complete));
+    await session.send("Storage.overrideQuotaForOrigin", { origin: server.url });
+    assert.equal((await tell(page, options)).trimEnd(), story);
   });
 
   test("makes room within a budget for what was not used for longest", async () => {

@@ -25,7 +25,7 @@ const logitsWorker = `
     const file = new Uint8Array(await (await fetch(data.url)).arrayBuffer());
     const answer = [];
     for (const threads of data.threads) {
-      const engine = await Engine.load(file, { device: "cpu", threads }, () => {});
+      const engine = await Engine.load([file], { device: "cpu", threads }, () => {});
       const logits = await engine.logits(data.tokens);
       answer.push({ threads: engine.info().threads, bits: new Uint32Array(logits.buffer, logits.byteOffset, logits.length) });
       engine.free();
