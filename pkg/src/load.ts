@@ -3,6 +3,7 @@ import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
 import type { WasmURLs } from "./module.js";
 import type { HubParams, Remote } from "./protocol.js";
+import { checkBrowser } from "./spawn.js";
 import type { EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
 
 /**
@@ -18,6 +19,7 @@ export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 export function load(source: ModelSource | ModelSource[], options?: LoadOptions & { remote?: undefined }): Promise<Engine>;
 export function load(source: ModelSource | ModelSource[], options: LoadOptions): Promise<Engine<EngineInfo | RemoteInfo>>;
 export async function load(source: ModelSource | ModelSource[], options: LoadOptions = {}): Promise<Engine<EngineInfo | RemoteInfo>> {
+  checkBrowser();
   const sources = (Array.isArray(source) ? source : [source]).map(locate);
   if (sources.length === 0) throw new CandlewickError("invalid_argument", "load() takes at least one model; connect() takes none.");
   const remote = options.remote && translate(options.remote);
@@ -33,6 +35,7 @@ export async function load(source: ModelSource | ModelSource[], options: LoadOpt
 
 /** Hosted models alone, without any local one. Their requests are made in a Worker, as `load()` makes them. */
 export async function connect(remote: RemoteOptions, options: ConnectOptions = {}): Promise<Engine<RemoteInfo>> {
+  checkBrowser();
   return (await start([], translate({ ...remote, when: "always" }), options)) as Engine<RemoteInfo>;
 }
 
@@ -77,13 +80,14 @@ function translate({ when, fallbacks = [], firstTokenMs, maxMemory, cache, ...fi
   return JSON.parse(JSON.stringify(remote));
 }
 
-/** What the Worker needs of the options. */
+/** @internal What the Worker needs of the options. */
 export function hubParams({ token, hubURL, transfer, ...options }: HubOptions & LoadOptions): HubParams {
   const { cache, cacheBudget, force } = options;
   const params = { token, hubURL: absolute(hubURL), cache, cacheBudget, force, transfer };
   return Object.fromEntries(Object.entries(params).filter(([, value]) => value !== undefined));
 }
 
+/** @internal */
 export function wasmURLs({ wasmURL, threadsWasmURL }: HubOptions): WasmURLs {
   return { single: absolute(wasmURL), threaded: absolute(threadsWasmURL) };
 }
