@@ -334,9 +334,9 @@ impl Journey {
         Ok(())
     }
 
-    /// A device that is gone stays away.
+    /// A device that is gone stays away, unless there is nothing in its place: then it may have come back.
     fn note(&self, at: usize, error: &Error) {
-        if error.code == Code::DeviceLost {
+        if error.code == Code::DeviceLost && self.router.next(at + 1).is_some() {
             self.router.0.routes[at].lose(error);
         }
     }
