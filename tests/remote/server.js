@@ -232,7 +232,7 @@ async function handle(worlds, request, response) {
   const body = raw === "" ? {} : JSON.parse(raw);
   const met = world.script.shift() ?? "none";
   const fault = typeof met === "string" ? faults[met] : met;
-  const entry = { path, query: url.search, authorization: request.headers.authorization, billTo: request.headers["x-hf-bill-to"], body, fault: met, gone: false };
+  const entry = { path, query: url.search, authorization: request.headers.authorization, billTo: request.headers["x-hf-bill-to"], body, fault: met, gone: false, cut: () => response.socket?.destroySoon() };
   world.log.push(entry);
   response.on("close", () => (entry.gone = !response.writableFinished));
   if (fault === undefined) return response.writeHead(500).end(`no such fault: ${met}`);
