@@ -13,12 +13,17 @@ mod estimate;
 pub mod gpu;
 mod outline;
 #[cfg(feature = "gpu")]
+mod random;
+#[cfg(feature = "gpu")]
 mod trial;
 
 #[cfg(feature = "gpu")]
 pub(crate) use estimate::seconds_a_token;
 pub(crate) use outline::Outline;
 pub use outline::{LinearShape, Needs, NormShape, Operation, Shape};
+#[cfg(feature = "gpu")]
+#[doc(hidden)]
+pub use random::Random;
 
 use crate::Result;
 use crate::model::gguf::TensorType;
@@ -209,6 +214,8 @@ pub struct GpuInfo {
     pub features: Vec<&'static str>,
     /// Which variants of the kernels run.
     pub variants: Vec<&'static str>,
+    /// Types of weights that take more room than in the file, in words: `Q3_K as Q6_K`. Nothing is rounded.
+    pub wider: Vec<&'static str>,
     /// Pipelines that are made.
     pub pipelines: usize,
     /// What the self-test found, where there was one.
