@@ -48,8 +48,7 @@ fn random_faults_end_as_predicted() {
     let outcomes: BTreeMap<_, _> = serde_json::from_str(include_str!("outcomes.json")).unwrap();
     let all: Vec<(String, Outcome)> = outcomes.into_iter().collect();
     // Half of all draws can be tried again, so that requests get far.
-    let passing: Vec<_> =
-        all.iter().filter(|(_, outcome)| matches!(outcome, Again(_) | Loading)).collect();
+    let passing: Vec<_> = all.iter().filter(|(_, outcome)| matches!(outcome, Again(_) | Loading)).collect();
     let (mut answers, mut round, mut met) = (0, 0, BTreeSet::new());
     while answers < 700 {
         let script: Vec<_> = (0..pick(8))
@@ -79,7 +78,11 @@ fn random_faults_end_as_predicted() {
                 );
             }
             Fatal(code) => {
-                assert_eq!((error.map(|error| error.code.as_str()), text.as_str()), (Some(code.as_str()), ""), "{names:?}");
+                assert_eq!(
+                    (error.map(|error| error.code.as_str()), text.as_str()),
+                    (Some(code.as_str()), ""),
+                    "{names:?}"
+                );
             }
             Middle(code) => {
                 assert_eq!(error.map(|error| error.code.as_str()), Some(code.as_str()), "{names:?}");
