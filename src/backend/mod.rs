@@ -14,6 +14,7 @@ pub mod gpu;
 mod outline;
 #[cfg(feature = "gpu")]
 mod random;
+mod room;
 #[cfg(feature = "gpu")]
 mod trial;
 
@@ -24,6 +25,7 @@ pub use outline::{LinearShape, Needs, NormShape, Operation, Shape};
 #[cfg(feature = "gpu")]
 #[doc(hidden)]
 pub use random::Random;
+pub use room::{Room, room};
 
 use crate::Result;
 use crate::model::gguf::TensorType;
