@@ -309,7 +309,8 @@ wasm_file() {
   if ! fresh "$stamp" "$key"; then
     mkdir -p pkg/wasm
     rm -f "$stamp"
-    "$BINDGEN" --target web --out-dir pkg/wasm --out-name "$name" "$built"
+    # Functions' names, for debuggers, stay in target/: they are a quarter of the file.
+    "$BINDGEN" --target web --remove-name-section --remove-producers-section --out-dir pkg/wasm --out-name "$name" "$built"
     [[ $PROFILE != release ]] || optimize "pkg/wasm/${name}_bg.wasm"
     echo "$key" >"$stamp"
   fi
