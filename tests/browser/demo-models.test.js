@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { start } from "../hub/server.js";
-import { accessibilityViolations, conversationalist, launch, openPage, read, serve } from "./support.js";
+import { accessibilityViolations, conversationalist, launch, openPage, publishedHeaders, read, serve } from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const MODEL = "owner/talker-GGUF:Q8_0";
@@ -18,7 +18,7 @@ let browser, server, hub, folder, files, session, page, worlds = 0;
 
 before(async () => {
   browser = await launch();
-  server = await serve();
+  server = await serve({ headers: publishedHeaders() });
   hub = await start();
   folder = mkdtempSync(join(tmpdir(), "candlewick-"));
   const file = join(folder, FILE);
@@ -97,8 +97,8 @@ describe("the picker", () => {
     await page.press("#other-model", "Enter");
     await page.waitForSelector(".verdict dl");
     const facts = Object.fromEntries(await page.locator(".verdict dl div").evaluateAll((rows) => rows.map((row) => [row.children[0].textContent, row.children[1].textContent])));
-    assert.equal(facts["To fetch"], "43 MB");
-    assert.match(facts["On the CPU"], /^(Fits|Tight|Not sure): needs [\d.]+ MB( of about [\d.]+ .B)? of memory, at most about [\d,.]+ tokens\/s$/);
+    assert.equal(facts.Fetch, "43 MB");
+    assert.match(facts.CPU, /^(Fits|Tight|Not sure): needs [\d.]+ MB( of about [\d.]+ .B)? of memory, at most about [\d,.]+ tokens\/s$/);
     assert.equal(facts.Use, "Converses");
     assert.match(await page.textContent("#picker [role=status]"), /: (fits|tight|not sure), 43 MB, at most about/);
     assert.match(await page.textContent(".model:has(.verdict) .badge"), /Fits|Tight|Not sure/);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { start } from "../remote/server.js";
-import { accessibilityViolations, conversationalist, launch, openPage, serve } from "./support.js";
+import { accessibilityViolations, conversationalist, launch, openPage, publishedHeaders, serve } from "./support.js";
 
 const TOKEN = "hf_secretsecretsecret";
 const TEXT = "Süße Grüße: 你好 🌍, it works.";
@@ -11,7 +11,7 @@ let browser, server, double, session, page, requests;
 
 before(async () => {
   browser = await launch();
-  server = await serve();
+  server = await serve({ headers: publishedHeaders() });
   double = await start();
 });
 after(async () => {
@@ -166,6 +166,12 @@ describe("hosted models", () => {
     await written();
     assert.match(await note(), /^Hosted · org\/large at .* · why: .*\[context_length_exceeded\]/);
     assert.equal(await page.locator(".turn h3").last().textContent(), "org/large");
+
+    // Opening a model here means that it shall answer.
+    await use({ when: "always", address });
+    await openTalker();
+    assert.ok(await page.isChecked("#when-needed"));
+    assert.match(await page.textContent("#tagline"), /running in this tab\. Where it cannot answer/);
 
     await page.setInputFiles("#file", { name: "letter.gguf", mimeType: "", buffer: Buffer.from("Dear Lily") });
     await page.waitForFunction(() => document.querySelector("#model-name").textContent === "org/large");

@@ -65,6 +65,10 @@ export async function serve({ routes = {}, headers = {} } = {}) {
   };
 }
 
+/** What the built page asks its host to send: isolation for threads, and the content security policy, which binds the Worker too. */
+export const publishedHeaders = () =>
+  Object.fromEntries([...read("www/dist/_headers").toString().matchAll(/^ +([^:]+): (.*)$/gm)].map(([, name, value]) => [name, value]));
+
 /** What gives Chromium a WebGPU adapter where there is no GPU. */
 export const softwareGPU = [
   "--enable-unsafe-webgpu",

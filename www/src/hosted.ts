@@ -22,6 +22,7 @@ export class HostedPanel {
   readonly #budget = h("input", { id: "hosted-budget", type: "number", min: "0", step: "any", placeholder: "no limit" });
   readonly #status = h("p", { className: "detail" });
   readonly #spent = h("dl");
+  readonly #tagline = byId("tagline", HTMLElement);
   /** What the models are loaded with; absent: nothing leaves the device. */
   remote: RemoteOptions | undefined;
 
@@ -57,15 +58,13 @@ export class HostedPanel {
     this.#showStatus();
   }
 
-  /** The page's promise. */
-  get tagline(): string {
-    if (!this.remote) return "A language model, running in this tab. What you type stays here.";
-    if (this.remote.when === "always") return `A hosted language model. What you type goes to ${this.#host}.`;
-    return `A language model, running in this tab. Where it cannot answer, what you type goes to ${this.#host}.`;
-  }
 
-  get #host(): string {
-    return new URL(this.remote?.baseURL ?? ROUTER, document.baseURI).host;
+  /** The reader has opened a model for this device, so it comes first again. */
+  preferLocal(): void {
+    if (this.remote?.when !== "always") return;
+    this.remote = { ...this.remote, when: "needed" };
+    this.#form.querySelector<HTMLInputElement>("#when-needed")!.checked = true;
+    this.#showStatus();
   }
 
   /** Shows what was spent since the settings were last used. */
@@ -109,9 +108,18 @@ export class HostedPanel {
     return true;
   }
 
+  /** Here, and at the head of the page. */
   #showStatus(): void {
-    const use = this.remote?.when === "always" ? "for every answer" : "where this device cannot answer";
-    this.#status.textContent = this.remote ? `In use: ${this.#host} is asked ${use}.` : "In use: nothing you type leaves this device.";
+    const host = this.remote && new URL(this.remote.baseURL ?? ROUTER, document.baseURI).host;
+    const here = "A language model, running in this tab.";
+    const [status, tagline] =
+      host === undefined
+        ? ["nothing you type leaves this device.", `${here} What you type stays here.`]
+        : this.remote?.when === "always"
+          ? [`${host} is asked for every answer.`, `A hosted language model. What you type goes to ${host}.`]
+          : [`${host} is asked where this device cannot answer.`, `${here} Where it cannot answer, what you type goes to ${host}.`];
+    this.#status.textContent = `In use: ${status}`;
+    this.#tagline.textContent = tagline;
   }
 }
 

@@ -28,9 +28,9 @@ const STORYTELLER: Choice = { source: storyteller, name: "the storyteller" };
 
 const settings = settingsPanel();
 const writer = new Writer(showBusy);
-const storage = new StoragePanel((choice) => void open(choice));
+const storage = new StoragePanel(openHere);
 const hosted = new HostedPanel(() => void useHosted());
-const picker = new Picker(STORYTELLER, (choice) => void open(choice), () => file.click());
+const picker = new Picker(STORYTELLER, openHere, () => file.click());
 let engine: AnyEngine | undefined;
 let current = STORYTELLER;
 let mode: Mode | undefined;
@@ -91,7 +91,6 @@ function start(engine: AnyEngine): void {
 /** Models are loaded together with the hosted ones that stand in for them, so the open one is loaded again. */
 async function useHosted(): Promise<void> {
   writer.givesReasons = hosted.remote !== undefined;
-  byId("tagline", HTMLElement).textContent = hosted.tagline;
   await open(current);
   await hosted.showSpent(engine);
 }
@@ -114,8 +113,14 @@ async function close(): Promise<void> {
   send.disabled = true;
 }
 
+/** What the reader has chosen for this device. */
+function openHere(choice: Choice): void {
+  hosted.preferLocal();
+  void open(choice);
+}
+
 function openFile(chosen: File | undefined): void {
-  if (chosen) void open({ source: chosen, name: chosen.name });
+  if (chosen) openHere({ source: chosen, name: chosen.name });
 }
 
 function useMode(next: Mode): void {

@@ -32,7 +32,7 @@ export class Picker {
   readonly #details = h("div", { className: "verdict" });
   /** For screen readers; what is outside of the dialog is silent while it is open. */
   readonly #status = h("p", { className: "visually-hidden" });
-  readonly #go = button("Open", () => this.#submit());
+  readonly #go = h("button", { type: "submit", className: "primary" }, "Open");
   #rows: Row[] = [];
   #looking: AbortController | undefined;
 
@@ -74,7 +74,6 @@ export class Picker {
     Object.assign(this.#rows[0]!.radio, { checked: true, autofocus: true });
     const legend = h("legend", {}, `Select one to see whether it fits here: ${hubHost} is then asked for its first megabytes.`);
     legend.classList.add("hint");
-    this.#go.className = "primary";
     const form = h(
       "form",
       {},

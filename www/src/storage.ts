@@ -74,7 +74,7 @@ export class StoragePanel {
         ways.querySelector<HTMLElement>("button:last-child")!.focus();
       });
       yes.className = "danger";
-      yes.setAttribute("aria-label", `Remove ${name}, ${bytes(model.stored)}`);
+      yes.setAttribute("aria-label", `Remove ${bytes(model.stored)}: ${name}`);
       ways.replaceChildren(yes, no);
       announce(`Remove ${name}? It would have to be fetched again.`);
       no.focus();

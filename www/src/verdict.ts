@@ -14,9 +14,9 @@ export function facts(inspection: Inspection): HTMLElement[] {
   const { name, architecture, parameters, quantization, fileSize, contextLength, chatTemplate, unsupported, devices, cached } = inspection;
   return pairs([
     ["Model", `${name}, ${compact(parameters)} parameters, ${architecture ?? "unknown kind"}, ${quantization}`],
-    ["To fetch", toFetch(fileSize, cached)],
+    ["Fetch", toFetch(fileSize, cached)],
     ...(unsupported === null ? [] : [["Cannot run", unsupported] as [string, string]]),
-    ...devices.map((estimate): [string, string] => [estimate.device === "gpu" ? "On the GPU" : "On the CPU", onDevice(estimate)]),
+    ...devices.map((estimate): [string, string] => [estimate.device.toUpperCase(), onDevice(estimate)]),
     ...(contextLength === null ? [] : [["Context", `${count(contextLength)} tokens`] as [string, string]]),
     ["Use", chatTemplate === null ? "Continues text" : "Converses"],
   ]);
