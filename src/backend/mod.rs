@@ -12,6 +12,7 @@ mod estimate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod outline;
+mod room;
 #[cfg(feature = "gpu")]
 mod trial;
 
@@ -19,6 +20,7 @@ mod trial;
 pub(crate) use estimate::seconds_a_token;
 pub(crate) use outline::Outline;
 pub use outline::{LinearShape, Needs, NormShape, Operation, Shape};
+pub use room::{Room, room};
 
 use crate::Result;
 use crate::model::gguf::TensorType;

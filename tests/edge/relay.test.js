@@ -65,6 +65,20 @@ describe("answers", () => {
     assert.deepEqual(data.map(({ id }) => id), ["org/large", "org/small", "stories260K"]);
   });
 
+  test("embeddings of Hugging Face's router are its task of feature extraction", async () => {
+    for (const embeddings of ["documents", "tokens"]) {
+      const hub = await edge({ UPSTREAM_URL: define({ embeddings }), HF_INFERENCE: "true" });
+      try {
+        const { data, model } = await (await hub.ask("/v1/embeddings", { model: "org/embed", input: ["one", "two"] })).json();
+        assert.deepEqual([model, data.map(({ index, embedding }) => [index, embedding.length])], ["org/embed", [[0, 4], [1, 4]]]);
+        const [entry] = log();
+        assert.deepEqual([entry.path, entry.body], ["hf-inference/models/org/embed/pipeline/feature-extraction", { inputs: ["one", "two"] }]);
+      } finally {
+        await hub.close();
+      }
+    }
+  });
+
   test("1,000 streams at a time, none lost", { timeout: 120_000 }, async () => {
     const { opened, open } = gate();
     const count = 1000;

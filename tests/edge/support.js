@@ -34,8 +34,17 @@ export async function run(workers) {
   return { url, log: () => lines.join(""), close: () => miniflare.dispose() };
 }
 
-/** Starts the Worker: `bindings` are variables and secrets, `options` change miniflare's. */
-export async function edge(bindings = {}, options = {}) {
+/** A Worker made for tests, with candlewick's WebAssembly beside it. */
+export function withWasm(file) {
+  const wasm = ["candlewick.js", "candlewick_bg.wasm"].map((name) => ({ name, path: join(repository, "pkg/wasm", name) }));
+  const named = [{ name: file, path: join(repository, "tests/edge", file) }, ...wasm];
+  // By name, as if they lay in one folder: their imports are relative.
+  const all = named.map(({ name, path }) => (name.endsWith(".wasm") ? { type: "CompiledWasm", path: name, contents: readFileSync(path) } : { type: "ESModule", path: name, contents: readFileSync(path, "utf8") }));
+  return run([{ name: "test", compatibilityDate: "2026-04-15", modules: all }]);
+}
+
+/** Starts the Worker: `bindings` are variables and secrets, `options` change miniflare's, `beside` are more Workers. */
+export async function edge(bindings = {}, { beside = [], ...options } = {}) {
   const { workerOptions } = optionsOf(join(folder, "wrangler.jsonc"));
   const dist = join(folder, "dist");
   const files = ["index.js", ...readdirSync(dist).filter((file) => file.endsWith(".wasm"))];
@@ -49,7 +58,7 @@ export async function edge(bindings = {}, options = {}) {
     modules: modules(files.map((file) => join(dist, file))),
     bindings: { ...workerOptions.bindings, HF_TOKEN: TOKEN, CLIENT_KEYS: KEY, ...bindings },
   };
-  const running = await run([worker, ...(options.beside ?? [])]);
+  const running = await run([worker, ...beside]);
   /** Asks as a program does: with the key. */
   const ask = (path, body, init = {}) =>
     fetch(running.url + path, {

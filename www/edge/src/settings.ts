@@ -12,6 +12,7 @@ export interface Env {
   /** Secret: keys that let programs in, which have no origin; separated by commas. */
   CLIENT_KEYS?: string;
   UPSTREAM_URL?: string;
+  HF_INFERENCE?: string;
   BILL_TO?: string;
   ALLOWED_ORIGINS?: string;
   ALLOWED_MODELS?: string;
@@ -46,7 +47,7 @@ export function settings(env: Env): Settings {
   const upstream = url("UPSTREAM_URL", env.UPSTREAM_URL || HUGGING_FACE);
   return {
     upstream,
-    huggingFace: upstream === HUGGING_FACE,
+    huggingFace: upstream === HUGGING_FACE || env.HF_INFERENCE === "true",
     token: env.HF_TOKEN?.trim() || undefined,
     billTo: env.BILL_TO?.trim() || undefined,
     clientKeys: list(env.CLIENT_KEYS),
