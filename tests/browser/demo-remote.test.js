@@ -44,6 +44,13 @@ const name = () => page.textContent("#model-name");
 /** Requests for answers, as the double has seen them. */
 const answers = (world) => double.log(world).filter(({ path }) => path.endsWith("completions"));
 
+/** Does what makes the page open a model, and waits until it has. */
+async function opens(what) {
+  await page.evaluate(() => (document.querySelector("#announcer").textContent = ""));
+  await what();
+  await page.waitForFunction(() => document.querySelector("#announcer").textContent.endsWith("is open."));
+}
+
 /** Sets the panel, and waits until the model was loaded with it. */
 async function use({ when, models = "org/large", address, token = "", budget = "" }) {
   await page.evaluate(() => (document.querySelector("#hosted").open = true));
@@ -52,9 +59,7 @@ async function use({ when, models = "org/large", address, token = "", budget = "
   await page.fill("#hosted-models", models);
   await page.fill("#hosted-token", token);
   await page.fill("#hosted-budget", budget);
-  await page.evaluate(() => (document.querySelector("#announcer").textContent = ""));
-  await page.click("#hosted button[type=submit]");
-  await page.waitForFunction(() => document.querySelector("#announcer").textContent.endsWith("is open."));
+  await opens(() => page.click("#hosted button[type=submit]"));
   // Of a hosted model its host is asked what it can do.
   if (when === "always") await page.waitForSelector("#about-model dt:text-is('Context')");
 }
@@ -66,11 +71,9 @@ async function say(text) {
   await written();
 }
 
-/** Opens a model that converses, from the reader's disk. */
-async function openTalker(buffer = conversationalist()) {
-  await page.setInputFiles("#file", { name: "talker.gguf", mimeType: "", buffer });
-  await page.waitForSelector("#paper .system");
-}
+/** Opens a file from the reader's disk; without a name, a model that converses. */
+const openFile = (name = "talker.gguf", buffer = conversationalist()) =>
+  opens(() => page.setInputFiles("#file", { name, mimeType: "", buffer }));
 
 describe("hosted models", () => {
   test("are not asked unless they were chosen, and then the page says so", async () => {
@@ -156,7 +159,7 @@ describe("hosted models", () => {
   test("stand in where this device cannot answer, with the reason", async () => {
     const address = double.define("needed");
     await use({ when: "needed", address });
-    await openTalker();
+    await openFile();
     await say("Hello");
     assert.match(await note(), /^On this device · CPU · why: it runs on this device$/);
     assert.deepEqual(answers("needed"), []);
@@ -169,12 +172,12 @@ describe("hosted models", () => {
 
     // Opening a model here means that it shall answer.
     await use({ when: "always", address });
-    await openTalker();
+    await openFile();
     assert.ok(await page.isChecked("#when-needed"));
     assert.match(await page.textContent("#tagline"), /running in this tab\. Where it cannot answer/);
 
-    await page.setInputFiles("#file", { name: "letter.gguf", mimeType: "", buffer: Buffer.from("Dear Lily") });
-    await page.waitForFunction(() => document.querySelector("#model-name").textContent === "org/large");
+    await openFile("letter.gguf", Buffer.from("Dear Lily"));
+    assert.equal(await name(), "org/large");
     assert.match(await page.textContent("#about-model"), /letter\.gguf.*\[corrupt_model\]/);
     await say("Hello");
     assert.match(await note(), /letter\.gguf.*\[corrupt_model\]/);
@@ -196,7 +199,7 @@ describe("comparison", () => {
   const actions = () => page.locator("#actions button").allTextContents();
 
   test("one prompt over all models, side by side", async () => {
-    await openTalker();
+    await openFile();
     assert.ok(!(await actions()).some((label) => label.startsWith("Compare")), "there is nothing to compare with");
     const address = double.define("compare");
     await use({ when: "needed", address, models: "org/large\norg/none" });
@@ -218,7 +221,7 @@ describe("comparison", () => {
   });
 
   test("can be stopped", async () => {
-    await openTalker();
+    await openFile();
     const address = double.define("stopped", { script: [{ after: 1, hang: true }] });
     await use({ when: "needed", address });
     await page.click("#actions button:has-text('Compare')");
@@ -235,7 +238,7 @@ describe("for everyone", () => {
   for (const [colorScheme, viewport] of [["light", { width: 360, height: 740 }], ["dark", { width: 1280, height: 900 }]]) {
     test(`no accessibility violations: ${colorScheme}, ${viewport.width} px`, async () => {
       await open({ colorScheme, viewport });
-      await openTalker();
+      await openFile();
       await use({ when: "needed", address: double.define(`audit-${colorScheme}`), models: "org/large\norg/none" });
       await say("Hello");
       assert.deepEqual(await accessibilityViolations(page), [], "hosted");
