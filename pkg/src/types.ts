@@ -240,6 +240,8 @@ export interface GPUInfo {
   features: string[];
   /** The variants of the kernels that run. */
   variants: string[];
+  /** Types of weights that take more room than in the file: `"Q3_K as Q6_K"`. Nothing is rounded. */
+  wider: string[];
   pipelines: number;
   /** Every kernel is compared with the CPU when a model first meets a GPU. */
   selfTest?: {
