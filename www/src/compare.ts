@@ -22,7 +22,7 @@ export class Compare implements Mode {
   async submit(text: string): Promise<void> {
     if (!text.trim()) return;
     const { engine, writer, settings } = this.#desk;
-    const asked = h("p", { className: "passage asked" }, h("span", { className: "given" }, text));
+    const asked = h("p", { className: "passage" }, h("span", { className: "given" }, text));
     const waiting = h("p", { className: "empty" }, "All models are writing. Their answers appear when the last one is done. ", h("span", { className: "flame", ariaHidden: "true" }));
     this.sheet.replaceChildren(asked, waiting);
     announce("All models are writing…");
