@@ -4,4 +4,5 @@ export { connect, load, type ConnectOptions, type ModelSource } from "./load.js"
 export { models } from "./models.js";
 export type { Create, Engine } from "./engine.js";
 export type { Stream } from "./stream.js";
+export type { Tasks } from "./tasks.js";
 export type * from "./types.js";
