@@ -138,20 +138,25 @@ impl Database {
     }
 
     async fn record(&self, key: &Key) -> Result<Option<Record>> {
-        let transaction = self.writing().await?;
+        let transaction = self.reading().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
-        let Some(mut file) = File::read(done(files.get(&file_id(key))).await.map_err(failure)?) else {
+        let Some(file) = File::read(done(files.get(&file_id(key))).await.map_err(failure)?) else {
             return Ok(None);
         };
         let pieces = pieces(&transaction, key, None).await?;
-        // Whoever asks for a file is about to use it.
-        file.last_used = now();
-        file.write(&files)?;
-        committed(&transaction).await?;
         Ok(Some(file.record(written(&pieces))))
     }
 
-    async fn begin(&self, key: &Key, len: u64) -> Result<Record> {
+    async fn begin(&self, files: &[(Key, u64)]) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for (key, len) in files {
+            records.push(self.begin_file(key, *len).await?);
+        }
+        self.make_room(&records).await?;
+        Ok(records)
+    }
+
+    async fn begin_file(&self, key: &Key, len: u64) -> Result<Record> {
         key.check()?;
         let transaction = self.writing().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
@@ -163,14 +168,13 @@ impl Database {
         let file = File { key: key.clone(), len, whole, last_used: now() };
         file.write(&files)?;
         committed(&transaction).await?;
-        let record = file.record(written(&pieces));
-        self.make_room(&record).await?;
-        Ok(record)
+        Ok(file.record(written(&pieces)))
     }
 
     /// Before anything is fetched: whether the rest fits, into the budget and into what the browser allows.
-    async fn make_room(&self, wanted: &Record) -> Result<()> {
-        let missing = wanted.len - wanted.written.total().min(wanted.len);
+    async fn make_room(&self, wanted: &[Record]) -> Result<()> {
+        let missing = wanted.iter().map(Record::missing).sum();
+        let Some(first) = wanted.iter().find(|record| record.missing() > 0) else { return Ok(()) };
         if let Some(budget) = self.budget {
             let content = |record: &Record| (record.key.repo.clone(), record.key.etag.clone());
             let mut others = self.records().await?;
@@ -179,7 +183,7 @@ impl Database {
                 stored.insert(content(record), record.written.total());
             }
             let mut used: u64 = stored.values().sum();
-            others.retain(|record| content(record) != content(wanted));
+            others.retain(|record| wanted.iter().all(|wanted| content(record) != content(wanted)));
             others.sort_by_key(|record| record.last_used);
             for record in &others {
                 if used + missing <= budget {
@@ -192,7 +196,7 @@ impl Database {
             }
             if used + missing > budget {
                 return Err(self.no_room(
-                    &wanted.key,
+                    &first.key,
                     missing,
                     budget - used.min(budget),
                     "its budget for models",
@@ -201,7 +205,7 @@ impl Database {
         }
         match origin::estimate().await {
             Some(Estimate { quota, usage }) if quota.saturating_sub(usage) < missing => {
-                Err(self.no_room(&wanted.key, missing, quota.saturating_sub(usage), "the browser"))
+                Err(self.no_room(&first.key, missing, quota.saturating_sub(usage), "the browser"))
             }
             _ => Ok(()),
         }
@@ -214,7 +218,7 @@ impl Database {
             missing as f64 / 1e6,
             free as f64 / 1e6,
         );
-        Error { code: Code::QuotaExceeded, message }
+        Error::quota_exceeded(message)
     }
 
     async fn put(&self, key: &Key, offset: u64, bytes: Uint8Array) -> Result<()> {
@@ -332,9 +336,9 @@ impl Store for IndexedDbStore {
         Box::pin(self.run(|database| async move { database.record(&key).await }))
     }
 
-    fn begin<'a>(&'a self, key: &'a Key, len: u64) -> LocalBoxFuture<'a, Result<Record>> {
-        let key = key.clone();
-        Box::pin(self.run(move |database| async move { database.begin(&key, len).await }))
+    fn begin<'a>(&'a self, files: &'a [(Key, u64)]) -> LocalBoxFuture<'a, Result<Vec<Record>>> {
+        let files = files.to_vec();
+        Box::pin(self.run(move |database| async move { database.begin(&files).await }))
     }
 
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>> {
