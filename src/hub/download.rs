@@ -96,6 +96,10 @@ impl Part {
         self.download.key()
     }
 
+    pub fn is_whole(&self) -> bool {
+        self.download.is_whole()
+    }
+
     /// Deletes what the store has of it.
     pub async fn discard(&self) -> Result<()> {
         let job = &self.download.job;

@@ -5,7 +5,7 @@ use super::client::{Client, Repository, is_hash};
 use super::download::{Download, Part, Report, Sizes, Tally};
 use super::remote::Remote;
 use super::spec::{HubSpec, Spec};
-use crate::engine::{Engine, Inspection, Options, inspect};
+use crate::engine::{Engine, Inspection, Options, Progress, Stage, inspect};
 use crate::store::{Joined, Key, Record, Source, Split, Store};
 use crate::{Code, Error, Result};
 use futures_util::future::LocalBoxFuture;
@@ -392,7 +392,17 @@ pub async fn load(
     options: &Options,
     progress: &mut dyn FnMut(crate::engine::Progress) -> Result<()>,
 ) -> Result<Engine> {
-    let engine = Engine::load(model.clone(), options, progress).await;
+    let mut ready = None;
+    let mut shown = |report: Progress| match report.stage {
+        // Until all is there, what comes over the network says how far it is.
+        Stage::Load if !model.is_whole() => Ok(()),
+        Stage::Ready if !model.is_whole() => {
+            ready = Some(report);
+            Ok(())
+        }
+        _ => progress(report),
+    };
+    let engine = Engine::load(model.clone(), options, &mut shown).await;
     match &engine {
         Err(error) if error.code != Code::CorruptModel => return engine,
         // There is no hash that could find what is wrong.
@@ -402,10 +412,11 @@ pub async fn load(
         }
         _ => {}
     }
-    match model.complete().await? {
-        true => Engine::load(model, options, progress).await,
-        false => engine,
+    if model.complete().await? {
+        return Engine::load(model, options, progress).await;
     }
+    ready.map_or(Ok(()), progress)?;
+    engine
 }
 
 impl Model {
@@ -416,6 +427,11 @@ impl Model {
             replaced |= part.complete().await?;
         }
         Ok(replaced)
+    }
+
+    /// All of it is in the store, and verified.
+    pub fn is_whole(&self) -> bool {
+        self.0.sources().iter().all(Part::is_whole)
     }
 
     /// Keeps nothing of it.
@@ -497,7 +513,7 @@ fn file_name(url: &str) -> String {
 }
 
 /// The commit of what comes beside an old copy, which it will replace when it is whole.
-const BESIDE: &str = "ffffffffffffffffffffffffffffffffffffffff";
+const BESIDE: &str = "be51debe51debe51debe51debe51debe51debe51";
 
 fn beside(key: &Key) -> Key {
     let etag = sha256(&key.etag)[..40].to_owned();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! files    [repo, commit, path]        key, len, whole, lastUsed
-//! pieces   [repo, etag, start, end]    bytes
+//! pieces   [repo, etag, start, end]    bytes, as a Blob
 //! notes    name                        text
 //! ```
 //!
@@ -24,7 +24,7 @@ use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::{
-    DomException, IdbDatabase, IdbFactory, IdbKeyRange, IdbObjectStore, IdbOpenDbRequest, IdbRequest,
+    Blob, DomException, IdbDatabase, IdbFactory, IdbKeyRange, IdbObjectStore, IdbOpenDbRequest, IdbRequest,
     IdbTransaction, IdbTransactionMode,
 };
 use web_time::{SystemTime, UNIX_EPOCH};
@@ -43,6 +43,8 @@ struct Database {
     connection: Mutex<Option<Connection>>,
     /// Bytes of all pieces, at most.
     budget: Option<u64>,
+    /// It takes no Blobs, as in WebKit's private windows: pieces are buffers, which Chromium reads and writes slower.
+    buffers: Cell<bool>,
 }
 
 struct Connection {
@@ -72,7 +74,11 @@ impl IndexedDbStore {
     /// was switched off. With a `budget`, files that were not used for longest make room for new ones.
     pub async fn open(budget: Option<u64>) -> Result<IndexedDbStore> {
         let connection = Connection::open().await?;
-        Ok(IndexedDbStore(Rc::new(Database { connection: Mutex::new(Some(connection)), budget })))
+        Ok(IndexedDbStore(Rc::new(Database {
+            connection: Mutex::new(Some(connection)),
+            budget,
+            buffers: Cell::default(),
+        })))
     }
 
     /// Runs `work` whether or not somebody polls for it: a transaction ends when nobody goes on with it at once, and
@@ -222,26 +228,40 @@ impl Database {
     }
 
     async fn put(&self, key: &Key, offset: u64, bytes: Uint8Array) -> Result<()> {
-        let len = u64::from(bytes.length());
-        let new = offset..offset + len;
+        let range = offset..offset + u64::from(bytes.length());
+        if !self.buffers.get() {
+            let blob = Blob::new_with_u8_array_sequence(&Array::of1(&bytes)).map_err(failure)?;
+            match self.put_value(key, range.clone(), blob.into()).await {
+                Err(error) if error.code != Code::QuotaExceeded => self.buffers.set(true),
+                result => return result,
+            }
+        }
+        self.put_value(key, range, bytes.into()).await
+    }
+
+    async fn put_value(&self, key: &Key, new: Range<u64>, value: JsValue) -> Result<()> {
         let transaction = self.writing().await?;
         let store = transaction.object_store(PIECES).map_err(failure)?;
         // Pieces may be there from when they were cut up differently; what is outside of the new one stays.
         let mut around = Vec::new();
         for old in pieces(&transaction, key, Some(new.clone())).await? {
             if old.range.start < new.start || new.end < old.range.end {
-                let held = Uint8Array::new(&done(store.get(&old.id)).await.map_err(failure)?);
+                let held = done(store.get(&old.id)).await.map_err(failure)?;
                 let rests = [old.range.start..new.start, new.end..old.range.end];
                 for rest in rests.into_iter().filter(|rest| !rest.is_empty()) {
-                    let place = |at: u64| (at - old.range.start) as u32;
-                    around.push((rest.clone(), held.slice(place(rest.start), place(rest.end))));
+                    let place = rest.start - old.range.start..rest.end - old.range.start;
+                    around.push((rest, slice(&held, place).map_err(failure)?));
                 }
             }
             store.delete(&old.id).map_err(failure)?;
         }
-        around.push((new, bytes));
-        for (range, bytes) in around {
-            store.put_with_key(&bytes, &piece_id(key, &range)).map_err(failure)?;
+        around.push((new, value));
+        for (range, value) in around {
+            if let Err(error) = store.put_with_key(&value, &piece_id(key, &range)) {
+                // Else it would delete what it should replace.
+                let _ = transaction.abort();
+                return Err(failure(error));
+            }
         }
         match committed(&transaction).await {
             Err(error) if error.code == Code::QuotaExceeded => {
@@ -260,20 +280,25 @@ impl Database {
 
     async fn read(&self, key: &Key, offset: u64, len: usize) -> Result<Vec<u8>> {
         let wanted = offset..offset + len as u64;
-        let mut bytes = vec![0; len];
-        let mut got = Written::default();
+        let mut parts = Vec::new();
         let transaction = self.reading().await?;
         let store = transaction.object_store(PIECES).map_err(failure)?;
         for Piece { id, range } in pieces(&transaction, key, Some(wanted.clone())).await? {
-            let held = Uint8Array::new(&done(store.get(&id)).await.map_err(failure)?);
+            let held = done(store.get(&id)).await.map_err(failure)?;
             let part = range.start.max(wanted.start)..range.end.min(wanted.end);
-            let (from, to) = ((part.start - range.start) as u32, (part.end - range.start) as u32);
-            if held.length() < to {
-                continue;
+            let place = part.start - range.start..part.end - range.start;
+            parts.push((part, slice(&held, place).map_err(failure)?));
+        }
+        // Blobs are read now: that would have ended the transaction.
+        let mut bytes = vec![0; len];
+        let mut got = Written::default();
+        for (part, held) in parts {
+            let held = bytes_of(held).await.map_err(|_| gone(key))?;
+            let place = (part.start - offset) as usize..(part.end - offset) as usize;
+            if held.length() as usize == place.len() {
+                held.copy_to(&mut bytes[place]);
+                got.add(part);
             }
-            held.subarray(from, to)
-                .copy_to(&mut bytes[(part.start - offset) as usize..(part.end - offset) as usize]);
-            got.add(part);
         }
         match got.contains(&wanted) {
             true => Ok(bytes),
@@ -483,6 +508,22 @@ async fn pieces(transaction: &IdbTransaction, key: &Key, within: Option<Range<u6
         }
         None => pieces.collect(),
     })
+}
+
+/// A part of a piece's bytes.
+fn slice(held: &JsValue, part: Range<u64>) -> Result<JsValue, JsValue> {
+    Ok(match held.dyn_ref::<Blob>() {
+        Some(blob) => blob.slice_with_f64_and_f64(part.start as f64, part.end as f64)?.into(),
+        None => Uint8Array::new(held).slice(part.start as u32, part.end as u32).into(),
+    })
+}
+
+/// The bytes themselves.
+async fn bytes_of(held: JsValue) -> Result<Uint8Array, JsValue> {
+    Ok(Uint8Array::new(&match held.dyn_ref::<Blob>() {
+        Some(blob) => JsFuture::from(blob.array_buffer()).await?,
+        None => held,
+    }))
 }
 
 fn written(pieces: &[Piece]) -> Written {

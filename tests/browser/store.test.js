@@ -20,6 +20,12 @@ before(async () => {
     routes: {
       "/": blank,
       "/no-storage.js": `Object.defineProperty(self, "indexedDB", { value: undefined });`,
+      "/no-blobs.js": `const { put } = IDBObjectStore.prototype;
+        IDBObjectStore.prototype.put = function (value, key) {
+          if (value instanceof Blob) throw new DOMException("no Blobs here", "DataCloneError");
+          return put.call(this, value, key);
+        };`,
+      "/no-blobs-worker.js": `import "/no-blobs.js"; import "/pkg/dist/worker.js";`,
       "/no-storage-worker.js": `import "/no-storage.js"; import "/pkg/dist/worker.js";`,
     },
   });
@@ -269,6 +275,14 @@ describe("a model by name", () => {
     const warned = page.waitForEvent("console", (message) => message.text().includes("keeps no models"));
     assert.equal((await tell(page, { ...options, workerURL: "/no-storage-worker.js" })).trimEnd(), story);
     await warned;
+  });
+
+  test("is kept where the browser stores no Blobs", async () => {
+    const { options, log } = await world();
+    const workerURL = "/no-blobs-worker.js";
+    assert.equal((await tell(page, { ...options, workerURL })).trimEnd(), story);
+    for (const more of [{ workerURL }, {}]) assert.equal((await tell(page, { ...options, ...more })).trimEnd(), story);
+    assert.equal(asked(await log()), storyteller.length);
   });
 
   test("leaves its token nowhere", async () => {
