@@ -53,6 +53,9 @@ pub struct Options {
     /// Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. By default
     /// it does where the device is [`Device::Auto`].
     pub fallback: Option<bool>,
+    /// Tokens of an answer in a second that the CPU must promise, where the model would run there; otherwise loading
+    /// fails with `resource_exhausted`, before any weights are read.
+    pub min_tokens_per_second: Option<f64>,
     /// How to use the GPU.
     #[cfg(feature = "gpu")]
     pub gpu: crate::backend::gpu::Options,
