@@ -104,13 +104,13 @@ impl LoadOptions {
             software: software.unwrap_or_default(),
             faster,
             cache,
-            profile: self.profile,
             ..gpu::Options::default()
         };
         let positive =
             |count| NonZeroUsize::new(count).ok_or_else(|| Error::invalid_argument("threads is 0"));
         let threads = self.threads.map(positive).transpose()?;
-        Ok(Options { device, context: self.context_length, threads, fallback: self.fallback, gpu })
+        let profile = self.profile;
+        Ok(Options { device, context: self.context_length, threads, fallback: self.fallback, profile, gpu })
     }
 }
 

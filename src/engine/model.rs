@@ -88,9 +88,8 @@ impl Model {
                 }
             }
         };
-        let decoder = self
-            .load_on(description, Box::new(Cpu::with_threads(self.options.threads)), &mut reporter)
-            .await?;
+        let cpu = Cpu::with_threads(self.options.threads).measured(self.options.profile);
+        let decoder = self.load_on(description, Box::new(cpu), &mut reporter).await?;
         Ok(Loaded { decoder, reason })
     }
 

@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::layout::{Halves, Layout};
-use super::quants::Quants;
+use super::quants::{Lanes, Quants};
 use super::simd::{
     V, add_i32, and, dot_i16, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
     sub_f32, to_f32, zero,
@@ -25,19 +25,38 @@ pub unsafe fn multiply<L: Layout, const GROUPS: usize>(strip: *const u8, input: 
     }
 }
 
-/// Adds the products of the steps `$steps` of a block with the input at `$lanes` to `$sums`. The block's integers are at
-/// `$integers` in each group.
+/// Adds the products of the first or second half of a block with the input at `$lanes` to `$sums`. The block's integers
+/// are at `$integers` in each group.
 macro_rules! products {
-    ($sums:ident, $steps:expr, $integers:ident, $lanes:ident, $masks:ident) => {
-        unroll!(STEP in [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15] {
-            if $steps.contains(&STEP) {
-                let input = L::Quants::input($lanes, STEP);
+    ($sums:ident, $half:literal, $integers:ident, $lanes:ident, $masks:ident) => {
+        if let Lanes::Pairs = L::Quants::LANES {
+            unroll!(STEP in [0 1 2 3 4 5 6 7] {
+                let step = 8 * $half + STEP;
+                let input = L::Quants::input($lanes, step);
                 for (sum, at) in $sums.iter_mut().zip($integers) {
-                    *sum = L::Quants::add(*sum, L::Quants::step(at, STEP, $masks), input);
+                    *sum = L::Quants::add(*sum, L::Quants::step(at, step, $masks), input);
                 }
+            });
+        } else {
+            for (sum, at) in $sums.iter_mut().zip($integers) {
+                unroll!(STEP in [0 1 2 3] {
+                    let step = 4 * $half + STEP;
+                    let input = L::Quants::input($lanes, step);
+                    *sum = L::Quants::add(*sum, L::Quants::step(at, step, $masks), input);
+                });
+                pin(*sum);
             }
-        });
+        }
     };
+}
+
+/// Has what comes before computed before what comes after. The compiler for WebAssembly makes one expression of a sum,
+/// which begins with all that is multiplied: more than registers hold.
+#[inline(always)]
+fn pin(sum: V) {
+    let mut room = zero();
+    // SAFETY: the room is a vector's.
+    unsafe { std::ptr::from_mut(&mut room).write_volatile(sum) };
 }
 
 #[inline(always)]
@@ -54,7 +73,8 @@ unsafe fn plain<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input)
                 let block = 2 * chunk + SECOND;
                 let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast::<u8>();
                 let mut sums = [splat(input.starts.as_ptr().add(block).cast()); GROUPS];
-                products!(sums, (0..L::Quants::STEPS), integers, lanes, masks);
+                products!(sums, 0, integers, lanes, masks);
+                products!(sums, 1, integers, lanes, masks);
                 let scale = splat(input.scales.as_ptr().add(block).cast());
                 let block_sum = splat(input.block_sums.as_ptr().add(block).cast());
                 let half = |at: *const u8| if SECOND == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
@@ -90,12 +110,12 @@ unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: *const u8, inpu
                     let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast::<u8>();
                     let starts = input.starts.as_ptr().add(block).cast::<u8>();
                     let mut sums = [splat(starts); GROUPS];
-                    products!(sums, (0..L::Quants::STEPS / 2), integers, lanes, masks);
+                    products!(sums, 0, integers, lanes, masks);
                     if L::SUB_BLOCK == 16 {
                         weigh::<L, GROUPS>(&mut weighted, sums, &mut scales);
                         sums = [splat(starts.add(4)); GROUPS];
                     }
-                    products!(sums, (L::Quants::STEPS / 2..L::Quants::STEPS), integers, lanes, masks);
+                    products!(sums, 1, integers, lanes, masks);
                     weigh::<L, GROUPS>(&mut weighted, sums, &mut scales);
                 }
             }

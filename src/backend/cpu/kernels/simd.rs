@@ -23,6 +23,7 @@ pub fn opaque(bits: u32) -> V {
 }
 
 #[cfg(target_arch = "wasm32")]
+#[cfg_attr(target_feature = "relaxed-simd", allow(dead_code))]
 mod wasm {
     use std::arch::wasm32::*;
 

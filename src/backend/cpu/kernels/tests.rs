@@ -190,6 +190,7 @@ fn input_that_is_no_number_stays_within_seven_bits() {
     for kept in 1..=numbers.len() {
         let input: Vec<f32> = (0..64).map(|index| numbers[index % kept]).collect();
         let order = Order::one::<Plain<Q8_0, quads::Bits8, 0>>();
+        rounded.forget();
         rounded.fill(&pool, &order, 64, &input).unwrap();
         for block in rounded.lanes.as_chunks::<16>().0 {
             let (magnitudes, signs) = block.split_at(8);

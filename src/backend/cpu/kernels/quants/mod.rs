@@ -4,6 +4,7 @@
 //! 32-bit lane of each. What a product takes of a lane at once is a *step*: a pair of columns in 16 bits each, for
 //! WebAssembly's plain SIMD and SSE2 ([`pairs`]), or four columns in 8 bits each, for relaxed SIMD ([`quads`]).
 
+#[cfg_attr(target_feature = "relaxed-simd", allow(dead_code))]
 pub mod pairs;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
 pub mod quads;
