@@ -391,18 +391,30 @@ demo() {
   exec node node_modules/vite/bin/vite.js preview --port "$PORT" --strictPort
 }
 
+# edge: the Cloudflare Worker, bundled as it is deployed.
+edge() {
+  local size
+  once page
+  npm_install www/edge
+  rm -rf www/edge/dist
+  size=$(cd www/edge && WRANGLER_SEND_METRICS=false npm run --silent build </dev/null 2>&1) || die "wrangler failed" "$size"
+  note "www/edge/dist is the Worker. $(grep -o 'Total Upload.*' <<<"$size") (free accounts take 3 MiB of gzip)"
+}
+
 types() {
   npm_install tests
   (cd pkg && npm run --silent check)
   (cd www && npm run --silent check)
+  (cd www/edge && npm run --silent check)
 }
 
-browser_tests() {
+# node_tests FOLDER: its tests, file by file.
+node_tests() {
   local -a files=() limits=()
   local file
   # Not the folder: Node 20 takes one, newer ones do not.
-  for file in tests/browser/*.test.{js,mjs,ts}; do [[ -f $file ]] && files+=("$file"); done
-  ((${#files[@]})) || die "tests/browser holds no tests"
+  for file in "$1"/*.test.{js,mjs,ts}; do [[ -f $file ]] && files+=("$file"); done
+  ((${#files[@]})) || die "$1 holds no tests"
   # A test that fails may leave its browser open: without these the run would wait for it for ever.
   if at_least "$(node -p process.versions.node)" 20.14; then limits=(--test-force-exit --test-timeout=900000); fi
   node --test ${limits[@]+"${limits[@]}"} "${files[@]}"
@@ -466,8 +478,10 @@ run_tests() {
   stage "clippy for wasm" clippy_wasm
   stage "npm package" once npm_package
   stage "demo page" once page
+  stage "edge Worker" once edge
   stage "tsc --noEmit" types
-  stage "browser tests" browser_tests
+  stage "edge tests" node_tests tests/edge
+  stage "browser tests" node_tests tests/browser
   say "all green"
 }
 
@@ -492,6 +506,7 @@ usage: ./build.sh TARGET... [--release] [--port N] [-- BENCH OPTIONS]
   wasm     the engine for browsers, pkg/wasm: with threads and without
   npm      the npm package, pkg
   demo     build the page and serve it (--port, $PORT)
+  edge     the Cloudflare Worker, www/edge/dist, ready to be deployed
   test     everything that must be green
   bench    measure; options after --, see tests/bench/README.md
   clean    remove what was built; keeps target/tools
@@ -503,7 +518,7 @@ TEXT
 }
 
 clean() {
-  rm -rf pkg/dist pkg/wasm pkg/node_modules www/dist www/node_modules tests/node_modules
+  rm -rf pkg/dist pkg/wasm pkg/node_modules www/dist www/node_modules www/edge/dist www/edge/node_modules tests/node_modules
   [[ ! -d target ]] || find target -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +
 }
 
@@ -524,7 +539,7 @@ main() {
       --port=*) PORT=${1#*=} ;;
       -h | --help) targets+=(help) ;;
       --) shift && BENCH_OPTIONS=("$@") && break ;;
-      setup | native | wasm | npm | demo | test | bench | clean | help) targets+=("$1") ;;
+      setup | native | wasm | npm | demo | edge | test | bench | clean | help) targets+=("$1") ;;
       *) usage >&2 && die "unknown target: $1" ;;
     esac
     shift
@@ -538,6 +553,7 @@ main() {
       wasm) stage "wasm" once wasm ;;
       npm) stage "npm package" once npm_package ;;
       demo) demo ;;
+      edge) stage "edge Worker" once edge ;;
       test) run_tests ;;
       bench) bench ;;
       clean) clean ;;

@@ -95,6 +95,7 @@ constructors! {
     corrupt_model CorruptModel,
     resource_exhausted ResourceExhausted,
     context_length_exceeded ContextLengthExceeded,
+    quota_exceeded QuotaExceeded,
     network Network,
     unauthorized Unauthorized,
     rate_limited RateLimited,

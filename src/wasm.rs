@@ -195,6 +195,22 @@ impl Engine {
         Ok(Engine { router, local, hosted, reason })
     }
 
+    /// What a model is and needs, and how fast it would be here. `source` is as in [`Engine::load`]; no more of it than
+    /// its header is read.
+    pub async fn inspect(source: JsValue, options: JsValue) -> Result<JsValue, JsValue> {
+        let mut options: LoadOptions = from_js("options", options)?;
+        let (load, hub) = (options.parse()?, options.hub);
+        let text = source.as_string();
+        let named = text.as_deref().and_then(models::remote).transpose()?;
+        Ok(match named {
+            Some(spec) => to_js(&models::inspect(&spec, hub, &load).await?)?,
+            None => {
+                let source = open(source, &mut |_| Ok(())).await?;
+                to_js(&engine::inspect(source.as_ref(), &load).await?)?
+            }
+        })
+    }
+
     /// What was loaded, and where it runs now; or which hosted model answers, and why.
     pub fn info(&self) -> Result<JsValue, JsValue> {
         let active = self.active()?;

@@ -98,6 +98,19 @@ export class Connection {
   }
 }
 
+const closed = new CandlewickError("internal", "The answer has come already.");
+
+/** One request in a Worker of its own, which ends with the answer. */
+export async function once<T>(call: Call, options: CallOptions & { workerURL?: string | URL | undefined }): Promise<T> {
+  if (options.signal?.aborted) throw aborted(options.signal);
+  const connection = new Connection(options.workerURL);
+  try {
+    return await connection.call<T>(call, { signal: options.signal, onProgress: options.onProgress });
+  } finally {
+    connection.close(closed, closed);
+  }
+}
+
 /** One request under way. */
 class Exchange {
   readonly #channel = new MessageChannel();

@@ -1,6 +1,7 @@
 /** candlewick: language models that run where the user is. Importing this touches nothing; `load()` starts a Worker. */
 export { CandlewickError, type ErrorCode } from "./errors.js";
 export { connect, load, type ConnectOptions, type ModelSource } from "./load.js";
+export { inspect } from "./inspect.js";
 export { models } from "./models.js";
 export type { Create, Engine } from "./engine.js";
 export type { Stream } from "./stream.js";

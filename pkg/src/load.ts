@@ -96,8 +96,8 @@ function absolute(url: string | URL | undefined): string | undefined {
   return url === undefined ? undefined : new URL(url, document.baseURI).href;
 }
 
-/** Asks the browser not to clear models away by itself. Only pages can ask; some browsers ask their user. */
-async function persist(): Promise<void> {
+/** @internal Asks the browser not to clear models away by itself. Only pages can ask; some browsers ask their user. */
+export async function persist(): Promise<void> {
   try {
     if (!(await navigator.storage.persisted())) await navigator.storage.persist();
   } catch {
@@ -105,15 +105,15 @@ async function persist(): Promise<void> {
   }
 }
 
-/** The Worker knows names, absolute URLs, and Blobs, which it reads piece by piece. */
-function locate(source: ModelSource): string | Blob {
+/** @internal The Worker knows names, absolute URLs, and Blobs, which it reads piece by piece. */
+export function locate(source: ModelSource): string | Blob {
   if (source instanceof Blob) return source;
   if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return new Blob([source as BlobPart]);
   if (source instanceof URL) return source.href;
   if (typeof source !== "string" || source.trim() === "") {
     throw new CandlewickError(
       "invalid_argument",
-      "load() takes the name of a model (owner/repo), a URL, a File or Blob, an ArrayBuffer or a Uint8Array.",
+      "A model is the name of one (owner/repo), a URL, a File or Blob, an ArrayBuffer or a Uint8Array.",
     );
   }
   if (!isURL(source)) return source.trim();

@@ -1,13 +1,21 @@
-import { Connection } from "./connection.js";
-import { CandlewickError } from "./errors.js";
-import { hubParams, wasmURLs } from "./load.js";
+import { once } from "./connection.js";
+import { hubParams, persist, wasmURLs } from "./load.js";
 import type { Call } from "./protocol.js";
-import type { CachedModel, HubOptions, LoadProgress, StorageUsage, VerifiedModel } from "./types.js";
+import type { CachedModel, HubOptions, LoadOptions, LoadProgress, StorageUsage, VerifiedModel } from "./types.js";
 
 /** What `load()` has kept in the browser's storage. Names are those that `load()` takes. */
 export const models = {
   /** Every model, whole or in part. */
   list: (options: HubOptions = {}): Promise<CachedModel[]> => ask({ method: "list" }, options),
+
+  /** Fetches a model without loading it: what its name means now, also where an older commit is there. */
+  pull(
+    model: string,
+    options: HubOptions & Pick<LoadOptions, "force" | "cacheBudget" | "onProgress"> = {},
+  ): Promise<CachedModel> {
+    void persist();
+    return ask({ method: "pull", model }, options);
+  },
 
   /** Removes all of a name: every file where only the repository is named. Resolves to the bytes that freed. */
   remove: (model: string, options: HubOptions = {}): Promise<number> => ask({ method: "remove", model }, options),
@@ -24,18 +32,9 @@ export const models = {
 
 type Question<C> = C extends { hub: unknown } ? Omit<C, "hub" | "wasm"> : never;
 
-const closed = new CandlewickError("internal", "The answer has come already.");
-
-/** In a Worker of its own, which ends with the answer. */
-async function ask<T>(
+function ask<T>(
   question: Question<Call>,
   options: HubOptions & { onProgress?: (progress: LoadProgress) => void },
 ): Promise<T> {
-  const connection = new Connection(options.workerURL);
-  try {
-    const call = { ...question, wasm: wasmURLs(options), hub: hubParams(options) } as Call;
-    return await connection.call<T>(call, { signal: options.signal, onProgress: options.onProgress });
-  } finally {
-    connection.close(closed, closed);
-  }
+  return once({ ...question, wasm: wasmURLs(options), hub: hubParams(options) } as Call, options);
 }

@@ -10,8 +10,9 @@ import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, Load
 
 export type Call =
   | { method: "load"; sources: (Blob | string)[]; wasm: WasmURLs; options: ModelOptions }
+  | { method: "inspect"; source: Blob | string; wasm: WasmURLs; options: ModelOptions }
   | { method: "list" | "usage"; wasm: WasmURLs; hub: HubParams }
-  | { method: "remove"; model: string; wasm: WasmURLs; hub: HubParams }
+  | { method: "pull" | "remove"; model: string; wasm: WasmURLs; hub: HubParams }
   | { method: "verify"; model: string | undefined; wasm: WasmURLs; hub: HubParams }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }

@@ -240,6 +240,8 @@ export interface GPUInfo {
   features: string[];
   /** The variants of the kernels that run. */
   variants: string[];
+  /** Types of weights that take more room than in the file: `"Q3_K as Q6_K"`. Nothing is rounded. */
+  wider: string[];
   pipelines: number;
   /** Every kernel is compared with the CPU when a model first meets a GPU. */
   selfTest?: {
@@ -447,6 +449,72 @@ export interface LoadOptions extends HubOptions {
   onProgress?: (progress: LoadProgress) => void;
   /** Hosted models. Absent: nothing but the model's name leaves the device. */
   remote?: RemoteOptions;
+}
+
+export interface InspectOptions extends HubOptions {
+  /** Default: `"auto"`, the CPU and the GPU where there is one. */
+  device?: Device;
+  /** Tokens of context to reckon with. Default: what `load()` makes room for. */
+  contextLength?: number;
+  /** Threads of the CPU. Default: measured. */
+  threads?: number;
+  gpu?: GPUOptions;
+}
+
+/** `"unknown"`: the browser does not say how much memory there is. */
+export type Verdict = "fits" | "tight" | "does not fit" | "unknown";
+
+/** What a model is and needs. `null`: the file does not say. */
+export interface Inspection {
+  name: string;
+  architecture: string | null;
+  parameters: number;
+  quantization: string;
+  /** The file's name; of a split model the first one's. */
+  file: string;
+  /** Bytes of all its files. */
+  fileSize: number;
+  tensors: number;
+  /** Tokens that the numbers are for: what was asked for, else what `load()` makes room for. */
+  contextLength: number | null;
+  /** The longest context the model was trained for. */
+  trainedContextLength: number | null;
+  embeddingLength: number | null;
+  layers: number | null;
+  vocabularySize: number;
+  chatTemplate: string | null;
+  /** Why it cannot be run at all; then the verdict is `"does not fit"`. */
+  unsupported: string | null;
+  /** The best of the devices' verdicts. */
+  verdict: Verdict;
+  /** The device that has it, the fastest of those. */
+  device: "cpu" | "gpu" | null;
+  /** Tokens a second of an answer there, at most. */
+  predictedPerSecond: number | null;
+  devices: DeviceEstimate[];
+  /** What the browser's storage has of it; absent for files, which are not kept. */
+  cached?: CachedModel;
+}
+
+/** Bytes, but for the speed. */
+export interface DeviceEstimate {
+  device: "cpu" | "gpu";
+  weights: number;
+  kvCache: number;
+  /** Activations, logits, pieces of the file while it loads: about. */
+  working: number;
+  /** All of them together. */
+  total: number;
+  /**
+   * What a page can count on, a guess: three quarters of `navigator.deviceMemory`, less on phones, and on the CPU at most
+   * the 4 GiB of WebAssembly. Absent where nobody tells.
+   */
+  available?: number;
+  verdict: Verdict;
+  /** Why it does not fit, where memory is not the reason. */
+  reason?: string;
+  /** Tokens a second of an answer, at most; measured with matrices of the model's main type. Absent where it does not fit. */
+  predictedPerSecond?: number;
 }
 
 export interface RequestOptions {

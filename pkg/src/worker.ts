@@ -44,10 +44,14 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
   switch (call.method) {
     case "load":
       return load(call, caller);
+    case "inspect":
+      return inspect(call);
     case "list":
       return (await stored(call)).list();
     case "usage":
       return (await stored(call)).usage();
+    case "pull":
+      return (await stored(call)).pull(call.model, (progress: unknown) => caller.reply({ progress }));
     case "remove":
       return (await stored(call)).remove(call.model);
     case "verify":
@@ -79,6 +83,12 @@ async function load({ sources, wasm, options }: Call & { method: "load" }, calle
   const started = await start(wasm, options.device !== "gpu");
   engine = await started.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }));
   return { ...engine.info(), wasm: started.file, wasmReason: started.reason };
+}
+
+async function inspect({ source, wasm, options }: Call & { method: "inspect" }): Promise<unknown> {
+  // With threads, where a load would have them: speed is measured.
+  const started = await start(wasm, options.device !== "gpu");
+  return started.wasm.Engine.inspect(source, options);
 }
 
 /** What is in the browser's storage, for which one thread is enough. */

@@ -13,12 +13,19 @@ mod estimate;
 pub mod gpu;
 mod outline;
 #[cfg(feature = "gpu")]
+mod random;
+mod room;
+#[cfg(feature = "gpu")]
 mod trial;
 
 #[cfg(feature = "gpu")]
 pub(crate) use estimate::seconds_a_token;
 pub(crate) use outline::Outline;
 pub use outline::{LinearShape, Needs, NormShape, Operation, Shape};
+#[cfg(feature = "gpu")]
+#[doc(hidden)]
+pub use random::Random;
+pub use room::{Room, room};
 
 use crate::Result;
 use crate::model::gguf::TensorType;
@@ -209,6 +216,8 @@ pub struct GpuInfo {
     pub features: Vec<&'static str>,
     /// Which variants of the kernels run.
     pub variants: Vec<&'static str>,
+    /// Types of weights that take more room than in the file, in words: `Q3_K as Q6_K`. Nothing is rounded.
+    pub wider: Vec<&'static str>,
     /// Pipelines that are made.
     pub pipelines: usize,
     /// What the self-test found, where there was one.

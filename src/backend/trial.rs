@@ -5,12 +5,10 @@
 //! decides about kernels stays as it is.
 
 use super::{
-    Attention, Backend, Buffer, Heads, Linear, LinearShape, Norm, NormShape, Operation, Shape, Tokens, Top,
-    Vector, Wanted,
+    Attention, Backend, Buffer, Heads, Linear, LinearShape, Norm, NormShape, Operation, Random, Shape,
+    Tokens, Top, Vector, Wanted,
 };
 use crate::Result;
-use crate::model::gguf::TensorType;
-use half::{bf16, f16};
 
 /// Rows of a trial's matrices, at most: more than a workgroup of a GPU takes, and no round number.
 const ROWS: usize = 41;
@@ -134,7 +132,7 @@ impl Trial<'_> {
                     Some(epsilon) => Some(self.rms(rows, *epsilon)?),
                     None => None,
                 };
-                let numbers = self.random.alternating(tokens, rows);
+                let numbers = self.alternating(tokens, rows);
                 let x = self.device.buffer(tokens, rows)?;
                 self.device.write(x, &numbers)?;
                 self.device.project_add(tokens, input, &linear, norm.as_ref(), x)?;
@@ -214,7 +212,7 @@ impl Trial<'_> {
         let matrix = self.device.matrix(shape.rows, shape.columns, shape.kind)?;
         for row in 0..shape.rows {
             let size = if row % 2 == 0 { 1.0 } else { 1e-3 };
-            self.device.write_rows(matrix, row, &self.random.row(shape.kind, shape.columns, size))?;
+            self.device.write_rows(matrix, row, &self.random.weights(shape.kind, shape.columns, |_| size))?;
         }
         Ok((matrix, shape))
     }
@@ -223,7 +221,7 @@ impl Trial<'_> {
         let (weight, Shape { rows, .. }) = self.matrix(shape.weight)?;
         let bias = match shape.bias {
             true => {
-                let numbers = self.random.alternating(1, rows);
+                let numbers = self.alternating(1, rows);
                 Some(self.device.vector(&numbers)?)
             }
             false => None,
@@ -256,64 +254,10 @@ impl Trial<'_> {
         self.device.write(buffer, &numbers)?;
         Ok(buffer)
     }
-}
-
-/// xorshift64*
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
-    }
-
-    /// From −1 to 1.
-    fn number(&mut self) -> f32 {
-        self.next() as f32 / u32::MAX as f32 * 2.0 - 1.0
-    }
 
     /// Rows in which every other number is 0, so that they hide nothing small.
     fn alternating(&mut self, rows: usize, width: usize) -> Vec<f32> {
-        let number = |at: usize| if (at % width).is_multiple_of(2) { self.number() } else { 0.0 };
+        let number = |at: usize| if (at % width).is_multiple_of(2) { self.random.number() } else { 0.0 };
         (0..rows * width).map(number).collect()
-    }
-
-    /// A row of weights of about ±0.1 · `size`, in a file's encoding.
-    fn row(&mut self, kind: TensorType, columns: usize, size: f32) -> Vec<u8> {
-        let (block_len, block_size) = kind.block();
-        let len = columns / block_len as usize * block_size as usize;
-        let mut bytes: Vec<u8> = (0..len).map(|_| self.next() as u8).collect();
-        for block in bytes.chunks_exact_mut(block_size as usize) {
-            // (where an f16 scale stands, its size)
-            let scales: &[(usize, f32)] = match kind {
-                TensorType::F32 => {
-                    block.copy_from_slice(&(0.1 * size * self.number()).to_le_bytes());
-                    &[]
-                }
-                TensorType::BF16 => {
-                    block.copy_from_slice(&bf16::from_f32(0.1 * size * self.number()).to_le_bytes());
-                    &[]
-                }
-                // Not below the smallest half there is.
-                TensorType::F16 => &[(0, 0.05)],
-                TensorType::Q4_0 => &[(0, 0.012)],
-                TensorType::Q4_1 => &[(0, 0.012), (2, 0.1)],
-                TensorType::Q5_0 => &[(0, 0.006)],
-                TensorType::Q5_1 => &[(0, 0.006), (2, 0.1)],
-                TensorType::Q8_0 => &[(0, 0.0008)],
-                TensorType::Q2_K => &[(80, 0.002), (82, 0.005)],
-                TensorType::Q3_K => &[(108, 0.0008)],
-                TensorType::Q4_K => &[(0, 0.0001), (2, 0.0015)],
-                TensorType::Q5_K => &[(0, 0.00005), (2, 0.0015)],
-                TensorType::Q6_K => &[(208, 0.00003)],
-            };
-            for &(at, scale) in scales {
-                let scale = f16::from_f32(size * scale * self.number());
-                block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
-            }
-        }
-        bytes
     }
 }

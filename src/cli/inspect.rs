@@ -1,12 +1,11 @@
 //! Commands that show what is in a model: `logits`, `tokenize`, `render`, `info`.
 
 use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, TokenizeArguments};
-use super::{Outcome, load, read_header, read_stdin, read_text};
+use super::{Outcome, load, models, options, read_header, read_stdin, read_text};
 use crate::chat::Conversation;
-use crate::engine::{Device, Estimate, Language, Verdict, estimate, model_name, parameters, quantization};
-use crate::model::Config;
-use crate::model::gguf::Header;
-use crate::store::Source;
+use crate::engine::{Estimate, Language, Verdict, inspect};
+use crate::hub::{Inspected, Spec};
+use crate::store::open_file;
 use crate::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -121,103 +120,50 @@ fn not_json(path: &Path, error: serde_json::Error) -> Error {
     Error::invalid_argument(format!("{}: {error}", path.display()))
 }
 
-/// What the header alone tells.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Summary {
-    name: String,
-    architecture: Option<String>,
-    parameters: u64,
-    quantization: &'static str,
-    file_size: u64,
-    tensors: usize,
-    trained_context_length: Option<u32>,
-    embedding_length: Option<u32>,
-    layers: Option<u32>,
-    vocabulary_size: usize,
-    chat_template: Option<String>,
-    /// Why the file cannot run here, where it cannot.
-    unsupported: Option<String>,
-    /// What it needs, on each device that is here.
-    devices: Vec<Estimate>,
-}
-
 pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
-    let (source, header) = read_header(&arguments.model, common).await?;
-    let metadata = &header.metadata;
-    let architecture = metadata.str("general.architecture")?;
-    let number = |key: &str| metadata.u32(&format!("{}.{key}", architecture.unwrap_or_default()));
-    let runs = match header.tensors.is_empty() {
-        true => Err(Error::unsupported_model("it holds a vocabulary without a model")),
-        false => Config::from_header(&header),
+    let options = options(common)?;
+    let (inspection, cached) = match models::named(&arguments.model)? {
+        Spec::Path(path) => (inspect(open_file(path.as_ref())?.as_ref(), &options).await?, None),
+        spec => {
+            let Inspected { inspection, cached } =
+                models::from_environment(common)?.inspect(&spec, &options).await?;
+            (inspection, Some(cached))
+        }
     };
-    let language = Language::from_header(&header);
-    let devices = match (&runs, &language) {
-        (Ok(config), Ok(_)) => estimates(source.as_ref(), &header, config, common).await?,
-        _ => Vec::new(),
-    };
-    let summary = Summary {
-        name: model_name(&header)?.unwrap_or_else(|| source.name().to_owned()),
-        architecture: architecture.map(str::to_owned),
-        parameters: parameters(&header),
-        quantization: quantization(&header),
-        file_size: source.len(),
-        tensors: header.tensors.len(),
-        trained_context_length: number("context_length")?,
-        embedding_length: number("embedding_length")?,
-        layers: number("block_count")?,
-        vocabulary_size: metadata.array_len("tokenizer.ggml.tokens").unwrap_or(0),
-        chat_template: language
-            .as_ref()
-            .ok()
-            .and_then(|language| language.template.as_ref().map(|template| template.name().to_owned())),
-        unsupported: runs.err().or(language.err()).map(|error| error.message),
-        devices,
-    };
+    let mut value = serde_json::to_value(&inspection).map_err(Error::internal)?;
     let mut stdout = std::io::stdout().lock();
-    let value = serde_json::to_value(&summary).map_err(Error::internal)?;
     if arguments.json {
+        if let Some(cached) = &cached {
+            value["cached"] = serde_json::to_value(cached).map_err(Error::internal)?;
+        }
         writeln!(stdout, "{value}")?;
         return Ok(());
     }
     for (key, value) in value.as_object().into_iter().flatten() {
         match value {
             serde_json::Value::Null | serde_json::Value::Array(_) => {}
+            // Each device says its own below.
+            _ if matches!(key.as_str(), "verdict" | "device" | "predictedPerSecond") => {}
             serde_json::Value::String(text) => writeln!(stdout, "{key:<22} {text}")?,
             value => writeln!(stdout, "{key:<22} {value}")?,
         }
     }
-    for estimate in &summary.devices {
-        writeln!(stdout, "{:<22} {}", estimate.device, verdict(estimate))?;
+    if let Some(cached) = &cached {
+        let state = match cached.stored {
+            0 => "no".to_owned(),
+            _ if cached.complete => "yes".to_owned(),
+            stored => format!("{} % of it", stored * 100 / cached.size.max(1)),
+        };
+        writeln!(stdout, "{:<22} {state}", "cached")?;
+    }
+    for estimate in &inspection.devices {
+        writeln!(stdout, "{:<22} {}", estimate.device, verdict(estimate, inspection.context_length))?;
     }
     Ok(())
 }
 
-/// On the devices that were asked for, as far as they are here.
-async fn estimates(
-    source: &dyn Source,
-    header: &Header,
-    config: &Config,
-    common: &Common,
-) -> Result<Vec<Estimate>> {
-    let asked: Device = common.device.parse()?;
-    let mut estimates = Vec::new();
-    if asked != Device::Gpu {
-        estimates.push(estimate(source, header, config, common.ctx, Device::Cpu).await?);
-    }
-    if asked != Device::Cpu {
-        match estimate(source, header, config, common.ctx, Device::Gpu).await {
-            Ok(estimate) => estimates.push(estimate),
-            // That there is no GPU is an answer too, unless it was asked for.
-            Err(error) if asked == Device::Gpu => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok(estimates)
-}
-
 /// `fits: needs 1.2 of 8.0 GB (weights 1.0, context of 4096 tokens 0.1), about 30 tokens/s`
-fn verdict(estimate: &Estimate) -> String {
+fn verdict(estimate: &Estimate, context: Option<usize>) -> String {
     let gigabytes = |bytes: u64| format!("{:.2}", bytes as f64 / 1e9);
     let verdict = match estimate.verdict {
         Verdict::Fits => "fits: ",
@@ -230,7 +176,7 @@ fn verdict(estimate: &Estimate) -> String {
         "{verdict}needs {} {available}GB (weights {}, context of {} tokens {})",
         gigabytes(estimate.total),
         gigabytes(estimate.weights),
-        estimate.context,
+        context.unwrap_or(0),
         gigabytes(estimate.kv_cache),
     );
     if let Some(speed) = estimate.predicted_per_second {

@@ -159,7 +159,7 @@ fn options(common: &Common) -> Result<Options> {
 async fn read_header(model: &str, common: &Common) -> Result<(Box<dyn Source>, Header)> {
     let source: Box<dyn Source> = match models::named(model)? {
         Spec::Path(path) => open_file(path.as_ref())?,
-        spec => models::from_environment(common)?.peek(&spec).await?,
+        spec => Box::new(models::from_environment(common)?.peek(&spec).await?),
     };
     let header = Header::read(source.as_ref()).await?;
     Ok((source, header))

@@ -97,19 +97,15 @@ pub(super) async fn open(
     }
 }
 
-/// The CPU, or any GPU as it is, to be measured and asked for its limits.
+/// The GPU as it is, to be measured and asked for its limits: one that `options` would take.
 #[cfg(feature = "gpu")]
-pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
-    Ok(match device {
-        Device::Gpu => Box::new(Gpu::open(GpuOptions::default().with_env()).await?),
-        Device::Auto | Device::Cpu => Box::new(Cpu::with_threads(None)),
-    })
+pub(super) async fn bare_gpu(options: &Options) -> Result<Box<dyn Backend>> {
+    let gpu = options.gpu.clone().with_env();
+    let hardware_only = options.device == Device::Auto && !gpu.software;
+    Ok(Box::new(Gpu::open(GpuOptions { hardware_only, ..gpu }).await?))
 }
 
 #[cfg(not(feature = "gpu"))]
-pub(super) async fn bare(device: Device) -> Result<Box<dyn Backend>> {
-    match device {
-        Device::Gpu => Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\"")),
-        Device::Auto | Device::Cpu => Ok(Box::new(Cpu::with_threads(None))),
-    }
+pub(super) async fn bare_gpu(_: &Options) -> Result<Box<dyn Backend>> {
+    Err(Error::invalid_argument("this build has no GPU backend; use the device \"cpu\""))
 }

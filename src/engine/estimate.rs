@@ -1,8 +1,7 @@
 //! What a model would need and how fast it would be, known before its weights are.
 
-use super::device::{self, Device};
 use super::{Options, context_size, info};
-use crate::backend::seconds_a_token;
+use crate::backend::{Backend, Room, room, seconds_a_token};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
 use crate::store::{ReadAhead, Source};
@@ -14,15 +13,18 @@ const COMFORTABLE: f64 = 0.8;
 
 /// Whether a model can run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// With room to spare.
+    #[serde(rename = "fits")]
     Fits,
     /// Nothing else may want much.
+    #[serde(rename = "tight")]
     Tight,
     /// No.
+    #[serde(rename = "does not fit")]
     DoesNotFit,
     /// The device does not say what it has.
+    #[serde(rename = "unknown")]
     Unknown,
 }
 
@@ -32,8 +34,6 @@ pub enum Verdict {
 pub struct Estimate {
     /// `cpu` or `gpu`.
     pub device: &'static str,
-    /// Tokens that the numbers are for.
-    pub context: usize,
     /// Bytes of all tensors.
     pub weights: u64,
     /// Bytes of keys and values.
@@ -42,7 +42,7 @@ pub struct Estimate {
     pub working: u64,
     /// Bytes, together.
     pub total: u64,
-    /// Bytes that are free now, where the system says so.
+    /// Bytes that a model can have, where the system or the browser says so: see [`room`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available: Option<u64>,
     /// Fits, tight, or not.
@@ -56,29 +56,28 @@ pub struct Estimate {
     pub predicted_per_second: Option<f64>,
 }
 
-/// What the model in `source` would be on `device`. An error says why the device cannot be used at all.
-pub async fn estimate(
+/// What the model in `source` would be on a device that holds nothing yet.
+pub(super) async fn estimate(
     source: &dyn Source,
     header: &Header,
     config: &Config,
-    context: Option<usize>,
-    device: Device,
+    context: usize,
+    mut backend: Box<dyn Backend>,
 ) -> Result<Estimate> {
-    let context = context_size(context, config.trained_context)?;
-    let info::Memory { weights, kv_cache } = info::Memory::of(header, config, context);
-    let mut backend = device::bare(device).await?;
+    let info::Memory { weights, mut kv_cache } = info::Memory::of(header, config, context);
+    let gpu = backend.gpu();
+    if gpu.as_ref().is_some_and(|gpu| gpu.variants.contains(&"kv f16")) {
+        kv_cache /= 2;
+    }
     let needs = Decoder::needs(source, header, config, context).await?;
     let numbers = backend.prefill_rows() as u64 * 10 * config.embedding as u64 + 2 * config.vocabulary as u64;
     let working = numbers * size_of::<f32>() as u64 + (32 << 20);
     let total = weights.saturating_add(kv_cache).saturating_add(working);
-    let available = if backend.gpu().is_some() { None } else { available_memory() };
     let refused = backend.expect(&needs).await.err();
-    let verdict = match available {
-        _ if refused.is_some() => Verdict::DoesNotFit,
-        None => Verdict::Unknown,
-        Some(free) if total as f64 <= free as f64 * COMFORTABLE => Verdict::Fits,
-        Some(free) if total <= free => Verdict::Tight,
+    let room = room(gpu.is_some());
+    let verdict = match refused {
         Some(_) => Verdict::DoesNotFit,
+        None => verdict(total, room),
     };
     let predicted_per_second = match verdict {
         Verdict::DoesNotFit => None,
@@ -87,33 +86,27 @@ pub async fn estimate(
             Some(1.0 / seconds_a_token(backend.as_mut(), &needs).await?.max(1e-9))
         }
     };
-    let device = backend.device();
-    let reason = refused.map(|error| error.message);
     Ok(Estimate {
-        device,
-        context,
+        device: backend.device(),
         weights,
         kv_cache,
         working,
         total,
-        available,
+        available: room.map(|room| room.bytes),
         verdict,
-        reason,
+        reason: refused.map(|error| error.message),
         predicted_per_second,
     })
 }
 
-/// Bytes that programs can have without swapping.
-#[cfg(target_os = "linux")]
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn available_memory() -> Option<u64> {
-    None
+fn verdict(total: u64, room: Option<Room>) -> Verdict {
+    match room {
+        None => Verdict::Unknown,
+        Some(Room { bytes, .. }) if total as f64 <= bytes as f64 * COMFORTABLE => Verdict::Fits,
+        Some(Room { at_least: true, .. }) => Verdict::Unknown,
+        Some(Room { bytes, .. }) if total <= bytes => Verdict::Tight,
+        Some(_) => Verdict::DoesNotFit,
+    }
 }
 
 /// Refuses a model whose weights and KV cache take more than `limit` bytes. Reads its header only.
@@ -133,4 +126,19 @@ pub async fn fits(source: &dyn Source, options: &Options, limit: u64) -> Result<
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts() {
+        let judge = |total, bytes, at_least| verdict(total, Some(Room { bytes, at_least }));
+        assert_eq!(judge(80, 100, false), Verdict::Fits);
+        assert_eq!(judge(81, 100, false), Verdict::Tight);
+        assert_eq!(judge(101, 100, false), Verdict::DoesNotFit);
+        assert_eq!((judge(80, 100, true), judge(81, 100, true)), (Verdict::Fits, Verdict::Unknown));
+        assert_eq!(verdict(1, None), Verdict::Unknown);
+    }
 }

@@ -123,18 +123,18 @@ impl Info {
 }
 
 /// `general.name`, where it says something.
-pub(crate) fn model_name(header: &Header) -> Result<Option<String>> {
+pub(super) fn model_name(header: &Header) -> Result<Option<String>> {
     let name = header.metadata.str("general.name")?.map(str::trim);
     Ok(name.filter(|name| !name.is_empty()).map(str::to_owned))
 }
 
 /// All the weights there are.
-pub(crate) fn parameters(header: &Header) -> u64 {
+pub(super) fn parameters(header: &Header) -> u64 {
     header.tensors.iter().map(|tensor| tensor.elements()).sum()
 }
 
 /// The type that holds most of a model.
-pub(crate) fn quantization(header: &Header) -> &'static str {
+pub(super) fn quantization(header: &Header) -> &'static str {
     let mut elements: BTreeMap<TensorType, u64> = BTreeMap::new();
     for tensor in &header.tensors {
         *elements.entry(tensor.kind).or_default() += tensor.elements();

@@ -4,6 +4,7 @@ mod device;
 mod estimate;
 mod generation;
 mod info;
+mod inspect;
 mod model;
 mod progress;
 mod recovery;
@@ -11,13 +12,12 @@ mod session;
 mod stop;
 
 pub use device::Device;
-pub use estimate::{Estimate, Verdict, estimate, fits};
+pub use estimate::{Estimate, Verdict, fits};
 pub use generation::{
     Event, FinishReason, Generation, Prompt, PromptTokensDetails, Settings, Timings, Truncation, Usage,
 };
 pub use info::{Info, Memory};
-#[cfg(feature = "cli")]
-pub(crate) use info::{model_name, parameters, quantization};
+pub use inspect::{Inspection, inspect};
 pub use progress::{Meter, Progress, Stage};
 
 use crate::backend::KernelTime;

@@ -15,26 +15,26 @@ pub(super) struct Session {
     pub cached: Vec<u32>,
     /// Choices that the device has made, or will make, and nobody has read.
     unread: usize,
-    model: Rc<Model>,
+    /// To bring the model back; nothing where its device cannot be lost.
+    model: Option<Rc<Model>>,
     info: Rc<RefCell<Rc<Info>>>,
 }
 
 impl Session {
     pub fn new(decoder: Decoder, model: Rc<Model>, info: Rc<RefCell<Rc<Info>>>) -> Self {
+        let model = can_be_lost(&decoder).then_some(model);
         Session { decoder, cached: Vec::new(), unread: 0, model, info }
     }
 
     /// Begins to bring the model back where `error` says that its GPU was lost, for the `losses`th time in this
     /// request; any other error comes back. The KV cache is empty from now on.
     pub fn recover(&mut self, error: Error, losses: usize) -> Result<Recovery> {
-        if error.code != Code::DeviceLost {
-            return Err(error);
-        }
+        let (Code::DeviceLost, Some(model)) = (error.code, self.model.clone()) else { return Err(error) };
         // What is left of the old device would take memory from the new one.
         self.decoder.release();
         self.cached.clear();
         self.unread = 0;
-        Recovery::begin(self.model.clone(), &error, losses)
+        Recovery::begin(model, &error, losses)
     }
 
     /// The model that has come back.
@@ -42,6 +42,8 @@ impl Session {
         let mut info = self.info.borrow_mut();
         *info = Rc::new(info.after_recovery(decoder.backend(), reason));
         self.decoder = decoder;
+        // Its source, and whatever that holds, is not needed any more.
+        self.model.take_if(|_| !can_be_lost(&self.decoder));
     }
 
     /// [`Session::recover`] to its end. Gives the number of losses.
@@ -115,4 +117,8 @@ impl Session {
         }
         Ok(())
     }
+}
+
+fn can_be_lost(decoder: &Decoder) -> bool {
+    decoder.backend().gpu().is_some()
 }

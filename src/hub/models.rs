@@ -5,7 +5,7 @@ use super::client::{Client, Repository, is_hash};
 use super::download::{Download, Report, Sizes, Tally};
 use super::remote::Remote;
 use super::spec::{HubSpec, Spec};
-use crate::engine::{Engine, Options};
+use crate::engine::{Engine, Inspection, Options, inspect};
 use crate::store::{Joined, Key, Record, Source, Split, Store};
 use crate::{Code, Error, Result};
 use futures_util::future::LocalBoxFuture;
@@ -45,6 +45,34 @@ pub struct Cached {
     pub keys: Vec<Key>,
 }
 
+impl Cached {
+    /// The model that a file belongs to, without any files yet.
+    fn named(key: &Key) -> Cached {
+        let first = Split::of(&key.path).map_or_else(|| key.path.clone(), |split| split.path(1));
+        let model = if key.repo.starts_with(URL_OWNER) { first } else { format!("{}/{first}", key.repo) };
+        let commit = key.commit.clone();
+        Cached { model, commit, size: 0, stored: 0, complete: true, last_used: 0, keys: Vec::new() }
+    }
+
+    fn add(&mut self, record: &Record) {
+        self.size += record.len;
+        self.stored += record.written.total();
+        self.last_used = self.last_used.max(record.last_used);
+        self.complete &= record.whole;
+        self.keys.push(record.key.clone());
+    }
+}
+
+/// What a model is and needs, and what of it is in the store.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inspected {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub inspection: Inspection,
+    /// Under its full name, at the commit that was looked at.
+    pub cached: Cached,
+}
+
 /// A file that a name means.
 struct Found {
     key: Key,
@@ -78,43 +106,35 @@ impl Models {
         Ok(model)
     }
 
-    /// A look at the file on the server, of which nothing is kept; or at the store's, where it is there.
-    pub async fn peek(&self, spec: &Spec) -> Result<Box<dyn Source>> {
-        let found = self.find(spec, false).await?;
-        let mut parts: Vec<Box<dyn Source>> = Vec::new();
-        for Found { key, len, url } in found {
-            parts.push(match self.store.get(&key).await? {
-                Some(record) if record.whole => Box::new(Stored { store: self.store.clone(), record }),
-                _ => Box::new(Remote::new(self.client.clone(), key.name(), url, len)),
-            });
+    /// A look at the file: what the store has of it, and the rest on the server, of which nothing is kept.
+    pub async fn peek(&self, spec: &Spec) -> Result<Joined<Peek>> {
+        let mut parts = Vec::new();
+        for Found { key, len, url } in self.find(spec, false).await? {
+            let record = self.store.get(&key).await?.filter(|record| record.len == len);
+            let remote = Remote::new(self.client.clone(), key.name(), url, len);
+            let record = record.unwrap_or_else(|| Record::none(key, len));
+            parts.push(Peek { store: self.store.clone(), record, remote });
         }
-        Ok(Box::new(Joined::new(parts)))
+        Ok(Joined::new(parts))
+    }
+
+    /// What the model called `spec` is and needs, before it is fetched.
+    pub async fn inspect(&self, spec: &Spec, options: &Options) -> Result<Inspected> {
+        let model = self.peek(spec).await?;
+        let inspection = inspect(&model, options).await?;
+        Ok(Inspected { inspection, cached: model.cached() })
     }
 
     /// What the store has, by name.
     pub async fn list(&self) -> Result<Vec<Cached>> {
         let mut models: BTreeMap<(String, String), Cached> = BTreeMap::new();
-        for Record { key, len, written, whole, last_used } in self.store.list().await? {
-            if !key.path.to_ascii_lowercase().ends_with(".gguf") {
-                continue;
+        for record in self.store.list().await? {
+            if record.key.path.to_ascii_lowercase().ends_with(".gguf") {
+                // All parts of a split model are one.
+                let cached = Cached::named(&record.key);
+                let id = (cached.model.clone(), cached.commit.clone());
+                models.entry(id).or_insert(cached).add(&record);
             }
-            // All parts of a split model are one.
-            let first = Split::of(&key.path).map_or_else(|| key.path.clone(), |split| split.path(1));
-            let model = if key.repo.starts_with(URL_OWNER) { first } else { format!("{}/{first}", key.repo) };
-            let cached = models.entry((model.clone(), key.commit.clone())).or_insert_with(|| Cached {
-                model,
-                commit: key.commit.clone(),
-                size: 0,
-                stored: 0,
-                complete: true,
-                last_used: 0,
-                keys: Vec::new(),
-            });
-            cached.size += len;
-            cached.stored += written.total();
-            cached.last_used = cached.last_used.max(last_used);
-            cached.complete &= whole;
-            cached.keys.push(key);
         }
         let mut models: Vec<Cached> = models.into_values().collect();
         for model in &mut models {
@@ -352,13 +372,23 @@ impl Source for Model {
     }
 }
 
-/// A whole file in the store.
-struct Stored {
+/// A file of which nothing more is fetched than what is read.
+pub struct Peek {
     store: Rc<dyn Store>,
     record: Record,
+    remote: Remote,
 }
 
-impl Source for Stored {
+impl Joined<Peek> {
+    /// What the store has of it.
+    pub fn cached(&self) -> Cached {
+        let mut cached = Cached::named(&self.sources()[0].record.key);
+        self.sources().iter().for_each(|file| cached.add(&file.record));
+        cached
+    }
+}
+
+impl Source for Peek {
     fn name(&self) -> &str {
         self.record.key.name()
     }
@@ -368,7 +398,10 @@ impl Source for Stored {
     }
 
     fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
-        self.store.read(&self.record.key, offset, len)
+        match self.record.written.contains(&(offset..offset + len as u64)) {
+            true => self.store.read(&self.record.key, offset, len),
+            false => self.remote.read(offset, len),
+        }
     }
 }
 

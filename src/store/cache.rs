@@ -58,6 +58,13 @@ pub struct Record {
     pub last_used: u64,
 }
 
+impl Record {
+    /// Of a file of which nothing is there.
+    pub fn none(key: Key, len: u64) -> Record {
+        Record { key, len, written: Written::default(), whole: false, last_used: 0 }
+    }
+}
+
 /// Ranges of bytes, sorted, that neither touch nor overlap.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

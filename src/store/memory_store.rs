@@ -1,6 +1,6 @@
 //! Files in memory: where nothing else is there, and for tests.
 
-use super::cache::{Key, Record, Store, Written};
+use super::cache::{Key, Record, Store};
 use crate::{Error, Result};
 use async_lock::Mutex;
 use futures_util::future::LocalBoxFuture;
@@ -34,8 +34,7 @@ impl MemoryStore {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(size).map_err(|_| too_large())?;
         bytes.resize(size, 0);
-        let record =
-            Record { key: key.clone(), len, written: Written::default(), whole: false, last_used: 0 };
+        let record = Record::none(key.clone(), len);
         files.insert(key.clone(), File { record: record.clone(), bytes });
         Ok(record)
     }

@@ -82,6 +82,14 @@ pub fn name(text: &str) -> Option<Result<Spec>> {
     }
 }
 
+/// The same, with addresses of something else too.
+pub fn remote(text: &str) -> Option<Result<Spec>> {
+    match text.parse() {
+        Ok(spec @ Spec::Url(_)) => Some(Ok(spec)),
+        _ => name(text),
+    }
+}
+
 /// From the browser's storage where it is there, else from the Hub and into the storage. Where nothing can be kept, the
 /// weights go from the network to the device, without a second copy in memory.
 pub async fn load(
@@ -94,38 +102,64 @@ pub async fn load(
     let force = hub.force;
     let (models, keeps) = hub.open().await?;
     if max_memory.is_some() {
-        fits(models.peek(spec).await?.as_ref(), options, max_memory).await?;
+        fits(&models.peek(spec).await?, options, max_memory).await?;
     }
     let progress: Report = Rc::new(progress);
     let mut listener = |report| progress(report);
     if !keeps {
         let source = models.peek(spec).await?;
-        return engine::Engine::load(source.into(), options, &mut listener).await;
+        return engine::Engine::load(Rc::new(source), options, &mut listener).await;
     }
     let model = models.open(spec, force, progress.clone()).await?;
     hub::load(Rc::new(model), options, &mut listener).await
 }
 
+/// What the model called `spec` is and needs. No more of it than its header is fetched, and nothing kept.
+pub async fn inspect(spec: &Spec, hub: HubOptions, options: &Options) -> Result<hub::Inspected> {
+    let (models, _) = hub.open().await?;
+    models.inspect(spec, options).await
+}
+
 /// What is in the browser's storage.
 #[wasm_bindgen]
-pub struct Models(hub::Models);
+pub struct Models {
+    models: hub::Models,
+    keeps: bool,
+    force: bool,
+}
 
 #[wasm_bindgen]
 impl Models {
     /// Takes the options of a load.
     pub async fn open(options: JsValue) -> Result<Models, JsValue> {
-        let (models, _) = from_js::<HubOptions>("options", options)?.open().await?;
-        Ok(Models(models))
+        let options: HubOptions = from_js("options", options)?;
+        let force = options.force;
+        let (models, keeps) = options.open().await?;
+        Ok(Models { models, keeps, force })
+    }
+
+    /// Fetches what the name means now, and verifies it.
+    pub async fn pull(&self, model: String, on_progress: Function) -> Result<JsValue, JsValue> {
+        if !self.keeps {
+            return Err(Error::quota_exceeded("there is no storage here to keep a model in").into());
+        }
+        let spec = stored(&model)?;
+        let report = move |progress: Progress| {
+            let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
+            Ok(())
+        };
+        self.models.pull(&spec, self.force, Rc::new(report)).await?;
+        Ok(to_js(&self.models.peek(&spec).await?.cached())?)
     }
 
     /// Every model that is there, whole or in part.
     pub async fn list(&self) -> Result<JsValue, JsValue> {
-        Ok(to_js(&self.0.list().await?)?)
+        Ok(to_js(&self.models.list().await?)?)
     }
 
     /// Bytes that removing it freed.
     pub async fn remove(&self, model: String) -> Result<f64, JsValue> {
-        Ok(self.0.remove(&stored(&model)?).await? as f64)
+        Ok(self.models.remove(&stored(&model)?).await? as f64)
     }
 
     /// Bytes: of models, of all that this origin keeps, and what it may keep.
@@ -136,7 +170,7 @@ impl Models {
             used: Option<u64>,
             quota: Option<u64>,
         }
-        let models = self.0.list().await?.iter().map(|model| model.stored).sum();
+        let models = self.models.list().await?.iter().map(|model| model.stored).sum();
         let estimate = store::estimate().await;
         let (used, quota) =
             (estimate.map(|estimate| estimate.usage), estimate.map(|estimate| estimate.quota));
@@ -152,8 +186,8 @@ impl Models {
             verdict: &'static str,
         }
         let cached = match model {
-            Some(model) => self.0.cached(&stored(&model)?).await?,
-            None => self.0.list().await?,
+            Some(model) => self.models.cached(&stored(&model)?).await?,
+            None => self.models.list().await?,
         };
         let mut results = Vec::new();
         for hub::Cached { model, commit, size, complete, keys, .. } in cached {
@@ -166,7 +200,7 @@ impl Models {
             };
             let mut verdict = if complete { "right" } else { "incomplete" };
             for key in keys.iter().filter(|_| complete) {
-                match self.0.verify(key, &mut progress).await? {
+                match self.models.verify(key, &mut progress).await? {
                     Some(true) => {}
                     Some(false) => verdict = "wrong",
                     None if verdict == "right" => verdict = "unknown",

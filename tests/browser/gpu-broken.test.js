@@ -1,30 +1,14 @@
 /** A GPU that is broken: nothing of it breaks the page. SwiftShader is the GPU here. */
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { auto, serveFaults, worker } from "./gpu-faults.js";
-import { launch, openPage, softwareGPU, story } from "./support.js";
+import { describe, test } from "node:test";
+import { auto, eachInItsBrowser, worker } from "./gpu-faults.js";
+import { story } from "./support.js";
 
-let server, browser, session, page;
-before(async () => {
-  server = await serveFaults();
-});
-after(() => server?.close());
-beforeEach(async () => {
-  browser = await launch(softwareGPU);
-  session = await openPage(browser, server.url);
-  page = session.page;
-  page.setDefaultTimeout(120_000);
-  await page.waitForFunction(() => document.title === "ready");
-});
-afterEach(async () => {
-  const { errors } = session;
-  await browser.close();
-  assert.deepEqual(errors, [], "uncaught errors in the page");
-});
+const own = eachInItsBrowser();
 
 /** Loads the storyteller and has it tell its story: what became of it. */
 const tell = (fault, options) =>
-  page.evaluate(
+  own.page.evaluate(
     async ([workerURL, options]) => {
       try {
         const engine = await load(story, { ...options, workerURL });
@@ -104,7 +88,7 @@ test("\"auto\" takes the GPU where it is faster, and says so", async () => {
 });
 
 test("compiling and loading are stages of the progress", async () => {
-  const stages = await page.evaluate(async () => {
+  const stages = await own.page.evaluate(async () => {
     const stages = [];
     await load(story, { device: "gpu", onProgress: ({ stage }) => stages.at(-1) !== stage && stages.push(stage) });
     return stages;

@@ -1,5 +1,7 @@
 /** Workers with a GPU that is broken, for the tests of what comes of it. */
-import { blank, serve } from "./support.js";
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach } from "node:test";
+import { blank, launch, openPage, serve, softwareGPU } from "./support.js";
 
 /**
  * What runs before the package's Worker: a change to its WebGPU, and a way to destroy its device from the page. It is an
@@ -55,13 +57,36 @@ const FAULTS = {
 const script = (text) => (_, response) => response.writeHead(200, { "content-type": "text/javascript" }).end(text);
 
 /** The usual page, and a Worker for each fault. */
-export function serveFaults() {
+function serveFaults() {
   const routes = { "/": blank };
   Object.values(FAULTS).forEach((fault, index) => {
     routes[`/fault-${index}.js`] = script(broken(fault));
     routes[`/worker-${index}.js`] = script(`import "/fault-${index}.js"; import "/pkg/dist/worker.js";`);
   });
   return serve({ routes });
+}
+
+/** For each test a browser of its own, with SwiftShader as the GPU, and the page in it. */
+export function eachInItsBrowser() {
+  const own = {};
+  let server, session;
+  before(async () => {
+    server = await serveFaults();
+  });
+  after(() => server?.close());
+  beforeEach(async () => {
+    own.browser = await launch(softwareGPU);
+    session = await openPage(own.browser, server.url);
+    own.page = session.page;
+    own.page.setDefaultTimeout(120_000);
+    await own.page.waitForFunction(() => document.title === "ready");
+  });
+  afterEach(async () => {
+    const { errors } = session;
+    await own.browser.close();
+    assert.deepEqual(errors, [], "uncaught errors in the page");
+  });
+  return own;
 }
 
 /** The address of the Worker with a fault; "none" is one that can be told to destroy its device. */

@@ -1,35 +1,19 @@
 /** A GPU that goes away in the middle of an answer: it goes on. SwiftShader is the GPU here. */
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { auto, serveFaults, worker } from "./gpu-faults.js";
-import { launch, openPage, softwareGPU, story } from "./support.js";
+import { describe, test } from "node:test";
+import { auto, eachInItsBrowser, worker } from "./gpu-faults.js";
+import { story } from "./support.js";
 
-let server, browser, session, page;
-before(async () => {
-  server = await serveFaults();
-});
-after(() => server?.close());
-beforeEach(async () => {
-  browser = await launch(softwareGPU);
-  session = await openPage(browser, server.url);
-  page = session.page;
-  page.setDefaultTimeout(120_000);
-  await page.waitForFunction(() => document.title === "ready");
-});
-afterEach(async () => {
-  const { errors } = session;
-  await browser.close();
-  assert.deepEqual(errors, [], "uncaught errors in the page");
-});
+const own = eachInItsBrowser();
 
 /** Tells the story and calls `lose` after some tokens: text, reports of the recovery, and where it ended. */
 async function interrupted(options, lose, { times = 1, signal } = {}) {
-  await page.evaluate(() => {
+  await own.page.evaluate(() => {
     window.tokens = 0;
     window.reports = [];
     window.fault = new BroadcastChannel("fault");
   });
-  const answer = page.evaluate(
+  const answer = own.page.evaluate(
     async ([options, workerURL, abortAtRecovery]) => {
       const controller = new AbortController();
       const onProgress = (report) => {
@@ -52,17 +36,17 @@ async function interrupted(options, lose, { times = 1, signal } = {}) {
     [options, worker("none"), signal === "abort"],
   );
   for (let round = 0; round < times; round++) {
-    const before = await page.evaluate(() => window.tokens);
-    await Promise.race([answer, page.waitForFunction((before) => window.tokens > before + 5, before, { polling: 5 })]);
+    const before = await own.page.evaluate(() => window.tokens);
+    await Promise.race([answer, own.page.waitForFunction((before) => window.tokens > before + 5, before, { polling: 5 })]);
     await lose();
   }
   return answer;
 }
 
-const destroy = () => page.evaluate(() => window.fault.postMessage("destroy"));
+const destroy = () => own.page.evaluate(() => window.fault.postMessage("destroy"));
 
 async function killGPUProcess() {
-  const devtools = await browser.newBrowserCDPSession();
+  const devtools = await own.browser.newBrowserCDPSession();
   const { processInfo } = await devtools.send("SystemInfo.getProcessInfo");
   const gpu = processInfo.find(({ type }) => type === "GPU");
   process.kill(gpu.id, "SIGKILL");
@@ -85,7 +69,7 @@ describe("a GPU that goes away in the middle of an answer", () => {
     const { text } = await interrupted({ device: "gpu" }, async () => {});
     assert.equal(text, story);
     await destroy();
-    const again = await page.evaluate(async () => {
+    const again = await own.page.evaluate(async () => {
       const { text } = (await engine.completions.create(greedy)).choices[0];
       return { text, recoveries: engine.info.recoveries };
     });
@@ -100,14 +84,14 @@ describe("a GPU that goes away in the middle of an answer", () => {
     const error = await interrupted({ device: "gpu" }, destroy, { times: 4 });
     assert.equal(error.code, "device_lost", error.message);
     assert.ok(story.startsWith(error.text));
-    const after = await page.evaluate(async () => (await engine.completions.create(greedy)).choices[0].text);
+    const after = await own.page.evaluate(async () => (await engine.completions.create(greedy)).choices[0].text);
     assert.equal(after, story, "the next request tries again");
   });
 
   test("an abort while the model comes back leaves the engine ready", async () => {
     const { code } = await interrupted({ device: "gpu" }, destroy, { signal: "abort" });
     assert.equal(code, "aborted");
-    const after = await page.evaluate(async () => (await engine.completions.create(greedy)).choices[0].text);
+    const after = await own.page.evaluate(async () => (await engine.completions.create(greedy)).choices[0].text);
     assert.equal(after, story);
   });
 });

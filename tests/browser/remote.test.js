@@ -1,6 +1,7 @@
 /** Hosted models in a page: the double of the router, the policy, and what the network sees. */
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+import { meetFaults } from "../remote/schedule.js";
 import { start } from "../remote/server.js";
 import { blank, conversationalist, launch, openPage, serve } from "./support.js";
 
@@ -95,6 +96,25 @@ describe("hosted models alone", () => {
       else assert.ok(outcome.typed && !outcome.message.includes(TOKEN));
     });
   }
+
+  test("random faults end as the policy says", async () => {
+    await page.evaluate(async (options) => (globalThis.engine = await connect(options)), remote(double.define("schedule-0")));
+    await meetFaults(double, () =>
+      page.evaluate(async () => {
+        let [text, retries, attempts, code] = ["", 0, 0];
+        try {
+          const body = { messages: [{ role: "user", content: "Hi" }], stream: true };
+          for await (const chunk of await engine.chat.completions.create(body, { onRetry: () => retries++ })) {
+            text += chunk.choices[0]?.delta.content ?? "";
+            attempts = chunk.candlewick?.attempts ?? attempts;
+          }
+        } catch (error) {
+          code = error.code;
+        }
+        return [{ text, retries, attempts, code }];
+      }),
+    );
+  });
 
   // A broken connection takes along what the page has not read yet, so the cut waits for the first text.
   test("a cut after the first text is not tried again", async () => {

@@ -3,12 +3,11 @@
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
 use candlewick::backend::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Rope, RopePairing, Tokens,
-    Top, Vector, Wanted,
+    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Random, Rope, RopePairing,
+    Tokens, Top, Vector, Wanted,
 };
 use candlewick::model::gguf::TensorType;
 use candlewick::sampling::{Sampler, Sampling};
-use half::{bf16, f16};
 
 const TYPES: &[TensorType] = &[
     TensorType::F32,
@@ -54,61 +53,12 @@ pub fn least_device() -> Options {
     }
 }
 
-/// xorshift64*
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
-    }
-
-    /// From −1 to 1.
-    fn number(&mut self) -> f32 {
-        self.next() as f32 / u32::MAX as f32 * 2.0 - 1.0
-    }
-
-    fn numbers(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.number()).collect()
-    }
-
-    /// Rows of a matrix with weights of about ±0.1, in a file's encoding. Now and then a scale is subnormal.
-    fn rows(&mut self, kind: TensorType, rows: usize, columns: usize) -> Vec<u8> {
-        let (block_len, block_size) = kind.block();
-        let blocks = rows * columns / block_len as usize;
-        let mut bytes: Vec<u8> = (0..blocks * block_size as usize).map(|_| self.next() as u8).collect();
-        for block in bytes.chunks_exact_mut(block_size as usize) {
-            let size = if self.next() % 8 == 0 { 1e-3 } else { 1.0 };
-            // (where an f16 scale stands, its size)
-            let scales: &[(usize, f32)] = match kind {
-                TensorType::F32 => {
-                    block.copy_from_slice(&(0.1 * self.number()).to_le_bytes());
-                    &[]
-                }
-                TensorType::BF16 => {
-                    block.copy_from_slice(&bf16::from_f32(0.1 * self.number()).to_le_bytes());
-                    &[]
-                }
-                TensorType::F16 => &[(0, 0.1)],
-                TensorType::Q4_0 => &[(0, 0.012)],
-                TensorType::Q4_1 => &[(0, 0.012), (2, 0.1)],
-                TensorType::Q5_0 => &[(0, 0.006)],
-                TensorType::Q5_1 => &[(0, 0.006), (2, 0.1)],
-                TensorType::Q8_0 => &[(0, 0.0008)],
-                TensorType::Q2_K => &[(80, 0.002), (82, 0.005)],
-                TensorType::Q3_K => &[(108, 0.0008)],
-                TensorType::Q4_K => &[(0, 0.0001), (2, 0.0015)],
-                TensorType::Q5_K => &[(0, 0.00005), (2, 0.0015)],
-                TensorType::Q6_K => &[(208, 0.00003)],
-            };
-            for &(at, scale) in scales {
-                block[at..at + 2].copy_from_slice(&f16::from_f32(size * scale * self.number()).to_le_bytes());
-            }
-        }
-        bytes
-    }
+/// Rows of a matrix. Now and then a scale is subnormal; never in F32, which the inputs are made from too.
+fn weights(random: &mut Random, kind: TensorType, rows: usize, columns: usize) -> Vec<u8> {
+    random.weights(kind, rows * columns, |random| match random.any() % 8 {
+        0 if kind != TensorType::F32 => 1e-3,
+        _ => 1.0,
+    })
 }
 
 /// The same on both devices.
@@ -133,7 +83,7 @@ impl Pair {
     }
 
     fn matrix(&mut self, kind: TensorType, rows: usize, columns: usize) -> Matrix {
-        let bytes = self.random.rows(kind, rows, columns);
+        let bytes = weights(&mut self.random, kind, rows, columns);
         self.both(|b| {
             let matrix = b.matrix(rows, columns, kind).unwrap();
             // In two uneven pieces.
@@ -155,7 +105,7 @@ impl Pair {
     }
 
     fn linear(&mut self, kind: TensorType, rows: usize, columns: usize) -> Linear {
-        let bias = self.random.next() % 2 == 0;
+        let bias = self.random.any() % 2 == 0;
         Linear { weight: self.matrix(kind, rows, columns), bias: bias.then(|| self.vector(rows)) }
     }
 

@@ -82,6 +82,17 @@ fn every_model_agrees_with_the_cpu() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+#[test]
+fn wider_weights_are_told() {
+    for (model, expected) in
+        [("q3_k", &["Q3_K as Q6_K"][..]), ("q2_k", &["Q2_K with quants of 4 bits"]), ("q4_k", &[])]
+    {
+        let file = format!("quant-{model}.gguf");
+        let loaded = decoder(&file, gpu(Options::from_env()), 64);
+        assert_eq!(loaded.backend().gpu().unwrap().wider, expected, "{model}");
+    }
+}
+
 /// Activations of 8 bits may cost more, but not much.
 #[test]
 fn products_of_integers_are_close() {

@@ -140,7 +140,7 @@ fn parts_are_one_model() {
     let models = in_memory(&world, None);
     let options = Options { device: Device::Cpu, ..Options::default() };
     let peeked = block_on(models.peek(&"a/b".parse().unwrap())).unwrap();
-    let header = block_on(Header::read(peeked.as_ref())).unwrap();
+    let header = block_on(Header::read(&peeked)).unwrap();
     let model = Rc::new(block_on(models.open(&"a/b".parse().unwrap(), false, quiet())).unwrap());
     let engine = block_on(hub::load(model.clone(), &options, &mut |_| Ok(()))).unwrap();
     assert_eq!(engine.info().parameters, header.tensors.iter().map(|tensor| tensor.elements()).sum::<u64>());

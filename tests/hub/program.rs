@@ -75,7 +75,10 @@ fn from_the_hub_to_an_answer() {
     let sum: u64 = ["weights", "kvCache", "working"].iter().map(|key| cpu[key].as_u64().unwrap()).sum();
     assert_eq!(cpu["total"], sum);
     assert!(cpu["predictedPerSecond"].as_f64().unwrap() > 0.0);
-    assert_eq!(cpu["context"], 512);
+    assert_eq!((&info["contextLength"], &info["verdict"]), (&json!(512), &json!("fits")));
+    assert_eq!((&info["device"], &info["file"]), (&json!("cpu"), &json!("stories-F32.gguf")));
+    assert_eq!(info["cached"]["model"], "a/b/stories-F32.gguf");
+    assert_eq!((&info["cached"]["stored"], &info["cached"]["complete"]), (&json!(0), &json!(false)));
     let small = user.object(&["info", "a/b:F32", "--json", "--ctx", "100"]);
     let at = |info: &Value| info["devices"][0]["kvCache"].as_u64().unwrap();
     assert_eq!(at(&small) * 512, at(&info) * 100);
@@ -101,6 +104,7 @@ fn from_the_hub_to_an_answer() {
     let before = world.log().len();
     assert_eq!(user.says(&run), answer);
     assert_eq!(user.says(&[&run[..], &["--offline"]].concat()), answer);
+    assert_eq!(user.object(&["info", "a/b:F32", "--json"])["cached"]["complete"], true);
     assert_eq!(world.log().len(), before);
 
     let name = format!("a/b/gemma-Q4_K_M.gguf@{COMMIT}");

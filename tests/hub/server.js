@@ -13,6 +13,7 @@
 //                          request and how often it came: in whatever order parallel requests arrive
 //   script: [{ match, times, fault }],  the first `times` requests whose "METHOD path bytes=…" contain `match`
 //   signatures,            how many requests one signed address is good for
+//   allowance,             bytes of files that are sent before everything stalls
 // }
 import { createHash, randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -44,7 +45,7 @@ export function bytes(seed, size) {
 
 class World {
   constructor(name, description) {
-    Object.assign(this, { rate: 0, kinds: [], script: [], signatures: Infinity, repos: {} }, description);
+    Object.assign(this, { rate: 0, kinds: [], script: [], signatures: Infinity, allowance: Infinity, repos: {} }, description);
     this.name = name;
     this.log = [];
     this.seen = new Map();
@@ -222,10 +223,12 @@ function cdn(worlds, request, response) {
   if (fault === "retagged") headers.ETag = '"another"';
   if (fault === "shifted") [start, end] = [start + 1, end + 1];
   if (status === 206) headers["Content-Range"] = `bytes ${start}-${end - 1}/${total}`;
-  const broken = fault === "cut" || fault === "stall" || fault === "reset";
   headers["Content-Length"] = body.length;
   response.writeHead(status, headers);
-  const out = broken ? body.subarray(0, somewhere) : body;
+  const faulty = fault === "cut" || fault === "stall" || fault === "reset";
+  const broken = faulty || body.length > world.allowance;
+  const out = faulty ? body.subarray(0, somewhere) : body.subarray(0, world.allowance);
+  world.allowance -= out.length;
   entry.sent = out.length;
   if (!broken) response.end(out);
   else response.write(out, () => {

@@ -203,9 +203,12 @@ async function send(response, answer, fault) {
   response.writeHead(200, { "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "x-inference-provider": "fast" });
   response.flushHeaders();
   const size = fault.pieces ?? body.length;
-  for (let at = 0; at < body.length; at += size) {
-    await new Promise((written) => response.write(body.subarray(at, at + size), written));
+  const first = fault.hold ? Buffer.byteLength(event(parts[0])) : size;
+  for (let at = 0, end = first; at < body.length; at = end, end += size) {
+    await new Promise((written) => response.write(body.subarray(at, end), written));
     if (fault.hang) return undefined; // Until the client goes.
+    while (fault.endless && !response.destroyed) await new Promise((written) => response.write(event("{}"), written));
+    await fault.hold; // A promise: what comes after the first event waits for it.
   }
   return fault.cut ? response.socket?.destroySoon() : response.end();
 }

@@ -40,6 +40,7 @@ use product::{End, Input};
 use record::{BufferId, Recorder};
 use repack::Format;
 use shader::{Kernel, Pipelines};
+use std::collections::BTreeSet;
 
 /// Activations' rows begin at multiples of this many numbers: two blocks of a matrix.
 const ROW_ALIGNMENT: usize = 64;
@@ -335,8 +336,16 @@ impl Backend for Gpu {
         };
         let (adapter, backend) = (self.device.info.name.clone(), self.device.info.backend.to_string());
         let (features, variants) = (on(&features), on(&variants));
-        let pipelines = self.recorder.pipelines.len();
-        Some(GpuInfo { adapter, backend, features, variants, pipelines, self_test: self.self_test.clone() })
+        let wider: BTreeSet<_> = self.matrices.iter().filter_map(|matrix| matrix.format.wider()).collect();
+        Some(GpuInfo {
+            adapter,
+            backend,
+            features,
+            variants,
+            wider: wider.into_iter().collect(),
+            pipelines: self.recorder.pipelines.len(),
+            self_test: self.self_test.clone(),
+        })
     }
 
     fn release(&mut self) {

@@ -52,6 +52,15 @@ impl Format {
         }
     }
 
+    /// Where a type's weights take more room than in the file.
+    pub fn wider(self) -> Option<&'static str> {
+        match self.kind {
+            TensorType::Q3_K => Some("Q3_K as Q6_K"),
+            TensorType::Q2_K => Some("Q2_K with quants of 4 bits"),
+            _ => None,
+        }
+    }
+
     /// Whether quants are integers that fit a signed byte.
     pub fn is_integer(self) -> bool {
         !matches!(self.kind, TensorType::F32 | TensorType::F16 | TensorType::BF16)

@@ -1,19 +1,13 @@
 // gate: out = act(gate·norm(x)) · (up·norm(x)), elementwise, for 1 to TOKENS tokens. As matvec, with the
 // same rows of two matrices at once.
-@group(0) @binding(0) var<uniform> params: Product;
-// The slab that holds both matrices, twice.
-@group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> words: array<u32>;
-// Norms and biases.
-@group(0) @binding(3) var<storage, read> vectors: array<vec4<f32>>;
+#import shared/multiply
+#import shared/reduce
+#import shared/activation
+
 // tokens × blocks · 32
 @group(0) @binding(4) var<storage, read> x_values: array<vec4<f32>>;
 // tokens × rows
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
-
-#import shared/multiply
-#import shared/reduce
-#import shared/activation
 
 fn biased(matrix: u32, row: u32, y: f32) -> f32 {
     let bias = params.matrices[matrix].bias;

@@ -6,12 +6,6 @@
 #import shared/product
 #import format/{FORMAT}
 
-@group(0) @binding(0) var<uniform> params: Product;
-// The slab that holds the matrix, twice.
-@group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> words: array<u32>;
-// Biases.
-@group(0) @binding(3) var<storage, read> vectors: array<vec4<f32>>;
 // tokens × blocks × 3, as quantize writes them
 @group(0) @binding(4) var<storage, read> x_values: array<vec4<u32>>;
 // tokens × rows

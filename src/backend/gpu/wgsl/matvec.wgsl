@@ -3,12 +3,10 @@
 //
 // A workgroup has WG / LANES runs of lanes; each run computes ROWS rows. Many lanes a row keep
 // loads coalesced and give short matrices enough threads; several rows a lane share the loads of x.
-@group(0) @binding(0) var<uniform> params: Product;
-// The slab that holds the matrices, twice.
-@group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> words: array<u32>;
-// Norms and biases.
-@group(0) @binding(3) var<storage, read> vectors: array<vec4<f32>>;
+#import shared/multiply
+#import shared/reduce
+#import shared/activation
+
 // tokens × blocks · 32
 @group(0) @binding(4) var<storage, read> x_values: array<vec4<f32>>;
 // tokens × rows, one for each matrix
@@ -19,10 +17,6 @@
 #ifdef OUT2
 @group(0) @binding(7) var<storage, read_write> out2: array<f32>;
 #endif
-
-#import shared/multiply
-#import shared/reduce
-#import shared/activation
 
 @compute @workgroup_size(WG)
 fn matvec(

@@ -1,4 +1,4 @@
-// What the kernels that multiply by a matrix are told.
+// What the kernels that multiply by a matrix are told, and the bindings that they share.
 #import shared/matrix
 
 struct Product {
@@ -16,3 +16,10 @@ struct Product {
     softcap: f32,
     matrices: array<Matrix, 3>,
 }
+
+@group(0) @binding(0) var<uniform> params: Product;
+// The slab that holds the matrices, twice.
+@group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> words: array<u32>;
+// Norms and biases.
+@group(0) @binding(3) var<storage, read> vectors: array<vec4<f32>>;

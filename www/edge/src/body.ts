@@ -1,0 +1,42 @@
+/** A request's body: JSON of a limited size, whatever its Content-Length says. */
+import { Refusal } from "./errors";
+
+export type Body = Record<string, unknown> & { model: string };
+
+export async function readBody(request: Request, limit: number): Promise<Body> {
+  const declared = Number(request.headers.get("Content-Length") ?? 0);
+  const text = declared > limit ? undefined : request.body ? await readText(request.body, limit) : "";
+  if (text === undefined) throw new Refusal(413, "invalid_argument", `The request is larger than ${limit} bytes.`);
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    throw new Refusal(400, "invalid_argument", "The request is not JSON.");
+  }
+  if (typeof body !== "object" || body === null || Array.isArray(body)) throw new Refusal(400, "invalid_argument", "The request is not an object.");
+  const { model } = body as Record<string, unknown>;
+  if (typeof model !== "string" || model === "") throw new Refusal(400, "invalid_argument", "model is missing: which one? For example \"org/name\".");
+  return body as Body;
+}
+
+/** Nothing where it is longer. */
+export async function readText(body: ReadableStream<Uint8Array>, limit: number): Promise<string | undefined> {
+  const decoder = new TextDecoder();
+  let [text, bytes] = ["", 0];
+  for await (const piece of body.values({ preventCancel: true })) {
+    bytes += piece.length;
+    if (bytes > limit) return undefined;
+    text += decoder.decode(piece, { stream: true });
+  }
+  return text + decoder.decode();
+}
+
+/** The most that is read of a request that is refused, in bytes. */
+const DISCARDED = 8 << 20;
+
+/** Reads what is left of a refused request: a connection on which it still comes is reset, and the refusal is lost with it. */
+export async function discard({ body }: Request): Promise<void> {
+  if (!body || body.locked) return;
+  let bytes = 0;
+  for await (const piece of body) if ((bytes += piece.length) > DISCARDED) return; // Leaving the loop cancels the rest.
+}

@@ -1,0 +1,88 @@
+/** The Worker: the page's files, a relay to hosted models, and a small model that runs right here. */
+import { admit, openTo, preflight } from "./admission";
+import { type Body, discard, readBody } from "./body";
+import { cacheKey, type Endpoint, find, keep } from "./cache";
+import { embeddings } from "./embeddings";
+import { Refusal } from "./errors";
+import { redactText } from "./redact";
+import { type Env, settings as read, type Settings } from "./settings";
+import { STORYTELLER, tell } from "./storyteller";
+import { ask } from "./upstream";
+import { runWorkersAI } from "./workers-ai";
+
+export default {
+  async fetch(request, env): Promise<Response> {
+    if (!new URL(request.url).pathname.startsWith("/v1/")) return env.ASSETS.fetch(request);
+    const started = Date.now();
+    const [response, code] = await answer(request, env);
+    // Neither headers nor bodies: they hold secrets and what people wrote.
+    const path = redactText(new URL(request.url).pathname, env.HF_TOKEN);
+    const cache = response.headers.get("x-candlewick-cache") ?? undefined;
+    console.log(JSON.stringify({ method: request.method, path, status: response.status, code, cache, ms: Date.now() - started }));
+    return response;
+  },
+} satisfies ExportedHandler<Env>;
+
+/** The answer, and the code of what went wrong. */
+async function answer(request: Request, env: Env): Promise<[Response, string | undefined]> {
+  let settings: Settings | undefined;
+  try {
+    settings = read(env);
+    return [openTo(request, settings, await route(request, env, settings)), undefined];
+  } catch (error) {
+    // What is not a refusal is a fault of this Worker, and may hold anything.
+    const refusal = error instanceof Refusal ? error : new Refusal(500, "internal", "The relay failed.");
+    await discard(request).catch(() => {});
+    const response = refusal.response();
+    return [settings ? openTo(request, settings, response) : response, refusal.code];
+  }
+}
+
+const METHODS: Record<string, string> = {
+  "/v1/models": "GET",
+  "/v1/chat/completions": "POST",
+  "/v1/completions": "POST",
+  "/v1/embeddings": "POST",
+};
+
+async function route(request: Request, env: Env, settings: Settings): Promise<Response> {
+  const { pathname } = new URL(request.url);
+  const method = METHODS[pathname];
+  if (method === undefined) throw new Refusal(404, "invalid_argument", `There is nothing at ${redactText(pathname, settings.token)}.`);
+  if (request.method === "OPTIONS") return preflight(request, settings);
+  if (request.method !== method) throw new Refusal(405, "invalid_argument", `${pathname} takes ${method} only.`, { Allow: `${method}, OPTIONS` });
+  await admit(request, env, settings);
+  if (pathname === "/v1/models") return cached(request, pathname, undefined, settings, () => models(settings));
+  const body = await readBody(request, settings.maxBodyBytes);
+  if (pathname === "/v1/completions") {
+    if (body.model === STORYTELLER) return tell(request, body, env);
+    throw new Refusal(404, "model_not_found", `Only ${STORYTELLER} continues texts here. Hosted models answer at /v1/chat/completions.`);
+  }
+  if (settings.models.length > 0 && !settings.models.includes(body.model)) {
+    throw new Refusal(404, "model_not_found", "This relay does not offer this model. GET /v1/models lists those it does.");
+  }
+  const endpoint = pathname as Exclude<Endpoint, "/v1/models">;
+  return cached(request, endpoint, body, settings, () => hosted(endpoint, body, env, settings));
+}
+
+/** From the cache, or made and kept. */
+async function cached(request: Request, endpoint: Endpoint, body: Body | undefined, settings: Settings, make: () => Promise<Response>): Promise<Response> {
+  const key = await cacheKey(request, endpoint, body, settings);
+  if (key === undefined) return make();
+  return (await find(key)) ?? keep(key, await make(), settings.cacheSeconds);
+}
+
+async function hosted(endpoint: Exclude<Endpoint, "/v1/models">, body: Body, env: Env, settings: Settings): Promise<Response> {
+  if (env.AI && body.model.startsWith("@cf/")) return runWorkersAI(env.AI, endpoint, body);
+  if (endpoint === "/v1/embeddings") return embeddings(body, settings);
+  return ask(`${settings.upstream}/chat/completions`, body, settings);
+}
+
+/** The upstream's, as far as they are allowed, and the one that runs here. */
+async function models(settings: Settings): Promise<Response> {
+  const answer = await (await ask(`${settings.upstream}/models`, undefined, settings)).json<{ data?: { id: string }[] }>().catch(() => undefined);
+  if (!Array.isArray(answer?.data)) throw new Refusal(502, "provider_error", "The provider's list of models is none.");
+  const allowed = answer.data.filter(({ id }) => settings.models.length === 0 || settings.models.includes(id));
+  const own = { id: STORYTELLER, object: "model", created: 0, owned_by: "candlewick" };
+  return Response.json({ object: "list", data: [...allowed, own] });
+}
