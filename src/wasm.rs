@@ -1,14 +1,15 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
 mod models;
+mod tasks;
 
 use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
 use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{ChatRequest, Chunks, Completion, Endpoint};
 use crate::remote::{Client, Config};
-use crate::router::{CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
-use crate::store::{BlobSource, MemorySource, Source, open_url};
+use crate::router::{Cache, CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
+use crate::store::{BlobSource, IndexedDbStore, MemorySource, Source, open_url};
 use crate::{Error, Result};
 use async_lock::Mutex;
 use futures_util::future::{LocalBoxFuture, ready};
@@ -82,6 +83,8 @@ struct RemoteOptions {
     cache: Option<CacheOptions>,
     /// Bytes that a local model may take, weights and KV cache.
     max_memory: Option<f64>,
+    /// Tokens a second that the CPU must promise.
+    min_tokens_per_second: Option<f64>,
     /// Why local models are not even tried: the last attempt ended the Worker.
     crashed: Option<String>,
 }
@@ -109,8 +112,10 @@ impl LoadOptions {
         let positive =
             |count| NonZeroUsize::new(count).ok_or_else(|| Error::invalid_argument("threads is 0"));
         let threads = self.threads.map(positive).transpose()?;
+        let min_tokens_per_second = self.remote.as_ref().and_then(|remote| remote.min_tokens_per_second);
+        let (context, fallback) = (self.context_length, self.fallback);
         let profile = self.profile;
-        Ok(Options { device, context: self.context_length, threads, fallback: self.fallback, profile, gpu })
+        Ok(Options { device, context, threads, fallback, min_tokens_per_second, profile, gpu })
     }
 }
 
@@ -150,7 +155,8 @@ impl Engine {
             if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
         let (load, hub) = (options.parse()?, options.hub);
         let local = Rc::new(RefCell::new(None));
-        let RemoteOptions { policy, hosted, cache, max_memory, crashed } = options.remote.unwrap_or_default();
+        let RemoteOptions { policy, hosted, cache, max_memory, crashed, .. } =
+            options.remote.unwrap_or_default();
         let hosted: Vec<Hosted> = hosted
             .into_iter()
             .map(|HostedOptions { model, config }| Ok(Hosted { client: Client::new(config)?, model }))
@@ -190,6 +196,10 @@ impl Engine {
             routes.push(Route::local(name, Box::new(open)));
         }
         routes.extend(hosted.iter().cloned().map(Route::hosted));
+        let cache = match cache {
+            Some(options) => Some(open_cache(options).await),
+            None => None,
+        };
         let router = Router::new(routes, policy, cache)?;
         let (_, reason) = router.open().await?;
         Ok(Engine { router, local, hosted, reason })
@@ -287,12 +297,16 @@ impl Engine {
         Ok(to_js(&self.hosted.iter().map(totals).collect::<Vec<_>>())?)
     }
 
+    /// One of Hugging Face's tasks, by the first hosted model or another of its provider.
+    pub async fn task(&self, model: Option<String>, task: JsValue) -> Result<JsValue, JsValue> {
+        let hosted = self.first_hosted()?;
+        let model = model.as_deref().unwrap_or(&hosted.model);
+        Ok(from_js::<Value>("task", task).and_then(tasks::Task::try_from)?.run(&hosted.client, model).await?)
+    }
+
     /// The vectors of texts, by the first hosted model: each has a vector or an error.
     pub async fn embed(&self, model: Option<String>, texts: Vec<String>) -> Result<JsValue, JsValue> {
-        let hosted = self
-            .hosted
-            .first()
-            .ok_or_else(|| Error::unsupported_model("embeddings need a hosted model: load with `remote`"))?;
+        let hosted = self.first_hosted()?;
         let model = model.as_deref().unwrap_or(&hosted.model);
         let answered = hosted.client.embed(model, &texts).await?;
         let one = |vector: &Result<Vec<f32>>| match vector {
@@ -322,6 +336,11 @@ impl Engine {
 
     fn active(&self) -> Result<Rc<dyn Provider>> {
         self.router.active().ok_or_else(|| Error::internal("no model is open"))
+    }
+
+    fn first_hosted(&self) -> Result<&Hosted> {
+        let missing = || Error::unsupported_model("this needs a hosted model: load with `remote`");
+        self.hosted.first().ok_or_else(missing)
     }
 
     fn local(&self) -> Result<engine::Engine> {
@@ -390,6 +409,16 @@ async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>)
         return Ok(Box::new(MemorySource::new("model", bytes.to_vec())));
     }
     Err(Error::invalid_argument("a model is loaded from an address, a File, a Blob or bytes"))
+}
+
+/// Answers in memory; with what the browser's storage has of them, where they shall stay and there is such.
+async fn open_cache(options: CacheOptions) -> Rc<Cache> {
+    if options.persist
+        && let Ok(store) = IndexedDbStore::open(None).await
+    {
+        return Cache::stored(options, Rc::new(store));
+    }
+    Cache::new(options)
 }
 
 async fn fits(source: &dyn Source, options: &Options, max_memory: Option<f64>) -> Result<()> {

@@ -1,11 +1,15 @@
 import { defineConfig, type Plugin } from "vite";
 
-/** The page may reach its own files and nothing else: what is typed into it cannot leave it. */
+/**
+ * Scripts, styles and pictures come from the page's own folder and nowhere else. Connections may go out: to the Hub for
+ * models, whose files come from hosts that change, and to the address of a hosted model that the reader has named, which
+ * may be a server on their own machine.
+ */
 const policy = [
   "default-src 'none'",
   "script-src 'self' 'wasm-unsafe-eval'",
   "worker-src 'self'",
-  "connect-src 'self'",
+  "connect-src 'self' https: http://localhost:* http://127.0.0.1:*",
   "style-src 'self'",
   "font-src 'self'",
   "img-src 'self'",

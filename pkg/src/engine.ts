@@ -2,6 +2,7 @@
 import type { Connection } from "./connection.js";
 import { CandlewickError } from "./errors.js";
 import type { Stream } from "./stream.js";
+import { Tasks } from "./tasks.js";
 import type {
   Capabilities,
   ChatCompletion,
@@ -33,6 +34,8 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   #info: Info;
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };
+  /** Classification, summaries, translations and pictures, by hosted models. */
+  readonly tasks: Tasks;
   readonly #connection: Connection;
 
   /** @internal */
@@ -43,6 +46,7 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
     connection.onInfo = (info) => (this.#info = info as Info);
     this.chat = { completions: { create: this.#creator("chat") } };
     this.completions = { create: this.#creator("complete") };
+    this.tasks = new Tasks(connection);
   }
 
   /** What was loaded, where it runs now and why. */

@@ -5,4 +5,5 @@ export { inspect } from "./inspect.js";
 export { models } from "./models.js";
 export type { Create, Engine } from "./engine.js";
 export type { Stream } from "./stream.js";
+export type { Tasks } from "./tasks.js";
 export type * from "./types.js";

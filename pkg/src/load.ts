@@ -67,7 +67,7 @@ async function start(
 }
 
 /** The engine's shape of what a page says about hosted models. */
-function translate({ when, fallbacks = [], firstTokenMs, maxMemory, cache, ...first }: RemoteOptions): Remote {
+function translate({ when, fallbacks = [], firstTokenMs, maxMemory, minTokensPerSecond, cache, ...first }: RemoteOptions): Remote {
   const hosted = [first, ...fallbacks].map(({ baseURL, model, ...config }) => {
     if (typeof model !== "string" || model === "") {
       throw new CandlewickError("invalid_argument", 'remote.model is missing: which hosted model? For example "org/name".');
@@ -75,7 +75,8 @@ function translate({ when, fallbacks = [], firstTokenMs, maxMemory, cache, ...fi
     const address = baseURL === undefined ? {} : { baseURL: new URL(baseURL, document.baseURI).href };
     return { model, config: { ...config, ...address } };
   });
-  const remote: Remote = { policy: { when, firstTokenMs }, hosted, cache: cache === true ? {} : cache || undefined, maxMemory };
+  const kept = cache === true ? {} : cache || undefined;
+  const remote: Remote = { policy: { when, firstTokenMs }, hosted, cache: kept, maxMemory, minTokensPerSecond };
   // The engine takes what is undefined for what is wrong.
   return JSON.parse(JSON.stringify(remote));
 }

@@ -22,8 +22,13 @@ export type Call =
   | { method: "capabilities" }
   | { method: "totals" }
   | { method: "embed"; model: string | undefined; texts: string[] }
+  | { method: "task"; model: string | undefined; task: Task }
   | { method: "compare"; body: ChatParams }
   | { method: "profile" };
+
+export type Task =
+  | { kind: "generate" | "summarize" | "translate" | "classify"; text: string; parameters: Record<string, unknown> | undefined }
+  | { kind: "textToImage"; text: string; picture: object };
 
 export interface ModelOptions {
   device?: Device | undefined;
@@ -50,8 +55,9 @@ export interface HubParams {
 export interface Remote {
   policy: { when?: "never" | "needed" | "always" | undefined; firstTokenMs?: number | undefined };
   hosted: { model: string; config: Record<string, unknown> }[];
-  cache?: { ttlMs?: number; maxBytes?: number; random?: boolean } | undefined;
+  cache?: { ttlMs?: number; maxBytes?: number; random?: boolean; persist?: boolean } | undefined;
   maxMemory?: number | undefined;
+  minTokensPerSecond?: number | undefined;
   crashed?: string | undefined;
 }
 

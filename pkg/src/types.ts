@@ -306,6 +306,8 @@ export interface RemoteModel {
   model: string;
   /** Everybody who opens the page can read it: keep tokens on a server, and let `baseURL` point there. */
   token?: string;
+  /** `baseURL` is a relay to Hugging Face's router, its tasks included. */
+  hfInference?: boolean;
   /** What answers call it. */
   name?: string;
   billTo?: string;
@@ -329,8 +331,13 @@ export interface RemoteOptions extends RemoteModel {
   firstTokenMs?: number;
   /** Bytes that a local model may take, weights and KV cache. */
   maxMemory?: number;
-  /** Answers to requests with a seed or temperature 0 are kept: milliseconds, bytes, and whether others are kept too. */
-  cache?: boolean | { ttlMs?: number; maxBytes?: number; random?: boolean };
+  /** Tokens of an answer in a second that the CPU must promise, where there is no GPU for the model. Measured while loading. */
+  minTokensPerSecond?: number;
+  /**
+   * Answers to requests with a seed or temperature 0 are kept: milliseconds, bytes, whether others are kept too, and
+   * whether they stay in the browser's storage when the page is gone.
+   */
+  cache?: boolean | { ttlMs?: number; maxBytes?: number; random?: boolean; persist?: boolean };
 }
 
 /** What a model can do; absent: unknown. */
@@ -376,6 +383,28 @@ export interface Comparison {
 
 /** A text's vector, or why it has none. */
 export type Embedding = { embedding: number[] } | { code: ErrorCode; message: string };
+
+export interface TaskOptions {
+  /** For example `"facebook/bart-large-cnn"`. By default the hosted model that was loaded. */
+  model?: string;
+  /** The task's own, such as `max_length` or `num_inference_steps`; they go to the server as they are. */
+  parameters?: Record<string, unknown>;
+  signal?: AbortSignal;
+}
+
+/** Sides in pixels; `aspectRatio` (`"16:9"`) gives the one that is missing. The same seed repeats a picture. */
+export interface PictureOptions extends TaskOptions {
+  width?: number;
+  height?: number;
+  aspectRatio?: string;
+  seed?: number;
+}
+
+/** A class, and how likely it is, from 0 to 1. */
+export interface Label {
+  label: string;
+  score: number;
+}
 
 /** How models are found by name, and what is kept of them. */
 export interface HubOptions {

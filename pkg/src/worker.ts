@@ -72,6 +72,8 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
       return engine.totals();
     case "embed":
       return engine.embed(call.model, call.texts);
+    case "task":
+      return engine.task(call.model, call.task);
     case "compare":
       return engine.compare(call.body);
     case "profile":

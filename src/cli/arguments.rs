@@ -19,7 +19,7 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Where to run: auto (the GPU where it computes rightly and faster than the CPU), gpu or cpu
     #[arg(long, global = true, default_value = "auto", value_parser = ["auto", "gpu", "cpu"])]
@@ -83,6 +83,8 @@ pub struct RunArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
     /// PROVIDER[:model]
     pub model: String,
+    #[command(flatten)]
+    pub fallbacks: Fallbacks,
     /// The prompt
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
@@ -103,6 +105,14 @@ pub struct RunArguments {
     pub json: bool,
     #[command(flatten)]
     pub answer: AnswerArguments,
+}
+
+/// Who else may answer.
+#[derive(Debug, Args)]
+pub struct Fallbacks {
+    /// A model that answers where those before it cannot, hosted (hf:org/name, PROVIDER[:model]) or local; again for more
+    #[arg(long = "fallback", value_name = "MODEL")]
+    pub models: Vec<String>,
 }
 
 /// How to answer.
@@ -272,6 +282,8 @@ pub struct ChatArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
     /// PROVIDER[:model]
     pub model: String,
+    #[command(flatten)]
+    pub fallbacks: Fallbacks,
     /// A system message at the beginning
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

@@ -2,17 +2,18 @@
 
 use super::arguments::{ChatArguments, Common};
 use super::output::{LoadBar, print_error, say};
-use super::providers::Hosted;
 use super::run::report;
-use super::{Failure, Outcome, hosted, load, providers};
+use super::{Failure, Outcome, hosted, load};
 use crate::chat::{self, Conversation};
 use crate::engine::{Engine, Event, Prompt, Settings};
-use crate::openai::Endpoint;
+use crate::openai::{Endpoint, Ran};
+use crate::router::{Provider, Router};
 use crate::{Error, Result};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Map, Value};
 use std::io::Write;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,8 +27,8 @@ Ctrl-C stops an answer.";
 pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     let settings = arguments.answer.settings();
     settings.sampling.validate()?;
-    let partner = match providers::hosted(&arguments.model, common)? {
-        Some(hosted) => Partner::Hosted(hosted, arguments.answer.body()),
+    let partner = match hosted::router(&arguments.model, &arguments.fallbacks, common)? {
+        Some(router) => Partner::routed(router, arguments.answer.body()).await?,
         None => Partner::Local(load(&arguments.model, common).await?, settings),
     };
     if let Partner::Local(engine, _) = &partner
@@ -116,14 +117,26 @@ fn read_message(editor: &mut DefaultEditor) -> Result<Option<String>> {
 /// Who answers.
 enum Partner {
     Local(Engine, Settings),
-    Hosted(Hosted, Map<String, Value>),
+    /// And the model that answers if nothing happens.
+    Routed(Router, Rc<dyn Provider>, Map<String, Value>),
 }
 
 impl Partner {
+    async fn routed(router: Router, body: Map<String, Value>) -> Result<Partner> {
+        let (first, reason) = router.open().await?;
+        if !router.prefers_active() {
+            say!("{} answers, because of {reason}", first.model());
+        }
+        Ok(Partner::Routed(router, first, body))
+    }
+
     fn describe(&self) -> String {
         match self {
             Partner::Local(engine, _) => format!("{} on the {}", engine.info().name, engine.info().device),
-            Partner::Hosted(hosted, _) => format!("{}, hosted by {}", hosted.model, hosted.client.name()),
+            Partner::Routed(_, model, _) => match model.ran() {
+                Ran::Local => format!("{} on the {}", model.model(), model.provider()),
+                Ran::Remote => format!("{}, hosted by {}", model.model(), model.provider()),
+            },
         }
     }
 
@@ -138,10 +151,10 @@ impl Partner {
             Partner::Local(engine, settings) => {
                 answer(engine, messages, settings.clone(), stop, common).await
             }
-            Partner::Hosted(hosted, body) => {
+            Partner::Routed(router, _, body) => {
                 let mut body = body.clone();
                 body.insert("messages".into(), messages.to_vec().into());
-                let answer = hosted::answer(hosted, Endpoint::Chat, body, true, common, stop).await?;
+                let answer = hosted::answer(router, Endpoint::Chat, body, true, common, stop).await?;
                 writeln!(std::io::stdout())?;
                 Ok(answer.text().to_owned())
             }

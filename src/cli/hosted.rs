@@ -1,25 +1,50 @@
-//! `run` and `chat` with hosted models.
+//! `run` and `chat` with hosted models, alone or with others to fall back on.
 
-use super::arguments::{Common, RunArguments};
+use super::arguments::{Common, Fallbacks, RunArguments};
 use super::output::say;
-use super::providers::Hosted;
-use super::{Failure, Outcome};
-use crate::chat;
-use crate::http;
+use super::{Failure, Outcome, load, providers};
 use crate::openai::{Completion, Endpoint, Origin, Retrying};
-use futures_util::future::{Either, select};
+use crate::router::{Local, Policy, Provider, Route, Router};
+use crate::{Result, chat, http};
+use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::StreamExt;
 use serde_json::{Map, Value, json};
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often Ctrl-C is looked for while nothing comes.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Who answers: `model`, and where it cannot the fallbacks, in their order. Nothing for a local model alone.
+pub fn router(model: &str, fallbacks: &Fallbacks, common: &Common) -> Result<Option<Router>> {
+    let names = std::iter::once(model).chain(fallbacks.models.iter().map(String::as_str));
+    let named = |name| Ok((name, providers::hosted(name, common)?));
+    let found = names.map(named).collect::<Result<Vec<_>>>()?;
+    if let [(_, None)] = found.as_slice() {
+        return Ok(None);
+    }
+    let route = |(name, hosted)| match hosted {
+        Some(hosted) => Route::hosted(hosted),
+        None => local(name, common),
+    };
+    Router::new(found.into_iter().map(route).collect(), Policy::default(), None).map(Some)
+}
+
+/// A local model, loaded when it is first asked.
+fn local(name: &str, common: &Common) -> Route {
+    let (model, common) = (name.to_owned(), common.clone());
+    let open = move || -> LocalBoxFuture<'static, Result<Rc<dyn Provider>>> {
+        let (model, common) = (model.clone(), common.clone());
+        Box::pin(async move { Ok(Rc::new(Local(load(&model, &common).await?)) as Rc<dyn Provider>) })
+    };
+    Route::local(name, Box::new(open))
+}
+
 /// One prompt, one answer.
-pub async fn run(hosted: &Hosted, text: String, arguments: &RunArguments, common: &Common) -> Outcome {
+pub async fn run(router: &Router, text: String, arguments: &RunArguments, common: &Common) -> Outcome {
     let mut body = arguments.answer.body();
     let endpoint = if arguments.raw {
         body.insert("prompt".into(), text.into());
@@ -31,7 +56,7 @@ pub async fn run(hosted: &Hosted, text: String, arguments: &RunArguments, common
         Endpoint::Chat
     };
     let show = !arguments.json;
-    let answer = answer(hosted, endpoint, body, show, common, &AtomicBool::new(false)).await?;
+    let answer = answer(router, endpoint, body, show, common, &AtomicBool::new(false)).await?;
     let mut stdout = std::io::stdout().lock();
     if arguments.json {
         let answer = json!({
@@ -49,15 +74,15 @@ pub async fn run(hosted: &Hosted, text: String, arguments: &RunArguments, common
 
 /// Asks, and prints the answer as it comes where it is to be shown; what there is of it when `stop` is set.
 pub async fn answer(
-    hosted: &Hosted,
+    router: &Router,
     endpoint: Endpoint,
     mut body: Map<String, Value>,
     show: bool,
     common: &Common,
     stop: &AtomicBool,
-) -> Result<Completion, Failure> {
+) -> std::result::Result<Completion, Failure> {
     body.insert("stream".into(), true.into());
-    let mut chunks = hosted.client.answer(endpoint, &hosted.model, body.into())?;
+    let mut chunks = router.answer(endpoint, body.into())?;
     let mut whole = Completion::default();
     let mut stdout = std::io::stdout().lock();
     while !stop.load(Ordering::Relaxed) {
@@ -81,8 +106,13 @@ pub async fn answer(
             stdout.flush()?;
         }
     }
-    if let Some(origin) = whole.origin().filter(|_| common.verbose) {
-        say_origin(origin, &whole);
+    if let Some(origin) = whole.origin() {
+        if !router.prefers_active() && !common.quiet {
+            say!("{} answered, because of {}", origin.model, origin.reason);
+        }
+        if common.verbose {
+            say_origin(origin, &whole);
+        }
     }
     Ok(whole)
 }

@@ -6,6 +6,7 @@ use super::output::say;
 use super::read_stdin;
 use crate::http::Token;
 use crate::remote::{Client, Config, HUGGING_FACE, Retry, whole};
+use crate::router::Hosted;
 use crate::store::FolderStore;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -21,12 +22,6 @@ const HF: &str = "hf";
 const DEFAULT: &str = "remote";
 /// The provider that the environment describes.
 const ENV: &str = "env";
-
-/// A hosted model and who has it.
-pub struct Hosted {
-    pub client: Client,
-    pub model: String,
-}
 
 /// The configuration file.
 #[derive(Default, Serialize, Deserialize)]

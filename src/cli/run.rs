@@ -2,7 +2,7 @@
 
 use super::arguments::{Common, RunArguments};
 use super::output::{LoadBar, say};
-use super::{Outcome, hosted, load, providers, read_stdin, read_text};
+use super::{Outcome, hosted, load, read_stdin, read_text};
 use crate::Error;
 use crate::chat::{self, Conversation};
 use crate::engine::{Event, Generation, Prompt};
@@ -14,8 +14,8 @@ pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
         (None, Some(file)) => read_text(file)?,
         (None, None) => read_stdin()?,
     };
-    if let Some(hosted) = providers::hosted(&arguments.model, common)? {
-        return hosted::run(&hosted, text, arguments, common).await;
+    if let Some(router) = hosted::router(&arguments.model, &arguments.fallbacks, common)? {
+        return hosted::run(&router, text, arguments, common).await;
     }
     let engine = load(&arguments.model, common).await?;
     if arguments.system.is_some() && engine.language().template.is_none() {

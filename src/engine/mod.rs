@@ -55,6 +55,9 @@ pub struct Options {
     pub fallback: Option<bool>,
     /// Measures what each of the device's kernels costs, for [`Engine::kernel_times`]. Slows everything down.
     pub profile: bool,
+    /// Tokens of an answer in a second that the CPU must promise, where the model would run there; otherwise loading
+    /// fails with `resource_exhausted`, before any weights are read.
+    pub min_tokens_per_second: Option<f64>,
     /// How to use the GPU.
     #[cfg(feature = "gpu")]
     pub gpu: crate::backend::gpu::Options,

@@ -3,8 +3,8 @@
 use super::device::{self, Choice};
 use super::progress::{Progress, Reporter, Stage};
 use super::{Options, context_size};
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, seconds_a_token};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder};
 use crate::store::{ReadAhead, Source};
@@ -88,9 +88,29 @@ impl Model {
                 }
             }
         };
+        if let (Target::Wanted, Some(wanted)) = (target, self.options.min_tokens_per_second) {
+            self.check_speed(description, wanted, &reason).await?;
+        }
         let cpu = Cpu::with_threads(self.options.threads).measured(self.options.profile);
         let decoder = self.load_on(description, Box::new(cpu), &mut reporter).await?;
         Ok(Loaded { decoder, reason })
+    }
+
+    /// Refuses the CPU where a product with a piece of the model says that it is too slow. `reason`: why no GPU.
+    async fn check_speed(&self, description: &Description, wanted: f64, reason: &str) -> Result<()> {
+        let Description { header, config, context } = description;
+        let needs = Decoder::needs(self.source.as_ref(), header, config, *context).await?;
+        let mut cpu = Cpu::with_threads(self.options.threads);
+        cpu.loaded().await?;
+        let speed = 1.0 / seconds_a_token(&mut cpu, &needs).await?.max(1e-9);
+        // Written so that what is no number is refused too.
+        if speed >= wanted {
+            return Ok(());
+        }
+        Err(Error::resource_exhausted(format!(
+            "{}: about {speed:.1} tokens a second on the CPU, and there should be {wanted}; not on the GPU: {reason}",
+            self.source.name()
+        )))
     }
 
     async fn load_on_gpu(

@@ -84,7 +84,7 @@ pub struct Retrying {
 }
 
 /// Where an answer was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ran {
     /// On this device.
@@ -94,7 +94,7 @@ pub enum Ran {
 }
 
 /// Where an answer comes from, and why from there.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// On this device or elsewhere.
     pub ran: Ran,
@@ -107,10 +107,10 @@ pub struct Origin {
     /// Requests that were made for it; 0 where it was in the cache.
     pub attempts: u32,
     /// Milliseconds of waiting between them.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub waited_ms: u64,
     /// Given before, to the same request.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub cached: bool,
     /// US dollars, where the price is known. On the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,8 @@
 //! Answers given before, and answers under way: the same request is not answered twice.
 
+use super::shelf::Shelf;
 use crate::openai::{Chunk, Chunks, Endpoint};
+use crate::store::Store;
 use crate::{Error, Result};
 use async_lock::Mutex;
 use futures_util::stream::{StreamExt, try_unfold};
@@ -23,17 +25,20 @@ pub struct CacheOptions {
     pub max_bytes: usize,
     /// Answers drawn at random too, without a seed.
     pub random: bool,
+    /// In a store too, for the next run. Each answer may take a 64th part of the bytes there.
+    pub persist: bool,
 }
 
 impl Default for CacheOptions {
     fn default() -> Self {
-        CacheOptions { ttl: Duration::from_secs(3600), max_bytes: 16 << 20, random: false }
+        CacheOptions { ttl: Duration::from_secs(3600), max_bytes: 16 << 20, random: false, persist: false }
     }
 }
 
 /// Answers by their requests. Only whole answers are kept, never failures.
 pub struct Cache {
     options: CacheOptions,
+    shelf: Option<Shelf>,
     kept: RefCell<Kept>,
     under_way: RefCell<HashMap<String, Weak<Shared>>>,
 }
@@ -69,7 +74,16 @@ struct State {
 impl Cache {
     /// An empty one.
     pub fn new(options: CacheOptions) -> Rc<Cache> {
-        Rc::new(Cache { options, kept: RefCell::default(), under_way: RefCell::default() })
+        Cache::with(options, None)
+    }
+
+    /// One with what `store` has from earlier runs, which gets what is answered from now on.
+    pub fn stored(options: CacheOptions, store: Rc<dyn Store>) -> Rc<Cache> {
+        Cache::with(options, Some(Shelf::new(store, options)))
+    }
+
+    fn with(options: CacheOptions, shelf: Option<Shelf>) -> Rc<Cache> {
+        Rc::new(Cache { options, shelf, kept: RefCell::default(), under_way: RefCell::default() })
     }
 
     /// What the answer to a request is known by; nothing where the next answer may be another.
@@ -97,6 +111,14 @@ impl Cache {
         }
         let shared = self.under_way.borrow().get(key)?.upgrade()?;
         Some(self.clone().read(shared))
+    }
+
+    /// The answer that the store has under `key`; the one under way, if it has none.
+    pub async fn recall(self: &Rc<Self>, key: &str) -> Option<Chunks> {
+        match self.shelf.as_ref()?.find(key).await {
+            Some(chunks) => Some(replay(chunks.into())),
+            None => self.find(key), // Another request may have begun meanwhile.
+        }
     }
 
     /// Reads `source` for the first time, and lets others read along.
@@ -137,17 +159,20 @@ impl Cache {
         state.ended = Some(result.clone());
         self.under_way.borrow_mut().remove(&shared.key);
         if result.is_ok() {
-            self.kept.borrow_mut().keep(&shared.key, &state.chunks, self.options.max_bytes);
+            self.kept.borrow_mut().keep(&shared.key, said(&state.chunks), self.options.max_bytes);
+            if let Some(shelf) = &self.shelf {
+                shelf.keep(&shared.key, said(&state.chunks)).await;
+            }
         }
         result.map(|()| None)
     }
 
-    /// Forgets all answers.
+    /// Forgets all answers in memory.
     pub fn clear(&self) {
         *self.kept.borrow_mut() = Kept::default();
     }
 
-    /// Answers and their bytes.
+    /// Answers in memory, and their bytes.
     pub fn size(&self) -> (usize, usize) {
         let kept = self.kept.borrow();
         (kept.answers.len(), kept.bytes)
@@ -166,12 +191,8 @@ impl Kept {
         Some(answer.chunks.clone())
     }
 
-    fn keep(&mut self, key: &str, chunks: &[Chunk], limit: usize) {
-        // How an answer came about is no part of it.
-        let said = |chunk: &&Chunk| {
-            chunk.retry.is_none() && chunk.prompt_progress.is_none() && chunk.recovery.is_none()
-        };
-        let chunks: Rc<[Chunk]> = chunks.iter().filter(said).cloned().collect();
+    fn keep<'a>(&mut self, key: &str, chunks: impl Iterator<Item = &'a Chunk>, limit: usize) {
+        let chunks: Rc<[Chunk]> = chunks.cloned().collect();
         let size =
             |chunk: &Chunk| size_of::<Chunk>() + serde_json::to_string(chunk).map_or(0, |text| text.len());
         let bytes = key.len() + chunks.iter().map(size).sum::<usize>();
@@ -196,6 +217,13 @@ impl Kept {
             self.bytes -= answer.bytes;
         }
     }
+}
+
+/// An answer without how it came about.
+fn said(chunks: &[Chunk]) -> impl Iterator<Item = &Chunk> {
+    chunks
+        .iter()
+        .filter(|chunk| chunk.retry.is_none() && chunk.prompt_progress.is_none() && chunk.recovery.is_none())
 }
 
 /// An answer once more: nobody was asked, nothing was paid.
@@ -288,6 +316,29 @@ mod tests {
             assert_eq!(last.unwrap_err().code, crate::Code::Network);
         }
         assert!(cache.find("key").is_none());
+    }
+
+    #[test]
+    fn another_run() {
+        let store: Rc<dyn Store> = Rc::new(crate::store::MemoryStore::default());
+        let options = CacheOptions::default();
+        let recall = |options| pollster::block_on(Cache::stored(options, store.clone()).recall("key"));
+        assert!(recall(options).is_none());
+        let reads = Rc::default();
+        assert_eq!(texts(Cache::stored(options, store.clone()).share("key".into(), source(&reads))), "abc");
+        assert_eq!(texts(recall(options).unwrap()), "abc");
+        assert_eq!(reads.get(), 3);
+        assert!(recall(CacheOptions { ttl: Duration::ZERO, ..options }).is_none());
+        // What has the same place takes it, and what another one wrote there is no answer.
+        for note in ["{", r#"{"key":"other","since":0,"chunks":[]}"#] {
+            for place in 0..64 {
+                pollster::block_on(store.set_note(&format!("answer-{place}"), note)).unwrap();
+            }
+            assert!(recall(options).is_none());
+        }
+        let small = CacheOptions { max_bytes: 64 * 50, ..options };
+        assert_eq!(texts(Cache::stored(small, store.clone()).share("key".into(), source(&reads))), "abc");
+        assert!(recall(options).is_none(), "too long for its place");
     }
 
     #[test]

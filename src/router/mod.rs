@@ -8,6 +8,7 @@
 mod cache;
 mod compare;
 mod provider;
+mod shelf;
 mod table;
 
 pub use cache::{Cache, CacheOptions};
@@ -119,8 +120,7 @@ struct Inner {
 
 impl Router {
     /// One for `routes`, the preferred ones first. Loads nothing.
-    pub fn new(routes: Vec<Route>, policy: Policy, cache: Option<CacheOptions>) -> Result<Router> {
-        let cache = cache.map(Cache::new);
+    pub fn new(routes: Vec<Route>, policy: Policy, cache: Option<Rc<Cache>>) -> Result<Router> {
         let router = Router(Rc::new(Inner { routes, policy, cache, active: Cell::new(None) }));
         match router.next(0) {
             Some(_) => Ok(router),
@@ -149,6 +149,11 @@ impl Router {
     /// The model that answered last, or was loaded.
     pub fn active(&self) -> Option<Rc<dyn Provider>> {
         self.0.routes[self.0.active.get()?].provider.try_lock()?.clone()
+    }
+
+    /// Whether the first of the routes that the policy allows is the one that answered or was opened last.
+    pub fn prefers_active(&self) -> bool {
+        self.0.active.get() == self.next(0)
     }
 
     /// Answers given before.
@@ -316,7 +321,10 @@ impl Journey {
         let chunks = match key {
             Some((cache, key)) => match cache.find(&key) {
                 Some(chunks) => chunks,
-                None => cache.share(key, self.ask(&provider).await?),
+                None => match cache.recall(&key).await {
+                    Some(chunks) => chunks,
+                    None => cache.share(key, self.ask(&provider).await?),
+                },
             },
             None => self.ask(&provider).await?,
         };

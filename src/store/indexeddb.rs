@@ -9,6 +9,7 @@
 //! What is there of a file is what pieces there are: no second account of it can go wrong. Revisions of the same
 //! content share them. Whoever deletes the database costs its users a download, nothing else.
 
+use super::at_once::at_once;
 use super::cache::{Key, Record, Store, Written};
 use super::origin::{self, Estimate};
 use crate::{Code, Error, Result};
@@ -22,7 +23,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use wasm_bindgen_futures::JsFuture;
 use web_sys::{
     DomException, IdbDatabase, IdbFactory, IdbKeyRange, IdbObjectStore, IdbOpenDbRequest, IdbRequest,
     IdbTransaction, IdbTransactionMode,
@@ -76,17 +77,21 @@ impl IndexedDbStore {
     }
 
     /// Runs `work` whether or not somebody polls for it: a transaction ends when nobody goes on with it at once, and
-    /// whoever waits here may be waiting for something else just then.
+    /// whoever waits here may be waiting for something else just then, or be told later.
     async fn run<T: 'static, F: Future<Output = Result<T>> + 'static>(
         &self,
         work: impl FnOnce(Rc<Database>) -> F,
     ) -> Result<T> {
-        let work = work(self.0.clone());
+        let mut work = Some(work(self.0.clone()));
         let result = Rc::new(RefCell::new(None));
         let slot = result.clone();
-        let ended = future_to_promise(async move {
-            slot.replace(Some(work.await));
-            Ok(JsValue::UNDEFINED)
+        let ended = Promise::new(&mut |end, _| {
+            let (work, slot) = (work.take(), slot.clone());
+            at_once(async move {
+                let Some(work) = work else { return };
+                slot.replace(Some(work.await));
+                let _ = end.call0(&JsValue::UNDEFINED);
+            });
         });
         let _ = JsFuture::from(ended).await;
         result.take().unwrap_or_else(|| Err(failure(JsValue::UNDEFINED)))

@@ -1,5 +1,7 @@
 //! Where the bytes of a model come from ([`Source`]), and where fetched ones stay ([`Store`]).
 
+#[cfg(target_arch = "wasm32")]
+mod at_once;
 mod cache;
 #[cfg(not(target_arch = "wasm32"))]
 mod files;

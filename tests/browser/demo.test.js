@@ -1,10 +1,6 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { conversationalist, launch, openPage, serve, story as published } from "./support.js";
-
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+import { accessibilityViolations, conversationalist, launch, openPage, serve, story as published } from "./support.js";
 
 const story = published.trimStart();
 
@@ -274,11 +270,7 @@ describe("for everyone", () => {
   }
 
   async function audit(state) {
-    await page.evaluate(axe);
-    // Transitions would be caught half way.
-    await page.emulateMedia({ reducedMotion: "reduce" });
-    const { violations } = await page.evaluate(() => axe.run(document));
-    assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`), [], state);
+    assert.deepEqual(await accessibilityViolations(page), [], state);
   }
 
   test("the keyboard reaches everything, the text box first", async () => {

@@ -178,6 +178,44 @@ describe("hosted models alone", () => {
   });
 });
 
+describe("Hugging Face's tasks", () => {
+  test("texts, classes and pictures", async () => {
+    const url = double.define("tasks", { token: TOKEN });
+    const found = await page.evaluate(async (options) => {
+      const { tasks } = await connect(options);
+      const picture = await tasks.textToImage("a candle", { model: "org/image", width: 64, aspectRatio: "2:1", seed: 3 });
+      return {
+        summary: await tasks.summarize("a long text", { model: "org/summary", parameters: { max_length: 5 } }),
+        translation: await tasks.translate("hello", { model: "org/translate" }),
+        generated: await tasks.generate("once", { model: "org/text" }),
+        labels: await tasks.classify("good", { model: "org/sentiment" }),
+        picture: [picture instanceof Blob, picture.type, [...new Uint8Array(await picture.slice(1, 4).arrayBuffer())]],
+        wrong: await failure(tasks.textToImage("a candle", { model: "org/image", aspectRatio: "wide" })),
+        aborted: await failure(tasks.summarize("x", { signal: AbortSignal.abort() })),
+      };
+    }, remote(url, { hfInference: true }));
+    const { picture, wrong, aborted, ...texts } = found;
+    assert.deepEqual(texts, {
+      summary: "a lon",
+      translation: "HELLO",
+      generated: "once and so on",
+      labels: [{ label: "POSITIVE", score: 0.9 }, { label: "NEGATIVE", score: 0.1 }],
+    });
+    assert.deepEqual(picture, [true, "image/png", [...Buffer.from("PNG")]]);
+    assert.deepEqual([wrong.code, aborted.code], ["invalid_argument", "aborted"]);
+    const bodies = Object.fromEntries(double.log("tasks").map(({ path, body }) => [path.split("/").at(-1), body]));
+    assert.deepEqual(bodies.image.parameters, { width: 64, height: 32, seed: 3 });
+    assert.deepEqual(bodies.summary, { inputs: "a long text", parameters: { max_length: 5 } });
+  });
+
+  test("only there", async () => {
+    const url = double.define("no-tasks");
+    const { code, message } = await page.evaluate(async (options) => failure((await connect(options)).tasks.classify("good")), remote(url));
+    assert.equal(code, "invalid_argument");
+    assert.match(message, /hfInference/);
+  });
+});
+
 describe("local or hosted", () => {
   test("never makes no request at all", async () => {
     const url = double.define("never");
@@ -215,6 +253,15 @@ describe("local or hosted", () => {
     assert.equal(left().length, 1);
   });
 
+  test("so does one that the CPU is too slow for", async () => {
+    const url = double.define("slow");
+    const slow = await ask(remote(url, { minTokensPerSecond: 1e9 }));
+    assert.deepEqual([slow.text, slow.origin.ran], [TEXT, "remote"]);
+    assert.match(slow.origin.reason, /talker\.gguf: about [\d.]+ tokens a second on the CPU.*\[resource_exhausted\]/);
+    assert.equal((await ask(remote(url, { minTokensPerSecond: 1 }))).origin.ran, "local");
+    assert.equal(double.log("slow").length, 1);
+  });
+
   test("so does a broken file, and a prompt that is too long", async () => {
     const url = double.define("broken");
     const broken = await ask(remote(url), {}, "/broken.gguf");
@@ -245,6 +292,30 @@ describe("local or hosted", () => {
     }, remote(url, { cache: true }));
     assert.deepEqual([found[0], found[2]], [[TEXT, false], [TEXT, true]]);
     assert.equal(double.log("cache").length, 1);
+  });
+
+  test("and after a reload, where it may stay", async () => {
+    const url = double.define("kept");
+    const answer = (persist, more) =>
+      page.evaluate(
+        async ([options, more]) => {
+          const engine = await connect(options);
+          const chunks = await collect(await engine.chat.completions.create({ messages: [{ role: "user", content: "Hi" }], seed: 4, stream: true, ...more }));
+          return [chunks.map(({ choices }) => choices[0]?.delta.content ?? "").join(""), chunks[0].candlewick.cached ?? false];
+        },
+        [remote(url, { cache: { persist } }), more],
+      );
+    const reload = async () => {
+      await page.reload();
+      await page.waitForFunction(() => document.title === "ready");
+    };
+    assert.deepEqual(await answer(true), [TEXT, false]);
+    await reload();
+    assert.deepEqual(await answer(true), [TEXT, true]);
+    assert.deepEqual(await answer(true, { seed: 5 }), [TEXT, false], "another request");
+    await reload();
+    assert.deepEqual(await answer(false), [TEXT, false], "this one does not look there");
+    assert.equal(double.log("kept").length, 3);
   });
 
   test("one prompt over all", async () => {

@@ -208,6 +208,24 @@ describe("a model by name", () => {
     await warned;
   });
 
+  test("is kept where the engine has threads", async () => {
+    const { options, log } = await world();
+    const isolated = await serve({
+      routes: { "/": blank },
+      headers: { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" },
+    });
+    await page.goto(isolated.url);
+    await page.waitForFunction(() => document.title === "ready");
+    assert.ok(await page.evaluate(() => crossOriginIsolated));
+    assert.equal((await tell(page, options)).trimEnd?.(), story);
+    const before = (await log()).length;
+    assert.equal((await tell(page, options)).trimEnd?.(), story);
+    assert.equal((await log()).length, before, "nobody was asked");
+    assert.ok((await list(page, options))[0].complete);
+    await page.close();
+    await isolated.close();
+  });
+
   test("leaves its token nowhere", async () => {
     const token = "hf_secretsecretsecret";
     const { options, log } = await world({ repo: { token } });

@@ -2,6 +2,7 @@
 import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createRequire } from "node:module";
 import { dirname, extname, join, normalize, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -64,6 +65,10 @@ export async function serve({ routes = {}, headers = {} } = {}) {
   };
 }
 
+/** What the built page asks its host to send: isolation for threads, and the content security policy, which binds the Worker too. */
+export const publishedHeaders = () =>
+  Object.fromEntries([...read("www/dist/_headers").toString().matchAll(/^ +([^:]+): (.*)$/gm)].map(([, name, value]) => [name, value]));
+
 /** What gives Chromium a WebGPU adapter where there is no GPU. */
 export const softwareGPU = [
   "--enable-unsafe-webgpu",
@@ -118,6 +123,15 @@ export async function openPage(browser, url, options = {}) {
   page.on("pageerror", (error) => errors.push(error.message));
   await page.goto(url);
   return { page, errors, close: () => context.close() };
+}
+
+/** What axe has to say against a page as it is now. */
+export async function accessibilityViolations(page) {
+  await page.evaluate(readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8"));
+  // Transitions would be caught half way.
+  await page.emulateMedia({ reducedMotion: "reduce" });
+  const { violations } = await page.evaluate(() => axe.run(document));
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
 }
 
 /** The storyteller with a chat template in its metadata: a small model that converses, after a fashion. */

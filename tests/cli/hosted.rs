@@ -119,6 +119,46 @@ fn run_asks_hosted_models() {
 }
 
 #[test]
+fn fallbacks() {
+    let user = User::new();
+    let world = World::new("cli-fallbacks", json!({}));
+    user.says(&["provider", "add", "double", "--url", &world.url, "--model", "org/large"]);
+    let local = path("models/qwen2.gguf");
+    let local = local.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let prompt = ["--temp", "0", "-n", "4", "-p", "Hi"];
+        user.command(&[&["run"], arguments, &prompt].concat()).output().unwrap()
+    };
+    // As long as the first one can, nobody else is asked.
+    let answer: Value =
+        serde_json::from_slice(&run(&[local, "--fallback", "double", "--json"]).stdout).unwrap();
+    assert_eq!((&answer["candlewick"]["ran"], world.log().len()), (&json!("local"), 0));
+
+    let output = run(&["gone.gguf", "--fallback", "double"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), TEXT);
+    assert!(stderr.contains("org/large answered, because of gone.gguf: "), "{stderr}");
+    assert!(stderr.contains("[model_not_found]"), "{stderr}");
+    let quiet = run(&["gone.gguf", "--fallback", "also-gone.gguf", "--fallback", "double", "--quiet"]);
+    assert_eq!(text(quiet), TEXT, "and nothing on stderr");
+    // From a hosted one to a local one, and to none.
+    let world = World::with("cli-fallbacks-down", &["401", "401"]);
+    user.says(&["provider", "add", "down", "--url", &world.url, "--model", "org/large"]);
+    let answer: Value =
+        serde_json::from_slice(&run(&["down", "--fallback", local, "--json"]).stdout).unwrap();
+    assert_eq!(answer["candlewick"]["ran"], "local");
+    assert!(answer["candlewick"]["reason"].as_str().unwrap().contains("[unauthorized]"), "{answer}");
+    let stderr = user.fails(&["run", "down", "--fallback", "gone.gguf", "-p", "Hi"], "model_not_found");
+    assert!(stderr.contains("Before that: org/large of down"), "{stderr}");
+
+    let command = user.command(&["chat", "gone.gguf", "--fallback", "double"]);
+    let chat = with_input(command, b"Hello\nAgain\n");
+    assert_eq!(String::from_utf8(chat.stdout).unwrap(), format!("{TEXT}\n{TEXT}\n"));
+    let stderr = String::from_utf8(chat.stderr).unwrap();
+    assert!(stderr.contains("org/large, hosted by double"), "{stderr}");
+}
+
+#[test]
 fn chat_with_hosted_models() {
     let user = User::new();
     let world = World::new("cli-chat", json!({ "script": ["none", "401"] }));

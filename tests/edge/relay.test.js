@@ -79,6 +79,23 @@ describe("answers", () => {
     }
   });
 
+  test("so are its other tasks, pictures too", async () => {
+    const hub = await edge({ UPSTREAM_URL: define(), HF_INFERENCE: "true", ALLOWED_MODELS: "org/summary, image-model" });
+    try {
+      const task = async (model, more) => hub.ask(`/hf-inference/models/${model}`, { inputs: "a long text", ...more });
+      assert.deepEqual(await (await task("org/summary")).json(), [{ summary_text: "a lon" }]);
+      const picture = await task("image-model", { parameters: { width: 8 } });
+      assert.equal(picture.headers.get("content-type"), "image/png");
+      assert.deepEqual([...new Uint8Array(await picture.arrayBuffer()).slice(1, 4)], [...Buffer.from("PNG")]);
+      assert.deepEqual(log().map(({ path, body }) => [path, body.parameters?.width]), [["hf-inference/models/org/summary", undefined], ["hf-inference/models/image-model", 8]]);
+      for (const model of ["org/other", "..%2Fsecret", "org/../summary"]) assert.equal((await task(model)).status, 404, model);
+      assert.equal(log().length, 2);
+    } finally {
+      await hub.close();
+    }
+    assert.equal((await worker.ask("/hf-inference/models/org/summary", { inputs: "x" })).status, 404, "another upstream has none");
+  });
+
   test("1,000 streams at a time, none lost", { timeout: 120_000 }, async () => {
     const { opened, open } = gate();
     const count = 1000;

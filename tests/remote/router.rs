@@ -7,9 +7,9 @@ use candlewick::openai::{Chunks, Endpoint, Ran};
 use candlewick::remote::cost::Budget;
 use candlewick::remote::{Client, Config};
 use candlewick::router::{
-    CacheOptions, Capabilities, Hosted, Local, Policy, Provider, Route, Router, When, compare,
+    Cache, CacheOptions, Capabilities, Hosted, Local, Policy, Provider, Route, Router, When, compare,
 };
-use candlewick::store::FileSource;
+use candlewick::store::{FileSource, MemoryStore, Store};
 use candlewick::{Code, Error, Result};
 use futures_util::StreamExt;
 use futures_util::future::{LocalBoxFuture, pending};
@@ -132,6 +132,22 @@ fn hosted_where_needed() {
     picture["messages"][0]["content"] = json!([{ "type": "image_url", "image_url": { "url": "data:," } }]);
     let reason = answer(local("qwen", path("models/qwen2.gguf")), picture);
     assert!(reason.contains("it cannot see pictures"), "{reason}");
+    let slow = Route::local(
+        "slow",
+        Box::new(|| {
+            Box::pin(async {
+                let source = Rc::new(FileSource::open(&path("models/qwen2.gguf"))?);
+                let options =
+                    Options { device: Device::Cpu, min_tokens_per_second: Some(1e12), ..Options::default() };
+                Ok(Rc::new(Local(Engine::load(source, &options, &mut |_| Ok(())).await?)) as Rc<dyn Provider>)
+            })
+        }),
+    );
+    let reason = answer(slow, ask(true));
+    assert!(
+        reason.contains("tokens a second on the CPU") && reason.contains("[resource_exhausted]"),
+        "{reason}"
+    );
     for code in [Code::DeviceLost, Code::ResourceExhausted, Code::Internal] {
         assert_eq!(answer(broken(code), ask(true)), format!("broken: it broke [{code}]"));
     }
@@ -226,7 +242,8 @@ fn a_first_token_that_does_not_come() {
 fn answers_are_kept() {
     let world = World::with("router-cache", &[]);
     let routes = vec![Route::hosted(hosted(&world))];
-    let router = Router::new(routes, policy(When::Always), Some(CacheOptions::default())).unwrap();
+    let router =
+        Router::new(routes, policy(When::Always), Some(Cache::new(CacheOptions::default()))).unwrap();
     let ask = |body: Value| whole(router.answer(Endpoint::Chat, body)).unwrap();
     let first = ask(greedy());
     let second = ask(greedy());
@@ -234,19 +251,31 @@ fn answers_are_kept() {
     assert!(!first.origin().unwrap().cached);
     let origin = second.origin().unwrap();
     assert_eq!((origin.cached, origin.attempts, origin.ran), (true, 0, Ran::Remote));
+    // Another run finds it in the store, as it was.
+    let store: Rc<dyn Store> = Rc::new(MemoryStore::default());
+    let [kept, found] = [(); 2].map(|()| {
+        let cache = Cache::stored(CacheOptions::default(), store.clone());
+        let router = Router::new(vec![Route::hosted(hosted(&world))], policy(When::Always), Some(cache));
+        serde_json::to_value(whole(router.unwrap().answer(Endpoint::Chat, greedy())).unwrap()).unwrap()
+    });
+    assert_eq!((&kept["candlewick"]["attempts"], world.log().len()), (&json!(1), 2));
+    assert_eq!(found["candlewick"]["cached"], true);
+    for field in ["id", "created", "model", "choices", "usage", "system_fingerprint"] {
+        assert_eq!(found[field], kept[field], "{field}");
+    }
     // A stream of the same, and what is not the same.
     let mut stream = greedy();
     stream["stream"] = json!(true);
     assert_eq!(ask(stream).text(), TEXT);
-    assert_eq!(world.log().len(), 1);
+    assert_eq!(world.log().len(), 2);
     ask(super::ask(true));
     ask(super::ask(true));
-    assert_eq!(world.log().len(), 3, "what is drawn at random is drawn anew");
+    assert_eq!(world.log().len(), 4, "what is drawn at random is drawn anew");
     let mut seeded = super::ask(true);
     seeded["seed"] = json!(1);
     ask(seeded.clone());
     ask(seeded);
-    assert_eq!(world.log().len(), 4);
+    assert_eq!(world.log().len(), 5);
     // Two at the same time are one.
     let mut other = greedy();
     other["seed"] = json!(5);
@@ -254,11 +283,11 @@ fn answers_are_kept() {
         .map(|body| candlewick::remote::whole(router.answer(Endpoint::Chat, body).unwrap()));
     let texts = block_on(futures_util::future::join_all(both));
     assert!(texts.iter().all(|answer| answer.as_ref().unwrap().text() == TEXT));
-    assert_eq!(world.log().len(), 5);
+    assert_eq!(world.log().len(), 6);
 
     // Local answers too.
     let routes = vec![local("stories", stories())];
-    let router = Router::new(routes, policy(When::Never), Some(CacheOptions::default())).unwrap();
+    let router = Router::new(routes, policy(When::Never), Some(Cache::new(CacheOptions::default()))).unwrap();
     let body = json!({ "prompt": "Once", "temperature": 0, "max_tokens": 5 });
     let first = whole(router.answer(Endpoint::Completions, body.clone())).unwrap();
     let second = whole(router.answer(Endpoint::Completions, body)).unwrap();

@@ -10,6 +10,8 @@ export class Chat implements Mode {
   readonly placeholder = "Say something";
   readonly verb = "Send";
   readonly suggestions = ["Why does a candle burn?", "Write a haiku about rain", "Explain gravity to a child"];
+  readonly sheet: HTMLElement;
+  readonly takes = true;
   readonly #desk: Desk;
   readonly #system = h("textarea", { id: "system", rows: 2, placeholder: "How the model should behave; may stay empty" });
   readonly #turns = h("div", { className: "turns" });
@@ -18,7 +20,7 @@ export class Chat implements Mode {
   constructor(desk: Desk) {
     this.#desk = desk;
     const system = h("details", { className: "system" }, h("summary", {}, "System prompt"), h("label", { htmlFor: "system", className: "visually-hidden" }, "System prompt"), this.#system);
-    desk.paper.replaceChildren(system, this.#turns);
+    this.sheet = h("div", {}, system, this.#turns);
     this.#showEmpty();
   }
 
@@ -54,10 +56,12 @@ export class Chat implements Mode {
     const system: ChatMessage[] = this.#system.value.trim() ? [{ role: "system", content: this.#system.value }] : [];
     const messages = [...system, ...this.#messages];
     try {
-      await writer.write(passage, (signal) =>
-        engine.chat.completions.create({ ...settings(), messages, stream: true, stream_options: { include_usage: true } }, { signal }),
+      await writer.write(passage, (options) =>
+        engine.chat.completions.create({ ...settings(), messages, stream: true, stream_options: { include_usage: true } }, options),
       );
     } finally {
+      // The model that was to answer may not be the one that did.
+      if (passage.origin) turn.querySelector("h3")!.textContent = passage.origin.model;
       if (passage.text) this.#messages.push({ role: "assistant", content: passage.text });
       else turn.remove();
     }
@@ -81,7 +85,7 @@ export class Chat implements Mode {
   }
 
   #addTurn(who: string, passage: Passage): HTMLElement {
-    const turn = h("article", { className: who === "You" ? "turn mine" : "turn" }, h("h3", {}, who), passage.element);
+    const turn = h("article", { className: who === "You" ? "turn mine" : "turn" }, h("h3", {}, who), passage.element, passage.note);
     this.#turns.append(turn);
     turn.scrollIntoView({ block: "nearest" });
     return turn;

@@ -24,3 +24,20 @@ export function seconds(s: number): string {
   if (s < 1) return "under a second";
   return s < 90 ? `${whole.format(s)} s` : `${whole.format(s / 60)} min`;
 }
+
+/** US dollars; parts of a cent with two digits that say something. */
+export function dollars(amount: number): string {
+  const digits = amount >= 0.01 || amount === 0 ? { minimumFractionDigits: 2, maximumFractionDigits: 2 } : { maximumSignificantDigits: 2 };
+  return `$${amount.toLocaleString("en", digits)}`;
+}
+
+const ago = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+
+/** How long ago that was. `time`: seconds since 1970. */
+export function since(time: number): string {
+  const minutes = Math.round((time - Date.now() / 1000) / 60);
+  if (minutes > -1) return "just now";
+  if (minutes > -60) return ago.format(minutes, "minute");
+  if (minutes > -60 * 24) return ago.format(Math.round(minutes / 60), "hour");
+  return ago.format(Math.round(minutes / 60 / 24), "day");
+}

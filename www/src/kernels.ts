@@ -1,15 +1,16 @@
-import type { Engine, LoadOptions } from "candlewick";
+import type { LoadOptions } from "candlewick";
 import { byId, pairs } from "./dom.js";
 import { count, rate } from "./format.js";
+import type { AnyEngine } from "./mode.js";
 
 /** For developers: `?profile` in the address has the model run on the GPU and its kernels measured. */
 const profiling = new URLSearchParams(location.search).has("profile");
 
 /** What that asks of the engine. */
-export const profileOptions: Pick<LoadOptions, "device" | "profile"> = profiling ? { device: "gpu", profile: true } : {};
+export const kernelProfile: Pick<LoadOptions, "device" | "profile"> = profiling ? { device: "gpu", profile: true } : {};
 
 /** Shows what each kernel has cost since the last time. */
-export async function showKernels(engine: Engine | undefined): Promise<void> {
+export async function showKernels(engine: AnyEngine | undefined): Promise<void> {
   if (!profiling || !engine) return;
   const times = await engine.profile();
   const total = times.reduce((sum, { nanoseconds }) => sum + nanoseconds, 0);

@@ -1,15 +1,19 @@
-import { load, type Engine, type LoadProgress, type ModelSource } from "candlewick";
+import { CandlewickError, type LoadProgress } from "candlewick";
 import storyteller from "../models/stories260K.gguf?url";
 import { describeModel } from "./about.js";
 import { Chat } from "./chat.js";
-import { button, byId } from "./dom.js";
-import { profileOptions, showKernels } from "./kernels.js";
-import type { Mode } from "./mode.js";
-import { clearError, showError, showProgress } from "./notices.js";
+import { Compare } from "./compare.js";
+import { announce, button, byId } from "./dom.js";
+import { HostedPanel } from "./hosted.js";
+import { showKernels } from "./kernels.js";
+import type { AnyEngine, Desk, Mode } from "./mode.js";
+import { clearError, showError, showProgress, type Way } from "./notices.js";
+import { Opening, type Choice } from "./opening.js";
+import { Picker } from "./picker.js";
 import { clearReadout } from "./readout.js";
 import { settingsPanel } from "./settings.js";
+import { StoragePanel } from "./storage.js";
 import { Story } from "./story.js";
-import { switches } from "./switches.js";
 import { Writer } from "./writer.js";
 
 const paper = byId("paper", HTMLElement);
@@ -20,65 +24,108 @@ const stop = byId("stop", HTMLButtonElement);
 const file = byId("file", HTMLInputElement);
 const drop = byId("drop", HTMLElement);
 
+const STORYTELLER: Choice = { source: storyteller, name: "the storyteller" };
+
 const settings = settingsPanel();
 const writer = new Writer(showBusy);
-let engine: Engine | undefined;
+const storage = new StoragePanel(openHere);
+const hosted = new HostedPanel(() => void useHosted());
+const picker = new Picker(STORYTELLER, openHere, () => file.click());
+let engine: AnyEngine | undefined;
+let current = STORYTELLER;
 let mode: Mode | undefined;
-let opening: AbortController | undefined;
+/** What the mode was before models were compared. */
+let before: Mode | undefined;
+let opening: Opening | undefined;
 
 /** The model on the page while a new one loads: kept if it is small, freed first if two might not fit. */
 const KEEP_BELOW = 64e6;
 
-async function open(source: ModelSource, name: string): Promise<void> {
-  opening?.abort();
-  const controller = (opening = new AbortController());
+/** Opens a model; if that fails and nothing is left, the storyteller is back. */
+async function open(choice: Choice): Promise<void> {
   clearError();
-  await writer.stop();
-  if (engine && engine.info.fileSize >= KEEP_BELOW) await close();
-  const progress = showProgress(name, () => controller.abort());
-  const onProgress = (report: LoadProgress) => (opening === controller ? progress.update(report) : showRecovery(report));
+  await bring(choice);
+  if (!engine && !opening && choice !== STORYTELLER) await bring(STORYTELLER);
+}
+
+async function bring(choice: Choice): Promise<void> {
+  opening?.leave();
+  const mine = (opening = new Opening(choice, hosted.remote));
+  mine.onRecovery = showRecovery;
   try {
-    const next = await load(source, { ...switches(), ...profileOptions, signal: controller.signal, onProgress });
+    await writer.stop();
+    if (engine && engine.info.device !== "remote" && engine.info.fileSize >= KEEP_BELOW) await close();
+    const next = await mine.run();
+    if (!next) return;
     await writer.stop();
     await close();
     engine = next;
-    describeModel(next.info);
-    useMode(new (next.info.chatTemplate === undefined ? Story : Chat)({ engine: next, writer, paper, settings }));
+    current = choice;
+    start(next);
   } catch (error) {
-    showError(error);
+    showError(error, waysOut(error, choice));
   } finally {
-    progress.remove();
-    if (opening === controller) opening = undefined;
+    if (opening === mine) opening = undefined;
+    void storage.refresh();
   }
+}
+
+/** What can be done about a model that was not opened. */
+function waysOut(error: unknown, choice: Choice): Way[] {
+  const code = error instanceof CandlewickError ? error.code : undefined;
+  if (code === "network") return [["Try again", () => open(choice)]];
+  if (code !== "quota_exceeded") return [];
+  const unkept = { ...choice, options: { ...choice.options, cache: false } };
+  return [["Show what is stored", () => storage.show()], ["Open without keeping it", () => open(unkept)]];
+}
+
+function start(engine: AnyEngine): void {
+  describeModel(engine);
+  const desk: Desk = { engine, writer, settings };
+  const converses = engine.info.device === "remote" || engine.info.chatTemplate !== undefined;
+  before = undefined;
+  useMode(converses ? new Chat(desk) : new Story(desk));
+  announce(`${engine.info.name} is open.`);
+}
+
+/** Models are loaded together with the hosted ones that stand in for them, so the open one is loaded again. */
+async function useHosted(): Promise<void> {
+  writer.givesReasons = hosted.remote !== undefined;
+  await open(current);
+  await hosted.showSpent(engine);
 }
 
 let recovery: ReturnType<typeof showProgress> | undefined;
 
 /** The GPU was lost, and the answer will go on when the model is back. */
 function showRecovery(report: LoadProgress): void {
-  recovery ??= showProgress("the model again", () => void writer.stop());
+  recovery ??= showProgress("the model again", { cancel: () => void writer.stop() });
   recovery.update(report);
   if (report.stage !== "ready") return;
   recovery.remove();
   recovery = undefined;
-  if (engine) describeModel(engine.info);
+  if (engine) describeModel(engine);
 }
 
 async function close(): Promise<void> {
   await engine?.unload();
-  engine = mode = undefined;
+  engine = mode = before = undefined;
   send.disabled = true;
 }
 
-/** A model from the reader's disk; if that fails and nothing is left, back to the storyteller. */
-async function openFile(chosen: File | undefined): Promise<void> {
-  if (!chosen) return;
-  await open(chosen, chosen.name);
-  if (!engine && !opening) await open(storyteller, "the storyteller");
+/** What the reader has chosen for this device. */
+function openHere(choice: Choice): void {
+  hosted.preferLocal();
+  void open(choice);
+}
+
+function openFile(chosen: File | undefined): void {
+  if (chosen) openHere({ source: chosen, name: chosen.name });
 }
 
 function useMode(next: Mode): void {
   mode = next;
+  paper.replaceChildren(next.sheet);
   byId("desk-title", HTMLElement).textContent = next.title;
   byId("input-label", HTMLElement).textContent = next.label;
   input.placeholder = next.placeholder;
@@ -96,6 +143,7 @@ async function act(what: (mode: Mode) => Promise<void>): Promise<boolean> {
   try {
     await what(mode);
     await showKernels(engine);
+    await hosted.showSpent(engine);
     return true;
   } catch (error) {
     showError(error);
@@ -107,8 +155,21 @@ async function act(what: (mode: Mode) => Promise<void>): Promise<boolean> {
 
 async function submit(text: string): Promise<void> {
   if (!mode || writer.busy) return;
-  if (mode instanceof Chat) fillInput("");
+  if (mode.takes) fillInput("");
   if (!(await act((mode) => mode.submit(text))) && input.value === "") fillInput(text);
+}
+
+function compare(): void {
+  before = mode;
+  useMode(new Compare({ engine: engine!, writer, settings }));
+  input.focus();
+}
+
+function leaveComparison(): void {
+  const back = before!;
+  before = undefined;
+  useMode(back);
+  input.focus();
 }
 
 function fillInput(text: string): void {
@@ -118,7 +179,9 @@ function fillInput(text: string): void {
 
 function showActions(): void {
   const actions = writer.busy ? [] : (mode?.actions() ?? []);
-  byId("actions", HTMLElement).replaceChildren(...actions.map(([label, action]) => button(label, () => act(action))));
+  const buttons = actions.map(([label, action]) => button(label, () => act(action)));
+  if (!writer.busy && hosted.remote && mode) buttons.push(before ? button("Back", leaveComparison) : button("Compare models…", compare));
+  byId("actions", HTMLElement).replaceChildren(...buttons);
 }
 
 function showBusy(busy: boolean): void {
@@ -148,15 +211,15 @@ function fitInput(): void {
 }
 
 addEventListener("keydown", (event) => {
-  if (event.key !== "Escape") return;
-  opening?.abort();
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  opening?.interrupt();
   void writer.stop();
 });
 stop.onclick = () => void writer.stop();
 
-byId("open", HTMLButtonElement).onclick = () => file.click();
+byId("open", HTMLButtonElement).onclick = () => picker.show();
 file.onchange = () => {
-  void openFile(file.files?.[0]);
+  openFile(file.files?.[0]);
   file.value = ""; // So that choosing the same file again counts as a change.
 };
 
@@ -171,8 +234,8 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   drop.hidden = true;
-  void openFile(event.dataTransfer?.files[0]);
+  openFile(event.dataTransfer?.files[0]);
 });
 
-await open(storyteller, "the storyteller");
+await open(STORYTELLER);
 await submit("Once upon a time");

@@ -1,15 +1,17 @@
-import type { Engine, SamplingParams } from "candlewick";
+import type { Engine, EngineInfo, RemoteInfo, SamplingParams } from "candlewick";
 import type { Writer } from "./writer.js";
+
+/** On this device, or hosted where the reader has said so. */
+export type AnyEngine = Engine<EngineInfo | RemoteInfo>;
 
 /** What a mode works with. */
 export interface Desk {
-  engine: Engine;
+  engine: AnyEngine;
   writer: Writer;
-  paper: HTMLElement;
   settings: () => SamplingParams;
 }
 
-/** What a model is used for: stories to be continued, or conversation. */
+/** What models are used for: stories to be continued, conversation, or comparison. */
 export interface Mode {
   readonly title: string;
   readonly label: string;
@@ -17,7 +19,11 @@ export interface Mode {
   /** On the button. */
   readonly verb: string;
   readonly suggestions: string[];
+  /** What lies on the desk. */
+  readonly sheet: HTMLElement;
+  /** Whether what was asked goes onto the sheet, so that the text box can be emptied. */
+  readonly takes: boolean;
   submit(text: string): Promise<void>;
-  /** What can be done with what is on the paper now. */
+  /** What can be done with what is on the sheet now. */
   actions(): [label: string, action: () => Promise<void>][];
 }

@@ -11,19 +11,38 @@ const ADVICE: Partial<Record<ErrorCode, [title: string, advice: string]>> = {
   corrupt_model: ["This file is damaged, or is no model", "Download it again and compare its size with the original."],
   resource_exhausted: ["Not enough memory", "Close other tabs, or open a smaller model or a smaller quantization (Q4 instead of Q8)."],
   context_length_exceeded: ["Too long for this model", "Shorten the text or clear the conversation."],
-  network: ["The connection failed", "Check the connection and reload the page."],
+  quota_exceeded: ["Not enough storage", "Make room by removing models, or open it without keeping it: then it is fetched again each time."],
+  network: ["The connection failed", "Check the connection and try again. What was fetched is kept."],
+  unauthorized: ["No permission", "Check the token, and whether its account may use this model."],
+  rate_limited: ["Too many requests", "Wait a while and try again."],
+  provider_error: ["The hosted model failed", "Try again, or name another model or address."],
   device_lost: ["The graphics card went away", "Open the model again."],
   internal: ["Something broke", "Reload the page. If it happens again, it is a fault in candlewick."],
 };
 
+/** What can be done about something: on a button. */
+export type Way = [label: string, action: () => unknown];
+
 /** Shows what went wrong and what to do about it. Being stopped is nothing wrong. */
-export function showError(error: unknown): void {
+export function showError(error: unknown, ways: Way[] = []): void {
   const { code, message } = error instanceof CandlewickError ? error : new CandlewickError("internal", String(error));
   if (code === "aborted") return;
   const [title, advice] = ADVICE[code] ?? ["That did not work", "Try again."];
-  const dismiss = button("Dismiss", clearError);
+  const buttons = [...ways, ["Dismiss", () => {}] as Way].map(([label, action]) =>
+    button(label, () => {
+      clearError();
+      action();
+    }),
+  );
   clearError();
-  const card = h("div", { className: "notice error" }, h("h3", {}, title), h("p", {}, message), h("p", { className: "advice" }, advice), dismiss);
+  const card = h(
+    "div",
+    { className: "notice error" },
+    h("h3", {}, title),
+    h("p", {}, message),
+    h("p", { className: "advice" }, advice),
+    h("div", { className: "ways" }, ...buttons),
+  );
   card.setAttribute("role", "alert");
   notices.append(card);
   card.scrollIntoView({ block: "nearest" });
@@ -33,26 +52,58 @@ export function clearError(): void {
   notices.querySelector(".error")?.remove();
 }
 
-/** A progress card with a way out; `update` it, then `remove` it. */
-export function showProgress(name: string, cancel: () => void) {
+interface ProgressWays {
+  cancel(): void;
+  /** Offered while something is fetched. */
+  pause?(): void;
+}
+
+/** A progress card with ways out; `update` it, then `remove` it. */
+export function showProgress(name: string, { cancel, pause }: ProgressWays) {
+  const title = h("h3", {}, `Opening ${name}`);
   const bar = h("progress", { max: 1 });
   bar.setAttribute("aria-label", `Opening ${name}`);
   const detail = h("p", { className: "detail" }, "Reading its header…");
   const why = h("p", { className: "detail" });
-  const card = h("div", { className: "notice loading" }, h("h3", {}, `Opening ${name}`), why, bar, detail, button("Cancel", cancel));
+  const ways = h("div", { className: "ways" }, button("Cancel", cancel));
+  const card = h("div", { className: "notice loading" }, title, why, bar, detail, ways);
+  const first = button("Pause", () => {});
+  const offer = (label: string, action: (() => void) | undefined) => {
+    if (!action) return first.remove();
+    Object.assign(first, { textContent: label, onclick: action });
+    if (!first.isConnected) ways.prepend(first);
+  };
+  let fetching = false;
+  let amount = "";
   notices.append(card);
   card.scrollIntoView({ block: "nearest" });
   announce(`Opening ${name}`);
   return {
     update({ stage, loaded, total, progress, bytesPerSecond, etaSeconds, restarted }: LoadProgress): void {
+      // What is here already goes on to the device meanwhile.
+      if (stage === "download") fetching = loaded < total;
+      else if (fetching && stage === "load") return;
+      offer("Pause", stage === "download" ? pause : undefined);
+      title.textContent = stage === "download" ? `Fetching ${name}` : `Opening ${name}`;
       bar.value = progress;
       why.textContent = restarted === undefined ? "" : `${restarted}.`;
       if (stage === "compile") {
         detail.textContent = `Compiling and testing the GPU's kernels: ${loaded} of ${total}`;
         return;
       }
-      const speed = etaSeconds === undefined ? "" : ` at ${bytes(bytesPerSecond)} a second, ${seconds(etaSeconds)} left`;
-      detail.textContent = `${bytes(loaded)} of ${bytes(total)}${speed}`;
+      amount = `${bytes(loaded)} of ${bytes(total)}`;
+      detail.textContent = etaSeconds === undefined ? amount : `${amount} at ${bytes(bytesPerSecond)} a second, ${seconds(etaSeconds)} left`;
+    },
+    /** It waits until `resume` is asked for. */
+    pause(resume: () => void): void {
+      title.textContent = `${name} is paused`;
+      detail.textContent = `${amount} fetched, and kept when this page is closed.`;
+      announce(`Paused: ${amount} fetched.`);
+      offer("Resume", () => {
+        detail.textContent = "Looking where it stopped…";
+        offer("Pause", pause);
+        resume();
+      });
     },
     remove(): void {
       card.remove();

@@ -1,8 +1,13 @@
+import type { Origin } from "candlewick";
 import { byId, h } from "./dom.js";
+import { whereAndWhy } from "./origin.js";
 
 /** A piece of writing that grows. New words are put on the page once a frame, however fast they come. */
 export class Passage {
   readonly element = h("div", { className: "passage" });
+  /** Goes under it: where it was written and why there, or why it is not written yet. */
+  readonly note = h("p", { className: "origin", hidden: true });
+  origin: Origin | undefined;
   readonly #flame = h("span", { className: "flame", ariaHidden: "true" });
   #pending = "";
   #frame = 0;
@@ -32,6 +37,17 @@ export class Passage {
     this.element.removeAttribute("aria-busy");
     const given = this.element.querySelector(".given");
     this.element.replaceChildren(...(given ? [given] : []), this.text.slice(given?.textContent?.length ?? 0));
+  }
+
+  /** Says who wrote it. */
+  sign(origin: Origin, why: boolean): void {
+    this.origin = origin;
+    this.explain(...whereAndWhy(origin, why));
+  }
+
+  explain(...note: (Node | string)[]): void {
+    this.note.replaceChildren(...note);
+    this.note.hidden = note.length === 0;
   }
 
   #flush(): void {

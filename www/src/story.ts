@@ -10,13 +10,14 @@ export class Story implements Mode {
   readonly placeholder = "Optional";
   readonly verb = "Write";
   readonly suggestions = ["Once upon a time", "Lily found a big box", "One day, a little dog"];
+  readonly sheet = h("div", {}, h("p", { className: "empty" }, "This model continues text. Give it a beginning."));
+  readonly takes = false;
   readonly #desk: Desk;
   #text = "";
   #ending: Ending = "stop";
 
   constructor(desk: Desk) {
     this.#desk = desk;
-    desk.paper.replaceChildren(h("p", { className: "empty" }, "This model continues text. Give it a beginning."));
   }
 
   submit(beginning: string): Promise<void> {
@@ -28,13 +29,13 @@ export class Story implements Mode {
   }
 
   async #write(beginning: string): Promise<void> {
-    const { engine, writer, paper, settings } = this.#desk;
+    const { engine, writer, settings } = this.#desk;
     const passage = new Passage(beginning);
     passage.element.classList.add("story");
-    paper.replaceChildren(passage.element);
+    this.sheet.replaceChildren(passage.element, passage.note);
     try {
-      this.#ending = await writer.write(passage, (signal) =>
-        engine.completions.create({ ...settings(), prompt: beginning, stream: true, stream_options: { include_usage: true } }, { signal }),
+      this.#ending = await writer.write(passage, (options) =>
+        engine.completions.create({ ...settings(), prompt: beginning, stream: true, stream_options: { include_usage: true } }, options),
       );
     } finally {
       this.#text = passage.text;

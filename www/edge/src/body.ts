@@ -4,6 +4,12 @@ import { Refusal } from "./errors";
 export type Body = Record<string, unknown> & { model: string };
 
 export async function readBody(request: Request, limit: number): Promise<Body> {
+  const body = await readObject(request, limit);
+  if (typeof body.model !== "string" || body.model === "") throw new Refusal(400, "invalid_argument", "model is missing: which one? For example \"org/name\".");
+  return body as Body;
+}
+
+export async function readObject(request: Request, limit: number): Promise<Record<string, unknown>> {
   const declared = Number(request.headers.get("Content-Length") ?? 0);
   const text = declared > limit ? undefined : request.body ? await readText(request.body, limit) : "";
   if (text === undefined) throw new Refusal(413, "invalid_argument", `The request is larger than ${limit} bytes.`);
@@ -14,9 +20,7 @@ export async function readBody(request: Request, limit: number): Promise<Body> {
     throw new Refusal(400, "invalid_argument", "The request is not JSON.");
   }
   if (typeof body !== "object" || body === null || Array.isArray(body)) throw new Refusal(400, "invalid_argument", "The request is not an object.");
-  const { model } = body as Record<string, unknown>;
-  if (typeof model !== "string" || model === "") throw new Refusal(400, "invalid_argument", "model is missing: which one? For example \"org/name\".");
-  return body as Body;
+  return body as Record<string, unknown>;
 }
 
 /** Nothing where it is longer. */

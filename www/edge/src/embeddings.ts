@@ -1,7 +1,7 @@
 /** `/v1/embeddings` over whatever the upstream has, in the encoding that was asked for. */
 import type { Body } from "./body";
 import { Refusal } from "./errors";
-import type { Settings } from "./settings";
+import { root, type Settings } from "./settings";
 import { ask } from "./upstream";
 
 export interface EmbeddingList {
@@ -54,7 +54,7 @@ async function relayed(body: Body, settings: Settings): Promise<EmbeddingList> {
 async function extractFeatures(body: Body, settings: Settings): Promise<EmbeddingList> {
   const inputs = texts(body);
   const model = body.model.split("/").map(encodeURIComponent).join("/");
-  const url = `${settings.upstream.replace(/\/v1$/, "")}/hf-inference/models/${model}/pipeline/feature-extraction`;
+  const url = `${root(settings)}/hf-inference/models/${model}/pipeline/feature-extraction`;
   const vectors = await (await ask(url, { inputs }, settings)).json().catch(() => undefined);
   if (!Array.isArray(vectors) || vectors.length !== inputs.length) throw misshapen();
   return embeddingList(body.model, vectors.map(vector));

@@ -1,18 +1,18 @@
 /** The Worker: the page's files, a relay to hosted models, and a small model that runs right here. */
 import { admit, openTo, preflight } from "./admission";
-import { type Body, discard, readBody } from "./body";
+import { type Body, discard, readBody, readObject } from "./body";
 import { cacheKey, type Endpoint, find, keep } from "./cache";
 import { embeddings } from "./embeddings";
 import { Refusal } from "./errors";
 import { redactText } from "./redact";
-import { type Env, settings as read, type Settings } from "./settings";
+import { type Env, root, settings as read, type Settings } from "./settings";
 import { STORYTELLER, tell } from "./storyteller";
 import { ask } from "./upstream";
 import { runWorkersAI } from "./workers-ai";
 
 export default {
   async fetch(request, env): Promise<Response> {
-    if (!new URL(request.url).pathname.startsWith("/v1/")) return env.ASSETS.fetch(request);
+    if (!/^\/(v1|hf-inference)\//.test(new URL(request.url).pathname)) return env.ASSETS.fetch(request);
     const started = Date.now();
     const [response, code] = await answer(request, env);
     // Neither headers nor bodies: they hold secrets and what people wrote.
@@ -45,24 +45,35 @@ const METHODS: Record<string, string> = {
   "/v1/embeddings": "POST",
 };
 
+/** A task of Hugging Face's router, with the model that is to do it. */
+const TASK = /^\/hf-inference\/models\/((?:[\w-][\w.-]*\/)?[\w-][\w.-]*?)(?:\/pipeline\/[\w-]+)?$/;
+
 async function route(request: Request, env: Env, settings: Settings): Promise<Response> {
   const { pathname } = new URL(request.url);
-  const method = METHODS[pathname];
+  const task = settings.huggingFace ? TASK.exec(pathname)?.[1] : undefined;
+  const method = task === undefined ? METHODS[pathname] : "POST";
   if (method === undefined) throw new Refusal(404, "invalid_argument", `There is nothing at ${redactText(pathname, settings.token)}.`);
   if (request.method === "OPTIONS") return preflight(request, settings);
   if (request.method !== method) throw new Refusal(405, "invalid_argument", `${pathname} takes ${method} only.`, { Allow: `${method}, OPTIONS` });
   await admit(request, env, settings);
   if (pathname === "/v1/models") return cached(request, pathname, undefined, settings, () => models(settings));
+  if (task !== undefined) {
+    checkOffered(task, settings);
+    return ask(root(settings) + pathname, await readObject(request, settings.maxBodyBytes), settings);
+  }
   const body = await readBody(request, settings.maxBodyBytes);
   if (pathname === "/v1/completions") {
     if (body.model === STORYTELLER) return tell(request, body, env);
     throw new Refusal(404, "model_not_found", `Only ${STORYTELLER} continues texts here. Hosted models answer at /v1/chat/completions.`);
   }
-  if (settings.models.length > 0 && !settings.models.includes(body.model)) {
-    throw new Refusal(404, "model_not_found", "This relay does not offer this model. GET /v1/models lists those it does.");
-  }
+  checkOffered(body.model, settings);
   const endpoint = pathname as Exclude<Endpoint, "/v1/models">;
   return cached(request, endpoint, body, settings, () => hosted(endpoint, body, env, settings));
+}
+
+function checkOffered(model: string, { models }: Settings): void {
+  if (models.length === 0 || models.includes(model)) return;
+  throw new Refusal(404, "model_not_found", "This relay does not offer this model. GET /v1/models lists those it does.");
 }
 
 /** From the cache, or made and kept. */

@@ -43,6 +43,11 @@ export interface Settings {
 
 const HUGGING_FACE = "https://router.huggingface.co/v1";
 
+/** Where Hugging Face's tasks are: beside the interface that is OpenAI's. */
+export function root({ upstream }: Settings): string {
+  return upstream.replace(/\/v1$/, "");
+}
+
 export function settings(env: Env): Settings {
   const upstream = url("UPSTREAM_URL", env.UPSTREAM_URL || HUGGING_FACE);
   return {

@@ -31,9 +31,9 @@ export async function ask(url: string, body: object | undefined, settings: Setti
   }
   if (response.status !== 200) throw await failure(response, token);
   const type = response.headers.get("Content-Type") ?? "";
-  if (!/^(application\/json|text\/event-stream)\b/i.test(type)) {
+  if (!/^(application\/json|text\/event-stream|image\/)\b/i.test(type)) {
     await response.body?.cancel();
-    throw new Refusal(502, "provider_error", `The provider answered with ${type || "something"} instead of JSON.`);
+    throw new Refusal(502, "provider_error", `The provider answered with ${type || "something"} instead of JSON or a picture.`);
   }
   const passed = response.body && token !== undefined ? response.body.pipeThrough(redactStream(token)) : response.body;
   return new Response(passed, { headers: passedHeaders(response.headers, token) });
