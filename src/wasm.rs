@@ -107,7 +107,6 @@ impl LoadOptions {
             software: software.unwrap_or_default(),
             faster,
             cache,
-            profile: self.profile,
             ..gpu::Options::default()
         };
         let positive =
@@ -115,7 +114,8 @@ impl LoadOptions {
         let threads = self.threads.map(positive).transpose()?;
         let min_tokens_per_second = self.remote.as_ref().and_then(|remote| remote.min_tokens_per_second);
         let (context, fallback) = (self.context_length, self.fallback);
-        Ok(Options { device, context, threads, fallback, min_tokens_per_second, gpu })
+        let profile = self.profile;
+        Ok(Options { device, context, threads, fallback, min_tokens_per_second, profile, gpu })
     }
 }
 

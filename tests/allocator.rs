@@ -14,6 +14,8 @@ static ALLOCATOR: Counting = Counting;
 thread_local! {
     /// Bytes in use and the most there were, of what this thread has allocated and freed.
     static USED: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+    /// How often this thread has allocated.
+    static TIMES: Cell<usize> = const { Cell::new(0) };
 }
 
 fn count(change: isize) {
@@ -31,6 +33,7 @@ unsafe impl GlobalAlloc for Counting {
             return std::ptr::null_mut();
         }
         count(layout.size() as isize);
+        let _ = TIMES.try_with(|times| times.set(times.get() + 1));
         // SAFETY: the caller's.
         unsafe { System.alloc(layout) }
     }
@@ -47,4 +50,11 @@ pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     USED.set((0, 0));
     let result = work();
     (result, USED.get().1 as usize)
+}
+
+/// What `work` gives, and how often it has allocated on this thread.
+pub fn allocations<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = TIMES.get();
+    let result = work();
+    (result, TIMES.get() - before)
 }

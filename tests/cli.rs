@@ -283,8 +283,17 @@ fn bench() {
         assert!(0.0 < of("min") && of("min") <= of("median") && of("median") <= of("max"), "{result}");
     }
     assert!(output(&["bench", &stories_path(), "-p", "8", "-n", "2", "-r", "1"]).contains("tokens/s"));
-    let message = failure(&["bench", &stories_path(), "--device", "cpu", "--profile"], 1);
-    assert!(message.contains("--device gpu"), "{message}");
+    let profile = ["bench", &stories_path(), "--device", "cpu", "-p", "8", "-n", "3", "--profile"];
+    assert!(output(&profile).contains("attend"));
+    let result = object(&[&profile[..], &["--json"]].concat());
+    for part in ["prompt", "answer"] {
+        let costs = result[part].as_array().unwrap();
+        let share: f64 = costs.iter().map(|cost| cost["share"].as_f64().unwrap()).sum();
+        assert!(
+            (share - 1.0).abs() < 1e-6 && costs.iter().all(|cost| cost["calls"].as_u64() > Some(0)),
+            "{result}"
+        );
+    }
 }
 
 #[test]

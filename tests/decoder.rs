@@ -1,5 +1,6 @@
 //! Logits against transformers', for every architecture and every weight type.
 
+use crate::allocator::allocations;
 use crate::fixtures::{all_logits, decoder, json, kl_divergence, tokens};
 use candlewick::backend::cpu::Cpu;
 use serde_json::Value;
@@ -106,5 +107,23 @@ fn quantized_weights() {
             );
             assert!(mean <= limit, "{model}, steps of {step}: mean KL {mean:.3e} is above {limit:.3e}");
         }
+    }
+}
+
+#[test]
+fn a_token_allocates_nothing() {
+    for model in ["quant-q4_k.gguf", "quant-f16.gguf", "qwen3.gguf"] {
+        let mut decoder = decoder(model, Cpu::new(), 64);
+        let mut counts = Vec::new();
+        for position in 0..32 {
+            let ((), count) = allocations(|| {
+                decoder.forward(&[7], position).unwrap();
+                decoder.choose(0, usize::MAX).unwrap();
+            });
+            counts.push(count);
+            pollster::block_on(decoder.chosen()).unwrap();
+        }
+        // The first token makes room.
+        assert_eq!(counts[1..], [0; 31], "{model}");
     }
 }

@@ -88,7 +88,7 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
     return this.#connection.call({ method: "compare", body }, options);
   }
 
-  /** What the GPU's kernels have cost since the last call, longest first. Empty unless the model was loaded with `profile`. */
+  /** What the device's kernels have cost since the last call, longest first. Empty unless the model was loaded with `profile`. */
   profile(options: RequestOptions = {}): Promise<KernelTime[]> {
     return this.#connection.call({ method: "profile" }, options);
   }

@@ -472,7 +472,7 @@ export interface LoadOptions extends HubOptions {
    */
   fallback?: boolean;
   gpu?: GPUOptions;
-  /** Measure the GPU's kernels, for `engine.profile()`. Slows everything down. */
+  /** Measure what each of the device's kernels costs, for `engine.profile()`. Slows everything down. */
   profile?: boolean;
   /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
   onProgress?: (progress: LoadProgress) => void;

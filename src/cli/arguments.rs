@@ -304,7 +304,7 @@ pub struct BenchArguments {
     /// Rounds, after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = NonZeroUsize::new(3).unwrap())]
     pub rounds: NonZeroUsize,
-    /// Measure the GPU's kernels instead, and print what each costs
+    /// Measure the device's kernels instead, and print what each costs
     #[arg(long)]
     pub profile: bool,
     /// Print one JSON object instead of text

@@ -93,19 +93,10 @@ struct Cost {
     share: f64,
 }
 
-#[cfg(feature = "gpu")]
-fn profiling(options: Options) -> Options {
-    Options { gpu: crate::backend::gpu::Options { profile: true, ..options.gpu }, ..options }
-}
-
-#[cfg(not(feature = "gpu"))]
-fn profiling(options: Options) -> Options {
-    options
-}
-
 /// Time in each kernel: of a prompt, and of the tokens of an answer.
 async fn profile(arguments: &BenchArguments, common: &Common) -> Outcome {
-    let engine = load_with(&arguments.model, common, profiling(options(common)?)).await?;
+    let options = Options { profile: true, ..options(common)? };
+    let engine = load_with(&arguments.model, common, options).await?;
     let (prompt, predict) = (arguments.prompt.get(), arguments.predict.get());
     // Makes the pipelines.
     measure(&engine, 0, prompt, 2).await?;
@@ -125,7 +116,7 @@ async fn profile(arguments: &BenchArguments, common: &Common) -> Outcome {
         let costs: Vec<Cost> = times.into_iter().map(cost).collect();
         if costs.is_empty() {
             return Err(Error::invalid_argument(format!(
-                "the device ({}) cannot measure its kernels; a GPU with timestamps can (--device gpu)",
+                "the device ({}) cannot measure its kernels; the CPU can (--device cpu), and a GPU with timestamps",
                 engine.info().device
             ))
             .into());

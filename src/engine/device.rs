@@ -54,7 +54,11 @@ pub(super) async fn open(
     let auto = options.device == Device::Auto;
     let gpu_options = options.gpu.clone().with_env();
     let faster = gpu_options.faster;
-    let gpu_options = GpuOptions { hardware_only: auto && !gpu_options.software, ..gpu_options };
+    let gpu_options = GpuOptions {
+        hardware_only: auto && !gpu_options.software,
+        profile: gpu_options.profile || options.profile,
+        ..gpu_options
+    };
     let gpu = Gpu::open(gpu_options).await?.prepare(needs, compiled).await?;
     let adapter = gpu.gpu().map_or_else(String::new, |gpu| gpu.adapter);
     let (gpu, reason) = match (auto, again) {

@@ -53,6 +53,8 @@ pub struct Options {
     /// Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. By default
     /// it does where the device is [`Device::Auto`].
     pub fallback: Option<bool>,
+    /// Measures what each of the device's kernels costs, for [`Engine::kernel_times`]. Slows everything down.
+    pub profile: bool,
     /// Tokens of an answer in a second that the CPU must promise, where the model would run there; otherwise loading
     /// fails with `resource_exhausted`, before any weights are read.
     pub min_tokens_per_second: Option<f64>,
@@ -175,7 +177,7 @@ impl Engine {
     }
 
     /// What the device's kernels have cost since the last call, longest first, where the options asked to
-    /// measure; only GPUs can.
+    /// measure: the CPU, and GPUs with timestamps.
     pub async fn kernel_times(&self) -> Result<Vec<KernelTime>> {
         let mut session = self.session.lock_arc().await;
         session.settle().await?;

@@ -91,9 +91,8 @@ impl Model {
         if let (Target::Wanted, Some(wanted)) = (target, self.options.min_tokens_per_second) {
             self.check_speed(description, wanted, &reason).await?;
         }
-        let decoder = self
-            .load_on(description, Box::new(Cpu::with_threads(self.options.threads)), &mut reporter)
-            .await?;
+        let cpu = Cpu::with_threads(self.options.threads).measured(self.options.profile);
+        let decoder = self.load_on(description, Box::new(cpu), &mut reporter).await?;
         Ok(Loaded { decoder, reason })
     }
 

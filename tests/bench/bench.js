@@ -82,15 +82,16 @@ const inPage = (origin, load, run, settings) => async (path) => {
   return { run: (round) => page.evaluate(run, { ...prompt(promptLength, round), predict }), close, seconds };
 };
 
-const candlewick = (origin) =>
+const candlewick = (origin, threads) =>
   inPage(
     origin,
-    async ({ url, contextLength }) => (window.engine = await load(url, { contextLength, device: "cpu" })),
+    async ({ url, contextLength, threads }) => (window.engine = await load(url, { contextLength, threads, device: "cpu" })),
     async ({ tokens, predict }) => {
       const request = { prompt: tokens, max_tokens: predict, temperature: 0, ignore_eos: true };
       const { timings } = await engine.completions.create(request);
       return { prompt: timings.prompt_per_second, predicted: timings.predicted_per_second };
     },
+    { threads },
   );
 
 const wllama = (origin, threads) =>
@@ -115,11 +116,12 @@ const wllama = (origin, threads) =>
 // What shared memory, and so threads, ask of a page.
 const headers = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
 const routes = { "/": blank };
-const servers = [await serve({ routes, headers })];
+// Without the headers candlewick.wasm runs, with them candlewick-threads.wasm, which has relaxed SIMD.
+const servers = [await serve({ routes, headers }), await serve({ routes })];
 if (options.wasm) {
   const built = (name) => readFileSync(join(options.wasm, name));
   const others = Object.fromEntries(["candlewick.js", "candlewick_bg.wasm"].map((name) => [`/pkg/wasm/${name}`, built(name)]));
-  servers.push(await serve({ routes: { ...routes, ...others }, headers }));
+  servers.push(await serve({ routes: { ...routes, ...others } }));
 }
 const python = [process.env.PYTHON, "python3", "python"].find(
   (name) => name && spawnSync(name, ["-c", "import llama_cpp"], { stdio: "ignore" }).status === 0,
@@ -127,10 +129,12 @@ const python = [process.env.PYTHON, "python3", "python"].find(
 if (!python) console.log("native llama.cpp is left out: no Python with llama-cpp-python (set PYTHON)");
 
 const browser = await launch();
-const [{ url: origin }, other] = servers;
+const [{ url: origin }, { url: plain }, other] = servers;
 const runners = {
-  "candlewick, Chromium, 1 thread": candlewick(origin),
-  ...(other && { "candlewick, Chromium, 1 thread, other wasm": candlewick(other.url) }),
+  "candlewick, Chromium, 1 thread, simd128": candlewick(plain, 1),
+  ...(other && { "candlewick, Chromium, 1 thread, other wasm": candlewick(other.url, 1) }),
+  "candlewick, Chromium, 1 thread, relaxed": candlewick(origin, 1),
+  [`candlewick, Chromium, ${cores} threads, relaxed`]: candlewick(origin, cores),
   "wllama, Chromium, 1 thread": wllama(origin, 1),
   [`wllama, Chromium, ${cores} threads`]: wllama(origin, cores),
   "candlewick, native, 1 thread": native(1),

@@ -6,14 +6,14 @@ import { launch, openPage, read, serve } from "./support.js";
 const golden = JSON.parse(read("tests/fixtures/goldens/quant.json"));
 // Our rounding of activations may cost at most this much more than llama.cpp's.
 const ALLOWANCE = 1.2;
-/** The engine itself, without the package around it. */
-const bare = `<!doctype html><title>test</title><script type="module">
-  import init, { Engine } from "/pkg/wasm/candlewick.js";
+/** The engine itself, without the package around it: one file or the other. */
+const bare = (name) => `<!doctype html><title>test</title><script type="module">
+  import init, { Engine } from "/pkg/wasm/${name}.js";
   await init();
   /** The rows of the logits after \`tokens\`, at \`positions\`. */
   window.rows = async (url, tokens, positions) => {
     const file = new Uint8Array(await (await fetch(url)).arrayBuffer());
-    const engine = await Engine.load([file], { device: "cpu", contextLength: tokens.length }, () => {});
+    const engine = await Engine.load([file], { device: "cpu", threads: 1, contextLength: tokens.length }, () => {});
     const logits = await engine.logits(Uint32Array.from(tokens));
     engine.free();
     const width = logits.length / tokens.length;
@@ -22,13 +22,13 @@ const bare = `<!doctype html><title>test</title><script type="module">
   document.title = "ready";
 </script>`;
 
-let browser, server, page, session;
+const names = ["candlewick", "candlewick-threads"];
+// What the file with threads asks of a page.
+const headers = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
+let browser, server;
 before(async () => {
   browser = await launch();
-  server = await serve({ routes: { "/": bare } });
-  session = await openPage(browser, server.url);
-  page = session.page;
-  await page.waitForFunction(() => document.title === "ready");
+  server = await serve({ routes: Object.fromEntries(names.map((name) => [`/${name}`, bare(name)])), headers });
 });
 after(async () => {
   await browser?.close();
@@ -59,7 +59,14 @@ const groups = {
   "blocks of 256": /_k/,
 };
 
-describe("logits in Chromium", () => {
+for (const name of names) describe(`logits in Chromium, ${name}.wasm`, () => {
+  let page, session;
+  before(async () => {
+    session = await openPage(browser, `${server.url}/${name}`);
+    page = session.page;
+    await page.waitForFunction(() => document.title === "ready");
+  });
+  after(() => session?.close());
   for (const [group, pattern] of Object.entries(groups)) {
     test(group, async (t) => {
       const [all, allTheirs] = [[], []];

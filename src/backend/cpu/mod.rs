@@ -86,9 +86,9 @@ impl Cpu {
         Cpu { dequantize: true, ..Self::default() }
     }
 
-    /// A device that measures its operations, for [`Backend::kernel_times`].
-    pub fn measured() -> Self {
-        Cpu { times: Times::on(), ..Self::default() }
+    /// Measures its operations, for [`Backend::kernel_times`], where that is asked for.
+    pub fn measured(self, profile: bool) -> Self {
+        Cpu { times: if profile { Times::on() } else { Times::default() }, ..self }
     }
 
     /// Takes a buffer out while an operation writes it, so that others can be read meanwhile.
@@ -102,6 +102,12 @@ impl Cpu {
 
     /// `out = W·input + b`.
     fn apply(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
+        self.rounded.borrow_mut().forget();
+        self.apply_same(linear, rows, input, out)
+    }
+
+    /// The same with the input of the last time.
+    fn apply_same(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
         let matrix = &self.matrices[linear.weight.0];
         let out = &mut out[..rows * matrix.rows];
         let input = &input[..rows * matrix.columns];
@@ -258,9 +264,10 @@ impl Backend for Cpu {
 
     fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
         let input = self.normed(norm, 0..rows, x)?;
+        self.rounded.borrow_mut().forget();
         for (linear, buffer) in outputs {
             let mut out = self.take(*buffer);
-            self.apply(linear, rows, &input, &mut out)?;
+            self.apply_same(linear, rows, &input, &mut out)?;
             self.put(*buffer, out);
         }
         self.scratch = input;
@@ -362,7 +369,7 @@ impl Backend for Cpu {
         let mut upped = std::mem::take(&mut self.scratch_up);
         resize(&mut upped, rows * width);
         self.apply(gate, rows, &input, &mut gated)?;
-        self.apply(up, rows, &input, &mut upped)?;
+        self.apply_same(up, rows, &input, &mut upped)?;
         let used = &mut gated[..rows * width];
         let started = self.times.start();
         self.pool.rows(used, width, SLOW * width, |row, gated| {

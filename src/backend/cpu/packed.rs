@@ -2,20 +2,19 @@
 
 use super::blocks::Blocks;
 use super::kernels::decode::Encoding;
-use super::kernels::input::{Input, Order, ROWS};
-use super::kernels::layout::Layout;
-use super::kernels::quants::Quants;
+use super::kernels::input::{Input, Order};
+use super::kernels::layout::{self, Layout};
+use super::kernels::quants::{Lanes, Quants};
 use super::kernels::simd::{V, store, zero};
-use super::kernels::{column, tile};
+use super::kernels::{column, rows, tile};
 use super::pool::{Parts, Pool};
 use crate::{Error, Result};
 use std::marker::PhantomData;
 
-/// Tiles of input rows that a pass over the weights serves: those of a step through a prompt.
-const TILES: usize = 16;
+/// Most rows of the input that a pass over the weights serves: those of a step through a prompt.
+const MOST_ROWS: usize = rows::MOST_ROWS;
 
-/// A matrix in the layout `L`: groups of four rows, an even number of them; rows and columns that are not there are
-/// zeros.
+/// A matrix in the layout `L`: strips of groups of four rows; rows and columns that are not there are zeros.
 pub(super) struct Packed<L> {
     rows: usize,
     columns: usize,
@@ -25,46 +24,44 @@ pub(super) struct Packed<L> {
 }
 
 impl<L: Layout> Packed<L> {
+    /// Groups of a strip.
+    const GROUPS: usize = L::Quants::GROUPS;
+
     /// Zeroed room; `columns` must be whole blocks.
     pub fn new(rows: usize, columns: usize) -> Result<Self> {
-        let groups = rows.div_ceil(4 * tile::GROUPS).saturating_mul(tile::GROUPS);
-        let len = groups.saturating_mul(Self::group_bytes(columns)) / size_of::<u128>();
-        Vec::<u128>::new().try_reserve_exact(len).map_err(|_| {
-            let megabytes = len.saturating_mul(size_of::<u128>()) / 1_000_000;
-            Error::resource_exhausted(format!(
-                "no memory for a matrix of {megabytes} MB. Choose a smaller model"
-            ))
-        })?;
-        Ok(Packed { rows, columns, words: vec![0; len], layout: PhantomData })
+        let strips = rows.div_ceil(4 * Self::GROUPS);
+        let words = words(strips.saturating_mul(Self::strip_bytes(columns)) / size_of::<u128>())?;
+        Ok(Packed { rows, columns, words, layout: PhantomData })
     }
 
-    const fn group_bytes(columns: usize) -> usize {
-        columns.div_ceil(L::COLUMNS) * L::BYTES
+    const fn strip_bytes(columns: usize) -> usize {
+        columns.div_ceil(L::COLUMNS) * Self::GROUPS * L::BYTES
     }
 
-    fn groups(&self) -> usize {
-        self.rows.div_ceil(4 * tile::GROUPS) * tile::GROUPS
+    fn strips(&self) -> usize {
+        self.rows.div_ceil(4 * Self::GROUPS)
     }
 
+    fn strip(&self, index: usize) -> *const u8 {
+        let words = Self::strip_bytes(self.columns) / size_of::<u128>();
+        self.words[index * words..][..words].as_ptr().cast()
+    }
+
+    /// The first chunk of a group.
     fn group(&self, index: usize) -> *const u8 {
-        let bytes = Self::group_bytes(self.columns);
-        self.words[index * bytes / size_of::<u128>()..][..bytes / size_of::<u128>()].as_ptr().cast()
+        // SAFETY: the strip has so many groups.
+        unsafe { self.strip(index / Self::GROUPS).add(index % Self::GROUPS * L::BYTES) }
     }
 
     fn multiply_column(&self, pool: &Pool, input: &Input, out: &mut [f32]) -> Result<()> {
-        // A strip is as many groups as the kernel takes; the last one may be half of it, and groups are even in number.
-        let (strip, groups) = (L::Quants::GROUPS, self.groups());
         let out = Output::new(out, self.rows);
-        pool.each(groups.div_ceil(strip), 4 * strip * self.columns, |index| {
-            let first = index * strip;
-            // SAFETY: the groups have the matrix's columns, and so has the input; strips are apart.
+        pool.each(self.strips(), 4 * Self::GROUPS * self.columns, |index| {
+            let (strip, first) = (self.strip(index), index * Self::GROUPS);
+            // SAFETY: the strip has the matrix's columns, and so has the input; strips are apart.
             unsafe {
-                if strip == 4 && first + 4 <= groups {
-                    let at = [0, 1, 2, 3].map(|group| self.group(first + group));
-                    out.write(0, first, &column::multiply::<L, 4>(at, input));
-                } else {
-                    let at = [0, 1].map(|group| self.group(first + group));
-                    out.write(0, first, &column::multiply::<L, 2>(at, input));
+                match Self::GROUPS {
+                    2 => out.write(0, first, &column::multiply::<L, 2>(strip, input)),
+                    _ => out.write(0, first, &column::multiply::<L, 4>(strip, input)),
                 }
             }
         })
@@ -72,16 +69,29 @@ impl<L: Layout> Packed<L> {
 
     fn multiply_columns(&self, pool: &Pool, rows: usize, input: &Input, out: &mut [f32]) -> Result<()> {
         let out = Output::new(out, self.rows);
-        pool.each(self.groups() / tile::GROUPS, 4 * tile::GROUPS * rows * self.columns, |index| {
-            let first = index * tile::GROUPS;
-            let mut panel = tile::Panel::new();
-            let mut totals = [[[zero(); tile::GROUPS]; ROWS]; TILES];
-            let totals = &mut totals[..rows.div_ceil(ROWS)];
-            // SAFETY: the groups have the matrix's columns, and so has the input; strips are apart.
+        if let Lanes::Pairs = L::Quants::LANES {
+            let count = self.rows.div_ceil(4 * tile::GROUPS);
+            return pool.each(count, 4 * tile::GROUPS * rows * self.columns, |index| {
+                let first = index * tile::GROUPS;
+                let mut totals = [[[zero(); tile::GROUPS]; tile::ROWS]; MOST_ROWS / tile::ROWS];
+                let totals = &mut totals[..rows.div_ceil(tile::ROWS)];
+                // SAFETY: the groups have the matrix's columns, and so has the input; they are of one strip, and apart.
+                unsafe {
+                    tile::multiply::<L>(self.group(first), input, totals);
+                    for (row, totals) in totals.as_flattened()[..rows].iter().enumerate() {
+                        out.write(row, first, totals);
+                    }
+                }
+            });
+        }
+        pool.each(self.strips(), 4 * Self::GROUPS * rows * self.columns, |index| {
+            let mut totals = [[zero(); rows::GROUPS]; MOST_ROWS];
+            let totals = &mut totals[..rows];
+            // SAFETY: the strip has the matrix's columns, and so has the input; strips are apart.
             unsafe {
-                tile::multiply::<L>([0, 1].map(|group| self.group(first + group)), input, &mut panel, totals);
-                for (row, totals) in totals.iter().flatten().take(rows).enumerate() {
-                    out.write(row, first, totals);
+                rows::multiply::<L>(self.strip(index), input, totals);
+                for (row, totals) in totals.iter().enumerate() {
+                    out.write(row, index * Self::GROUPS, totals);
                 }
             }
         })
@@ -136,21 +146,24 @@ impl<L: Layout> Blocks for Packed<L> {
         if end > self.rows || !bytes.len().is_multiple_of(row_bytes) {
             return Err(Error::internal("a matrix is written past its end"));
         }
-        let group_bytes = Self::group_bytes(self.columns);
+        let strip_bytes = Self::strip_bytes(self.columns);
         let len = size_of_val(self.words.as_slice());
         // SAFETY: the bytes are the vector's own.
         let target: &mut [u8] =
             unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), len) };
         let target = Parts::new(target);
         let chunk_bytes = L::COLUMNS / L::BLOCK * L::Encoding::BYTES;
-        let first_group = first / 4;
-        pool.each(end.div_ceil(4) - first_group, 4 * self.columns, |index| {
-            let group = first_group + index;
-            // SAFETY: groups do not overlap, and each comes once.
-            let target = unsafe { target.part(group * group_bytes, group_bytes) };
-            for row in first.max(4 * group)..end.min(4 * group + 4) {
+        let strip_rows = 4 * Self::GROUPS;
+        let first_strip = first / strip_rows;
+        pool.each(end.div_ceil(strip_rows) - first_strip, strip_rows * self.columns, |index| {
+            let strip = first_strip + index;
+            // SAFETY: strips do not overlap, and each comes once.
+            let target = unsafe { target.part(strip * strip_bytes, strip_bytes) };
+            for row in first.max(strip_rows * strip)..end.min(strip_rows * (strip + 1)) {
                 let bytes = bytes[(row - first) * row_bytes..][..row_bytes].chunks(chunk_bytes);
-                for (chunk, bytes) in target.chunks_exact_mut(L::BYTES).zip(bytes) {
+                let chunks =
+                    target.chunks_exact_mut(L::BYTES).skip(row % strip_rows / 4).step_by(Self::GROUPS);
+                for (chunk, bytes) in chunks.zip(bytes) {
                     L::pack(bytes, row % 4, chunk);
                 }
             }
@@ -169,8 +182,8 @@ impl<L: Layout> Blocks for Packed<L> {
             rounded.fill(pool, &Order::one::<L>(), self.columns, input)?;
             return self.multiply_column(pool, rounded, out);
         }
-        let together = TILES * ROWS;
-        for (input, out) in input.chunks(together * self.columns).zip(out.chunks_mut(together * self.rows)) {
+        let parts = input.chunks(MOST_ROWS * self.columns).zip(out.chunks_mut(MOST_ROWS * self.rows));
+        for (input, out) in parts {
             rounded.fill(pool, &Order::several::<L>(), self.columns, input)?;
             self.multiply_columns(pool, input.len() / self.columns, rounded, out)?;
         }
@@ -179,6 +192,6 @@ impl<L: Layout> Blocks for Packed<L> {
 
     fn row(&self, index: usize, out: &mut [f32]) {
         // SAFETY: the group has the matrix's columns.
-        unsafe { tile::unpack_row::<L>(self.group(index / 4), index % 4, &mut tile::Panel::new(), out) };
+        unsafe { layout::unpack_row::<L>(self.group(index / 4), index % 4, out) };
     }
 }

@@ -2,69 +2,86 @@
 
 use super::input::Input;
 use super::layout::{Halves, Layout};
-use super::quants::{PAIRS, Quants};
+use super::quants::{Lanes, Quants};
 use super::simd::{
-    V, add_f32, add_i32, and, dot_i16, load, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
+    V, add_i32, and, dot_i16, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
     sub_f32, to_f32, zero,
 };
 use super::unroll;
 
-/// The products of `GROUPS` groups of four rows with the input.
+/// The products of a strip of `GROUPS` groups of four rows with the input.
 ///
 /// # Safety
-/// Each of `groups` points to as many chunks as the input has.
+/// `strip` points to as many chunks of each group as the input has.
 #[inline(always)]
-pub unsafe fn multiply<L: Layout, const GROUPS: usize>(
-    groups: [*const u8; GROUPS],
-    input: &Input,
-) -> [V; GROUPS] {
+pub unsafe fn multiply<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
     // SAFETY: passed on.
     unsafe {
         if L::BLOCK == 32 {
-            plain::<L, GROUPS>(groups, input)
+            plain::<L, GROUPS>(strip, input)
         } else {
-            with_sub_blocks::<L, GROUPS>(groups, input)
+            with_sub_blocks::<L, GROUPS>(strip, input)
         }
     }
 }
 
-/// Adds the products of pairs `$pair` with the input at `$values`, of a block at `$integers` in each group, to `$sums`.
+/// Adds the products of the first or second half of a block with the input at `$lanes` to `$sums`. The block's integers
+/// are at `$integers` in each group.
 macro_rules! products {
-    ($sums:ident, [$($pair:literal)*], $integers:expr, $values:expr, $masks:expr, $words:ident) => {
-        unroll!(PAIR in [$($pair)*] {
-            if PAIR % L::Quants::UNIT == 0 {
-                $words = $integers.map(|at| L::Quants::words(at, PAIR / L::Quants::UNIT));
+    ($sums:ident, $half:literal, $integers:ident, $lanes:ident, $masks:ident) => {
+        if let Lanes::Pairs = L::Quants::LANES {
+            unroll!(STEP in [0 1 2 3 4 5 6 7] {
+                let step = 8 * $half + STEP;
+                let input = L::Quants::input($lanes, step);
+                for (sum, at) in $sums.iter_mut().zip($integers) {
+                    *sum = L::Quants::add(*sum, L::Quants::step(at, step, $masks), input);
+                }
+            });
+        } else {
+            for (sum, at) in $sums.iter_mut().zip($integers) {
+                unroll!(STEP in [0 1 2 3] {
+                    let step = 4 * $half + STEP;
+                    let input = L::Quants::input($lanes, step);
+                    *sum = L::Quants::add(*sum, L::Quants::step(at, step, $masks), input);
+                });
+                pin(*sum);
             }
-            let input = splat($values.add(4 * PAIR));
-            for (sum, words) in $sums.iter_mut().zip($words) {
-                *sum = add_i32(*sum, dot_i16(L::Quants::pair::<PAIR>(words, $masks), input));
-            }
-        })
+        }
     };
 }
 
+/// Has what comes before computed before what comes after. The compiler for WebAssembly makes one expression of a sum,
+/// which begins with all that is multiplied: more than registers hold.
 #[inline(always)]
-unsafe fn plain<L: Layout, const GROUPS: usize>(groups: [*const u8; GROUPS], input: &Input) -> [V; GROUPS] {
+fn pin(sum: V) {
+    let mut room = zero();
+    // SAFETY: the room is a vector's.
+    unsafe { std::ptr::from_mut(&mut room).write_volatile(sum) };
+}
+
+#[inline(always)]
+unsafe fn plain<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
     let (masks, halves) = (L::Quants::masks(), Halves::new());
     let mut totals = [zero(); GROUPS];
     for chunk in 0..input.blocks / 2 {
         // SAFETY: the chunk is there, and the input has as many blocks.
         unsafe {
-            let chunks = groups.map(|group| group.add(chunk * L::BYTES));
+            let at = strip.add(chunk * GROUPS * L::BYTES);
+            let chunks: [_; GROUPS] = std::array::from_fn(|group| at.add(group * L::BYTES));
             unroll!(SECOND in [0 1] {
                 let integers = chunks.map(|chunk| chunk.add(L::INTEGERS_AT + SECOND * L::Quants::BYTES));
                 let block = 2 * chunk + SECOND;
-                let values = input.pairs.as_ptr().add(PAIRS * block).cast::<u8>();
+                let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast::<u8>();
                 let mut sums = [splat(input.starts.as_ptr().add(block).cast()); GROUPS];
-                let mut words = integers.map(|at| L::Quants::words(at, 0));
-                products!(sums, [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15], integers, values, masks, words);
+                products!(sums, 0, integers, lanes, masks);
+                products!(sums, 1, integers, lanes, masks);
                 let scale = splat(input.scales.as_ptr().add(block).cast());
                 let block_sum = splat(input.block_sums.as_ptr().add(block).cast());
                 let half = |at: *const u8| if SECOND == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
                 for ((total, sum), chunk) in totals.iter_mut().zip(sums).zip(chunks) {
-                    *total = add_f32(*total, mul_f32(mul_f32(to_f32(sum), scale), half(chunk)));
+                    *total = mul_add_f32(mul_f32(to_f32(sum), scale), half(chunk), *total);
                     if L::MINIMA {
-                        *total = add_f32(*total, mul_f32(half(chunk.add(L::MINIMA_AT)), block_sum));
+                        *total = mul_add_f32(half(chunk.add(L::MINIMA_AT)), block_sum, *total);
                     }
                 }
             });
@@ -74,16 +91,14 @@ unsafe fn plain<L: Layout, const GROUPS: usize>(groups: [*const u8; GROUPS], inp
 }
 
 #[inline(always)]
-unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(
-    groups: [*const u8; GROUPS],
-    input: &Input,
-) -> [V; GROUPS] {
+unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
     let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
     let mut totals = [zero(); GROUPS];
     for super_block in 0..input.blocks / 8 {
         // SAFETY: the chunk is there, and the input has as many blocks.
         unsafe {
-            let chunks = groups.map(|group| group.add(super_block * L::BYTES));
+            let at = strip.add(super_block * GROUPS * L::BYTES);
+            let chunks: [_; GROUPS] = std::array::from_fn(|group| at.add(group * L::BYTES));
             let mut weighted = [zero(); GROUPS];
             // Blocks whose sub-blocks' scales are one word.
             let together = L::SUB_BLOCK / 8;
@@ -92,16 +107,15 @@ unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(
                 for block in together * word..together * (word + 1) {
                     let integers = chunks.map(|chunk| chunk.add(L::INTEGERS_AT + block * L::Quants::BYTES));
                     let block = 8 * super_block + block;
-                    let values = input.pairs.as_ptr().add(PAIRS * block).cast::<u8>();
+                    let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast::<u8>();
                     let starts = input.starts.as_ptr().add(block).cast::<u8>();
                     let mut sums = [splat(starts); GROUPS];
-                    let mut words = integers.map(|at| L::Quants::words(at, 0));
-                    products!(sums, [0 1 2 3 4 5 6 7], integers, values, masks, words);
+                    products!(sums, 0, integers, lanes, masks);
                     if L::SUB_BLOCK == 16 {
                         weigh::<L, GROUPS>(&mut weighted, sums, &mut scales);
                         sums = [splat(starts.add(4)); GROUPS];
                     }
-                    products!(sums, [8 9 10 11 12 13 14 15], integers, values, masks, words);
+                    products!(sums, 1, integers, lanes, masks);
                     weigh::<L, GROUPS>(&mut weighted, sums, &mut scales);
                 }
             }
@@ -120,7 +134,7 @@ unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(
                     }
                     worth = sub_f32(worth, mul_f32(to_f32(minima), halves.high(scales)));
                 }
-                *total = add_f32(*total, mul_f32(worth, scale));
+                *total = mul_add_f32(worth, scale, *total);
             }
         }
     }

@@ -2,15 +2,13 @@
 
 use super::super::pool::{Parts, Pool};
 use super::layout::Layout;
-use super::quants::{PAIRS, Quants};
+use super::quants::{Lanes, MOST_STEPS, Quants};
 use super::simd::{
-    self, V, add_f32, add_i32, all_f32, and, dot_i16, max_f32, mul_f32, mul_i16, opaque, pack_i32, sub_i32,
-    zero,
+    self, V, add_f32, add_i32, all_f32, and, dot_i16, less_i16, max_f32, mul_f32, mul_i16, opaque, pack_i16,
+    pack_i32, sub_i16, sub_i32, xor, zero,
 };
+use super::{rows, tile};
 use crate::Result;
-
-/// Rows of the input that the kernel for several takes at once.
-pub const ROWS: usize = 4;
 
 /// What a matrix type asks of its input.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,8 +19,10 @@ pub struct Order {
     sub_block: usize,
     /// Columns are made up to a multiple of this with zeros.
     chunk: usize,
-    /// Of each pair; see [`Quants::FACTORS`].
-    factors: [i16; PAIRS],
+    /// What a step takes.
+    lanes: Lanes,
+    /// Of each step; see [`Quants::FACTORS`].
+    factors: [i16; MOST_STEPS],
     /// How many times too large a kernel's sums are when it multiplies them by the input's scale.
     excess: f32,
     /// The sum of products starts with this times the sum of the input.
@@ -39,6 +39,7 @@ impl Order {
             block: L::BLOCK,
             sub_block: L::SUB_BLOCK,
             chunk: L::COLUMNS,
+            lanes: L::Quants::LANES,
             factors: L::Quants::FACTORS,
             excess: if L::BLOCK == 32 { scale as f32 } else { 1.0 },
             start: -L::OFFSET * scale,
@@ -46,9 +47,15 @@ impl Order {
         }
     }
 
-    /// For several, whose kernel has unpacked weights.
+    /// For several. The kernel for pairs unpacks weights, with their offset.
     pub const fn several<L: Layout>() -> Self {
-        Order { factors: [1; PAIRS], excess: 1.0, start: 0, rows: ROWS, ..Self::one::<L>() }
+        let one = Self::one::<L>();
+        match L::Quants::LANES {
+            Lanes::Pairs => {
+                Order { factors: [1; MOST_STEPS], excess: 1.0, start: 0, rows: tile::ROWS, ..one }
+            }
+            Lanes::Quads | Lanes::SignedQuads => Order { rows: rows::ROWS, ..one },
+        }
     }
 }
 
@@ -58,8 +65,8 @@ impl Order {
 pub struct Input {
     /// Of a row.
     pub blocks: usize,
-    /// Sixteen for each block: two integers, times their factor.
-    pub pairs: Vec<[i16; 2]>,
+    /// As [`Lanes`] has them.
+    pub lanes: Vec<u32>,
     /// What an integer is worth. A block of 256 has it eight times.
     pub scales: Vec<f32>,
     /// The sum of the numbers of a block.
@@ -68,16 +75,29 @@ pub struct Input {
     pub starts: Vec<[i32; 2]>,
     /// The sums of the integers of two sub-blocks: one entry for each block or for two.
     pub sums: Vec<[i16; 2]>,
+    /// Of what it is made: the order, and where the numbers are and how many.
+    made: Option<(Order, usize, usize)>,
 }
 
 impl Input {
-    /// Rounds rows of `columns` numbers.
+    /// The numbers have changed.
+    pub fn forget(&mut self) {
+        self.made = None;
+    }
+
+    /// Rounds rows of `columns` numbers, unless they are those of the last time: several matrices have the same input.
     pub fn fill(&mut self, pool: &Pool, order: &Order, columns: usize, input: &[f32]) -> Result<()> {
+        let made = Some((*order, input.as_ptr().addr(), input.len()));
+        if self.made == made {
+            return Ok(());
+        }
+        self.made = None;
         let blocks = columns.div_ceil(order.chunk) * order.chunk / 32;
         let tiles = input.chunks(order.rows * columns).len();
         let len = order.rows * blocks;
         self.blocks = blocks;
-        let pairs = room(&mut self.pairs, tiles * PAIRS * len);
+        let count = order.lanes.count();
+        let lanes = room(&mut self.lanes, tiles * count * len);
         let scales = room(&mut self.scales, tiles * len);
         let block_sums = room(&mut self.block_sums, tiles * len);
         let starts = room(&mut self.starts, tiles * len);
@@ -87,7 +107,7 @@ impl Input {
             let mut tile = unsafe {
                 Tile {
                     order,
-                    pairs: pairs.part(index * PAIRS * len, PAIRS * len),
+                    lanes: lanes.part(index * count * len, count * len),
                     scales: scales.part(index * len, len),
                     block_sums: block_sums.part(index * len, len),
                     starts: starts.part(index * len, len),
@@ -97,14 +117,16 @@ impl Input {
             tile.clear();
             let rows = input[index * order.rows * columns..].chunks_exact(columns).take(order.rows);
             rows.enumerate().for_each(|(lane, row)| tile.fill(lane, row));
-        })
+        })?;
+        self.made = made;
+        Ok(())
     }
 }
 
 /// What one tile has of each list.
 struct Tile<'a> {
     order: &'a Order,
-    pairs: &'a mut [[i16; 2]],
+    lanes: &'a mut [u32],
     scales: &'a mut [f32],
     block_sums: &'a mut [f32],
     starts: &'a mut [[i32; 2]],
@@ -114,37 +136,58 @@ struct Tile<'a> {
 impl Tile<'_> {
     /// Zeros, for the rows and columns that are not there.
     fn clear(&mut self) {
-        self.pairs.fill(Default::default());
+        self.lanes.fill(Default::default());
         self.scales.fill(Default::default());
         self.block_sums.fill(Default::default());
         self.starts.fill(Default::default());
         self.sums.fill(Default::default());
     }
 
-    fn fill(&mut self, lane: usize, input: &[f32]) {
-        let order = self.order;
-        let place = |block: usize| block * order.rows + lane;
+    fn fill(&mut self, row: usize, input: &[f32]) {
+        let (order, ones) = (self.order, opaque(0x0001_0001));
+        let place = |block: usize| block * order.rows + row;
         for (part, input) in input.chunks_exact(order.block).enumerate() {
             let scale = largest(input) / 127.0;
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             for (index, input) in input.as_chunks::<32>().0.iter().enumerate() {
                 let block = part * (order.block / 32) + index;
                 let at = place(block);
-                let (pairs, halves) = round(input, inverse, &order.factors);
-                for (index, pair) in pairs.into_iter().enumerate() {
-                    self.pairs[(block * PAIRS + index) * order.rows + lane] = pair;
-                }
+                let integers = round(input, inverse);
+                let halves = [0, 2].map(|eight| sum([integers[eight], integers[eight + 1]], ones));
                 let sum = halves[0] + halves[1];
+                let mut start = order.start * sum;
+                match order.lanes {
+                    Lanes::Pairs => self.write(block, row, pairs(integers, &order.factors)),
+                    Lanes::Quads => self.write(block, row, quads(integers)),
+                    Lanes::SignedQuads => {
+                        let (lanes, lacking) = signed_quads(integers);
+                        self.write(block, row, lanes);
+                        start += lacking;
+                    }
+                }
                 self.scales[at] = scale / order.excess;
                 self.block_sums[at] = scale * sum as f32;
                 if order.sub_block == 16 {
                     self.starts[at] = halves.map(|half| order.start * half);
                     self.sums[at] = halves.map(|half| half as i16);
                 } else {
-                    self.starts[at][0] = order.start * sum;
+                    self.starts[at][0] = start;
                     self.sums[place(block / 2)][block % 2] = sum as i16;
                 }
             }
+        }
+    }
+
+    /// Puts a row's lanes of a block to those of the other rows: pairs between them, quads after them.
+    fn write<const LANES: usize>(&mut self, block: usize, row: usize, lanes: [u32; LANES]) {
+        let rows = self.order.rows;
+        let target = &mut self.lanes[block * LANES * rows..][..LANES * rows];
+        if let Lanes::Pairs = self.order.lanes {
+            for (target, lane) in target.chunks_exact_mut(rows).zip(lanes) {
+                target[row] = lane;
+            }
+        } else {
+            target[row * LANES..][..LANES].copy_from_slice(&lanes);
         }
     }
 }
@@ -177,29 +220,60 @@ fn to_array(lanes: V) -> [f32; 4] {
     array
 }
 
-/// Rounds a block to integers: those times their factors, and the sums of both halves.
-fn round(input: &[f32; 32], inverse: f32, factors: &[i16; PAIRS]) -> ([[i16; 2]; PAIRS], [i32; 2]) {
+/// Rounds a block to integers of 16 bits.
+fn round(input: &[f32; 32], inverse: f32) -> [V; 4] {
     // Adding 1.5·2²³ leaves the nearest integer, ties to even, in the low bits.
     let magic = all_f32(12_582_912.0);
-    let (inverse, ones) = (all_f32(inverse), opaque(0x0001_0001));
-    let factors: [[i16; 2]; PAIRS] = factors.map(|factor| [factor; 2]);
-    let (mut pairs, mut halves) = ([[0; 2]; PAIRS], [0; 2]);
-    for (half, sum) in halves.iter_mut().enumerate() {
-        let mut sums = zero();
-        for eight in [2 * half, 2 * half + 1] {
-            // SAFETY: the pointers are to 16 bytes within the arrays, whose lengths are known.
-            unsafe {
-                let [low, high] = [0, 4].map(|more| {
-                    let four = simd::load(input.as_ptr().add(8 * eight + more).cast());
-                    sub_i32(add_f32(mul_f32(four, inverse), magic), magic)
-                });
-                let integers = pack_i32(low, high);
-                sums = add_i32(sums, dot_i16(integers, ones));
-                let factors = simd::load(factors.as_ptr().add(4 * eight).cast());
-                simd::store(pairs.as_mut_ptr().add(4 * eight).cast(), mul_i16(integers, factors));
-            }
-        }
-        *sum = to_array(sums).iter().map(|lane| lane.to_bits() as i32).sum();
+    let inverse = all_f32(inverse);
+    std::array::from_fn(|eight| {
+        let [low, high] = [0, 4].map(|more| {
+            // SAFETY: the pointer is to 16 bytes of the block.
+            let four = unsafe { simd::load(input.as_ptr().add(8 * eight + more).cast()) };
+            sub_i32(add_f32(mul_f32(four, inverse), magic), magic)
+        });
+        pack_i32(low, high)
+    })
+}
+
+/// The sum of 16 integers, each times its factor.
+fn sum(integers: [V; 2], factors: V) -> i32 {
+    let sums = integers.map(|eight| dot_i16(eight, factors));
+    to_array(add_i32(sums[0], sums[1])).iter().map(|lane| lane.to_bits() as i32).sum()
+}
+
+fn to_lanes<const VECTORS: usize, const LANES: usize>(vectors: [V; VECTORS]) -> [u32; LANES] {
+    const { assert!(4 * VECTORS == LANES) };
+    let mut lanes = [0; LANES];
+    for (index, vector) in vectors.into_iter().enumerate() {
+        // SAFETY: the pointer is to 16 bytes of the lanes.
+        unsafe { simd::store(lanes.as_mut_ptr().add(4 * index).cast(), vector) };
     }
-    (pairs, halves)
+    lanes
+}
+
+fn pairs(integers: [V; 4], factors: &[i16; MOST_STEPS]) -> [u32; 16] {
+    let factors = factors.map(|factor| [factor; 2]);
+    to_lanes(std::array::from_fn::<_, 4, _>(|eight| {
+        // SAFETY: the pointer is to 16 bytes of the factors.
+        mul_i16(integers[eight], unsafe { simd::load(factors.as_ptr().add(4 * eight).cast()) })
+    }))
+}
+
+fn quads(integers: [V; 4]) -> [u32; 8] {
+    to_lanes([pack_i16(integers[0], integers[1]), pack_i16(integers[2], integers[3])])
+}
+
+/// And the sum of the magnitudes of negative numbers.
+fn signed_quads(integers: [V; 4]) -> ([u32; 16], i32) {
+    let signs = integers.map(|eight| less_i16(eight, zero()));
+    let magnitudes: [V; 4] =
+        std::array::from_fn(|eight| sub_i16(xor(integers[eight], signs[eight]), signs[eight]));
+    // No more than 7 bits, even where the input is no number: what a relaxed product gives for more is not defined.
+    let magnitudes = quads(magnitudes).map(|lane| lane & 0x7f7f_7f7f);
+    let lacking = (0..4).map(|eight| dot_i16(integers[eight], signs[eight])).fold(zero(), add_i32);
+    let lacking = to_array(lacking).iter().map(|lane| lane.to_bits() as i32).sum();
+    let mut lanes = [0; 16];
+    lanes[..8].copy_from_slice(&magnitudes);
+    lanes[8..].copy_from_slice(&quads(signs));
+    (lanes, lacking)
 }

@@ -1,11 +1,14 @@
 //! How matrices lie in memory: in groups of four rows, and in these in chunks of columns.
 //!
 //! A chunk is all that a kernel needs for so many columns of its four rows: scales first, then the integers as
-//! [`Quants`] packs them. Chunks of a group follow each other, groups too.
+//! [`Quants`] packs them. So many groups as the kernel for one column takes at once are a *strip*: the first chunk of
+//! each, then the second of each, … — one stream of memory. Strips follow each other.
 
 use super::decode::{Block, Encoding};
-use super::quants::{self, Quants};
+use super::float::lanes;
+use super::quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Quants};
 use super::simd::{V, and, mul_f32, opaque, shl_i32, shr_i32};
+use half::f16;
 use std::marker::PhantomData;
 
 /// What is one matrix type as far as kernels are concerned.
@@ -67,6 +70,54 @@ pub trait Layout {
                 if Self::MINIMA {
                     // Pairs for 16-bit lanes: first and second in the low halves, third and fourth in the high ones.
                     scales[Self::MINIMA_AT + word + [0, 2, 1, 3][sub % 4]] = block.minima[sub];
+                }
+            }
+        }
+    }
+}
+
+/// Unpacks one of four rows into floats, as kernels see them.
+///
+/// # Safety
+/// `group` points to the first of as many chunks of a strip as `out` has.
+pub unsafe fn unpack_row<L: Layout>(group: *const u8, row: usize, out: &mut [f32]) {
+    let masks = L::Quants::masks();
+    for (index, out) in out.chunks_mut(L::COLUMNS).enumerate() {
+        // SAFETY: the caller's; a chunk has its bytes.
+        let chunk =
+            unsafe { std::slice::from_raw_parts(group.add(index * L::Quants::GROUPS * L::BYTES), L::BYTES) };
+        let half = |at: usize| f16::from_le_bytes([chunk[4 * row + at], chunk[4 * row + at + 1]]).to_f32();
+        for (block, out) in out.chunks_mut(32).enumerate() {
+            let integers = chunk[L::INTEGERS_AT + block * L::Quants::BYTES..].as_ptr();
+            let columns = 32 / L::Quants::STEPS;
+            for (step, out) in out.chunks_mut(columns).enumerate() {
+                // SAFETY: the integers are a block's.
+                let lane = lanes(unsafe { L::Quants::step(integers, step, masks) })[row].to_bits();
+                let excess = L::Quants::SCALE / L::Quants::FACTORS[step] as i32;
+                for (column, out) in out.iter_mut().enumerate() {
+                    let integer = match columns {
+                        2 => (lane >> (16 * column)) as i16 as i32,
+                        _ => (lane >> (8 * column)) as i8 as i32,
+                    };
+                    // Some have the lane's top bits, and are no negative numbers.
+                    let integer = if L::Quants::BITS < 8 { integer & 0xffff } else { integer };
+                    let integer = (integer / excess - L::OFFSET) as f32;
+                    let sub_block = (32 * block + columns * step + column) / L::SUB_BLOCK;
+                    let place = 16 * (sub_block / 4) + 4 * row;
+                    *out = match (L::BLOCK, L::MINIMA) {
+                        (32, false) => half(2 * block) * integer,
+                        (32, true) => half(2 * block) * integer + half(L::MINIMA_AT + 2 * block),
+                        (_, minima) => {
+                            let scale = chunk[16 + place + 3 - sub_block % 4] as i8 as f32;
+                            let minimum = match minima {
+                                true => {
+                                    half(2) * chunk[L::MINIMA_AT + place + [0, 2, 1, 3][sub_block % 4]] as f32
+                                }
+                                false => 0.0,
+                            };
+                            half(0) * (scale * integer) - minimum
+                        }
+                    };
                 }
             }
         }
@@ -145,7 +196,6 @@ impl<E: Encoding, Q: Quants, const SUB_BLOCK: usize> Layout for SuperRaised<E, Q
 }
 
 use super::decode::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-use quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
 
 pub type PackedQ4_0 = Plain<Q4_0, Bits4, 8>;
 pub type PackedQ4_1 = Raised<Q4_1, Bits4>;

@@ -7,6 +7,7 @@ pub mod float16;
 pub mod input;
 pub mod layout;
 pub mod quants;
+pub mod rows;
 pub mod simd;
 pub mod tile;
 

@@ -23,6 +23,7 @@ pub fn opaque(bits: u32) -> V {
 }
 
 #[cfg(target_arch = "wasm32")]
+#[cfg_attr(target_feature = "relaxed-simd", allow(dead_code))]
 mod wasm {
     use std::arch::wasm32::*;
 
@@ -41,6 +42,7 @@ mod wasm {
     forward! {
         and = v128_and(a, b);
         or = v128_or(a, b);
+        xor = v128_xor(a, b);
         dot_i16 = i32x4_dot_i16x8(a, b);
         mul_i16 = i16x8_mul(a, b);
         add_i16 = i16x8_add(a, b);
@@ -48,6 +50,9 @@ mod wasm {
         sub_i32 = i32x4_sub(a, b);
         mul_i32 = i32x4_mul(a, b);
         pack_i32 = i16x8_narrow_i32x4(a, b);
+        pack_i16 = i8x16_narrow_i16x8(a, b);
+        sub_i16 = i16x8_sub(a, b);
+        less_i16 = i16x8_lt(a, b);
         to_f32 = f32x4_convert_i32x4(a);
         add_f32 = f32x4_add(a, b);
         sub_f32 = f32x4_sub(a, b);
@@ -80,6 +85,17 @@ mod wasm {
         return f32x4_relaxed_madd(a, b, c);
         #[cfg(not(target_feature = "relaxed-simd"))]
         f32x4_add(f32x4_mul(a, b), c)
+    }
+    /// `sum` and, in each lane, four products of signed numbers with numbers of 7 bits, which are not negative.
+    #[cfg(target_feature = "relaxed-simd")]
+    #[inline(always)]
+    pub fn dot_i8(signed: V, small: V, sum: V) -> V {
+        i32x4_relaxed_dot_i8x16_i7x16_add(signed, small, sum)
+    }
+    /// Lane `LANE` in each.
+    #[inline(always)]
+    pub fn lane<const LANE: usize>(a: V) -> V {
+        i32x4_shuffle::<LANE, LANE, LANE, LANE>(a, a)
     }
     #[inline(always)]
     pub fn zero() -> V {
@@ -129,12 +145,16 @@ mod sse2 {
         zero() = _mm_setzero_si128();
         and(a, b) = _mm_and_si128(a, b);
         or(a, b) = _mm_or_si128(a, b);
+        xor(a, b) = _mm_xor_si128(a, b);
         dot_i16(a, b) = _mm_madd_epi16(a, b);
         mul_i16(a, b) = _mm_mullo_epi16(a, b);
         add_i16(a, b) = _mm_add_epi16(a, b);
         add_i32(a, b) = _mm_add_epi32(a, b);
         sub_i32(a, b) = _mm_sub_epi32(a, b);
         pack_i32(a, b) = _mm_packs_epi32(a, b);
+        pack_i16(a, b) = _mm_packs_epi16(a, b);
+        sub_i16(a, b) = _mm_sub_epi16(a, b);
+        less_i16(a, b) = _mm_cmplt_epi16(a, b);
         to_f32(a) = _mm_castps_si128(_mm_cvtepi32_ps(a));
         add_f32(a, b) = _mm_castps_si128(_mm_add_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(b)));
         sub_f32(a, b) = _mm_castps_si128(_mm_sub_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(b)));
@@ -165,6 +185,32 @@ mod sse2 {
     #[inline(always)]
     pub fn mul_add_f32(a: V, b: V, c: V) -> V {
         add_f32(mul_f32(a, b), c)
+    }
+    /// `sum` and, in each lane, four products of signed numbers with numbers of 7 bits, which are not negative. Only
+    /// tests need it: without an instruction for it, pairs of 16 bits are faster.
+    #[cfg(test)]
+    #[inline(always)]
+    pub fn dot_i8(signed: V, small: V, sum: V) -> V {
+        // SAFETY: every x86-64 processor has SSE2.
+        unsafe {
+            let even = |a| _mm_srai_epi16::<8>(_mm_slli_epi16::<8>(a));
+            let odd = |a| _mm_srai_epi16::<8>(a);
+            let products = add_i32(dot_i16(even(signed), even(small)), dot_i16(odd(signed), odd(small)));
+            add_i32(sum, products)
+        }
+    }
+    /// Lane `LANE` in each.
+    #[inline(always)]
+    pub fn lane<const LANE: usize>(a: V) -> V {
+        // SAFETY: every x86-64 processor has SSE2.
+        unsafe {
+            match LANE {
+                0 => _mm_shuffle_epi32::<0x00>(a),
+                1 => _mm_shuffle_epi32::<0x55>(a),
+                2 => _mm_shuffle_epi32::<0xaa>(a),
+                _ => _mm_shuffle_epi32::<0xff>(a),
+            }
+        }
     }
     /// SSE2 multiplies only every other lane.
     #[inline(always)]
@@ -227,6 +273,9 @@ pub mod plain {
     pub fn zero() -> V {
         [0; 4]
     }
+    pub fn lane<const LANE: usize>(a: V) -> V {
+        [a[LANE]; 4]
+    }
     pub fn all_f32(value: f32) -> V {
         [value.to_bits() as i32; 4]
     }
@@ -247,6 +296,28 @@ pub mod plain {
     }
     pub fn or(a: V, b: V) -> V {
         i32_lanes(a, b, |a, b| a | b)
+    }
+    pub fn xor(a: V, b: V) -> V {
+        i32_lanes(a, b, |a, b| a ^ b)
+    }
+    pub fn sub_i16(a: V, b: V) -> V {
+        i16_lanes(a, b, i16::wrapping_sub)
+    }
+    /// All ones where it is so.
+    pub fn less_i16(a: V, b: V) -> V {
+        i16_lanes(a, b, |a, b| -i16::from(a < b))
+    }
+    pub fn pack_i16(a: V, b: V) -> V {
+        let bytes = [i16s(a), i16s(b)].map(|a| a.map(|a| a.clamp(i8::MIN as i16, i8::MAX as i16) as u8));
+        std::array::from_fn(|lane| i32::from_le_bytes(bytes.as_flattened().as_chunks().0[lane]))
+    }
+    /// `sum` and, in each lane, four products of signed numbers with numbers of 7 bits, which are not negative.
+    pub fn dot_i8(signed: V, small: V, sum: V) -> V {
+        let products = |lane: usize| -> i32 {
+            let (signed, small) = (signed[lane].to_le_bytes(), small[lane].to_le_bytes());
+            signed.iter().zip(small).map(|(a, b)| *a as i8 as i32 * b as i8 as i32).sum()
+        };
+        std::array::from_fn(|lane| sum[lane].wrapping_add(products(lane)))
     }
     pub fn dot_i16(a: V, b: V) -> V {
         let (a, b) = (i16s(a), i16s(b));

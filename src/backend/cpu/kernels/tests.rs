@@ -1,13 +1,13 @@
 //! Kernels against plain arithmetic, and the SIMD functions against their plain twins.
 
 use super::super::pool::Pool;
-use super::decode::{Block, Encoding};
+use super::decode::{Block, Encoding, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::float16::{self, Binary16, Brain16, Format};
-use super::input::{Input, Order, ROWS};
-use super::layout::{self, Layout};
-use super::quants::Quants;
+use super::input::{Input, Order};
+use super::layout::{Layout, Plain, Raised, Super, SuperRaised, unpack_row};
+use super::quants::{Lanes, Quants, pairs, quads};
 use super::simd::{self, V, store, zero};
-use super::{column, float, simd::plain, tile};
+use super::{column, float, rows, simd::plain, tile};
 use half::{bf16, f16};
 
 /// xorshift32.
@@ -62,7 +62,10 @@ fn lanes(words: V) -> [f32; 4] {
     float::lanes(words)
 }
 
-fn kernels_agree<L: Layout>(scales: &[usize]) {
+/// The products of a few matrices, as bits.
+fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
+    let mut results = Vec::new();
+    let strip_groups = L::Quants::GROUPS;
     let mut random = Random(0x5eed);
     for blocks in [1, 2, 3, 9] {
         let columns = blocks * L::BLOCK;
@@ -72,17 +75,20 @@ fn kernels_agree<L: Layout>(scales: &[usize]) {
         let len = size_of_val(memory.as_slice());
         let bytes: &mut [u8] = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), len) };
         let mut weights = Vec::new();
-        for (index, group) in bytes.chunks_exact_mut(chunks * L::BYTES).enumerate() {
+        // Strips follow each other, and chunks of a strip's groups take turns.
+        let first_chunk =
+            |group: usize| (group / strip_groups * chunks * strip_groups + group % strip_groups) * L::BYTES;
+        for index in 0..4 {
+            let group = &mut bytes[first_chunk(index)..];
             for lane in 0..4 {
                 let (file, values) = row::<L>(columns, scales, &mut random);
                 let of_chunk = L::COLUMNS / L::BLOCK * L::Encoding::BYTES;
-                for (chunk, file) in group.chunks_exact_mut(L::BYTES).zip(file.chunks(of_chunk)) {
+                let chunks = group.chunks_exact_mut(L::BYTES).step_by(strip_groups);
+                for (chunk, file) in chunks.zip(file.chunks(of_chunk)) {
                     L::pack(file, lane, chunk);
                 }
                 let mut unpacked = vec![0.0; columns];
-                unsafe {
-                    tile::unpack_row::<L>(group.as_ptr(), lane, &mut tile::Panel::new(), &mut unpacked)
-                };
+                unsafe { unpack_row::<L>(group.as_ptr(), lane, &mut unpacked) };
                 for (a, b) in unpacked.iter().zip(&values) {
                     assert!(
                         (a - b).abs() <= 1e-6 * b.abs().max(1e-2),
@@ -92,9 +98,9 @@ fn kernels_agree<L: Layout>(scales: &[usize]) {
                 weights.push(values);
             }
         }
-        let group = |index: usize| memory.as_ptr().cast::<u8>().wrapping_add(index * chunks * L::BYTES);
+        let group = |index: usize| memory.as_ptr().cast::<u8>().wrapping_add(first_chunk(index));
 
-        let rows = 6;
+        let rows = 11;
         let input: Vec<f32> = (0..rows * columns).map(|_| random.float()).collect();
         // What the kernels see of it: 8 bits a number, a scale for each block.
         let rounded: Vec<f64> = input
@@ -116,49 +122,83 @@ fn kernels_agree<L: Layout>(scales: &[usize]) {
         };
 
         let (mut order, pool) = (Input::default(), Pool::default());
+        let mut by_column = Vec::new();
         for row in 0..rows {
             order.fill(&pool, &Order::one::<L>(), columns, &input[row * columns..][..columns]).unwrap();
-            let four = unsafe { column::multiply::<L, 4>([0, 1, 2, 3].map(group), &order) };
-            let two = unsafe { column::multiply::<L, 2>([2, 3].map(group), &order) };
-            for (index, result) in four.into_iter().flat_map(lanes).enumerate() {
-                check(row, index, result, "four groups");
+            let first = by_column.len();
+            for strip in (0..4).step_by(strip_groups).map(group) {
+                match strip_groups {
+                    2 => by_column.extend(unsafe { column::multiply::<L, 2>(strip, &order) }.map(lanes)),
+                    _ => by_column.extend(unsafe { column::multiply::<L, 4>(strip, &order) }.map(lanes)),
+                }
             }
-            for (index, result) in two.into_iter().flat_map(lanes).enumerate() {
-                check(row, 8 + index, result, "two groups");
+            for (index, result) in by_column[first..].as_flattened().iter().enumerate() {
+                check(row, index, *result, "one column");
             }
         }
         order.fill(&pool, &Order::several::<L>(), columns, &input).unwrap();
-        let mut totals = [[[zero(); tile::GROUPS]; ROWS]; 2];
-        unsafe { tile::multiply::<L>([1, 2].map(group), &order, &mut tile::Panel::new(), &mut totals) };
-        for (row, totals) in totals.into_iter().flatten().take(rows).enumerate() {
-            for (index, result) in totals.into_iter().flat_map(lanes).enumerate() {
-                check(row, 4 + index, result, "several columns");
+        let mut together = vec![[[0.0; 4]; 4]; rows];
+        if let Lanes::Pairs = L::Quants::LANES {
+            for first in [0, 2] {
+                let mut totals = [[[zero(); tile::GROUPS]; tile::ROWS]; 3];
+                unsafe { tile::multiply::<L>(group(first), &order, &mut totals) };
+                for (together, totals) in together.iter_mut().zip(totals.as_flattened()) {
+                    together[first..][..2].copy_from_slice(&totals.map(lanes));
+                }
             }
+        } else {
+            let mut totals = vec![[zero(); rows::GROUPS]; rows];
+            unsafe { rows::multiply::<L>(group(0), &order, &mut totals) };
+            together = totals.into_iter().map(|totals| totals.map(lanes)).collect();
         }
+        assert_eq!(together.as_flattened(), by_column, "{columns} columns together and one by one");
+        results.extend(by_column.as_flattened().iter().map(|result| result.to_bits()));
     }
+    results
 }
 
 macro_rules! layouts {
-    ($($test:ident $layout:ident $scales:expr;)*) => {
+    ($($test:ident $layout:ident<$encoding:ident, $bits:ident $(, $number:literal)?> $scales:expr;)*) => {
         $(
             #[test]
             fn $test() {
-                kernels_agree::<layout::$layout>(&$scales);
+                let pairs = kernels_agree::<$layout<$encoding, pairs::$bits $(, $number)?>>(&$scales);
+                let quads = kernels_agree::<$layout<$encoding, quads::$bits $(, $number)?>>(&$scales);
+                assert!(pairs == quads, "quads give something else than pairs");
             }
         )*
     };
 }
 layouts! {
-    q4_0 PackedQ4_0 [0];
-    q4_1 PackedQ4_1 [0, 2];
-    q5_0 PackedQ5_0 [0];
-    q5_1 PackedQ5_1 [0, 2];
-    q8_0 PackedQ8_0 [0];
-    q2_k PackedQ2K [80, 82];
-    q3_k PackedQ3K [108];
-    q4_k PackedQ4K [0, 2];
-    q5_k PackedQ5K [0, 2];
-    q6_k PackedQ6K [208];
+    q4_0 Plain<Q4_0, Bits4, 8> [0];
+    q4_1 Raised<Q4_1, Bits4> [0, 2];
+    q5_0 Plain<Q5_0, Bits5, 16> [0];
+    q5_1 Raised<Q5_1, Bits5> [0, 2];
+    q8_0 Plain<Q8_0, Bits8, 0> [0];
+    q2_k SuperRaised<Q2K, Bits2, 16> [80, 82];
+    q3_k Super<Q3K, Bits3, 4> [108];
+    q4_k SuperRaised<Q4K, Bits4, 32> [0, 2];
+    q5_k SuperRaised<Q5K, Bits5, 32> [0, 2];
+    q6_k Super<Q6K, Bits6, 32> [208];
+}
+
+/// Every product and sum that the input's rounding allows must fit what the instruction keeps it in.
+#[test]
+fn input_that_is_no_number_stays_within_seven_bits() {
+    let numbers = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1e-45, 1e-45, f32::MAX, f32::MIN, -1e-40];
+    let (mut rounded, pool) = (Input::default(), Pool::default());
+    for kept in 1..=numbers.len() {
+        let input: Vec<f32> = (0..64).map(|index| numbers[index % kept]).collect();
+        let order = Order::one::<Plain<Q8_0, quads::Bits8, 0>>();
+        rounded.forget();
+        rounded.fill(&pool, &order, 64, &input).unwrap();
+        for block in rounded.lanes.as_chunks::<16>().0 {
+            let (magnitudes, signs) = block.split_at(8);
+            assert!(magnitudes.iter().all(|four| four & 0x8080_8080 == 0), "magnitudes {magnitudes:x?}");
+            let mut signs = signs.iter().flat_map(|four| four.to_le_bytes());
+            assert!(signs.all(|sign| [0, 0xff].contains(&sign)), "signs {block:x?}");
+        }
+    }
 }
 
 fn halves_agree<F: Format>(to_bits: impl Fn(f32) -> u16, to_f32: impl Fn(u16) -> f32) {
@@ -218,8 +258,12 @@ fn simd_agrees_with_its_plain_twin() {
     let mut random = Random(7);
     for _ in 0..1000 {
         let [a, b] = [0, 1].map(|_| std::array::from_fn(|_| random.next() as i32));
-        same!(a, b; and or dot_i16 mul_i16 add_i16 add_i32 sub_i32 mul_i32 pack_i32; shl_i16 shr_u16 shl_i32 shr_i32);
+        same!(a, b; and or xor dot_i16 mul_i16 add_i16 sub_i16 less_i16 add_i32 sub_i32 mul_i32 pack_i32 pack_i16; shl_i16 shr_u16 shl_i32 shr_i32);
         assert_eq!(array(simd::to_f32(vector(a))), plain::to_f32(a));
+        assert_eq!(array(simd::lane::<2>(vector(a))), plain::lane::<2>(a));
+        let small = b.map(|lane| lane & 0x7f7f_7f7f);
+        let sum = simd::dot_i8(vector(a), vector(small), vector(b));
+        assert_eq!(array(sum), plain::dot_i8(a, small, b));
         let [x, y] = [0, 1].map(|_| std::array::from_fn(|_| (100.0 * random.float()).to_bits() as i32));
         same!(x, y; add_f32 sub_f32 mul_f32 div_f32 max_f32 less_f32;);
         unsafe {

@@ -1,14 +1,17 @@
-//! Matrix times several columns: a prompt. Weights are unpacked once for all of them.
+//! Matrix times several columns, a prompt, where steps are pairs. Weights are unpacked once for all of them.
 
-use super::input::{Input, ROWS};
+use super::input::Input;
 use super::layout::{Halves, Layout};
-use super::quants::{PAIRS, Quants};
+use super::quants::Quants;
+use super::quants::pairs::PAIRS;
 use super::simd::{
-    V, add_f32, add_i16, add_i32, and, dot_i16, load, mul_f32, mul_i16, opaque, or, shl_i32, shr_i32,
-    shr_u16, splat, store, sub_f32, to_f32, zero,
+    V, add_i16, add_i32, and, dot_i16, load, mul_add_f32, mul_f32, mul_i16, opaque, or, shl_i32, shr_i32,
+    shr_u16, splat, sub_f32, to_f32, zero,
 };
 use super::unroll;
 
+/// Rows of the input that go together.
+pub const ROWS: usize = 4;
 /// Groups of four weight rows that go together.
 pub const GROUPS: usize = 2;
 /// Blocks of 32 columns of a panel: what of the weights is unpacked at a time.
@@ -40,7 +43,7 @@ impl Panel {
     /// Unpacks `blocks` blocks.
     ///
     /// # Safety
-    /// `chunk` points to chunks of at least so many blocks.
+    /// `chunk` points to the first of as many chunks of a strip.
     unsafe fn fill<L: Layout>(&mut self, group: usize, chunk: *const u8, blocks: usize) {
         let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
         let low_halves = opaque(0x0000_ffff);
@@ -48,7 +51,7 @@ impl Panel {
         for block in 0..blocks {
             // SAFETY: the chunks are there.
             unsafe {
-                let chunk = chunk.add(block / (L::COLUMNS / 32) * L::BYTES);
+                let chunk = chunk.add(block / (L::COLUMNS / 32) * L::Quants::GROUPS * L::BYTES);
                 let within = block % (L::COLUMNS / 32);
                 let integers = chunk.add(L::INTEGERS_AT + within * L::Quants::BYTES);
                 // The scales of the block's two halves, in both 16-bit lanes.
@@ -63,19 +66,16 @@ impl Panel {
                     });
                     or(and(scale, low_halves), shl_i32::<16>(scale))
                 });
-                let mut words = L::Quants::words(integers, 0);
                 unroll!(PAIR in [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15] {
-                    if PAIR.is_multiple_of(L::Quants::UNIT) {
-                        words = L::Quants::words(integers, PAIR / L::Quants::UNIT);
-                    }
+                    let pair = L::Quants::step(integers, PAIR, masks);
                     let value = match L::Quants::SCALE / L::Quants::FACTORS[PAIR] as i32 {
-                        1 => L::Quants::pair::<PAIR>(words, masks),
-                        2 => shr_u16::<1>(L::Quants::pair::<PAIR>(words, masks)),
-                        4 => shr_u16::<2>(L::Quants::pair::<PAIR>(words, masks)),
-                        16 => shr_u16::<4>(L::Quants::pair::<PAIR>(words, masks)),
-                        64 => shr_u16::<6>(L::Quants::pair::<PAIR>(words, masks)),
-                        128 => shr_u16::<7>(L::Quants::pair::<PAIR>(words, masks)),
-                        _ => shr_u16::<8>(L::Quants::pair::<PAIR>(words, masks)),
+                        1 => pair,
+                        2 => shr_u16::<1>(pair),
+                        4 => shr_u16::<2>(pair),
+                        16 => shr_u16::<4>(pair),
+                        64 => shr_u16::<6>(pair),
+                        128 => shr_u16::<7>(pair),
+                        _ => shr_u16::<8>(pair),
                     };
                     let value = if L::OFFSET == 0 { value } else { add_i16(value, offset) };
                     self.integers[block][PAIR][group] =
@@ -120,20 +120,20 @@ impl Panel {
             unsafe {
                 let mut sums = [[zero(); GROUPS]; ROWS];
                 let at = (tile * input.blocks + first + place) * ROWS;
-                // Loops of four pairs: unrolled further, the compiler loads more than registers hold.
-                let mut pairs = input.pairs.as_ptr().add(PAIRS * at).cast::<u8>();
+                let mut lanes = input.lanes.as_ptr().add(PAIRS * at).cast::<u8>();
                 let mut weights = self.integers[place].as_ptr().cast::<u8>();
+                // Loops of four pairs: unrolled further, the compiler loads more than registers hold.
                 for _ in 0..step * PAIRS / 4 {
                     unroll!(PAIR in [0 1 2 3] {
                         let weights = [0, 1].map(|group| load(weights.add(16 * (GROUPS * PAIR + group))));
                         for (row, sums) in sums.iter_mut().enumerate() {
-                            let input = splat(pairs.add(4 * (ROWS * PAIR + row)));
+                            let input = L::Quants::input(lanes, ROWS * PAIR + row);
                             for (sum, weights) in sums.iter_mut().zip(weights) {
-                                *sum = add_i32(*sum, dot_i16(weights, input));
+                                *sum = L::Quants::add(*sum, weights, input);
                             }
                         }
                     });
-                    pairs = pairs.add(4 * 4 * ROWS);
+                    lanes = lanes.add(4 * 4 * ROWS);
                     weights = weights.add(4 * 16 * GROUPS);
                 }
                 for (row, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
@@ -143,10 +143,10 @@ impl Panel {
                     for group in 0..GROUPS {
                         let (sum, weight) = (to_f32(sums[group]), self.scales[place][group]);
                         if L::BLOCK == 32 {
-                            totals[group] = add_f32(totals[group], mul_f32(mul_f32(sum, scale), weight));
+                            totals[group] = mul_add_f32(mul_f32(sum, scale), weight, totals[group]);
                             if L::MINIMA {
-                                let minimum = mul_f32(self.minimum_scales[place][group], block_sum);
-                                totals[group] = add_f32(totals[group], minimum);
+                                let minimum = self.minimum_scales[place][group];
+                                totals[group] = mul_add_f32(minimum, block_sum, totals[group]);
                             }
                             continue;
                         }
@@ -161,7 +161,7 @@ impl Panel {
                             }
                             worth = sub_f32(worth, mul_f32(to_f32(minima), self.minimum_scales[0][group]));
                         }
-                        totals[group] = add_f32(totals[group], mul_f32(worth, scale));
+                        totals[group] = mul_add_f32(worth, scale, totals[group]);
                     }
                 }
             }
@@ -172,56 +172,20 @@ impl Panel {
 /// The products of `GROUPS` groups of four rows with every row of the input: `totals[tile][row][group]`.
 ///
 /// # Safety
-/// Each of `groups` points to as many chunks as the input has.
-pub unsafe fn multiply<L: Layout>(
-    groups: [*const u8; GROUPS],
-    input: &Input,
-    panel: &mut Panel,
-    totals: &mut [[[V; GROUPS]; ROWS]],
-) {
+/// `groups` points to the first of as many chunks of a strip as the input has, and the next groups are in it too.
+pub unsafe fn multiply<L: Layout>(groups: *const u8, input: &Input, totals: &mut [[[V; GROUPS]; ROWS]]) {
+    let mut panel = Panel::new();
     totals.fill([[zero(); GROUPS]; ROWS]);
     for first in (0..input.blocks).step_by(PANEL) {
         let blocks = PANEL.min(input.blocks - first);
-        for (group, start) in groups.iter().enumerate() {
+        for group in 0..GROUPS {
+            let chunk = first / (L::COLUMNS / 32) * L::Quants::GROUPS + group;
             // SAFETY: passed on; a panel starts with a chunk.
-            unsafe { panel.fill::<L>(group, start.add(first / (L::COLUMNS / 32) * L::BYTES), blocks) };
+            unsafe { panel.fill::<L>(group, groups.add(chunk * L::BYTES), blocks) };
         }
         for (tile, totals) in totals.iter_mut().enumerate() {
             // SAFETY: the input has the tile.
             unsafe { panel.multiply::<L>(first, blocks, tile, input, totals) };
         }
     }
-}
-
-/// Unpacks one of four rows into floats: chunk by chunk, as kernels see them.
-///
-/// # Safety
-/// `group` points to as many chunks as `out` has.
-pub unsafe fn unpack_row<L: Layout>(group: *const u8, row: usize, panel: &mut Panel, out: &mut [f32]) {
-    for (part, out) in out.chunks_mut(32 * PANEL).enumerate() {
-        // SAFETY: passed on.
-        unsafe { panel.fill::<L>(0, group.add(part * PANEL / (L::COLUMNS / 32) * L::BYTES), out.len() / 32) };
-        for (block, out) in out.chunks_mut(32).enumerate() {
-            let at = if L::BLOCK == 32 { block } else { 0 };
-            let (scale, minimum) = (lanes(panel.scales[at][0]), lanes(panel.minimum_scales[at][0]));
-            let (scale, minimum) = (f32::from_bits(scale[row]), f32::from_bits(minimum[row]));
-            for (column, out) in out.iter_mut().enumerate() {
-                let lane = |words: V, odd: usize| (lanes(words)[row] >> (16 * odd)) as i16 as f32;
-                *out = scale * lane(panel.integers[block][column / 2][0], column % 2);
-                if L::MINIMA && L::BLOCK == 32 {
-                    *out += minimum;
-                } else if L::MINIMA {
-                    let sub_block = (32 * block + column) / L::SUB_BLOCK;
-                    *out -= minimum * lane(panel.minima[sub_block / 2][0], sub_block % 2);
-                }
-            }
-        }
-    }
-}
-
-fn lanes(words: V) -> [u32; 4] {
-    let mut lanes = [0; 4];
-    // SAFETY: the pointer is to 16 bytes.
-    unsafe { store(lanes.as_mut_ptr().cast(), words) };
-    lanes
 }

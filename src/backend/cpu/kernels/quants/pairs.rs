@@ -1,45 +1,39 @@
-//! How small integers are packed, so that one operation gives a vector of them.
-//!
-//! Weights lie in groups of four rows. The integers of four rows and 32 columns are some 128-bit words; a row has one
-//! 32-bit lane of each, that is two 16-bit lanes, for even and odd columns. A *pair* is columns 2p and 2p + 1: taken
-//! out of a word it is 8 lanes of 16 bits, and [`simd::dot_i16`] with the same pair of the input, repeated four
-//! times, adds two products to each row's sum.
+//! Two columns at a time, 16 bits each: columns 2p and 2p + 1 are pair p. [`simd::dot_i16`] with the same pair of the
+//! input, repeated four times, gives the sum of two products for each row.
 //!
 //! Most integers are taken out by a mask alone and stay where they are in their lane, which makes them 2ⁿ times as
 //! large. The input makes up for it: its pair p is multiplied by [`Quants::FACTORS`]`[p]` beforehand, so that all
 //! products of a block are [`Quants::SCALE`] times as large.
 
-use super::simd::{self, V, and, opaque, or, shl_i16, shr_u16};
+use super::super::simd::{self, V, add_i32, and, dot_i16, load, opaque, or, shl_i16, shr_u16, splat};
+use super::{Lanes, MOST_STEPS, Quants};
 
 /// Pairs in a block of 32 columns.
-pub const PAIRS: usize = 16;
+pub const PAIRS: usize = MOST_STEPS;
 
-/// Unsigned integers of some bits (signed where they have 8), packed.
-pub trait Quants {
-    /// Of four rows and 32 columns.
-    const BYTES: usize;
-    /// Pairs that are unpacked together.
-    const UNIT: usize;
-    /// The input's factor for each pair.
-    const FACTORS: [i16; PAIRS];
-    /// Integer times factor.
-    const SCALE: i32;
-    /// Rows that a kernel for one column takes at once, in groups of four: as many as registers allow.
-    const GROUPS: usize;
-    /// Masks, kept in registers.
-    type Masks: Copy;
-    /// The words of a unit.
-    type Words: Copy;
+/// What all types have in common.
+macro_rules! pairs {
+    () => {
+        const STEPS: usize = PAIRS;
+        const LANES: Lanes = Lanes::Pairs;
+        type Input = V;
 
-    /// Ready to use.
-    fn masks() -> Self::Masks;
-    /// # Safety
-    /// `at` is the start of a block's integers of four rows; `UNIT · unit < PAIRS`.
-    unsafe fn words(at: *const u8, unit: usize) -> Self::Words;
-    /// Pair `PAIR` of a block, times `SCALE / FACTORS[PAIR]`. `words` are its unit's.
-    fn pair<const PAIR: usize>(words: Self::Words, masks: Self::Masks) -> V;
-    /// Packs the 32 integers of row `row` of four into `block`, which is zero there.
-    fn pack(values: &[u8; 32], row: usize, block: &mut [u8]);
+        #[inline(always)]
+        unsafe fn input(at: *const u8, pair: usize) -> V {
+            unsafe { splat(at.add(4 * pair)) }
+        }
+        #[inline(always)]
+        fn add(sum: V, step: V, input: V) -> V {
+            add_i32(sum, dot_i16(step, input))
+        }
+    };
+}
+
+/// # Safety
+/// There are more than `index` words at `at`.
+#[inline(always)]
+unsafe fn word(at: *const u8, index: usize) -> V {
+    unsafe { load(at.add(16 * index)) }
 }
 
 /// Sets bits of the 16-bit lane of `word` that belongs to `row` and to even (0) or odd (1) columns.
@@ -53,22 +47,15 @@ fn set(block: &mut [u8], word: usize, row: usize, odd: usize, bits: u16) {
 pub struct Bits8;
 
 impl Quants for Bits8 {
-    const BYTES: usize = 128;
-    const UNIT: usize = 1;
-    const FACTORS: [i16; PAIRS] = [1; PAIRS];
-    const SCALE: i32 = 1;
+    pairs!();
+    const BITS: usize = 8;
     const GROUPS: usize = 4;
     type Masks = ();
-    type Words = V;
 
     fn masks() {}
     #[inline(always)]
-    unsafe fn words(at: *const u8, unit: usize) -> V {
-        unsafe { simd::load_i8(at.add(8 * unit).cast()) }
-    }
-    #[inline(always)]
-    fn pair<const PAIR: usize>(word: V, _: ()) -> V {
-        word
+    unsafe fn step(at: *const u8, pair: usize, _: ()) -> V {
+        unsafe { simd::load_i8(at.add(8 * pair).cast()) }
     }
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
         for (pair, columns) in values.as_chunks::<2>().0.iter().enumerate() {
@@ -81,24 +68,20 @@ impl Quants for Bits8 {
 pub struct Bits4;
 
 impl Quants for Bits4 {
-    const BYTES: usize = 64;
-    const UNIT: usize = 4;
+    pairs!();
+    const BITS: usize = 4;
     const FACTORS: [i16; PAIRS] = [256, 16, 1, 256, 256, 16, 1, 256, 256, 16, 1, 256, 256, 16, 1, 256];
     const SCALE: i32 = 256;
     const GROUPS: usize = 4;
     type Masks = [V; 3];
-    type Words = V;
 
     fn masks() -> [V; 3] {
         [opaque(0x000f_000f), opaque(0x00f0_00f0), opaque(0x0f00_0f00)]
     }
     #[inline(always)]
-    unsafe fn words(at: *const u8, unit: usize) -> V {
-        unsafe { simd::load(at.add(16 * unit)) }
-    }
-    #[inline(always)]
-    fn pair<const PAIR: usize>(word: V, masks: [V; 3]) -> V {
-        match PAIR % 4 {
+    unsafe fn step(at: *const u8, pair: usize, masks: [V; 3]) -> V {
+        let word = unsafe { word(at, pair / 4) };
+        match pair % 4 {
             3 => shr_u16::<12>(word),
             place => and(word, masks[place]),
         }
@@ -115,30 +98,25 @@ impl Quants for Bits4 {
 pub struct Bits5;
 
 impl Quants for Bits5 {
-    const BYTES: usize = 80;
-    const UNIT: usize = 16;
+    pairs!();
+    const BITS: usize = 5;
     const FACTORS: [i16; PAIRS] = [32, 1, 64, 32, 1, 64, 32, 1, 64, 32, 1, 64, 32, 1, 64, 64];
     const SCALE: i32 = 64;
     const GROUPS: usize = 2;
     type Masks = [V; 3];
-    type Words = [V; 5];
 
     fn masks() -> [V; 3] {
         [opaque(0x003e_003e), opaque(0x07c0_07c0), opaque(0x0001_0001)]
     }
     #[inline(always)]
-    unsafe fn words(at: *const u8, _: usize) -> [V; 5] {
-        unsafe { [0, 1, 2, 3, 4].map(|word| simd::load(at.add(16 * word))) }
-    }
-    #[inline(always)]
-    fn pair<const PAIR: usize>(words: [V; 5], [low, middle, left]: [V; 3]) -> V {
-        if PAIR == 15 {
-            let bits = words.map(|word| and(word, left));
+    unsafe fn step(at: *const u8, pair: usize, [low, middle, left]: [V; 3]) -> V {
+        if pair == 15 {
+            let bits = [0, 1, 2, 3, 4].map(|index| and(unsafe { word(at, index) }, left));
             let high = or(or(shl_i16::<2>(bits[2]), shl_i16::<3>(bits[3])), shl_i16::<4>(bits[4]));
             return or(or(bits[0], shl_i16::<1>(bits[1])), high);
         }
-        let word = words[PAIR / 3];
-        match PAIR % 3 {
+        let word = unsafe { word(at, pair / 3) };
+        match pair % 3 {
             0 => and(word, low),
             1 => and(word, middle),
             _ => shr_u16::<11>(word),
@@ -160,28 +138,24 @@ impl Quants for Bits5 {
 pub struct Bits6;
 
 impl Quants for Bits6 {
-    const BYTES: usize = 96;
-    const UNIT: usize = 8;
+    pairs!();
+    const BITS: usize = 6;
     const FACTORS: [i16; PAIRS] = [1, 16, 1, 16, 1, 16, 16, 16, 1, 16, 1, 16, 1, 16, 16, 16];
     const SCALE: i32 = 16;
     const GROUPS: usize = 2;
     type Masks = [V; 4];
-    type Words = [V; 3];
 
     fn masks() -> [V; 4] {
         [opaque(0x03f0_03f0), opaque(0x000f_000f), opaque(0x0003_0003), opaque(0x000c_000c)]
     }
     #[inline(always)]
-    unsafe fn words(at: *const u8, unit: usize) -> [V; 3] {
-        unsafe { [0, 1, 2].map(|word| simd::load(at.add(48 * unit + 16 * word))) }
-    }
-    #[inline(always)]
-    fn pair<const PAIR: usize>(words: [V; 3], [middle, left, first, second]: [V; 4]) -> V {
-        match PAIR % 8 {
-            6 => or(and(words[0], left), shl_i16::<4>(and(words[2], first))),
-            7 => or(and(words[1], left), shl_i16::<2>(and(words[2], second))),
-            pair if pair % 2 == 0 => and(words[pair / 2], middle),
-            pair => shr_u16::<10>(words[pair / 2]),
+    unsafe fn step(at: *const u8, pair: usize, [middle, left, first, second]: [V; 4]) -> V {
+        let word = |index: usize| unsafe { word(at, 3 * (pair / 8) + index) };
+        match pair % 8 {
+            6 => or(and(word(0), left), shl_i16::<4>(and(word(2), first))),
+            7 => or(and(word(1), left), shl_i16::<2>(and(word(2), second))),
+            place if place % 2 == 0 => and(word(place / 2), middle),
+            place => shr_u16::<10>(word(place / 2)),
         }
     }
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
@@ -203,29 +177,24 @@ impl Quants for Bits6 {
 pub struct Bits3;
 
 impl Quants for Bits3 {
-    const BYTES: usize = 48;
-    const UNIT: usize = 16;
+    pairs!();
+    const BITS: usize = 3;
     const FACTORS: [i16; PAIRS] = [64, 8, 1, 128, 128, 64, 8, 1, 128, 128, 64, 8, 1, 128, 128, 128];
     const SCALE: i32 = 128;
     const GROUPS: usize = 2;
     type Masks = [V; 5];
-    type Words = [V; 3];
 
     fn masks() -> [V; 5] {
         [0x000e_000e, 0x0070_0070, 0x0380_0380, 0x0007_0007, 0x0001_0001].map(opaque)
     }
     #[inline(always)]
-    unsafe fn words(at: *const u8, _: usize) -> [V; 3] {
-        unsafe { [0, 1, 2].map(|word| simd::load(at.add(16 * word))) }
-    }
-    #[inline(always)]
-    fn pair<const PAIR: usize>(words: [V; 3], masks: [V; 5]) -> V {
-        if PAIR == 15 {
-            let bits = words.map(|word| and(word, masks[4]));
+    unsafe fn step(at: *const u8, pair: usize, masks: [V; 5]) -> V {
+        if pair == 15 {
+            let bits = [0, 1, 2].map(|index| and(unsafe { word(at, index) }, masks[4]));
             return or(or(bits[0], shl_i16::<1>(bits[1])), shl_i16::<2>(bits[2]));
         }
-        let word = words[PAIR / 5];
-        match PAIR % 5 {
+        let word = unsafe { word(at, pair / 5) };
+        match pair % 5 {
             3 => and(shr_u16::<10>(word), masks[3]),
             4 => shr_u16::<13>(word),
             place => and(word, masks[place]),
@@ -247,24 +216,20 @@ impl Quants for Bits3 {
 pub struct Bits2;
 
 impl Quants for Bits2 {
-    const BYTES: usize = 32;
-    const UNIT: usize = 8;
+    pairs!();
+    const BITS: usize = 2;
     const FACTORS: [i16; PAIRS] = [256, 64, 16, 4, 1, 256, 64, 256, 256, 64, 16, 4, 1, 256, 64, 256];
     const SCALE: i32 = 256;
     const GROUPS: usize = 2;
     type Masks = [V; 5];
-    type Words = V;
 
     fn masks() -> [V; 5] {
         [0x0003_0003, 0x000c_000c, 0x0030_0030, 0x00c0_00c0, 0x0300_0300].map(opaque)
     }
     #[inline(always)]
-    unsafe fn words(at: *const u8, unit: usize) -> V {
-        unsafe { simd::load(at.add(16 * unit)) }
-    }
-    #[inline(always)]
-    fn pair<const PAIR: usize>(word: V, masks: [V; 5]) -> V {
-        match PAIR % 8 {
+    unsafe fn step(at: *const u8, pair: usize, masks: [V; 5]) -> V {
+        let word = unsafe { word(at, pair / 8) };
+        match pair % 8 {
             5 => and(shr_u16::<10>(word), masks[0]),
             6 => and(shr_u16::<10>(word), masks[1]),
             7 => shr_u16::<14>(word),

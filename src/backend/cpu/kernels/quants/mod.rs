@@ -1,0 +1,96 @@
+//! How small integers are packed, so that one operation gives a vector of them.
+//!
+//! Weights lie in groups of four rows. The integers of four rows and 32 columns are some 128-bit words; a row has one
+//! 32-bit lane of each. What a product takes of a lane at once is a *step*: a pair of columns in 16 bits each, for
+//! WebAssembly's plain SIMD and SSE2 ([`pairs`]), or four columns in 8 bits each, for relaxed SIMD ([`quads`]).
+
+#[cfg_attr(target_feature = "relaxed-simd", allow(dead_code))]
+pub mod pairs;
+#[cfg(any(test, target_feature = "relaxed-simd"))]
+pub mod quads;
+
+use super::simd::{V, lane, load};
+
+#[cfg(not(target_feature = "relaxed-simd"))]
+pub use pairs::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
+#[cfg(target_feature = "relaxed-simd")]
+pub use quads::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
+
+/// Most steps in a block of 32 columns.
+pub const MOST_STEPS: usize = 16;
+
+/// What a step asks of the input.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Lanes {
+    /// Two integers of 16 bits, times [`Quants::FACTORS`].
+    Pairs,
+    /// Four of 8 bits.
+    Quads,
+    /// Those of all steps as magnitudes of 7 bits, then their signs: all bits of a byte set where it is negative.
+    SignedQuads,
+}
+
+impl Lanes {
+    /// Of 32 bits each, in a block of 32 columns.
+    pub const fn count(self) -> usize {
+        match self {
+            Lanes::Pairs | Lanes::SignedQuads => 16,
+            Lanes::Quads => 8,
+        }
+    }
+}
+
+/// Unsigned integers of some bits (signed where they have 8), packed.
+pub trait Quants {
+    /// Of an integer.
+    const BITS: usize;
+    /// Of four rows and 32 columns.
+    const BYTES: usize = 16 * Self::BITS;
+    /// In a block of 32 columns.
+    const STEPS: usize;
+    /// What the input must be like.
+    const LANES: Lanes;
+    /// The input's factor for each step.
+    const FACTORS: [i16; MOST_STEPS] = [1; MOST_STEPS];
+    /// Integer times factor.
+    const SCALE: i32 = 1;
+    /// Groups of four rows that a kernel for one column takes at once: as many as registers allow.
+    const GROUPS: usize;
+    /// Masks, kept in registers.
+    type Masks: Copy;
+    /// What a step takes of the input, in each lane the same.
+    type Input: Copy;
+
+    /// Ready to use.
+    fn masks() -> Self::Masks;
+    /// The integers of a step, times `SCALE / FACTORS[step]`.
+    ///
+    /// # Safety
+    /// `at` is the start of a block's integers of four rows; `step` is below `STEPS`. It should be a constant.
+    unsafe fn step(at: *const u8, step: usize, masks: Self::Masks) -> V;
+    /// # Safety
+    /// `at` is the start of a row's lanes of a block, where they lie together. `step` should be a constant.
+    unsafe fn input(at: *const u8, step: usize) -> Self::Input;
+    /// `sum` and the products of a step with the input, in each lane.
+    fn add(sum: V, step: V, input: Self::Input) -> V;
+    /// Packs the 32 integers of row `row` of four into `block`, which is zero there.
+    fn pack(values: &[u8; 32], row: usize, block: &mut [u8]);
+}
+
+/// Lane `index` of those at `at`, in each lane. `index` should be a constant.
+///
+/// A lane of a vector, and not a load of one number: V8 does not add constants to the addresses of such loads.
+///
+/// # Safety
+/// `at` has so many lanes, in whole vectors.
+#[inline(always)]
+unsafe fn lane_at(at: *const u8, index: usize) -> V {
+    // SAFETY: the caller's.
+    let four = unsafe { load(at.add(16 * (index / 4))) };
+    match index % 4 {
+        0 => lane::<0>(four),
+        1 => lane::<1>(four),
+        2 => lane::<2>(four),
+        _ => lane::<3>(four),
+    }
+}

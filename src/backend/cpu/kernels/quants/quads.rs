@@ -1,0 +1,121 @@
+//! Four columns at a time, 8 bits each, for the dot product of relaxed SIMD.
+//!
+//! It takes signed numbers of 8 bits and numbers of 7 bits that are not negative, and gives the same on every
+//! processor for these: the sum of two products fits 16 bits, whether it is kept in as many or in more. Integers of
+//! up to 6 bits are such numbers. Those of 8 bits go to the other side: the input is split into magnitudes, which have
+//! 7 bits, and signs, which go to the weights. −w is the complement of w plus 1, so what the complement lacks is the
+//! magnitude: their sum is known beforehand and starts the sum of products.
+
+use super::super::simd::{self, V, and, dot_i8, opaque, or, shl_i16, shr_u16, xor};
+use super::{Lanes, Quants, lane_at};
+
+/// Integers of `LOW + HIGH` bits: `LOW` words of low bits, then `HIGH` words of high bits. A word has the bits of so
+/// many quads as fit a byte, the first in the lowest bits.
+pub struct Bits<const LOW: usize, const HIGH: usize>;
+
+pub type Bits2 = Bits<2, 0>;
+pub type Bits3 = Bits<2, 1>;
+pub type Bits4 = Bits<4, 0>;
+pub type Bits5 = Bits<4, 1>;
+pub type Bits6 = Bits<4, 2>;
+
+/// The word, and the bit in each of its bytes, where quad `quad` has its `bits` bits.
+const fn place(quad: usize, bits: usize) -> (usize, usize) {
+    let together = 8 / bits;
+    (quad / together, quad % together * bits)
+}
+
+/// Bits moved down, or up where `by` is negative. What crosses from byte to byte must be masked.
+#[inline(always)]
+fn down(word: V, by: isize) -> V {
+    match by {
+        -4 => shl_i16::<4>(word),
+        -3 => shl_i16::<3>(word),
+        -2 => shl_i16::<2>(word),
+        -1 => shl_i16::<1>(word),
+        0 => word,
+        1 => shr_u16::<1>(word),
+        2 => shr_u16::<2>(word),
+        3 => shr_u16::<3>(word),
+        4 => shr_u16::<4>(word),
+        5 => shr_u16::<5>(word),
+        _ => shr_u16::<6>(word),
+    }
+}
+
+impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
+    const BITS: usize = LOW + HIGH;
+    const STEPS: usize = 8;
+    const LANES: Lanes = Lanes::Quads;
+    const GROUPS: usize = 4;
+    type Masks = [V; 2];
+    type Input = V;
+
+    fn masks() -> [V; 2] {
+        let low = (1 << LOW) - 1;
+        [low, (1 << (LOW + HIGH)) - 1 - low].map(|mask: u32| opaque(mask * 0x0101_0101))
+    }
+    #[inline(always)]
+    unsafe fn step(at: *const u8, step: usize, [low, high]: [V; 2]) -> V {
+        let (word, bit) = place(step, LOW);
+        // SAFETY: the word is one of the block.
+        let value = and(down(unsafe { simd::load(at.add(16 * word)) }, bit as isize), low);
+        if HIGH == 0 {
+            return value;
+        }
+        let (word, bit) = place(step, HIGH);
+        // SAFETY: the word is one of the block.
+        let word = unsafe { simd::load(at.add(16 * (LOW + word))) };
+        or(value, and(down(word, bit as isize - LOW as isize), high))
+    }
+    #[inline(always)]
+    unsafe fn input(at: *const u8, step: usize) -> V {
+        unsafe { lane_at(at, step) }
+    }
+    #[inline(always)]
+    fn add(sum: V, step: V, input: V) -> V {
+        dot_i8(input, step, sum)
+    }
+    fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
+        for (column, &value) in values.iter().enumerate() {
+            let (quad, byte) = (column / 4, 4 * row + column % 4);
+            let (word, bit) = place(quad, LOW);
+            block[16 * word + byte] |= (value & ((1 << LOW) - 1)) << bit;
+            if HIGH > 0 {
+                let (word, bit) = place(quad, HIGH);
+                block[16 * (LOW + word) + byte] |= value >> LOW << bit;
+            }
+        }
+    }
+}
+
+/// 8 bits, signed: as they are.
+pub struct Bits8;
+
+impl Quants for Bits8 {
+    const BITS: usize = 8;
+    const STEPS: usize = 8;
+    const LANES: Lanes = Lanes::SignedQuads;
+    const GROUPS: usize = 4;
+    type Masks = ();
+    type Input = [V; 2];
+
+    fn masks() {}
+    #[inline(always)]
+    unsafe fn step(at: *const u8, step: usize, _: ()) -> V {
+        unsafe { simd::load(at.add(16 * step)) }
+    }
+    #[inline(always)]
+    unsafe fn input(at: *const u8, step: usize) -> [V; 2] {
+        unsafe { [lane_at(at, step), lane_at(at.add(4 * Self::STEPS), step)] }
+    }
+    #[inline(always)]
+    fn add(sum: V, step: V, [magnitudes, signs]: [V; 2]) -> V {
+        dot_i8(xor(step, signs), magnitudes, sum)
+    }
+    fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
+        for (quad, columns) in values.as_chunks::<4>().0.iter().enumerate() {
+            block[16 * quad + 4 * row..][..4].copy_from_slice(columns);
+        }
+    }
+}
