@@ -9,7 +9,7 @@ use crate::engine::{self, Device, Meter, Options, Progress, Stage};
 use crate::openai::{ChatRequest, Chunks, Completion, Endpoint};
 use crate::remote::{Client, Config};
 use crate::router::{Cache, CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
-use crate::store::{BlobSource, IndexedDbStore, MemorySource, Source, open_url};
+use crate::store::{self, BlobSource, IndexedDbStore, MemorySource, Source};
 use crate::{Error, Result};
 use async_lock::Mutex;
 use futures_util::future::{LocalBoxFuture, ready};
@@ -180,9 +180,10 @@ impl Engine {
                         let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
                         Ok(())
                     };
+                    let text = source.as_string().unwrap_or_default();
                     let named = source.as_string().and_then(|text| models::name(&text)).transpose()?;
                     let engine = match named {
-                        Some(spec) => models::load(&spec, hub, &load, max_memory, progress).await?,
+                        Some(spec) => models::load(&text, &spec, hub, &load, max_memory, progress).await?,
                         None => {
                             let source = open(source, &mut progress).await?;
                             fits(source.as_ref(), &load, max_memory).await?;
@@ -211,7 +212,7 @@ impl Engine {
         let mut options: LoadOptions = from_js("options", options)?;
         let (load, hub) = (options.parse()?, options.hub);
         let text = source.as_string();
-        let named = text.as_deref().and_then(models::remote).transpose()?;
+        let named = text.as_deref().and_then(models::name).transpose()?;
         Ok(match named {
             Some(spec) => to_js(&models::inspect(&spec, hub, &load).await?)?,
             None => {
@@ -384,7 +385,7 @@ impl Answer {
 /// What to call a source in reasons.
 fn name(source: &JsValue) -> String {
     match (source.as_string(), source.dyn_ref::<File>()) {
-        (Some(url), _) => crate::store::file_name(&url),
+        (Some(url), _) => store::file_name(&url),
         (None, Some(file)) => file.name(),
         (None, None) => "the model".to_owned(),
     }
@@ -392,12 +393,7 @@ fn name(source: &JsValue) -> String {
 
 async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Box<dyn Source>> {
     if let Some(url) = source.as_string() {
-        let mut meter = None;
-        let mut downloaded = |name: &str, loaded, total: Option<u64>| {
-            let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
-            progress(meter.at(Stage::Download, loaded))
-        };
-        return open_url(&url, &mut downloaded).await;
+        return open_url(&url, progress).await;
     }
     if let Some(file) = source.dyn_ref::<File>() {
         return Ok(Box::new(BlobSource::new(file.name(), Blob::from(file.clone()))));
@@ -409,6 +405,16 @@ async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>)
         return Ok(Box::new(MemorySource::new("model", bytes.to_vec())));
     }
     Err(Error::invalid_argument("a model is loaded from an address, a File, a Blob or bytes"))
+}
+
+/// What is behind an address, of which nothing is kept.
+async fn open_url(url: &str, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Box<dyn Source>> {
+    let mut meter = None;
+    let mut downloaded = |name: &str, loaded, total: Option<u64>| {
+        let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
+        progress(meter.at(Stage::Download, loaded))
+    };
+    store::open_url(url, &mut downloaded).await
 }
 
 /// Answers in memory; with what the browser's storage has of them, where they shall stay and there is such.

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+const HUB: &str = "https://huggingface.co";
 /// A page of the tree call has at most 1,000 files, which take some 300 bytes each.
 const MAX_ANSWER: usize = 16 << 20;
 /// Repositories of models have some dozens of files.
@@ -46,7 +47,7 @@ pub(super) enum Failure {
 impl Client {
     /// A Hub at `endpoint`, by default <https://huggingface.co>.
     pub fn new(endpoint: Option<&str>, token: Option<Token>) -> Result<Client> {
-        let endpoint = endpoint.unwrap_or("https://huggingface.co").trim_end_matches('/');
+        let endpoint = endpoint.unwrap_or(HUB).trim_end_matches('/');
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
             return Err(Error::invalid_argument(
                 "the Hub's address (HF_ENDPOINT) begins with https:// or http://",
@@ -72,6 +73,11 @@ impl Client {
         self.backoff = backoff;
         self.timeouts = timeouts;
         self
+    }
+
+    /// The address, where it is not the usual one.
+    pub(super) fn mirror(&self) -> Option<&str> {
+        Some(self.endpoint.as_str()).filter(|&endpoint| endpoint != HUB)
     }
 
     /// Whether nobody may be asked.

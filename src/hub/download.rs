@@ -48,32 +48,67 @@ impl Default for Sizes {
 /// Hears of progress; gives an error to stop.
 pub type Report = Rc<dyn Fn(Progress) -> Result<()>>;
 
-/// Counts for all parts of a model.
+/// Tells one of those who wait how far all parts of a model are.
 pub(super) struct Tally {
     meter: Meter,
-    loaded: Cell<u64>,
+    parts: Vec<Rc<Download>>,
     told: Cell<Option<Instant>>,
     report: Report,
 }
 
 impl Tally {
-    /// `loaded` of `total` bytes were there before.
-    pub fn new(name: &str, loaded: u64, total: u64, report: Report) -> Tally {
-        let meter = Meter::new(name, total).resumed(loaded);
-        Tally { meter, loaded: Cell::new(loaded), told: Cell::new(None), report }
+    /// Of `parts`, which are `total` bytes together.
+    pub fn new(name: &str, total: u64, parts: Vec<Rc<Download>>, report: Report) -> Tally {
+        let loaded = parts.iter().map(|part| part.job.loaded.get()).sum();
+        Tally { meter: Meter::new(name, total).resumed(loaded), parts, told: Cell::new(None), report }
     }
 
     fn tell(&self) -> Result<()> {
-        (self.report)(self.meter.at(Stage::Download, self.loaded.get()))
+        self.told.set(Some(Instant::now()));
+        let loaded = self.parts.iter().map(|part| part.job.loaded.get()).sum();
+        (self.report)(self.meter.at(Stage::Download, loaded))
     }
 
-    /// The same, unless that was a moment ago.
-    fn tell_sometimes(&self) -> Result<()> {
-        if self.told.get().is_some_and(|told| told.elapsed() < BETWEEN_REPORTS) {
-            return Ok(());
+    /// The same, unless that was a moment ago; then, how long to wait.
+    fn tell_sometimes(&self) -> Result<Option<Duration>> {
+        let early = self.told.get().and_then(|told| BETWEEN_REPORTS.checked_sub(told.elapsed()));
+        if early.is_none() {
+            self.tell()?;
         }
-        self.told.set(Some(Instant::now()));
-        self.tell()
+        Ok(early)
+    }
+}
+
+/// One part of a model, for one of those who opened it.
+pub(super) struct Part {
+    download: Rc<Download>,
+    tally: Rc<Tally>,
+}
+
+impl Part {
+    /// The parts that `tally` is about.
+    pub fn all(tally: Tally) -> Vec<Part> {
+        let tally = Rc::new(tally);
+        tally.parts.iter().map(|part| Part { download: part.clone(), tally: tally.clone() }).collect()
+    }
+
+    pub fn key(&self) -> &Key {
+        self.download.key()
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.download.is_whole()
+    }
+
+    /// Deletes what the store has of it.
+    pub async fn discard(&self) -> Result<()> {
+        let job = &self.download.job;
+        job.store.delete(&job.place()).await.map(drop)
+    }
+
+    /// See [`Download::complete`].
+    pub async fn complete(&self) -> Result<bool> {
+        self.download.complete(&self.tally).await
     }
 }
 
@@ -88,8 +123,11 @@ struct Job {
     remote: Remote,
     store: Rc<dyn Store>,
     key: Key,
+    /// Where it is in the store: beside what it will replace, until it is whole.
+    place: RefCell<Key>,
     sizes: Sizes,
-    tally: Rc<Tally>,
+    /// Bytes that have come, also those of blocks that are not whole yet.
+    loaded: Cell<u64>,
     /// What the store has.
     written: RefCell<Written>,
     recent: RefCell<VecDeque<(u64, Rc<Vec<u8>>)>>,
@@ -116,22 +154,24 @@ struct State {
 }
 
 impl Download {
-    /// Takes the file up where it was left. `turn` is the store's lock on it.
+    /// Takes the file `key` up where it was left: at `record`, which is of that file or of what will replace it.
+    /// `turn` is the store's lock on it.
     pub(super) fn new(
         remote: Remote,
         store: Rc<dyn Store>,
+        key: Key,
         record: Record,
         turn: Option<Box<dyn Any>>,
         sizes: Sizes,
-        tally: Rc<Tally>,
     ) -> Download {
         let whole = record.whole;
         let job = Job {
             remote,
             store,
-            key: record.key,
+            key,
+            place: RefCell::new(record.key),
             sizes,
-            tally,
+            loaded: Cell::new(record.written.total()),
             written: RefCell::new(record.written),
             recent: RefCell::default(),
             events: Cell::new(0),
@@ -157,40 +197,51 @@ impl Download {
 
     /// Fetches what is missing, and checks it. Says whether something was replaced that may have been read before.
     /// A file that is not what it should be is not kept, and gives `corrupt_model`.
-    pub async fn complete(&self) -> Result<bool> {
-        if self.job.whole.get() {
+    pub(super) async fn complete(&self, tally: &Tally) -> Result<bool> {
+        let mut state = self.state.lock().await;
+        if self.is_whole() {
             return Ok(false);
         }
-        let mut state = self.state.lock().await;
-        let len = self.len();
-        self.advance(&mut state, 0..len).await?;
+        self.advance(&mut state, 0..self.len(), tally).await?;
         if !self.is_right(&mut state).await? {
-            self.repair(&mut state).await?;
+            self.repair(&mut state, tally).await?;
         }
+        self.job.replace().await?;
         self.job.store.finish(self.key()).await?;
+        self.job.forget_others().await?;
         self.job.whole.set(true);
         self.job.recent.take();
         state.turn = None;
-        self.job.tally.tell()?;
+        tally.tell()?;
         Ok(self.job.replaced.get() > 0)
     }
 
+    /// Bytes of the file.
+    fn len(&self) -> u64 {
+        self.job.remote.len()
+    }
+
+    /// All of it is in the store, and right.
+    pub(super) fn is_whole(&self) -> bool {
+        self.job.whole.get()
+    }
+
     /// Something is wrong somewhere: fetches everything once more, and replaces what differs.
-    async fn repair(&self, state: &mut State) -> Result<()> {
+    async fn repair(&self, state: &mut State, tally: &Tally) -> Result<()> {
         let (job, len) = (&self.job, self.len());
         job.repairing.set(true);
         let had = job.written.take();
         job.recent.take();
-        job.tally.loaded.set(job.tally.loaded.get().saturating_sub(had.total()));
+        job.loaded.set(job.loaded.get().saturating_sub(had.total()));
         (state.hash, state.hashed) = (Sha256::new(), 0);
-        self.advance(state, 0..len).await?;
+        self.advance(state, 0..len, tally).await?;
         job.repairing.set(false);
         if job.replaced.get() > 0 && self.is_right(state).await? {
             return Ok(());
         }
-        job.store.delete(self.key()).await?;
+        job.store.delete(&job.place()).await?;
         Err(Error::corrupt_model(format!(
-            "{}: what the server has is not what its SHA-256 says; nothing of it is kept. Try again later or take another file",
+            "{}: what the server has is not what its SHA-256 says; nothing it sent is kept. Try again later or take another file",
             self.key().name()
         )))
     }
@@ -204,10 +255,15 @@ impl Download {
     }
 
     /// Works until the store has `wanted`.
-    async fn advance(&self, state: &mut State, wanted: Range<u64>) -> Result<()> {
+    async fn advance(&self, state: &mut State, wanted: Range<u64>, tally: &Tally) -> Result<()> {
         let job = &self.job;
+        // Ends when it is time for a report that was held back.
+        let mut timer = None;
         loop {
-            job.tally.tell_sometimes()?;
+            match tally.tell_sometimes()? {
+                Some(early) => timer = timer.or_else(|| Some(Box::pin(http::sleep(early)))),
+                None => timer = None,
+            }
             self.hash_on(state).await?;
             if job.written.borrow().contains(&wanted) {
                 return Ok(());
@@ -217,7 +273,14 @@ impl Download {
             let ended = poll_fn(|context| match state.transfers.poll_next_unpin(context) {
                 Poll::Ready(ended) => Poll::Ready(ended),
                 Poll::Pending if job.events.get() != before => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {
+                    let fired = timer.as_mut().is_some_and(|sleep| sleep.as_mut().poll(context).is_ready());
+                    if fired {
+                        timer = None;
+                        return Poll::Ready(None);
+                    }
+                    Poll::Pending
+                }
             })
             .await;
             if let Some((range, result)) = ended {
@@ -336,8 +399,44 @@ impl Job {
         result.map_err(|error| Failure::Again(error.context(self.key.name()), None))
     }
 
+    fn place(&self) -> Key {
+        self.place.borrow().clone()
+    }
+
+    /// Lets what has come beside an old copy take its place, block by block: each is one or the other, whatever ends this.
+    async fn replace(&self) -> Result<()> {
+        let place = self.place();
+        if place == self.key {
+            return Ok(());
+        }
+        let mut at = 0;
+        while at < self.remote.len() {
+            let len = self.sizes.block.min(self.remote.len() - at) as usize;
+            let block = self.store.read(&place, at, len).await?;
+            if self.store.read(&self.key, at, len).await.ok().as_ref() != Some(&block) {
+                self.store.put(&self.key, at, &block).await?;
+            }
+            at += len as u64;
+        }
+        self.place.replace(self.key.clone());
+        self.store.delete(&place).await.map(drop)
+    }
+
+    /// Of a file that is on no Hub one version is kept.
+    async fn forget_others(&self) -> Result<()> {
+        if !self.key.is_of_url() {
+            return Ok(());
+        }
+        for Record { key, .. } in self.store.list().await? {
+            if key.repo == self.key.repo && key.etag != self.key.etag {
+                self.store.delete(&key).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn count(&self, bytes: u64) {
-        self.tally.loaded.update(|loaded| loaded + bytes);
+        self.loaded.update(|loaded| loaded + bytes);
         self.events.update(|events| events + 1);
     }
 
@@ -345,13 +444,14 @@ impl Job {
         let range = *at..*at + block.len() as u64;
         if self.written.borrow().contains(&range) {
             // Where a server ignores ranges, one transfer passes through what others have brought.
-            self.tally.loaded.update(|loaded| loaded - (range.end - range.start));
+            self.loaded.update(|loaded| loaded - (range.end - range.start));
             *at = range.end;
             return Ok(());
         }
-        let differs = !self.repairing.get() || self.store.read(&self.key, *at, block.len()).await? != block;
+        let place = self.place();
+        let differs = !self.repairing.get() || self.store.read(&place, *at, block.len()).await? != block;
         if differs {
-            self.store.put(&self.key, *at, &block).await?;
+            self.store.put(&place, *at, &block).await?;
         }
         if differs && self.repairing.get() {
             self.replaced.update(|replaced| replaced + 1);
@@ -371,7 +471,7 @@ impl Job {
     async fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         match self.recall(offset, len) {
             Some(bytes) => Ok(bytes),
-            None => self.store.read(&self.key, offset, len).await,
+            None => self.store.read(&self.place(), offset, len).await,
         }
     }
 
@@ -395,22 +495,23 @@ impl Job {
 }
 
 /// Reading waits for what is read, and fetches meanwhile.
-impl Source for Download {
+impl Source for Part {
     fn name(&self) -> &str {
-        self.job.key.name()
+        self.key().name()
     }
 
     fn len(&self) -> u64 {
-        self.job.remote.len()
+        self.download.len()
     }
 
     fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
         Box::pin(async move {
-            if !self.job.whole.get() {
-                let mut state = self.state.lock().await;
-                self.advance(&mut state, offset..offset + len as u64).await?;
+            let (job, wanted) = (&self.download.job, offset..offset + len as u64);
+            if !job.written.borrow().contains(&wanted) || job.repairing.get() {
+                let mut state = self.download.state.lock().await;
+                self.download.advance(&mut state, wanted, &self.tally).await?;
             }
-            self.job.read(offset, len).await
+            job.read(offset, len).await
         })
     }
 }

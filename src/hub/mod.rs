@@ -19,7 +19,7 @@ pub use choose::RemoteFile;
 pub use client::{Client, Repository};
 pub(crate) use client::{is_hash, is_repo};
 pub use download::{Download, Report, Sizes};
-pub use models::{Cached, Inspected, Model, Models, Peek, load};
+pub use models::{Cached, Found, Inspected, Model, Models, Peek, load};
 pub use remote::Remote;
 pub(crate) use spec::is_file;
 #[cfg(not(target_arch = "wasm32"))]

@@ -2,27 +2,31 @@
 
 use super::choose::{RemoteFile, choose};
 use super::client::{Client, Repository, is_hash};
-use super::download::{Download, Report, Sizes, Tally};
+use super::download::{Download, Part, Report, Sizes, Tally};
 use super::remote::Remote;
 use super::spec::{HubSpec, Spec};
-use crate::engine::{Engine, Inspection, Options, inspect};
+use crate::engine::{Engine, Inspection, Options, Progress, Stage, inspect};
 use crate::store::{Joined, Key, Record, Source, Split, Store};
 use crate::{Code, Error, Result};
 use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::{Rc, Weak};
 
 /// Names, the Hub, and a store.
 pub struct Models {
     client: Rc<Client>,
     store: Rc<dyn Store>,
     sizes: Sizes,
+    /// What is being fetched: whoever opens it as well takes part in it.
+    under_way: RefCell<HashMap<Key, Weak<Download>>>,
 }
 
 /// A model in the store, whole or on its way there; all parts of one that is split.
-pub struct Model(Joined<Download>);
+pub struct Model(Joined<Part>);
 
 /// A model that the store has, or has begun to fetch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,7 +53,7 @@ impl Cached {
     /// The model that a file belongs to, without any files yet.
     fn named(key: &Key) -> Cached {
         let first = Split::of(&key.path).map_or_else(|| key.path.clone(), |split| split.path(1));
-        let model = if key.repo.starts_with(URL_OWNER) { first } else { format!("{}/{first}", key.repo) };
+        let model = if key.is_of_url() { first } else { format!("{}/{first}", key.repo) };
         let commit = key.commit.clone();
         Cached { model, commit, size: 0, stored: 0, complete: true, last_used: 0, keys: Vec::new() }
     }
@@ -73,8 +77,12 @@ pub struct Inspected {
     pub cached: Cached,
 }
 
-/// A file that a name means.
-struct Found {
+/// The files that a name means.
+#[derive(Clone)]
+pub struct Found(Vec<FoundFile>);
+
+#[derive(Clone)]
+struct FoundFile {
     key: Key,
     len: u64,
     url: String,
@@ -83,7 +91,7 @@ struct Found {
 impl Models {
     /// Models that `client` finds and `store` keeps.
     pub fn new(client: Client, store: Rc<dyn Store>) -> Models {
-        Models { client: Rc::new(client), store, sizes: Sizes::default() }
+        Models { client: Rc::new(client), store, sizes: Sizes::default(), under_way: RefCell::default() }
     }
 
     /// Cuts files up differently.
@@ -92,27 +100,32 @@ impl Models {
     }
 
     /// The model called `spec`: from the store where it is there, else it is fetched while it is read.
-    /// With `force` it is fetched anew, whatever is there.
+    /// With `force` it is fetched anew, whatever is there; what is there stays until that is done.
     pub async fn open(&self, spec: &Spec, force: bool, report: Report) -> Result<Model> {
-        let found = self.find(spec, force).await?;
+        let found = self.find_sized(spec, force).await?;
         self.begin(found, force, report).await
     }
 
     /// Fetches what `spec` names now, also where an older commit is there.
     pub async fn pull(&self, spec: &Spec, force: bool, report: Report) -> Result<Model> {
-        let found = self.find(spec, true).await?;
+        let found = self.find_sized(spec, true).await?;
         let model = self.begin(found, force, report).await?;
         model.complete().await?;
         Ok(model)
     }
 
-    /// A look at the file: what the store has of it, and the rest on the server, of which nothing is kept.
+    /// A look at the model called `spec`.
     pub async fn peek(&self, spec: &Spec) -> Result<Joined<Peek>> {
+        self.look(&self.find_sized(spec, false).await?).await
+    }
+
+    /// A look at files: what the store has of them, and the rest on their server, of which nothing is kept.
+    pub async fn look(&self, Found(files): &Found) -> Result<Joined<Peek>> {
         let mut parts = Vec::new();
-        for Found { key, len, url } in self.find(spec, false).await? {
-            let record = self.store.get(&key).await?.filter(|record| record.len == len);
-            let remote = Remote::new(self.client.clone(), key.name(), url, len);
-            let record = record.unwrap_or_else(|| Record::none(key, len));
+        for FoundFile { key, len, url } in files {
+            let record = self.store.get(key).await?.filter(|record| record.len == *len);
+            let remote = Remote::new(self.client.clone(), key.name(), url.clone(), *len);
+            let record = record.unwrap_or_else(|| Record::none(key.clone(), *len));
             parts.push(Peek { store: self.store.clone(), record, remote });
         }
         Ok(Joined::new(parts))
@@ -129,7 +142,7 @@ impl Models {
     pub async fn list(&self) -> Result<Vec<Cached>> {
         let mut models: BTreeMap<(String, String), Cached> = BTreeMap::new();
         for record in self.store.list().await? {
-            if record.key.path.to_ascii_lowercase().ends_with(".gguf") {
+            if record.key.path.to_ascii_lowercase().ends_with(".gguf") && record.key.commit != BESIDE {
                 // All parts of a split model are one.
                 let cached = Cached::named(&record.key);
                 let id = (cached.model.clone(), cached.commit.clone());
@@ -175,7 +188,7 @@ impl Models {
     pub async fn remove(&self, spec: &Spec) -> Result<u64> {
         let mut freed = 0;
         for key in self.cached(spec).await?.iter().flat_map(|model| &model.keys) {
-            freed += self.store.delete(key).await?;
+            freed += self.store.delete(key).await? + self.store.delete(&beside(key)).await?;
         }
         Ok(freed)
     }
@@ -201,8 +214,9 @@ impl Models {
         Ok(Some(hex(&hash.finalize()) == expected))
     }
 
-    /// The files that `spec` means, with the store's idea of it first unless it is to be `fresh`.
-    async fn find(&self, spec: &Spec, fresh: bool) -> Result<Vec<Found>> {
+    /// The files that `spec` means, with the store's idea of it first unless it is to be `fresh`. Nothing where a server
+    /// does not say how large its file is: it can only be read to its end.
+    pub async fn find(&self, spec: &Spec, fresh: bool) -> Result<Option<Found>> {
         match spec {
             Spec::Hub(hub) => {
                 let repository = self.repository(hub, fresh).await?;
@@ -211,20 +225,32 @@ impl Models {
                     let (repo, commit, path) =
                         (hub.repo.clone(), repository.commit.clone(), file.path.clone());
                     let url = self.client.file_url(&repo, &commit, &path);
-                    Found { key: Key { repo, commit, path, etag: file.etag.clone() }, len: file.size, url }
+                    FoundFile {
+                        key: Key { repo, commit, path, etag: file.etag.clone() },
+                        len: file.size,
+                        url,
+                    }
                 });
-                Ok(found.collect())
+                Ok(Some(Found(found.collect())))
             }
-            Spec::Url(url) => Ok(vec![self.find_url(url, fresh).await?]),
+            Spec::Url(url) => Ok(self.find_url(url, fresh).await?.map(|file| Found(vec![file]))),
             Spec::Path(path) => Err(Error::model_not_found(format!(
                 "{path}: no such file, and no name of a model on the Hub. Give owner/repo, an address or a path"
             ))),
         }
     }
 
+    async fn find_sized(&self, spec: &Spec, fresh: bool) -> Result<Found> {
+        self.find(spec, fresh).await?.ok_or_else(|| {
+            Error::network(format!(
+                "{spec}: the server does not say the file's size (Content-Length, Content-Range)"
+            ))
+        })
+    }
+
     async fn repository(&self, hub: &HubSpec, fresh: bool) -> Result<Repository> {
         let revision = hub.revision();
-        let note = note_name(&hub.repo, revision);
+        let note = self.note_name(hub);
         let known = match self.store.note(&note).await? {
             Some(text) => serde_json::from_str::<Repository>(&text).ok(),
             None => None,
@@ -265,59 +291,97 @@ impl Models {
 
     async fn known_commit(&self, hub: &HubSpec) -> Result<Option<String>> {
         let commit = self.store.revision(&hub.repo, hub.revision()).await?;
-        let note = self.store.note(&note_name(&hub.repo, hub.revision())).await?;
+        let note = self.store.note(&self.note_name(hub)).await?;
         let noted =
             note.and_then(|text| serde_json::from_str::<Repository>(&text).ok()).map(|known| known.commit);
         Ok(commit.or(noted).or_else(|| hub.revision.clone().filter(|revision| is_hash(revision))))
     }
 
-    /// A file that is on no Hub: its version is what its server says, or its size.
-    async fn find_url(&self, url: &str, fresh: bool) -> Result<Found> {
-        let shown = url.split(['?', '#']).next().unwrap_or(url);
-        let path = file_name(shown);
-        let repo = url_repo(url);
-        if !fresh || self.client.is_offline() {
-            let known =
-                self.store.list().await?.into_iter().find(|record| record.key.repo == repo && record.whole);
-            if let Some(Record { key, len, .. }) = known {
-                return Ok(Found { key, len, url: url.to_owned() });
-            }
+    /// What the Hub said of a repository. Mirrors may differ.
+    fn note_name(&self, hub: &HubSpec) -> String {
+        let name = format!("{}@{}", hub.repo.replace('/', "--"), hub.revision().replace('/', "--"));
+        match self.client.mirror() {
+            Some(mirror) => format!("{name}@{}", &sha256(mirror)[..16]),
+            None => name,
         }
-        let (remote, version) = Remote::find(self.client.clone(), &path, url).await?;
-        let version = sha256(&format!("{} {}", version.unwrap_or_default(), remote.len()))[..40].to_owned();
-        let key = Key { repo, commit: version.clone(), path, etag: version };
-        Ok(Found { key, len: remote.len(), url: url.to_owned() })
     }
 
-    async fn begin(&self, found: Vec<Found>, force: bool, report: Report) -> Result<Model> {
-        let mut begun = Vec::new();
-        for Found { key, len, url } in found {
-            key.check()?;
-            let whole = match self.store.get(&key).await? {
-                Some(record) if record.whole && record.len == len && !force => Some(record),
-                _ => None,
-            };
-            let (record, turn) = match whole {
-                Some(record) => (record, None),
-                None => {
-                    let turn = self.store.lock(&key).await?;
-                    if force {
-                        self.store.delete(&key).await?;
-                    }
-                    // Perhaps the one before us has fetched it.
-                    (self.store.begin(&key, len).await?, Some(turn))
-                }
-            };
-            begun.push((Remote::new(self.client.clone(), key.name(), url, len), record, turn));
-        }
-        let name = begun.first().map(|(_, record, _)| record.key.name().to_owned()).unwrap_or_default();
-        let total = begun.iter().map(|(_, record, _)| record.len).sum();
-        let loaded = begun.iter().map(|(_, record, _)| record.written.total()).sum();
-        let tally = Rc::new(Tally::new(&name, loaded, total, report));
-        let part = |(remote, record, turn)| {
-            Download::new(remote, self.store.clone(), record, turn, self.sizes, tally.clone())
+    /// A file that is on no Hub. Its version is what its server says, else its address and size; the server is asked
+    /// each time, and where it cannot be reached, what is there counts.
+    async fn find_url(&self, url: &str, fresh: bool) -> Result<Option<FoundFile>> {
+        let shown = url.split(['?', '#']).next().unwrap_or(url);
+        let (repo, path) = (url_repo(url), file_name(shown));
+        let known =
+            self.store.list().await?.into_iter().find(|record| record.key.repo == repo && record.whole);
+        let found = Remote::find(self.client.clone(), &path, url).await;
+        let (remote, version) = match (found, known) {
+            (Ok(Some(found)), _) => found,
+            (Ok(None), _) => return Ok(None),
+            (Err(error), Some(Record { key, len, .. }))
+                if error.code == Code::Network && (!fresh || self.client.is_offline()) =>
+            {
+                return Ok(Some(FoundFile { key, len, url: url.to_owned() }));
+            }
+            (Err(error), _) => return Err(error),
         };
-        Ok(Model(Joined::new(begun.into_iter().map(part).collect())))
+        // Where nobody tells versions apart, what follows the `?` may.
+        let version = version.as_deref().unwrap_or(url);
+        let version = sha256(&format!("{version} {}", remote.len()))[..40].to_owned();
+        let key = Key { repo, commit: version.clone(), path, etag: version };
+        Ok(Some(FoundFile { key, len: remote.len(), url: url.to_owned() }))
+    }
+
+    /// The files that were found, from the store or, while they are read, from their server.
+    pub async fn begin(&self, Found(files): Found, force: bool, report: Report) -> Result<Model> {
+        let mut places = Vec::new();
+        let mut turns = Vec::new();
+        for FoundFile { key, len, .. } in &files {
+            key.check()?;
+            let live = self.under_way.borrow().get(key).and_then(Weak::upgrade);
+            let whole = self.store.get(key).await?.is_some_and(|record| record.whole && record.len == *len);
+            let (place, turn) = if live.is_some() || whole && !force {
+                (key.clone(), None)
+            } else {
+                let turn = self.store.lock(key).await?;
+                if force { self.make_way(key, turn).await? } else { (key.clone(), Some(turn)) }
+            };
+            places.push((place, *len));
+            turns.push((live, turn));
+        }
+        // Perhaps those before us have fetched them.
+        let records = self.store.begin(&places).await?;
+        let mut parts = Vec::new();
+        for ((FoundFile { key, len, url }, record), (live, turn)) in files.into_iter().zip(records).zip(turns)
+        {
+            parts.push(live.unwrap_or_else(|| {
+                let remote = Remote::new(self.client.clone(), key.name(), url, len);
+                let (store, under_way) = (self.store.clone(), !record.whole);
+                let download = Rc::new(Download::new(remote, store, key.clone(), record, turn, self.sizes));
+                if under_way {
+                    self.under_way.borrow_mut().insert(key, Rc::downgrade(&download));
+                }
+                download
+            }));
+        }
+        self.under_way.borrow_mut().retain(|_, download| download.strong_count() > 0);
+        let name = parts.first().map(|part| part.key().name().to_owned()).unwrap_or_default();
+        let total = places.iter().map(|(_, len)| len).sum();
+        Ok(Model(Joined::new(Part::all(Tally::new(&name, total, parts, report)))))
+    }
+
+    /// Where a file can be fetched anew: a whole copy stays until there is another, part of one does not.
+    async fn make_way(&self, key: &Key, turn: Box<dyn Any>) -> Result<(Key, Option<Box<dyn Any>>)> {
+        if self.store.get(key).await?.is_none_or(|record| !record.whole) {
+            self.store.delete(key).await?;
+            return Ok((key.clone(), Some(turn)));
+        }
+        let place = beside(key);
+        let turns = (turn, self.store.lock(&place).await?);
+        if key.sha256().is_none() {
+            // Perhaps of another content: nobody could tell.
+            self.store.delete(&place).await?;
+        }
+        Ok((place, Some(Box::new(turns))))
     }
 }
 
@@ -328,14 +392,31 @@ pub async fn load(
     options: &Options,
     progress: &mut dyn FnMut(crate::engine::Progress) -> Result<()>,
 ) -> Result<Engine> {
-    let engine = Engine::load(model.clone(), options, progress).await;
-    if engine.as_ref().is_err_and(|error| error.code != Code::CorruptModel) {
-        return engine;
+    let mut ready = None;
+    let mut shown = |report: Progress| match report.stage {
+        // Until all is there, what comes over the network says how far it is.
+        Stage::Load if !model.is_whole() => Ok(()),
+        Stage::Ready if !model.is_whole() => {
+            ready = Some(report);
+            Ok(())
+        }
+        _ => progress(report),
+    };
+    let engine = Engine::load(model.clone(), options, &mut shown).await;
+    match &engine {
+        Err(error) if error.code != Code::CorruptModel => return engine,
+        // There is no hash that could find what is wrong.
+        Err(_) if model.keys().any(|key| key.sha256().is_none()) => {
+            model.discard().await?;
+            return engine;
+        }
+        _ => {}
     }
-    match model.complete().await? {
-        true => Engine::load(model, options, progress).await,
-        false => engine,
+    if model.complete().await? {
+        return Engine::load(model, options, progress).await;
     }
+    ready.map_or(Ok(()), progress)?;
+    engine
 }
 
 impl Model {
@@ -348,9 +429,22 @@ impl Model {
         Ok(replaced)
     }
 
+    /// All of it is in the store, and verified.
+    pub fn is_whole(&self) -> bool {
+        self.0.sources().iter().all(Part::is_whole)
+    }
+
+    /// Keeps nothing of it.
+    async fn discard(&self) -> Result<()> {
+        for part in self.0.sources() {
+            part.discard().await?;
+        }
+        Ok(())
+    }
+
     /// Its files.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.0.sources().iter().map(Download::key)
+        self.0.sources().iter().map(Part::key)
     }
 }
 
@@ -405,13 +499,10 @@ impl Source for Peek {
     }
 }
 
-/// No owner on the Hub is called so.
-const URL_OWNER: &str = "_url/";
-
 /// Files from elsewhere are kept by their address, of which only a hash without the query is stored.
 fn url_repo(url: &str) -> String {
     let shown = url.split(['?', '#']).next().unwrap_or(url);
-    format!("{URL_OWNER}{}", &sha256(shown)[..40])
+    format!("_url/{}", &sha256(shown)[..40])
 }
 
 fn file_name(url: &str) -> String {
@@ -421,8 +512,12 @@ fn file_name(url: &str) -> String {
     if super::is_file(&name) { name } else { "model.gguf".to_owned() }
 }
 
-fn note_name(repo: &str, revision: &str) -> String {
-    format!("{}@{}", repo.replace('/', "--"), revision.replace('/', "--"))
+/// The commit of what comes beside an old copy, which it will replace when it is whole.
+const BESIDE: &str = "be51debe51debe51debe51debe51debe51debe51";
+
+fn beside(key: &Key) -> Key {
+    let etag = sha256(&key.etag)[..40].to_owned();
+    Key { commit: BESIDE.to_owned(), etag, ..key.clone() }
 }
 
 fn sha256(text: &str) -> String {

@@ -9,6 +9,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
+/// Requests to an address of which nothing is known yet.
+const FIRST_ATTEMPTS: u32 = 3;
+
 /// A file on a server.
 pub struct Remote {
     pub(super) client: Rc<Client>,
@@ -32,22 +35,32 @@ impl Remote {
         Remote { client, name: name.to_owned(), url, len, signed: RefCell::default() }
     }
 
-    /// The file behind `url`, whose server tells its size. With it comes what the server says of its version.
-    pub(super) async fn find(client: Rc<Client>, name: &str, url: &str) -> Result<(Remote, Option<String>)> {
-        let (len, version) = client
+    /// The file behind `url`, with what its server says of its version. Nothing where it does not tell the size.
+    pub(super) async fn find(
+        client: Rc<Client>,
+        name: &str,
+        url: &str,
+    ) -> Result<Option<(Remote, Option<String>)>> {
+        let mut hasty = Client::clone(&client);
+        // The address may just be wrong.
+        hasty.backoff.attempts = hasty.backoff.attempts.min(FIRST_ATTEMPTS);
+        let (len, version) = hasty
             .again(async || {
-                let response = client.send(name, client.request(url).range(0, 1)).await?;
-                let len = match response.status() {
-                    206 => content_range(&response).map(|(_, len)| len),
-                    _ => response.header("Content-Length").and_then(|len| len.parse().ok()),
-                };
-                let unknown =
-                    || Error::network(format!("{name}: {} does not say the file's size", response.host()));
+                let response = hasty.ask(name, hasty.request(url).range(0, 1)).await?;
+                if !response.is_success() {
+                    return Err(refusal(&hasty, name, &response));
+                }
                 let version = response.header("ETag").or(response.header("Last-Modified")).map(str::to_owned);
-                Ok((len.ok_or_else(|| Failure::Final(unknown()))?, version))
+                let len = match (response.status(), content_range(&response)) {
+                    (206, Some((_, len))) => Some(len),
+                    // Browsers do not show that header of other origins, unlike the length of the whole.
+                    (206, None) => content_length(&hasty.send(name, hasty.request(url)).await?),
+                    _ => content_length(&response),
+                };
+                Ok((len, version))
             })
             .await?;
-        Ok((Remote::new(client.clone(), name, url.to_owned(), len), version))
+        Ok(len.map(|len| (Remote::new(client, name, url.to_owned(), len), version)))
     }
 
     /// Asks once for the bytes of `range`.
@@ -81,9 +94,8 @@ impl Remote {
             Err(Failure::Again(Error::network(message), None))
         };
         let expected = if response.status() == 206 { range.end - range.start } else { self.len };
-        if let Some(len) = response.header("Content-Length").and_then(|len| len.parse::<u64>().ok())
+        if let Some(len) = content_length(response)
             && len != expected
-            && response.header("Content-Encoding").is_none()
         {
             return wrong(format!("{len} bytes instead of {expected}"));
         }
@@ -116,6 +128,25 @@ impl Remote {
             })
             .await
     }
+}
+
+/// What a server that is no Hub means by a status.
+fn refusal(client: &Client, name: &str, response: &Response) -> Failure {
+    let (status, host) = (response.status(), response.host());
+    match status {
+        401 | 403 => Failure::Final(Error::unauthorized(format!("{name}: {host} answered {status}"))),
+        404 | 410 => Failure::Final(Error::model_not_found(format!(
+            "{name}: {host} answered {status}. Check the address"
+        ))),
+        // It has no first byte.
+        416 => Failure::Final(Error::corrupt_model(format!("{name}: the file is empty"))),
+        _ => client.refusal(name, response),
+    }
+}
+
+/// Bytes of the body, unless it is compressed on its way.
+fn content_length(response: &Response) -> Option<u64> {
+    response.header("Content-Length").filter(|_| response.header("Content-Encoding").is_none())?.parse().ok()
 }
 
 /// `bytes 0-99/1234`: the range, and the length of the whole.

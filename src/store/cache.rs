@@ -36,6 +36,11 @@ impl Key {
         }
     }
 
+    /// Whether it is on no Hub.
+    pub fn is_of_url(&self) -> bool {
+        self.repo.starts_with("_url/")
+    }
+
     /// The last part of the path, for people.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
@@ -59,6 +64,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Bytes that are not there.
+    pub fn missing(&self) -> u64 {
+        self.len - self.written.total().min(self.len)
+    }
+
     /// Of a file of which nothing is there.
     pub fn none(key: Key, len: u64) -> Record {
         Record { key, len, written: Written::default(), whole: false, last_used: 0 }
@@ -127,9 +137,10 @@ pub trait Store {
     /// What is there of one file.
     fn get<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<Option<Record>>>;
 
-    /// Prepares for a file of `len` bytes, and says what of it is there already: the whole, where another
-    /// revision has the same content. Fails with `quota_exceeded` where the rest would not fit.
-    fn begin<'a>(&'a self, key: &'a Key, len: u64) -> LocalBoxFuture<'a, Result<Record>>;
+    /// Prepares for files that belong together, each with its bytes, and says what of them is there already: the whole,
+    /// where another revision has the same content. They count as used now. Fails with `quota_exceeded` where what is
+    /// missing of all of them would not fit.
+    fn begin<'a>(&'a self, files: &'a [(Key, u64)]) -> LocalBoxFuture<'a, Result<Vec<Record>>>;
 
     /// Commits a piece of a file that was begun.
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>>;

@@ -106,9 +106,32 @@ impl FolderStore {
         Ok(record.map(|record| Record { key: key.clone(), ..record }))
     }
 
-    fn begin(&self, key: &Key, len: u64) -> Result<Record> {
+    fn begin(&self, files: &[(Key, u64)]) -> Result<Vec<Record>> {
+        let begun: Result<Vec<Record>> = files.iter().map(|(key, len)| self.begin_file(key, *len)).collect();
+        let records = begun?;
+        let missing = records.iter().map(Record::missing).sum();
+        let Some(first) = records.iter().find(|record| record.missing() > 0) else { return Ok(records) };
+        match fs4::available_space(self.base(&first.key.repo)) {
+            Ok(free) if free < missing => Err(Error::quota_exceeded(format!(
+                "{} needs {} more on the disk of {}, where {} are free. Make room (candlewick rm), or set HF_HOME to a folder on another disk",
+                first.key.name(),
+                megabytes(missing),
+                self.hub.display(),
+                megabytes(free),
+            ))),
+            _ => Ok(records),
+        }
+    }
+
+    fn begin_file(&self, key: &Key, len: u64) -> Result<Record> {
         let places = self.places(key)?;
         let failed = |error| failure(&places.base, error);
+        if let Ok(metadata) = fs::metadata(&places.snapshot)
+            && metadata.is_file()
+            && metadata.len() == len
+        {
+            return Ok(whole(key.clone(), &metadata));
+        }
         match fs::metadata(&places.blob) {
             Ok(metadata) if metadata.len() == len => {
                 link(&places).map_err(failed)?;
@@ -119,30 +142,24 @@ impl FolderStore {
             Err(_) => {}
         }
         // Perhaps begun for another revision: the same content.
-        let record = match read_journal(&places.journal, &places.partial).filter(|record| record.len == len) {
-            Some(record) => Record { key: key.clone(), ..record },
-            None => start(&places, key, len).map_err(failed)?,
-        };
-        let missing = len - record.written.total();
-        match fs4::available_space(&places.base) {
-            Ok(free) if free < missing => {
-                let message = format!(
-                    "{} needs {} more on the disk of {}, where {} are free. Make room (candlewick rm), or set HF_HOME to a folder on another disk",
-                    key.name(),
-                    megabytes(missing),
-                    self.hub.display(),
-                    megabytes(free),
-                );
-                Err(Error { code: Code::QuotaExceeded, message })
-            }
-            _ => Ok(record),
+        match read_journal(&places.journal, &places.partial).filter(|record| record.len == len) {
+            Some(record) => Ok(Record { key: key.clone(), ..record }),
+            None => start(&places, key, len).map_err(failed),
         }
     }
 
     fn put(&self, key: &Key, offset: u64, bytes: &[u8]) -> Result<()> {
         let places = self.places(key)?;
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).open(&places.partial)?;
+            let mut file = match OpenOptions::new().write(true).open(&places.partial) {
+                // A whole file, of which blocks are replaced.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let mut file = OpenOptions::new().write(true).open(&places.snapshot)?;
+                    file.seek(SeekFrom::Start(offset))?;
+                    return file.write_all(bytes);
+                }
+                opened => opened?,
+            };
             file.seek(SeekFrom::Start(offset))?;
             file.write_all(bytes)?;
             // Only now: what the journal says is there. One call, so that a line is whole or cut off.
@@ -170,7 +187,12 @@ impl FolderStore {
     fn finish(&self, key: &Key) -> Result<()> {
         let places = self.places(key)?;
         let finish = || -> io::Result<()> {
-            File::open(&places.partial)?.sync_all()?;
+            match File::open(&places.partial) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return File::open(&places.snapshot)?.sync_all();
+                }
+                opened => opened?.sync_all()?,
+            }
             fs::rename(&places.partial, &places.blob)?;
             let _ = fs::remove_file(&places.journal);
             link(&places)
@@ -275,8 +297,8 @@ impl Store for FolderStore {
         Box::pin(ready(self.find(key)))
     }
 
-    fn begin<'a>(&'a self, key: &'a Key, len: u64) -> LocalBoxFuture<'a, Result<Record>> {
-        Box::pin(ready(self.begin(key, len)))
+    fn begin<'a>(&'a self, files: &'a [(Key, u64)]) -> LocalBoxFuture<'a, Result<Vec<Record>>> {
+        Box::pin(ready(self.begin(files)))
     }
 
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>> {

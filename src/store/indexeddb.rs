@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! files    [repo, commit, path]        key, len, whole, lastUsed
-//! pieces   [repo, etag, start, end]    bytes
+//! pieces   [repo, etag, start, end]    bytes, as a Blob
 //! notes    name                        text
 //! ```
 //!
@@ -25,7 +25,7 @@ use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
-    DomException, IdbDatabase, IdbFactory, IdbKeyRange, IdbObjectStore, IdbOpenDbRequest, IdbRequest,
+    Blob, DomException, IdbDatabase, IdbFactory, IdbKeyRange, IdbObjectStore, IdbOpenDbRequest, IdbRequest,
     IdbTransaction, IdbTransactionMode,
 };
 use web_time::{SystemTime, UNIX_EPOCH};
@@ -44,6 +44,8 @@ struct Database {
     connection: Mutex<Option<Connection>>,
     /// Bytes of all pieces, at most.
     budget: Option<u64>,
+    /// It takes no Blobs, as in WebKit's private windows: pieces are buffers, which Chromium reads and writes slower.
+    buffers: Cell<bool>,
 }
 
 struct Connection {
@@ -73,7 +75,11 @@ impl IndexedDbStore {
     /// was switched off. With a `budget`, files that were not used for longest make room for new ones.
     pub async fn open(budget: Option<u64>) -> Result<IndexedDbStore> {
         let connection = Connection::open().await?;
-        Ok(IndexedDbStore(Rc::new(Database { connection: Mutex::new(Some(connection)), budget })))
+        Ok(IndexedDbStore(Rc::new(Database {
+            connection: Mutex::new(Some(connection)),
+            budget,
+            buffers: Cell::default(),
+        })))
     }
 
     /// Runs `work` whether or not somebody polls for it: a transaction ends when nobody goes on with it at once, and
@@ -143,20 +149,25 @@ impl Database {
     }
 
     async fn record(&self, key: &Key) -> Result<Option<Record>> {
-        let transaction = self.writing().await?;
+        let transaction = self.reading().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
-        let Some(mut file) = File::read(done(files.get(&file_id(key))).await.map_err(failure)?) else {
+        let Some(file) = File::read(done(files.get(&file_id(key))).await.map_err(failure)?) else {
             return Ok(None);
         };
         let pieces = pieces(&transaction, key, None).await?;
-        // Whoever asks for a file is about to use it.
-        file.last_used = now();
-        file.write(&files)?;
-        committed(&transaction).await?;
         Ok(Some(file.record(written(&pieces))))
     }
 
-    async fn begin(&self, key: &Key, len: u64) -> Result<Record> {
+    async fn begin(&self, files: &[(Key, u64)]) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for (key, len) in files {
+            records.push(self.begin_file(key, *len).await?);
+        }
+        self.make_room(&records).await?;
+        Ok(records)
+    }
+
+    async fn begin_file(&self, key: &Key, len: u64) -> Result<Record> {
         key.check()?;
         let transaction = self.writing().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
@@ -168,14 +179,13 @@ impl Database {
         let file = File { key: key.clone(), len, whole, last_used: now() };
         file.write(&files)?;
         committed(&transaction).await?;
-        let record = file.record(written(&pieces));
-        self.make_room(&record).await?;
-        Ok(record)
+        Ok(file.record(written(&pieces)))
     }
 
     /// Before anything is fetched: whether the rest fits, into the budget and into what the browser allows.
-    async fn make_room(&self, wanted: &Record) -> Result<()> {
-        let missing = wanted.len - wanted.written.total().min(wanted.len);
+    async fn make_room(&self, wanted: &[Record]) -> Result<()> {
+        let missing = wanted.iter().map(Record::missing).sum();
+        let Some(first) = wanted.iter().find(|record| record.missing() > 0) else { return Ok(()) };
         if let Some(budget) = self.budget {
             let content = |record: &Record| (record.key.repo.clone(), record.key.etag.clone());
             let mut others = self.records().await?;
@@ -184,7 +194,7 @@ impl Database {
                 stored.insert(content(record), record.written.total());
             }
             let mut used: u64 = stored.values().sum();
-            others.retain(|record| content(record) != content(wanted));
+            others.retain(|record| wanted.iter().all(|wanted| content(record) != content(wanted)));
             others.sort_by_key(|record| record.last_used);
             for record in &others {
                 if used + missing <= budget {
@@ -197,7 +207,7 @@ impl Database {
             }
             if used + missing > budget {
                 return Err(self.no_room(
-                    &wanted.key,
+                    &first.key,
                     missing,
                     budget - used.min(budget),
                     "its budget for models",
@@ -206,7 +216,7 @@ impl Database {
         }
         match origin::estimate().await {
             Some(Estimate { quota, usage }) if quota.saturating_sub(usage) < missing => {
-                Err(self.no_room(&wanted.key, missing, quota.saturating_sub(usage), "the browser"))
+                Err(self.no_room(&first.key, missing, quota.saturating_sub(usage), "the browser"))
             }
             _ => Ok(()),
         }
@@ -219,30 +229,44 @@ impl Database {
             missing as f64 / 1e6,
             free as f64 / 1e6,
         );
-        Error { code: Code::QuotaExceeded, message }
+        Error::quota_exceeded(message)
     }
 
     async fn put(&self, key: &Key, offset: u64, bytes: Uint8Array) -> Result<()> {
-        let len = u64::from(bytes.length());
-        let new = offset..offset + len;
+        let range = offset..offset + u64::from(bytes.length());
+        if !self.buffers.get() {
+            let blob = Blob::new_with_u8_array_sequence(&Array::of1(&bytes)).map_err(failure)?;
+            match self.put_value(key, range.clone(), blob.into()).await {
+                Err(error) if error.code != Code::QuotaExceeded => self.buffers.set(true),
+                result => return result,
+            }
+        }
+        self.put_value(key, range, bytes.into()).await
+    }
+
+    async fn put_value(&self, key: &Key, new: Range<u64>, value: JsValue) -> Result<()> {
         let transaction = self.writing().await?;
         let store = transaction.object_store(PIECES).map_err(failure)?;
         // Pieces may be there from when they were cut up differently; what is outside of the new one stays.
         let mut around = Vec::new();
         for old in pieces(&transaction, key, Some(new.clone())).await? {
             if old.range.start < new.start || new.end < old.range.end {
-                let held = Uint8Array::new(&done(store.get(&old.id)).await.map_err(failure)?);
+                let held = done(store.get(&old.id)).await.map_err(failure)?;
                 let rests = [old.range.start..new.start, new.end..old.range.end];
                 for rest in rests.into_iter().filter(|rest| !rest.is_empty()) {
-                    let place = |at: u64| (at - old.range.start) as u32;
-                    around.push((rest.clone(), held.slice(place(rest.start), place(rest.end))));
+                    let place = rest.start - old.range.start..rest.end - old.range.start;
+                    around.push((rest, slice(&held, place).map_err(failure)?));
                 }
             }
             store.delete(&old.id).map_err(failure)?;
         }
-        around.push((new, bytes));
-        for (range, bytes) in around {
-            store.put_with_key(&bytes, &piece_id(key, &range)).map_err(failure)?;
+        around.push((new, value));
+        for (range, value) in around {
+            if let Err(error) = store.put_with_key(&value, &piece_id(key, &range)) {
+                // Else it would delete what it should replace.
+                let _ = transaction.abort();
+                return Err(failure(error));
+            }
         }
         match committed(&transaction).await {
             Err(error) if error.code == Code::QuotaExceeded => {
@@ -261,20 +285,25 @@ impl Database {
 
     async fn read(&self, key: &Key, offset: u64, len: usize) -> Result<Vec<u8>> {
         let wanted = offset..offset + len as u64;
-        let mut bytes = vec![0; len];
-        let mut got = Written::default();
+        let mut parts = Vec::new();
         let transaction = self.reading().await?;
         let store = transaction.object_store(PIECES).map_err(failure)?;
         for Piece { id, range } in pieces(&transaction, key, Some(wanted.clone())).await? {
-            let held = Uint8Array::new(&done(store.get(&id)).await.map_err(failure)?);
+            let held = done(store.get(&id)).await.map_err(failure)?;
             let part = range.start.max(wanted.start)..range.end.min(wanted.end);
-            let (from, to) = ((part.start - range.start) as u32, (part.end - range.start) as u32);
-            if held.length() < to {
-                continue;
+            let place = part.start - range.start..part.end - range.start;
+            parts.push((part, slice(&held, place).map_err(failure)?));
+        }
+        // Blobs are read now: that would have ended the transaction.
+        let mut bytes = vec![0; len];
+        let mut got = Written::default();
+        for (part, held) in parts {
+            let held = bytes_of(held).await.map_err(|_| gone(key))?;
+            let place = (part.start - offset) as usize..(part.end - offset) as usize;
+            if held.length() as usize == place.len() {
+                held.copy_to(&mut bytes[place]);
+                got.add(part);
             }
-            held.subarray(from, to)
-                .copy_to(&mut bytes[(part.start - offset) as usize..(part.end - offset) as usize]);
-            got.add(part);
         }
         match got.contains(&wanted) {
             true => Ok(bytes),
@@ -337,9 +366,9 @@ impl Store for IndexedDbStore {
         Box::pin(self.run(|database| async move { database.record(&key).await }))
     }
 
-    fn begin<'a>(&'a self, key: &'a Key, len: u64) -> LocalBoxFuture<'a, Result<Record>> {
-        let key = key.clone();
-        Box::pin(self.run(move |database| async move { database.begin(&key, len).await }))
+    fn begin<'a>(&'a self, files: &'a [(Key, u64)]) -> LocalBoxFuture<'a, Result<Vec<Record>>> {
+        let files = files.to_vec();
+        Box::pin(self.run(move |database| async move { database.begin(&files).await }))
     }
 
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>> {
@@ -484,6 +513,22 @@ async fn pieces(transaction: &IdbTransaction, key: &Key, within: Option<Range<u6
         }
         None => pieces.collect(),
     })
+}
+
+/// A part of a piece's bytes.
+fn slice(held: &JsValue, part: Range<u64>) -> Result<JsValue, JsValue> {
+    Ok(match held.dyn_ref::<Blob>() {
+        Some(blob) => blob.slice_with_f64_and_f64(part.start as f64, part.end as f64)?.into(),
+        None => Uint8Array::new(held).slice(part.start as u32, part.end as u32).into(),
+    })
+}
+
+/// The bytes themselves.
+async fn bytes_of(held: JsValue) -> Result<Uint8Array, JsValue> {
+    Ok(Uint8Array::new(&match held.dyn_ref::<Blob>() {
+        Some(blob) => JsFuture::from(blob.array_buffer()).await?,
+        None => held,
+    }))
 }
 
 fn written(pieces: &[Piece]) -> Written {

@@ -63,8 +63,8 @@ impl Store for MemoryStore {
         Box::pin(ready(Ok(record)))
     }
 
-    fn begin<'a>(&'a self, key: &'a Key, len: u64) -> LocalBoxFuture<'a, Result<Record>> {
-        Box::pin(ready(self.begin(key, len)))
+    fn begin<'a>(&'a self, files: &'a [(Key, u64)]) -> LocalBoxFuture<'a, Result<Vec<Record>>> {
+        Box::pin(ready(files.iter().map(|(key, len)| self.begin(key, *len)).collect()))
     }
 
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>> {

@@ -1,6 +1,6 @@
 //! Models by name: the Hub, and the browser's storage.
 
-use super::{fits, from_js, to_js};
+use super::{fits, from_js, open_url, to_js};
 use crate::engine::{self, Meter, Options, Progress, Stage};
 use crate::http::{Backoff, Timeouts, Token};
 use crate::hub::{self, Client, Report, Sizes, Spec};
@@ -69,12 +69,10 @@ impl HubOptions {
     }
 }
 
-/// What a text names on the Hub; nothing where it is an address of something else. Addresses of the page's own kinds
-/// (`blob:`, `data:`) are no names either.
+/// What a text names on the Hub or another server; nothing where it is an address of the page's own kinds (`blob:`, `data:`).
 pub fn name(text: &str) -> Option<Result<Spec>> {
     match text.parse() {
-        Ok(Spec::Url(_)) => None,
-        Ok(spec @ Spec::Hub(_)) => Some(Ok(spec)),
+        Ok(spec @ (Spec::Hub(_) | Spec::Url(_))) => Some(Ok(spec)),
         _ if text.starts_with("blob:") || text.starts_with("data:") || text.contains("://") => None,
         _ => Some(Err(Error::invalid_argument(format!(
             "\"{text}\" is no name of a model. Give owner/repo, owner/repo:QUANT, owner/repo/file.gguf or the URL of a .gguf file"
@@ -82,17 +80,10 @@ pub fn name(text: &str) -> Option<Result<Spec>> {
     }
 }
 
-/// The same, with addresses of something else too.
-pub fn remote(text: &str) -> Option<Result<Spec>> {
-    match text.parse() {
-        Ok(spec @ Spec::Url(_)) => Some(Ok(spec)),
-        _ => name(text),
-    }
-}
-
-/// From the browser's storage where it is there, else from the Hub and into the storage. Where nothing can be kept, the
-/// weights go from the network to the device, without a second copy in memory.
+/// What `text` names as `spec`: from the browser's storage where it is there, else from its server and into the storage.
+/// Where nothing can be kept, the weights go from the network to the device, without a second copy in memory.
 pub async fn load(
+    text: &str,
     spec: &Spec,
     hub: HubOptions,
     options: &Options,
@@ -101,16 +92,24 @@ pub async fn load(
 ) -> Result<engine::Engine> {
     let force = hub.force;
     let (models, keeps) = hub.open().await?;
-    if max_memory.is_some() {
-        fits(&models.peek(spec).await?, options, max_memory).await?;
-    }
     let progress: Report = Rc::new(progress);
     let mut listener = |report| progress(report);
+    let found = match spec {
+        // It may know no ranges.
+        Spec::Url(_) if !keeps => None,
+        _ => models.find(spec, force).await?,
+    };
+    let Some(found) = found else {
+        let source = open_url(text, &mut listener).await?;
+        fits(source.as_ref(), options, max_memory).await?;
+        return engine::Engine::load(source.into(), options, &mut listener).await;
+    };
+    let source = models.look(&found).await?;
+    fits(&source, options, max_memory).await?;
     if !keeps {
-        let source = models.peek(spec).await?;
         return engine::Engine::load(Rc::new(source), options, &mut listener).await;
     }
-    let model = models.open(spec, force, progress.clone()).await?;
+    let model = models.begin(found, force, progress.clone()).await?;
     hub::load(Rc::new(model), options, &mut listener).await
 }
 

@@ -14,7 +14,11 @@ const broken = (fault) => `
   GPUAdapter.prototype.requestDevice = async function (descriptor) {
     return (device = await requestDevice.call(this, descriptor));
   };
-  channel.onmessage = ({ data }) => data === "destroy" && device.destroy();
+  channel.onmessage = ({ data }) => {
+    if (data === "destroy for good") GPU.prototype.requestAdapter = async () => null;
+    device.destroy();
+    channel.postMessage("destroyed");
+  };
   ${fault}
 `;
 

@@ -1,6 +1,7 @@
 /** A GPU that goes away in the middle of an answer: it goes on. SwiftShader is the GPU here. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { start } from "../remote/server.js";
 import { auto, eachInItsBrowser, worker } from "./gpu-faults.js";
 import { story } from "./support.js";
 
@@ -86,6 +87,38 @@ describe("a GPU that goes away in the middle of an answer", () => {
     assert.ok(story.startsWith(error.text));
     const after = await own.page.evaluate(async () => (await engine.completions.create(greedy)).choices[0].text);
     assert.equal(after, story, "the next request tries again");
+  });
+
+  test("gone for good before the first token: a hosted model answers, with the reason", async () => {
+    const double = await start();
+    try {
+      const found = await own.page.evaluate(
+        async ([workerURL, baseURL]) => {
+          const remote = { baseURL, model: "org/large" };
+          const engine = await load(story, { device: "gpu", workerURL, remote });
+          const before = (await engine.completions.create({ ...greedy, max_tokens: 4 })).candlewick.ran;
+          const fault = new BroadcastChannel("fault");
+          await new Promise((destroyed) => {
+            fault.onmessage = destroyed;
+            fault.postMessage("destroy for good");
+          });
+          const answer = async () => {
+            const chunks = await collect(await engine.completions.create({ ...greedy, stream: true }));
+            return { text: text(chunks), ...chunks.find(({ candlewick }) => candlewick).candlewick };
+          };
+          return [before, await answer(), await answer()];
+        },
+        [worker("none"), double.define("lost")],
+      );
+      const [before, first, second] = found;
+      assert.equal(before, "local");
+      assert.deepEqual([first.text, first.ran], ["Süße Grüße: 你好 🌍, it works.", "remote"]);
+      assert.match(first.reason, /stories260K\.gguf: no WebGPU adapter/);
+      assert.deepEqual([second.text, second.ran, second.reason], [first.text, "remote", first.reason]);
+      assert.equal(double.log("lost").length, 2);
+    } finally {
+      double.close();
+    }
   });
 
   test("an abort while the model comes back leaves the engine ready", async () => {

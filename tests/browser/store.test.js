@@ -1,5 +1,6 @@
 /** Models by name: the real storage of a real Chromium, and a Hub with faults (tests/hub/server.js). */
 import assert from "node:assert/strict";
+import { statSync } from "node:fs";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { start } from "../hub/server.js";
@@ -19,6 +20,12 @@ before(async () => {
     routes: {
       "/": blank,
       "/no-storage.js": `Object.defineProperty(self, "indexedDB", { value: undefined });`,
+      "/no-blobs.js": `const { put } = IDBObjectStore.prototype;
+        IDBObjectStore.prototype.put = function (value, key) {
+          if (value instanceof Blob) throw new DOMException("no Blobs here", "DataCloneError");
+          return put.call(this, value, key);
+        };`,
+      "/no-blobs-worker.js": `import "/no-blobs.js"; import "/pkg/dist/worker.js";`,
       "/no-storage-worker.js": `import "/no-storage.js"; import "/pkg/dist/worker.js";`,
     },
   });
@@ -201,11 +208,81 @@ describe("a model by name", () => {
     assert.deepEqual(await list(page, options), []);
   });
 
+  test("keeps what is there until a forced download has brought more", async () => {
+    const { options, log, calm } = await world();
+    await tell(page, options);
+    // Another Hub of the same name, on which every byte is wrong.
+    const wrong = await world({ rate: 1, kinds: ["flip"] });
+    assert.equal((await tell(page, { ...wrong.options, force: true })).code, "corrupt_model");
+    const [{ complete, stored }, ...others] = await list(page, options);
+    assert.deepEqual([complete, stored, others], [true, storyteller.length, []]);
+    await calm();
+    assert.equal((await tell(page, options)).trimEnd(), story);
+    assert.equal(asked(await log()), 0);
+    assert.equal((await tell(page, { ...options, force: true })).trimEnd(), story);
+    assert.equal(asked(await log()), storyteller.length);
+    assert.equal((await page.evaluate(() => models.usage())).models, storyteller.length);
+  });
+
+  test("of several parts is refused before any of it is fetched where they do not fit together", async () => {
+    const parts = [1, 2].map((index) => `llama-split-0000${index}-of-00002.gguf`);
+    const files = Object.fromEntries(parts.map((name) => [name, { file: join(repository, "tests/fixtures/models", name) }]));
+    const sizes = Object.values(files).map(({ file }) => statSync(file).size);
+    const { options, log } = await world({ repo: { files } });
+    const total = sizes[0] + sizes[1];
+    const pull = (cacheBudget) => page.evaluate(([options]) => failure(models.pull("owner/repo", options)), [{ ...options, cacheBudget }]);
+    const refused = await pull(total - 1);
+    assert.equal(refused.code, "quota_exceeded", refused.message);
+    assert.equal(asked(await log()), 0);
+    const { value } = await pull(total);
+    assert.deepEqual([value.model, value.size, value.complete], [`owner/repo/${parts[0]}`, total, true]);
+  });
+
+  test("at a plain address is kept, and its server asked for its version", async () => {
+    const own = await start();
+    const put = (name, description) =>
+      fetch(`${own.hub}/_/${name}`, { method: "PUT", body: JSON.stringify({ repos: { "a/b": { commit: COMMIT, files: { "m.gguf": description } } } }) });
+    const log = async () => (await (await fetch(`${own.hub}/_/plain`)).json()).log;
+    try {
+      await put("plain", { file: FILE });
+      const url = `${own.hub}/plain/a/b/resolve/main/m.gguf?key=secretsecret`;
+      const options = { device: "cpu", transfer };
+      assert.equal((await tell(page, options, url)).trimEnd(), story);
+      assert.equal(asked(await log()), storyteller.length + 1);
+      assert.equal((await tell(page, options, url)).trimEnd(), story);
+      assert.equal(asked(await log()), storyteller.length + 2, "one byte to see what there is");
+      const [{ model, complete }] = await list(page);
+      assert.deepEqual([model, complete], ["m.gguf", true]);
+      assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["unknown"]);
+      assert.ok((await page.evaluate((url) => inspect(url, { device: "cpu" }), url)).cached.complete);
+      // Another version, of another size, takes its place.
+      await put("plain", { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") });
+      assert.equal((await tell(page, options, url)).trimEnd(), story);
+      assert.deepEqual((await list(page)).map(({ size }) => size), [storyteller.length + 32]);
+      assert.ok(!(await everything(page)).includes("secretsecret"));
+      const refused = await tell(page, options, url.replace("/a/b/", "/a/c/"));
+      assert.ok(refused.code && !refused.message.includes("secretsecret"), refused.message);
+      own.close();
+      assert.equal((await tell(page, options, url)).trimEnd(), story, "without its server");
+      assert.equal(await page.evaluate((url) => models.remove(url), url), storyteller.length + 32);
+    } finally {
+      own.close();
+    }
+  });
+
   test("is loaded where the browser has no storage", async () => {
     const { options } = await world();
     const warned = page.waitForEvent("console", (message) => message.text().includes("keeps no models"));
     assert.equal((await tell(page, { ...options, workerURL: "/no-storage-worker.js" })).trimEnd(), story);
     await warned;
+  });
+
+  test("is kept where the browser stores no Blobs", async () => {
+    const { options, log } = await world();
+    const workerURL = "/no-blobs-worker.js";
+    assert.equal((await tell(page, { ...options, workerURL })).trimEnd(), story);
+    for (const more of [{ workerURL }, {}]) assert.equal((await tell(page, { ...options, ...more })).trimEnd(), story);
+    assert.equal(asked(await log()), storyteller.length);
   });
 
   test("is kept where the engine has threads", async () => {
@@ -229,31 +306,64 @@ describe("a model by name", () => {
   test("leaves its token nowhere", async () => {
     const token = "hf_secretsecretsecret";
     const { options, log } = await world({ repo: { token } });
+    const heard = [];
+    context.on("request", (request) => heard.push(request.url()));
+    context.on("console", (message) => heard.push(message.text()));
+    await page.evaluate(() => console.log("a word"));
     assert.equal((await tell(page, options)).code, "model_not_found");
     const refused = await tell(page, { ...options, token: `${token}-wrong` });
     assert.ok(refused.code === "model_not_found" && !refused.message.includes(token), refused.message);
     assert.equal((await tell(page, { ...options, token })).trimEnd(), story);
+    assert.equal((await page.evaluate((options) => inspect("owner/repo", options), { ...options, token })).name, "stories260K");
     for (const { at, line, query, authorization } of await log()) {
       assert.ok(!line.includes(token) && !query?.includes(token));
       assert.ok(at === "hub" || authorization === undefined, "the CDN gets no token");
     }
-    const kept = await page.evaluate(async () => {
-      const wait = (request) => new Promise((done, fail) => Object.assign(request, { onsuccess: () => done(request.result), onerror: fail }));
-      let text = JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href]);
-      for (const { name } of await indexedDB.databases()) {
-        const database = await wait(indexedDB.open(name));
-        for (const store of database.objectStoreNames) {
-          const files = database.transaction(store).objectStore(store);
-          text += JSON.stringify([await wait(files.getAllKeys())]);
-          for (const value of await wait(files.getAll())) {
-            text += value instanceof Uint8Array ? new TextDecoder("latin1").decode(value) : JSON.stringify(value);
-          }
-        }
-        database.close();
-      }
-      return text;
-    });
-    assert.ok(kept.includes("story.gguf"), "the search sees what is kept");
-    assert.ok(!kept.includes(token) && !kept.includes("Signature"));
+    const text = await everything(page);
+    for (const part of ["story.gguf", "owner/repo", COMMIT, "stories260K"]) assert.ok(text.includes(part), `the search sees ${part}`);
+    assert.ok(heard.some((text) => text.includes("/resolve/")) && heard.includes("a word"), "and what was asked and said");
+    for (const text of [await everything(page), ...heard]) assert.ok(!text.includes(token));
+    assert.ok(!text.includes("Signature"));
   });
 });
+
+/** All that a page's origin has kept, as text: every key and value of every database, caches, files, and the rest. */
+async function everything(page) {
+  const cookies = JSON.stringify(await page.context().cookies());
+  return cookies + (await page.evaluate(async () => {
+    const wait = (request) => new Promise((done, fail) => Object.assign(request, { onsuccess: () => done(request.result), onerror: fail }));
+    const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
+    const parts = [JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href, name, history.state])];
+    const add = async (value) => {
+      if (value instanceof Blob) parts.push(latin1(await value.arrayBuffer()));
+      else if (value instanceof ArrayBuffer || ArrayBuffer.isView(value)) parts.push(latin1(value));
+      else if (value && typeof value === "object") for (const [key, inner] of Object.entries(value)) parts.push(key), await add(inner);
+      else parts.push(String(value));
+    };
+    for (const { name } of await indexedDB.databases()) {
+      const database = await wait(indexedDB.open(name));
+      for (const store of database.objectStoreNames) {
+        const records = database.transaction(store).objectStore(store);
+        const [keys, values] = await Promise.all([wait(records.getAllKeys()), wait(records.getAll())]);
+        await add([name, store, keys, values]);
+      }
+      database.close();
+    }
+    for (const name of await caches.keys()) {
+      const cache = await caches.open(name);
+      for (const request of await cache.keys()) {
+        const response = await cache.match(request);
+        await add([name, request.url, [...request.headers], [...response.headers], await response.blob()]);
+      }
+    }
+    const files = async (folder) => {
+      for await (const [name, handle] of folder.entries()) {
+        parts.push(name);
+        if (handle.kind === "directory") await files(handle);
+        else await add(await handle.getFile());
+      }
+    };
+    await files(await navigator.storage.getDirectory());
+    return parts.join("\n");
+  }));
+}

@@ -1,12 +1,12 @@
 //! Repositories: access, revisions, parts, other tools' files, no network.
 
 use super::World;
-use super::download::{COMMIT, client, digest, folder_store, pull, quiet};
+use super::download::{COMMIT, SIZES, client, digest, folder_store, pull, quiet};
 use crate::fixtures::path;
 use candlewick::engine::{Device, Options};
 use candlewick::hub::{self, Models, Spec};
 use candlewick::model::gguf::Header;
-use candlewick::store::{MemoryStore, Source};
+use candlewick::store::{MemoryStore, Source, Store};
 use candlewick::{Code, Error};
 use pollster::block_on;
 use serde_json::{Value, json};
@@ -242,12 +242,116 @@ fn files_from_any_server() {
     assert_eq!(pull(&models, &url).unwrap(), world.sha256("a/b/m.gguf"));
     // The token is the Hub's, not this server's.
     assert!(world.log().iter().all(|entry| entry["authorization"].is_null()));
+    // Its version is asked for, and no more.
     let before = world.log().len();
     let model = block_on(models.open(&url.parse().unwrap(), false, quiet())).unwrap();
     assert_eq!(digest(&model).unwrap(), world.sha256("a/b/m.gguf"));
-    assert_eq!(world.log().len(), before);
+    assert!(world.log()[before..].iter().all(|entry| entry["line"].as_str().unwrap().ends_with("bytes=0-0")));
+    // What follows the `?` may be a signature, which changes; where nobody can be asked, what is there counts.
+    let url = url.replace("private", "another");
+    let offline = Models::new(client(&world, None).offline(true), folder_store(folder.path()));
+    let model = block_on(offline.open(&url.parse().unwrap(), false, quiet())).unwrap();
+    assert_eq!(digest(&model).unwrap(), world.sha256("a/b/m.gguf"));
     assert_eq!(block_on(models.list()).unwrap()[0].model, "m.gguf");
+    // Another version takes its place.
+    drop(world);
+    let file = json!({ "size": 200_000, "seed": 10 });
+    let world =
+        World::new("any", json!({ "repos": { "a/b": { "commit": COMMIT, "files": { "m.gguf": file } } } }));
+    let model = block_on(models.open(&url.parse().unwrap(), false, quiet())).unwrap();
+    block_on(model.complete()).unwrap();
+    assert_eq!(digest(&model).unwrap(), world.sha256("a/b/m.gguf"));
+    assert_eq!(block_on(models.list()).unwrap().len(), 1);
     assert_eq!(block_on(models.remove(&url.parse().unwrap())).unwrap(), 200_000);
+}
+
+#[test]
+fn force_keeps_what_is_there_until_it_has_more() {
+    let repo = json!({ "commit": COMMIT, "files": { "m.gguf": { "size": 500_000, "seed": 3 } } });
+    let flipped =
+        json!({ "repos": { "a/b": repo }, "script": [{ "match": "cdn/", "times": 1000, "fault": "flip" }] });
+    let folder = tempfile::tempdir().unwrap();
+    for store in [folder_store(folder.path()), Rc::new(MemoryStore::default())] {
+        let calm = World::new("force", json!({ "repos": { "a/b": repo } }));
+        let spec = "a/b".parse().unwrap();
+        let models = Models::new(client(&calm, None), store.clone()).with_sizes(SIZES);
+        let offline = Models::new(client(&calm, None).offline(true), store.clone());
+        let expected = pull(&models, "a/b").unwrap();
+        let has = |count: usize| {
+            let listed = block_on(models.list()).unwrap();
+            assert!(listed.len() == 1 && listed[0].complete && listed[0].stored == 500_000, "{listed:?}");
+            assert_eq!(block_on(store.list()).unwrap().len(), count);
+            assert_eq!(digest(&block_on(offline.open(&spec, false, quiet())).unwrap()).unwrap(), expected);
+        };
+        // What comes is wrong.
+        let wrong = World::new("force", flipped.clone());
+        let error = block_on(models.pull(&spec, true, quiet())).err().unwrap();
+        assert_eq!(error.code, Code::CorruptModel, "{error}");
+        has(1);
+        // It does not come whole.
+        drop((wrong, calm));
+        let calm = World::new("force", json!({ "repos": { "a/b": repo } }));
+        let model = block_on(models.open(&spec, true, quiet())).unwrap();
+        block_on(model.read(200_000, 1)).unwrap();
+        drop(model);
+        has(2);
+        // It goes on where it was.
+        let there: u64 = block_on(store.list()).unwrap().iter().map(|record| record.written.total()).sum();
+        let before = asked(&calm);
+        block_on(models.pull(&spec, true, quiet())).unwrap();
+        assert_eq!(asked(&calm) - before, 1_000_000 - there);
+        has(1);
+        assert_eq!(block_on(models.remove(&spec)).unwrap(), 500_000);
+        assert_eq!(block_on(store.list()).unwrap(), []);
+    }
+}
+
+/// Bytes that were asked of the CDN.
+fn asked(world: &World) -> u64 {
+    let of = |entry: &Value| -> Option<u64> {
+        let (_, range) = entry["line"].as_str()?.split_once("bytes=")?;
+        let (first, last) = range.split_once('-')?;
+        Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
+    };
+    world.log().iter().filter(|entry| entry["at"] == "cdn").filter_map(of).sum()
+}
+
+#[test]
+fn a_model_under_way_is_shared() {
+    let file = json!({ "size": 500_000, "seed": 3 });
+    let world =
+        World::new("twice", json!({ "repos": { "a/b": { "commit": COMMIT, "files": { "m.gguf": file } } } }));
+    let models = in_memory(&world, None).with_sizes(SIZES);
+    let spec = "a/b".parse().unwrap();
+    let first = block_on(models.open(&spec, false, quiet())).unwrap();
+    block_on(first.read(100_000, 1)).unwrap();
+    let heard = Rc::new(std::cell::Cell::new(0));
+    let last = heard.clone();
+    let report: hub::Report = Rc::new(move |progress| {
+        last.set(progress.loaded);
+        Ok(())
+    });
+    let second = block_on(models.open(&spec, false, report)).unwrap();
+    block_on(second.complete()).unwrap();
+    assert_eq!((heard.get(), asked(&world)), (500_000, 500_000));
+    assert!(!block_on(first.complete()).unwrap());
+    assert_eq!(digest(&first).unwrap(), world.sha256("a/b/m.gguf"));
+}
+
+#[test]
+fn mirrors_may_differ() {
+    let at = |name: &str, seed: u32| {
+        let files = json!({ "m.gguf": { "size": 50_000, "seed": seed } });
+        let commit = COMMIT.replace('0', &seed.to_string());
+        World::new(name, json!({ "repos": { "a/b": { "commit": commit, "files": files } } }))
+    };
+    let worlds = [at("mirror-1", 1), at("mirror-2", 2)];
+    let store: Rc<dyn Store> = Rc::new(MemoryStore::default());
+    for world in worlds.iter().chain(&worlds) {
+        let models = Models::new(client(world, None), store.clone());
+        let model = block_on(models.open(&"a/b".parse().unwrap(), false, quiet())).unwrap();
+        assert_eq!(digest(&model).unwrap(), world.sha256("a/b/m.gguf"));
+    }
 }
 
 #[test]

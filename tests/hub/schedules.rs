@@ -35,8 +35,8 @@ impl Store for Counting {
     fn get<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<Option<Record>>> {
         self.store.get(key)
     }
-    fn begin<'a>(&'a self, key: &'a Key, len: u64) -> LocalBoxFuture<'a, Result<Record>> {
-        self.store.begin(key, len)
+    fn begin<'a>(&'a self, files: &'a [(Key, u64)]) -> LocalBoxFuture<'a, Result<Vec<Record>>> {
+        self.store.begin(files)
     }
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>> {
         Box::pin(async move {

@@ -184,7 +184,8 @@ export class Picker {
     const row = this.#rows.find(({ radio }) => radio.checked) ?? this.#addOther();
     if (!row) return;
     const { source, name } = row;
-    this.#leave(() => this.#open({ source, name, options: this.#credentials() }));
+    const options = source === this.#storyteller.source ? this.#storyteller.options! : this.#credentials();
+    this.#leave(() => this.#open({ source, name, options }));
   }
 
   #leave(then: () => void): void {

@@ -1,0 +1,106 @@
+// Seconds from load() to a loaded model in headless Chromium, on the CPU: fetched for the first time, and again from what
+// the browser has kept; candlewick (IndexedDB) and wllama (OPFS) in turns, over the same server on this machine. And the
+// memory that took.
+//
+//     ./build.sh npm && node tests/bench/download.js [--model llama-3.2-1b] [--type Q6_K] [--rounds 3] [--only candlewick]
+//
+// "renderer" is the most that the page's process has had resident (VmHWM), "wasm" the size of the WebAssembly memory.
+import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { launch, repository, serve } from "../browser/support.js";
+import { start } from "../hub/server.js";
+import { writeRandomModel } from "./random-model.js";
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: "string", default: "llama-3.2-1b" },
+    type: { type: "string", default: "Q6_K" },
+    rounds: { type: "string", default: "3" },
+    only: { type: "string", default: "" },
+  },
+});
+const folder = join(repository, "target/bench");
+const path = join(folder, `${options.model}-${options.type}.gguf`);
+mkdirSync(folder, { recursive: true });
+if (!existsSync(path)) writeRandomModel(path, options.model, options.type);
+const { size } = statSync(path);
+
+const hub = await start();
+const files = { "model.gguf": { file: path } };
+const repos = { "owner/repo": { commit: "0123456789012345678901234567890123456789", files } };
+await fetch(`${hub.hub}/_/bench`, { method: "PUT", body: JSON.stringify({ repos }) });
+
+const page = `<!doctype html><title>bench</title><script type="module">
+  import { load } from "/pkg/dist/index.js";
+  import { Wllama, LoggerWithoutDebug } from "/tests/node_modules/@wllama/wllama/esm/index.js";
+  const hub = "${hub.hub}/bench";
+  const channel = new BroadcastChannel("meter");
+  const meter = () => new Promise((done) => {
+    channel.onmessage = ({ data }) => done(data);
+    channel.postMessage("look");
+  });
+  Object.assign(window, {
+    candlewick: async () => {
+      const start = performance.now();
+      window.engine = await load("owner/repo", { hubURL: hub, device: "cpu", contextLength: 512, workerURL: "/tests/bench/metered-worker.js" });
+      const seconds = (performance.now() - start) / 1000;
+      return { seconds, wasm: (await meter()).memory };
+    },
+    wllama: async () => {
+      const wasm = "/tests/node_modules/@wllama/wllama/esm/wasm/wllama.wasm";
+      const start = performance.now();
+      window.engine = new Wllama({ default: wasm }, { suppressNativeLog: true, logger: LoggerWithoutDebug });
+      await engine.loadModelFromUrl(hub + "/owner/repo/resolve/main/model.gguf", { n_ctx: 512, n_threads: 1, n_gpu_layers: 0 });
+      return { seconds: (performance.now() - start) / 1000 };
+    },
+  });
+  document.title = "ready";
+</script>`;
+const server = await serve({ routes: { "/": page } });
+
+/** The most that one of a browser's renderers has had in memory, in bytes. */
+async function resident(session) {
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  const renderers = processInfo.filter(({ type }) => type === "renderer");
+  const most = renderers.map(({ id }) => Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, "latin1"))[1]));
+  return 1024 * Math.max(...most);
+}
+
+const names = ["candlewick", "wllama"].filter((name) => name.includes(options.only));
+const runs = Object.fromEntries(names.map((name) => [name, { first: [], again: [] }]));
+for (let round = 0; round < Number(options.rounds); round++) {
+  for (const name of names) {
+    // A browser of its own: nothing kept, and memory that nobody else has used.
+    const browser = await launch();
+    const context = await browser.newContext();
+    const session = await browser.newBrowserCDPSession();
+    for (const what of ["first", "again"]) {
+      const page = await context.newPage();
+      page.setDefaultTimeout(0);
+      await page.goto(server.url);
+      await page.waitForFunction(() => document.title === "ready");
+      const run = await page.evaluate((name) => window[name](), name);
+      runs[name][what].push({ ...run, renderer: await resident(session) });
+      await page.close();
+    }
+    await browser.close();
+  }
+}
+
+const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`;
+console.log(`${options.model} ${options.type}, ${megabytes(size)}: median seconds (lowest to highest), and how many times candlewick's`);
+for (const [name, list] of Object.entries(runs)) {
+  for (const what of ["first", "again"]) {
+    const seconds = list[what].map((run) => run.seconds);
+    const ratio = median(seconds.map((value, round) => value / (runs.candlewick ?? list)[what][round].seconds));
+    const most = (key) => Math.max(...list[what].map((run) => run[key] ?? NaN));
+    console.log(
+      `  ${name.padEnd(11)} ${what.padEnd(6)} ${median(seconds).toFixed(2)} (${Math.min(...seconds).toFixed(2)} to ${Math.max(...seconds).toFixed(2)}), ` +
+        `× ${ratio.toFixed(2)}; renderer ${megabytes(most("renderer"))}` + (most("wasm") ? `, wasm ${megabytes(most("wasm"))}` : ""),
+    );
+  }
+}
+await server.close();
+hub.close();

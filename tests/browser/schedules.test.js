@@ -1,0 +1,273 @@
+/**
+ * Downloads in a real Chromium over a network that fails, and pages that die: the vocabulary of faults is the server's
+ * (tests/hub/server.js), the model of what may come of them that of tests/hub/schedules.rs. Each schedule ends in the
+ * exact bytes or an error of a known kind; whatever happened, the storage is sound, and a calm server makes it whole.
+ */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { after, before, describe, test } from "node:test";
+import { bytes, CDN_FAULTS, start } from "../hub/server.js";
+import { blank, launch, serve } from "./support.js";
+
+const COMMIT = "0123456789012345678901234567890123456789";
+const SCHEDULES = 240;
+const SIZE = 300_003;
+/** What is committed at a time, what is asked for at a time, and how many of those at once. */
+const [BLOCK, RANGE, PARALLEL] = [16 << 10, 48 << 10, 3];
+const FAULTS = CDN_FAULTS.filter((kind) => kind !== "nonsense");
+const KNOWN = ["network", "rate_limited", "corrupt_model"];
+
+/** Silence that ends an attempt is short while servers stall on purpose, and of no account otherwise. */
+const transfer = (silenceMs, attempts = 8) => ({ range: RANGE, block: BLOCK, parallel: PARALLEL, attempts, longestWaitMs: 4, silenceMs });
+const CALM = transfer(60_000);
+
+let browser, context, hub, server;
+
+before(async () => {
+  browser = await launch();
+  context = await browser.newContext();
+  hub = await start();
+  server = await serve({ routes: { "/": blank, "/look": look, "/schedules": schedules } });
+});
+after(async () => {
+  await browser?.close();
+  await server?.close();
+  hub?.close();
+});
+
+async function open(path = "/") {
+  const page = await context.newPage();
+  page.setDefaultTimeout(120_000);
+  // A trap leaves promises that nobody settles: the page goes, and its test with it.
+  page.on("pageerror", (error) => {
+    console.error(error.stack);
+    page.close();
+  });
+  await page.goto(server.url + path);
+  await page.waitForFunction((title) => document.title === title, path === "/schedules" ? "running" : "ready");
+  return page;
+}
+
+/** Makes a Hub of one's own, or another of the same name; gives what to call it by. */
+async function world(name, repo, description) {
+  const { size, seed, ...faults } = description;
+  const repos = { [repo]: { commit: COMMIT, files: { "m.gguf": { size, seed } } } };
+  await fetch(`${hub.hub}/_/${name}`, { method: "PUT", body: JSON.stringify({ repos, ...faults }) });
+  return `${hub.hub}/${name}`;
+}
+
+const state = async (name) => (await fetch(`${hub.hub}/_/${name}`)).json();
+
+const sha256 = (data) => createHash("sha256").update(data).digest("hex");
+
+/** The numbers of a schedule, all from its seed. */
+function draws(seed) {
+  let at = 0;
+  const below = (limit) => createHash("sha256").update(`${seed} ${at++}`).digest().readUInt32LE(0) % limit;
+  const kinds = [...new Set(Array.from({ length: 1 + below(4) }, () => FAULTS[below(FAULTS.length)]))];
+  // Nothing would end in time where every second request hangs.
+  const most = kinds.includes("stall") ? 8 : 65;
+  return { seed, kinds, rate: Math.min(5 + below(60), most) / 100, signatures: [undefined, 2, 5][below(3)] };
+}
+
+/** A page that looks at what is stored. */
+const look = `<!doctype html><script type="module">
+  const wait = (request) => new Promise((done, fail) => Object.assign(request, { onsuccess: () => done(request.result), onerror: () => fail(request.error) }));
+
+  /** What the database has: the file's record, and each piece with its hash. */
+  async function stored(repo) {
+    const database = await wait(indexedDB.open("candlewick"));
+    const transaction = database.transaction(["files", "pieces"]);
+    const pieces = transaction.objectStore("pieces");
+    const within = IDBKeyRange.bound([repo], [repo, []]);
+    const [files, keys, values] = await Promise.all([transaction.objectStore("files").getAll(within), pieces.getAllKeys(within), pieces.getAll(within)].map(wait));
+    database.close();
+    const hex = async (value) => Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", value)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    const list = await Promise.all(values.map(async (value, at) => {
+      const bytes = await new Blob([value]).arrayBuffer();
+      return { start: keys[at][2], end: keys[at][3], length: bytes.byteLength, hash: await hex(bytes) };
+    }));
+    return { files, pieces: list, whole: await hex(await new Blob(values).arrayBuffer()) };
+  }
+
+  Object.assign(window, { stored });
+  document.title = "ready";
+</script>`;
+
+/** And one that runs many schedules with one engine besides. */
+const schedules = `${look}<script type="module">
+  import init, { Models } from "/pkg/wasm/candlewick.js";
+  await init();
+
+  /** Pieces that were written, by repository. */
+  const puts = new Map();
+  const { put } = IDBObjectStore.prototype;
+  IDBObjectStore.prototype.put = function (value, key) {
+    if (this.name === "pieces") {
+      const [repo, , start, end] = key;
+      puts.set(repo, [...(puts.get(repo) ?? []), [start, end]]);
+    }
+    return put.call(this, value, key);
+  };
+
+  async function pull(repo, options) {
+    try {
+      return await (await Models.open(options)).pull(repo, () => {});
+    } catch ({ code, message }) {
+      return { code, message };
+    }
+  }
+
+  Object.assign(window, { pull, puts: (repo) => puts.get(repo) ?? [] });
+  document.title = "running";
+</script>`;
+
+/** Runs one schedule, and checks all there is to check. */
+async function run(page, seed) {
+  const { kinds, rate, signatures } = draws(seed);
+  const [name, repo] = [`schedule-${seed}`, `owner/repo-${seed}`];
+  const data = bytes(String(seed), SIZE);
+  const about = `seed ${seed}: ${kinds} at ${rate}`;
+  const described = { size: SIZE, seed: String(seed) };
+  const hubURL = await world(name, repo, { ...described, rate, kinds, signatures });
+  const pull = (transfer) => page.evaluate(([repo, options]) => pull(repo, options), [repo, { hubURL, transfer }]);
+  const stored = () => page.evaluate((repo) => stored(repo), repo);
+
+  const result = await pull(transfer(kinds.includes("stall") ? 1000 : 20_000));
+  const faults = (await state(name)).log.filter(({ fault }) => fault).length;
+  const exact = result.code === undefined;
+  const there = await stored();
+  if (exact) {
+    assert.deepEqual([result.size, result.stored, result.complete], [SIZE, SIZE, true], about);
+    assert.equal(there.whole, sha256(data), about);
+  } else {
+    assert.ok(KNOWN.includes(result.code), `${about}: ${JSON.stringify(result)}`);
+    assert.ok(!result.message.includes("Signature"), `${about}: ${result.message}`);
+  }
+  assert.ok(there.files.every(({ whole }) => whole === exact), about);
+  // No piece lies, nor lies over another. Those that were changed on their way are found when all have come.
+  let end = 0;
+  for (const piece of there.pieces) {
+    assert.ok(piece.start >= end && piece.end <= SIZE && piece.length === piece.end - piece.start, `${about}: ${JSON.stringify(piece)}`);
+    if (!kinds.includes("flip")) assert.equal(piece.hash, sha256(data.subarray(piece.start, piece.end)), about);
+    end = piece.end;
+  }
+
+  // The weather clears.
+  await world(name, repo, described);
+  const again = await pull(CALM);
+  assert.equal(again.complete, true, `${about}: ${JSON.stringify(again)}`);
+  assert.equal((await stored()).whole, sha256(data), about);
+  // Where a server ignores ranges, one transfer catches up with the others; wrong pieces are written again.
+  if (!kinds.includes("flip") && !kinds.includes("ignored")) {
+    const written = await page.evaluate((repo) => puts(repo), repo);
+    assert.equal(written.reduce((sum, [start, end]) => sum + end - start, 0), SIZE, `${about}: nothing is written twice`);
+  }
+  return { exact, faults };
+}
+
+describe("a download", () => {
+  test(`ends in the exact bytes or a typed error, in ${SCHEDULES} schedules of faults`, async () => {
+    const page = await open("/schedules");
+    const seeds = Array.from({ length: SCHEDULES }, (_, seed) => seed).values();
+    const outcomes = [];
+    const worker = async () => {
+      for (const seed of seeds) outcomes.push(await run(page, seed));
+    };
+    await Promise.all(Array.from({ length: 8 }, worker));
+    const exact = outcomes.filter(({ exact }) => exact).length;
+    const faults = outcomes.reduce((sum, { faults }) => sum + faults, 0);
+    console.log(`${exact} exact, ${SCHEDULES - exact} errors, ${faults} faults`);
+    // The schedules are neither too kind nor too cruel to say anything.
+    assert.ok(exact > SCHEDULES / 2 && exact < SCHEDULES && faults > 2 * SCHEDULES, `${exact} exact, ${faults} faults`);
+    await page.close();
+  });
+
+  test("goes on where its page or its Worker was killed", async () => {
+    const KILLS = 24;
+    const size = 4_000_037;
+    const [name, repo] = ["kills", "owner/killed"];
+    const described = { size, seed: "kills" };
+    const below = (() => {
+      let at = 0;
+      return (limit) => createHash("sha256").update(`kill ${at++}`).digest().readUInt32LE(0) % limit;
+    })();
+    const data = bytes("kills", size);
+    const observer = await open("/look");
+    const kept = async () => {
+      const { pieces } = await observer.evaluate((repo) => stored(repo), repo);
+      for (const { start, end, hash } of pieces) assert.equal(hash, sha256(data.subarray(start, end)));
+      return pieces.reduce((sum, { start, end }) => sum + end - start, 0);
+    };
+    let before = 0;
+    for (let kill = 0; kill < KILLS; kill++) {
+      // The server falls silent on the way, so that the page dies with transfers under way wherever it got to.
+      const allowance = 1 + below(2 * Math.floor(size / KILLS));
+      const hubURL = await world(name, repo, { ...described, allowance });
+      const victim = await open();
+      const until = before + allowance;
+      const reached = new Promise((resolve) => victim.exposeFunction("report", (loaded) => loaded >= until && resolve()));
+      await victim.evaluate(
+        ([repo, options]) => {
+          window.controller = new AbortController();
+          models.pull(repo, { ...options, signal: controller.signal, onProgress: ({ loaded }) => report(loaded) }).catch(() => {});
+        },
+        [repo, { hubURL, transfer: CALM }],
+      );
+      await reached;
+      // Half of them lose their Worker first, which ends as it is.
+      if (kill % 2) await victim.evaluate(() => controller.abort());
+      await victim.close();
+      const stored = await kept();
+      const lost = until - stored;
+      assert.ok(lost >= 0 && lost <= RANGE, `kill ${kill} at ${until}: ${lost} bytes will be fetched twice`);
+      before = stored;
+    }
+    const hubURL = await world(name, repo, described);
+    const page = await open();
+    const done = await page.evaluate(([repo, options]) => models.pull(repo, options), [repo, { hubURL, transfer: CALM }]);
+    assert.ok(done.complete && done.stored === size);
+    assert.equal((await page.evaluate((repo) => models.verify(repo), repo))[0].verdict, "right");
+    const ranges = (await state(name)).log.filter(({ at }) => at === "cdn").map(({ line }) => /bytes=(\d+)-(\d+)/.exec(line));
+    const asked = ranges.reduce((sum, [, first, last]) => sum + Number(last) + 1 - Number(first), 0);
+    assert.equal(asked, size - before, "what was there is not asked for again");
+    await page.close();
+  });
+
+  test("is shared by two tabs, and taken over where one of them dies", async () => {
+    const size = 1_000_003;
+    for (const kill of [false, true]) {
+      const [name, repo] = [`shared-${kill}`, `owner/shared-${kill}`];
+      const described = { size, seed: name };
+      const allowance = kill ? 400_000 : undefined;
+      const hubURL = await world(name, repo, { ...described, allowance });
+      const tabs = await Promise.all([open(), open()]);
+      const options = { hubURL, transfer: CALM };
+      let first;
+      const reached = new Promise((resolve) => (first = resolve));
+      const pulls = tabs.map(async (tab) => {
+        await tab.exposeFunction("report", (loaded) => loaded >= 400_000 && first(tab));
+        return tab.evaluate(
+          ([repo, options]) => models.pull(repo, { ...options, onProgress: ({ loaded }) => report(loaded) }),
+          [repo, options],
+        );
+      });
+      if (kill) {
+        const fetching = await reached;
+        const at = tabs.indexOf(fetching);
+        // The other one will find the same Hub without its silence.
+        await world(name, repo, described);
+        pulls[at].catch(() => {});
+        await fetching.close();
+        pulls.splice(at, 1);
+      }
+      for (const pulled of await Promise.all(pulls)) assert.ok(pulled.complete && pulled.stored === size);
+      const { log } = await state(name);
+      const ranges = log.filter(({ at }) => at === "cdn").map(({ line }) => /bytes=(\d+)-(\d+)/.exec(line));
+      const asked = ranges.reduce((sum, [, first, last]) => sum + Number(last) + 1 - Number(first), 0);
+      // The one that died may have asked for one range more before it did.
+      assert.ok(kill ? asked <= size - 400_000 + 2 * RANGE : asked === size, `${asked} bytes were asked for`);
+      await Promise.all(tabs.map((tab) => tab.close()));
+    }
+  });
+});
