@@ -56,12 +56,11 @@ unsafe fn each_row<L: Layout>(
     mut work: impl FnMut(usize, usize, *const u8),
 ) {
     for first in (0..rows).step_by(ROWS) {
-        let mut place = first * input.blocks + block * ROWS;
+        let place = first * input.blocks + block * ROWS;
         // SAFETY: the caller's.
         let mut lanes = unsafe { input.lanes.as_ptr().add(L::Quants::LANES.count() * place).cast::<u8>() };
         for row in first..rows.min(first + ROWS) {
-            work(row, place, lanes);
-            place += 1;
+            work(row, place + row - first, lanes);
             lanes = lanes.wrapping_add(4 * L::Quants::LANES.count());
         }
     }

@@ -93,6 +93,7 @@ mod wasm {
         i32x4_relaxed_dot_i8x16_i7x16_add(signed, small, sum)
     }
     /// Lane `LANE` in each.
+    #[cfg(target_feature = "relaxed-simd")]
     #[inline(always)]
     pub fn lane<const LANE: usize>(a: V) -> V {
         i32x4_shuffle::<LANE, LANE, LANE, LANE>(a, a)
@@ -199,7 +200,8 @@ mod sse2 {
             add_i32(sum, products)
         }
     }
-    /// Lane `LANE` in each.
+    /// Lane `LANE` in each. Only tests need it.
+    #[cfg(test)]
     #[inline(always)]
     pub fn lane<const LANE: usize>(a: V) -> V {
         // SAFETY: every x86-64 processor has SSE2.
@@ -249,7 +251,7 @@ mod sse2 {
 }
 
 #[cfg(any(test, not(any(target_arch = "wasm32", target_arch = "x86_64"))))]
-#[cfg_attr(test, allow(dead_code))]
+#[allow(dead_code)]
 pub mod plain {
     pub type V = [i32; 4];
 

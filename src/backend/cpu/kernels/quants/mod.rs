@@ -9,7 +9,7 @@ pub mod pairs;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
 pub mod quads;
 
-use super::simd::{V, lane, load};
+use super::simd::V;
 
 #[cfg(not(target_feature = "relaxed-simd"))]
 pub use pairs::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
@@ -21,6 +21,7 @@ pub const MOST_STEPS: usize = 16;
 
 /// What a step asks of the input.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(not(any(test, target_feature = "relaxed-simd")), allow(dead_code))]
 pub enum Lanes {
     /// Two integers of 16 bits, times [`Quants::FACTORS`].
     Pairs,
@@ -75,22 +76,4 @@ pub trait Quants {
     fn add(sum: V, step: V, input: Self::Input) -> V;
     /// Packs the 32 integers of row `row` of four into `block`, which is zero there.
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]);
-}
-
-/// Lane `index` of those at `at`, in each lane. `index` should be a constant.
-///
-/// A lane of a vector, and not a load of one number: V8 does not add constants to the addresses of such loads.
-///
-/// # Safety
-/// `at` has so many lanes, in whole vectors.
-#[inline(always)]
-unsafe fn lane_at(at: *const u8, index: usize) -> V {
-    // SAFETY: the caller's.
-    let four = unsafe { load(at.add(16 * (index / 4))) };
-    match index % 4 {
-        0 => lane::<0>(four),
-        1 => lane::<1>(four),
-        2 => lane::<2>(four),
-        _ => lane::<3>(four),
-    }
 }
