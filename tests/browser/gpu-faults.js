@@ -15,6 +15,7 @@ const broken = (fault) => `
     return (device = await requestDevice.call(this, descriptor));
   };
   channel.onmessage = ({ data }) => {
+    if (data === "destroyed") return; // Another Worker's.
     if (data === "destroy for good") GPU.prototype.requestAdapter = async () => null;
     device.destroy();
     channel.postMessage("destroyed");
