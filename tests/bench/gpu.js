@@ -91,7 +91,7 @@ const step = await inPage(async ({ tokens, rounds }) => {
     let from, to;
     const onProgress = ({ stage }) => {
       if (stage === "compile") from ??= performance.now();
-      if (stage === "load" && from) to ??= performance.now();
+      if (stage !== "compile" && from) to ??= performance.now();
     };
     engine = await load("/thin.gguf", { device: "gpu", contextLength: 512, workerURL: "/tests/bench/metered-worker.js", onProgress });
     preparations.push({ milliseconds: to - from, pipelines: engine.info.gpu.pipelines, selfTest: !engine.info.gpu.selfTest.cached });
