@@ -145,6 +145,6 @@ impl Model {
 }
 
 /// Whether it is the device that failed, and not the file, its source or the caller.
-fn of_the_device(error: &Error) -> bool {
+pub(super) fn of_the_device(error: &Error) -> bool {
     matches!(error.code, Code::ResourceExhausted | Code::DeviceLost | Code::UnsupportedModel | Code::Internal)
 }

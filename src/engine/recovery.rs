@@ -1,6 +1,6 @@
 //! A model comes back after its GPU was lost.
 
-use super::model::{Loaded, Model, Target};
+use super::model::{Loaded, Model, Target, of_the_device};
 use super::progress::{Meter, Progress, Stage};
 use crate::{Code, Error, Result};
 use futures_util::FutureExt;
@@ -69,6 +69,10 @@ impl Recovery {
                 // The next one was lost too.
                 Err(error) if error.code == Code::DeviceLost => {
                     *self = Recovery::begin(self.model.clone(), &error, self.losses + 1)?;
+                }
+                // There is no GPU to come back to.
+                Err(error) if of_the_device(&error) => {
+                    return Err(Error::device_lost(format!("{}; {}", self.why, error.message)));
                 }
                 step => return step,
             }
