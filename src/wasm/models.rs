@@ -51,7 +51,7 @@ impl HubOptions {
                 Timeouts { head: silence, stall: silence },
             );
             let (range, block) = (transfer.range.max(1), transfer.block.max(1));
-            sizes = Sizes { range, block, parallel: transfer.parallel.max(1), ..sizes };
+            sizes = Sizes { range, block, parallel: transfer.parallel.max(1) };
         }
         let store = match self.cache {
             Some(false) => None,

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub const COMMIT: &str = "0123456789012345678901234567890123456789";
-pub const SIZES: Sizes = Sizes { range: 160 << 10, block: 32 << 10, parallel: 3, recent: 4 };
+pub const SIZES: Sizes = Sizes { range: 160 << 10, block: 32 << 10, parallel: 3 };
 pub const FILE: u64 = 1_000_003;
 
 /// As patient as a test needs: what stalls does so for ever.
