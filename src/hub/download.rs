@@ -5,6 +5,7 @@
 //! again: a disk that lost something in a crash is noticed.
 
 use super::client::Failure;
+use super::hash::hex;
 use super::remote::{Answer, Remote};
 use crate::engine::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Source, Store, Written};
@@ -251,8 +252,7 @@ impl Download {
     async fn is_right(&self) -> Result<bool> {
         self.job.hash_on().await?;
         let digest = self.job.hash.take().digest.finalize();
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.key().sha256().is_none_or(|expected| expected == hex))
+        Ok(self.key().sha256().is_none_or(|expected| expected == hex(&digest)))
     }
 
     /// Works until the store has `wanted`.
