@@ -1,6 +1,7 @@
 //! Models by name: the Hub, and the browser's storage.
 
-use super::{fits, from_js, open_url, to_js};
+use super::sources::{fits, open_url};
+use super::{from_js, to_js};
 use crate::engine::{self, Meter, Options, Progress, Stage};
 use crate::http::{Backoff, Timeouts, Token};
 use crate::hub::{self, Client, Report, Sizes, Spec};

@@ -172,12 +172,15 @@ describe("who is let in", () => {
     define();
     const strict = await edge({ UPSTREAM_URL: define(), CLIENT_KEYS: `${KEY}, another` }, { ratelimits: { RATE_LIMITER: { simple: { limit: 2, period: 60 } } } });
     try {
-      const statuses = [];
-      for (let i = 0; i < 3; i++) statuses.push(await strict.ask("/v1/chat/completions", body));
-      assert.deepEqual(statuses.map(({ status }) => status), [200, 200, 429]);
-      const { error } = await statuses[2].json();
-      assert.deepEqual([error.type, error.code, statuses[2].headers.get("retry-after")], ["rate_limit_error", "rate_limited", "10"]);
-      assert.equal(log().length, 2);
+      let passed = 0;
+      let response = await strict.ask("/v1/chat/completions", body);
+      // The period may end between two of them, and another two may pass then.
+      for (; response.status === 200 && passed < 4; response = await strict.ask("/v1/chat/completions", body)) passed++;
+      assert.ok(passed >= 2, `${passed} passed`);
+      assert.equal(response.status, 429);
+      const { error } = await response.json();
+      assert.deepEqual([error.type, error.code, response.headers.get("retry-after")], ["rate_limit_error", "rate_limited", "10"]);
+      assert.equal(log().length, passed);
       const other = await strict.ask("/v1/chat/completions", body, { headers: { Authorization: "Bearer another" } });
       assert.equal(other.status, 200);
     } finally {
