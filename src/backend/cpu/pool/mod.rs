@@ -320,7 +320,8 @@ impl Shared {
 fn next(shares: &[Line<AtomicU64>], index: usize) -> Option<usize> {
     let own = &shares[index].0;
     let take = |first: usize, end: usize| (share(first + 1, end), first);
-    let stolen = |first: usize, end: usize| (share(first, first + (end - first) / 2), first + (end - first) / 2);
+    let stolen =
+        |first: usize, end: usize| (share(first, first + (end - first) / 2), first + (end - first) / 2);
     if let Some((piece, _)) = exchange(own, take) {
         return Some(piece);
     }
