@@ -1,20 +1,21 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
 mod models;
+mod sources;
 mod tasks;
 
 use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
-use crate::engine::{self, Device, Meter, Options, Progress, Stage};
+use crate::engine::{self, Device, Options, Progress};
 use crate::openai::{ChatRequest, Chunks, Completion, Endpoint};
 use crate::remote::{Client, Config};
 use crate::router::{Cache, CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
-use crate::store::{self, BlobSource, IndexedDbStore, MemorySource, Source};
+use crate::store::IndexedDbStore;
 use crate::{Error, Result};
 use async_lock::Mutex;
 use futures_util::future::{LocalBoxFuture, ready};
 use futures_util::stream::{AbortHandle, Abortable, StreamExt, abortable};
-use js_sys::{Array, Function, Reflect, Uint8Array};
+use js_sys::{Array, Function, Reflect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,7 +23,6 @@ use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
-use web_sys::{Blob, File};
 
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
@@ -163,7 +163,7 @@ impl Engine {
             .collect::<Result<_>>()?;
         let mut routes = Vec::new();
         for source in sources {
-            let name = name(&source);
+            let name = sources::name(&source);
             if let Some(why) = &crashed {
                 let error = Error::resource_exhausted(why);
                 routes.push(Route::local(name, Box::new(move || Box::pin(ready(Err(error.clone()))))));
@@ -175,21 +175,12 @@ impl Engine {
                 let (source, load, hub, loaded) = (source.clone(), load.clone(), hub.clone(), loaded.clone());
                 let on_progress = on_progress.clone();
                 Box::pin(async move {
-                    let mut progress = move |progress: Progress| {
+                    let progress = move |progress: Progress| {
                         // A listener that throws does not stop the loading.
                         let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
                         Ok(())
                     };
-                    let text = source.as_string().unwrap_or_default();
-                    let named = source.as_string().and_then(|text| models::name(&text)).transpose()?;
-                    let engine = match named {
-                        Some(spec) => models::load(&text, &spec, hub, &load, max_memory, progress).await?,
-                        None => {
-                            let source = open(source, &mut progress).await?;
-                            fits(source.as_ref(), &load, max_memory).await?;
-                            engine::Engine::load(source.into(), &load, &mut progress).await?
-                        }
-                    };
+                    let engine = sources::load(source, hub, &load, max_memory, progress).await?;
                     *loaded.borrow_mut() = Some(engine.clone());
                     Ok(Rc::new(Local(engine)) as Rc<dyn Provider>)
                 })
@@ -211,15 +202,7 @@ impl Engine {
     pub async fn inspect(source: JsValue, options: JsValue) -> Result<JsValue, JsValue> {
         let mut options: LoadOptions = from_js("options", options)?;
         let (load, hub) = (options.parse()?, options.hub);
-        let text = source.as_string();
-        let named = text.as_deref().and_then(models::name).transpose()?;
-        Ok(match named {
-            Some(spec) => to_js(&models::inspect(&spec, hub, &load).await?)?,
-            None => {
-                let source = open(source, &mut |_| Ok(())).await?;
-                to_js(&engine::inspect(source.as_ref(), &load).await?)?
-            }
-        })
+        Ok(sources::inspect(source, hub, &load).await?)
     }
 
     /// What was loaded, and where it runs now; or which hosted model answers, and why.
@@ -382,41 +365,6 @@ impl Answer {
     }
 }
 
-/// What to call a source in reasons.
-fn name(source: &JsValue) -> String {
-    match (source.as_string(), source.dyn_ref::<File>()) {
-        (Some(url), _) => store::file_name(&url),
-        (None, Some(file)) => file.name(),
-        (None, None) => "the model".to_owned(),
-    }
-}
-
-async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Box<dyn Source>> {
-    if let Some(url) = source.as_string() {
-        return open_url(&url, progress).await;
-    }
-    if let Some(file) = source.dyn_ref::<File>() {
-        return Ok(Box::new(BlobSource::new(file.name(), Blob::from(file.clone()))));
-    }
-    if let Some(blob) = source.dyn_ref::<Blob>() {
-        return Ok(Box::new(BlobSource::new("model", blob.clone())));
-    }
-    if let Some(bytes) = source.dyn_ref::<Uint8Array>() {
-        return Ok(Box::new(MemorySource::new("model", bytes.to_vec())));
-    }
-    Err(Error::invalid_argument("a model is loaded from an address, a File, a Blob or bytes"))
-}
-
-/// What is behind an address, of which nothing is kept.
-async fn open_url(url: &str, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Box<dyn Source>> {
-    let mut meter = None;
-    let mut downloaded = |name: &str, loaded, total: Option<u64>| {
-        let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
-        progress(meter.at(Stage::Download, loaded))
-    };
-    store::open_url(url, &mut downloaded).await
-}
-
 /// Answers in memory; with what the browser's storage has of them, where they shall stay and there is such.
 async fn open_cache(options: CacheOptions) -> Rc<Cache> {
     if options.persist
@@ -425,11 +373,4 @@ async fn open_cache(options: CacheOptions) -> Rc<Cache> {
         return Cache::stored(options, Rc::new(store));
     }
     Cache::new(options)
-}
-
-async fn fits(source: &dyn Source, options: &Options, max_memory: Option<f64>) -> Result<()> {
-    match max_memory {
-        Some(limit) => engine::fits(source, options, limit as u64).await,
-        None => Ok(()),
-    }
 }

@@ -1,6 +1,7 @@
 //! The program as people run it: what comes out of it, and how it fails.
 
 mod broken;
+mod embed;
 mod hosted;
 mod talk;
 

@@ -6,6 +6,7 @@ mod cli;
 mod decoder;
 mod double;
 mod edit;
+mod encoder;
 mod engine;
 mod fixtures;
 mod gguf;

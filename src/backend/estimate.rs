@@ -69,6 +69,7 @@ fn linears((operation, count): &(Operation, usize)) -> Vec<(LinearShape, usize)>
         Operation::Logits { head, .. } => vec![*head],
         Operation::Embed { .. }
         | Operation::AddRows { .. }
+        | Operation::Norm { .. }
         | Operation::Attend { .. }
         | Operation::Choose { .. } => Vec::new(),
     };

@@ -134,6 +134,8 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// A token sees itself and the `window − 1` tokens before it; without a window, all before it.
     pub window: Option<usize>,
+    /// Whether a token sees none after it. Otherwise it sees all of its step too, and there is no window.
+    pub causal: bool,
 }
 
 /// The nonlinearity of a feed-forward layer.
@@ -143,6 +145,8 @@ pub enum Activation {
     Silu,
     /// GELU, tanh approximation.
     Gelu,
+    /// GELU as it is defined: `x · Φ(x)`.
+    GeluErf,
 }
 
 /// The tokens of a step.
@@ -317,8 +321,17 @@ pub trait Backend {
     /// `x[i] += table[first + i]`.
     fn add_rows(&mut self, first: usize, rows: usize, table: Matrix, x: Buffer) -> Result<()>;
 
-    /// `out = W·norm(x) + b` for each of `outputs`, all from the same input.
-    fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()>;
+    /// `out = norm(x)`; another buffer than `x`.
+    fn norm(&mut self, rows: usize, x: Buffer, norm: &Norm, out: Buffer) -> Result<()>;
+
+    /// `out = W·norm(x) + b` for each of `outputs`, all from the same input; without a norm, `out = W·x + b`.
+    fn project(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: Option<&Norm>,
+        outputs: &[(Linear, Buffer)],
+    ) -> Result<()>;
 
     /// `x += norm(W·input + b)`, an RMSNorm; without a norm, `x += W·input + b`.
     fn project_add(
@@ -344,7 +357,7 @@ pub trait Backend {
         cache: KvCache,
     ) -> Result<()>;
 
-    /// Causal attention of the `rows` queries at `position` over the cache.
+    /// Attention of the `rows` queries at `position` over the cache.
     fn attend(
         &mut self,
         position: usize,
@@ -355,24 +368,24 @@ pub trait Backend {
         out: Buffer,
     ) -> Result<()>;
 
-    /// `out = act(gate·norm(x)) · (up·norm(x))`, elementwise.
+    /// `out = act(gate·norm(x)) · (up·norm(x))`, elementwise. The norm may be missing, as in `project`.
     #[allow(clippy::too_many_arguments)]
     fn gate(
         &mut self,
         rows: usize,
         x: Buffer,
-        norm: &Norm,
+        norm: Option<&Norm>,
         gate_up: [&Linear; 2],
         activation: Activation,
         out: Buffer,
     ) -> Result<()>;
 
-    /// `out = act(up·norm(x) + b)`: a feed-forward layer without a gate.
+    /// `out = act(up·norm(x) + b)`: a feed-forward layer without a gate. The norm may be missing, as in `project`.
     fn activate(
         &mut self,
         rows: usize,
         x: Buffer,
-        norm: &Norm,
+        norm: Option<&Norm>,
         up: &Linear,
         activation: Activation,
         out: Buffer,

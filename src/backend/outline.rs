@@ -68,8 +68,12 @@ pub enum Operation {
     AddRows {
         table: Shape,
     },
-    Project {
+    Norm {
         norm: NormShape,
+        width: usize,
+    },
+    Project {
+        norm: Option<NormShape>,
         outputs: Vec<LinearShape>,
     },
     ProjectAdd {
@@ -83,12 +87,12 @@ pub enum Operation {
         attention: Attention,
     },
     Gate {
-        norm: NormShape,
+        norm: Option<NormShape>,
         gate_up: [LinearShape; 2],
         activation: Activation,
     },
     Activate {
-        norm: NormShape,
+        norm: Option<NormShape>,
         up: LinearShape,
         activation: Activation,
     },
@@ -106,7 +110,8 @@ pub enum Operation {
 /// See the module.
 pub(crate) struct Outline {
     needs: Rc<RefCell<Needs>>,
-    vectors: usize,
+    /// Numbers of each.
+    vectors: Vec<usize>,
     buffers: usize,
     /// What was last stored in a cache, by its index.
     stored: Vec<Option<(Option<[f32; 2]>, Rope)>>,
@@ -116,7 +121,7 @@ impl Outline {
     /// An outline, and what it will have written down.
     pub fn new() -> (Outline, Rc<RefCell<Needs>>) {
         let needs = Rc::<RefCell<Needs>>::default();
-        (Outline { needs: needs.clone(), vectors: 0, buffers: 0, stored: Vec::new() }, needs)
+        (Outline { needs: needs.clone(), vectors: Vec::new(), buffers: 0, stored: Vec::new() }, needs)
     }
 
     fn shape(&self, matrix: Matrix) -> Shape {
@@ -160,9 +165,9 @@ impl Backend for Outline {
         Ok(())
     }
 
-    fn vector(&mut self, _: &[f32]) -> Result<Vector> {
-        self.vectors += 1;
-        Ok(Vector(self.vectors - 1))
+    fn vector(&mut self, values: &[f32]) -> Result<Vector> {
+        self.vectors.push(values.len());
+        Ok(Vector(self.vectors.len() - 1))
     }
 
     fn buffer(&mut self, _: usize, _: usize) -> Result<Buffer> {
@@ -188,9 +193,20 @@ impl Backend for Outline {
         self.add(Operation::AddRows { table: self.shape(table) })
     }
 
-    fn project(&mut self, _: usize, _: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
+    fn norm(&mut self, _: usize, _: Buffer, norm: &Norm, _: Buffer) -> Result<()> {
+        let width = self.vectors[norm.scale.0];
+        self.add(Operation::Norm { norm: norm.into(), width })
+    }
+
+    fn project(
+        &mut self,
+        _: usize,
+        _: Buffer,
+        norm: Option<&Norm>,
+        outputs: &[(Linear, Buffer)],
+    ) -> Result<()> {
         let outputs = outputs.iter().map(|(linear, _)| self.linear(linear)).collect();
-        self.add(Operation::Project { norm: norm.into(), outputs })
+        self.add(Operation::Project { norm: norm.map(NormShape::from), outputs })
     }
 
     fn project_add(
@@ -238,26 +254,26 @@ impl Backend for Outline {
         &mut self,
         _: usize,
         _: Buffer,
-        norm: &Norm,
+        norm: Option<&Norm>,
         gate_up: [&Linear; 2],
         activation: Activation,
         _: Buffer,
     ) -> Result<()> {
         let gate_up = gate_up.map(|linear| self.linear(linear));
-        self.add(Operation::Gate { norm: norm.into(), gate_up, activation })
+        self.add(Operation::Gate { norm: norm.map(NormShape::from), gate_up, activation })
     }
 
     fn activate(
         &mut self,
         _: usize,
         _: Buffer,
-        norm: &Norm,
+        norm: Option<&Norm>,
         up: &Linear,
         activation: Activation,
         _: Buffer,
     ) -> Result<()> {
         let up = self.linear(up);
-        self.add(Operation::Activate { norm: norm.into(), up, activation })
+        self.add(Operation::Activate { norm: norm.map(NormShape::from), up, activation })
     }
 
     fn logits(

@@ -113,15 +113,21 @@ impl Trial<'_> {
                 self.device.add_rows(first, tokens, table, x)?;
                 Ok(vec![Output { buffer: x, rows: tokens, width: columns }])
             }
+            Operation::Norm { norm, width } => {
+                let (x, norm) = self.input(tokens, *width, norm)?;
+                let out = self.device.buffer(tokens, *width)?;
+                self.device.norm(tokens, x, &norm, out)?;
+                Ok(vec![Output { buffer: out, rows: tokens, width: *width }])
+            }
             Operation::Project { norm, outputs } => {
-                let (x, norm) = self.input(tokens, outputs[0].weight.columns, norm)?;
+                let (x, norm) = self.input_for(tokens, outputs[0].weight.columns, norm.as_ref())?;
                 let mut linears = Vec::new();
                 for shape in outputs {
                     let (linear, rows) = self.linear(shape)?;
                     linears.push((linear, self.device.buffer(tokens, rows)?, rows));
                 }
                 let outputs: Vec<_> = linears.iter().map(|(linear, out, _)| (*linear, *out)).collect();
-                self.device.project(tokens, x, &norm, &outputs)?;
+                self.device.project(tokens, x, norm.as_ref(), &outputs)?;
                 let output = |&(_, buffer, width): &(_, _, usize)| Output { buffer, rows: tokens, width };
                 Ok(linears.iter().map(output).collect())
             }
@@ -139,17 +145,17 @@ impl Trial<'_> {
                 Ok(vec![Output { buffer: x, rows: tokens, width: rows }])
             }
             Operation::Gate { norm, gate_up, activation } => {
-                let (x, norm) = self.input(tokens, gate_up[0].weight.columns, norm)?;
+                let (x, norm) = self.input_for(tokens, gate_up[0].weight.columns, norm.as_ref())?;
                 let ((gate, rows), (up, _)) = (self.linear(&gate_up[0])?, self.linear(&gate_up[1])?);
                 let out = self.device.buffer(tokens, rows)?;
-                self.device.gate(tokens, x, &norm, [&gate, &up], *activation, out)?;
+                self.device.gate(tokens, x, norm.as_ref(), [&gate, &up], *activation, out)?;
                 Ok(vec![Output { buffer: out, rows: tokens, width: rows }])
             }
             Operation::Activate { norm, up, activation } => {
-                let (x, norm) = self.input(tokens, up.weight.columns, norm)?;
+                let (x, norm) = self.input_for(tokens, up.weight.columns, norm.as_ref())?;
                 let (up, rows) = self.linear(up)?;
                 let out = self.device.buffer(tokens, rows)?;
-                self.device.activate(tokens, x, &norm, &up, *activation, out)?;
+                self.device.activate(tokens, x, norm.as_ref(), &up, *activation, out)?;
                 Ok(vec![Output { buffer: out, rows: tokens, width: rows }])
             }
             Operation::Attend { epsilons, rope, attention } => {
@@ -246,6 +252,19 @@ impl Trial<'_> {
             true => Norm::layer(scale, self.vector(width)?, norm.epsilon),
         };
         Ok((x, norm))
+    }
+
+    /// The same where there may be no norm.
+    fn input_for(
+        &mut self,
+        rows: usize,
+        width: usize,
+        norm: Option<&NormShape>,
+    ) -> Result<(Buffer, Option<Norm>)> {
+        match norm {
+            Some(norm) => self.input(rows, width, norm).map(|(x, norm)| (x, Some(norm))),
+            None => Ok((self.filled(rows, width, 1.0)?, None)),
+        }
     }
 
     fn filled(&mut self, rows: usize, width: usize, amplitude: f32) -> Result<Buffer> {

@@ -54,6 +54,8 @@ pub enum Command {
     Run(RunArguments),
     /// Talk with a model
     Chat(ChatArguments),
+    /// Turn texts into vectors, with an encoder
+    Embed(EmbedArguments),
     /// Measure the speed of a model
     Bench(BenchArguments),
     /// Print what a model expects after each of some tokens
@@ -323,6 +325,26 @@ pub struct LogitsArguments {
     #[arg(long, value_name = "K", default_value_t = 5)]
     pub top: usize,
     /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EmbedArguments {
+    /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
+    pub model: String,
+    /// The texts, after -- where one begins with a hyphen [default: standard input, one a line]
+    pub texts: Vec<String>,
+    /// A file with the texts, one a line
+    #[arg(short, long, value_name = "FILE", conflicts_with = "texts")]
+    pub file: Option<PathBuf>,
+    /// Keep so many numbers of each vector: for models trained so (Matryoshka)
+    #[arg(long, value_name = "N")]
+    pub dimensions: Option<usize>,
+    /// Read only the beginning of a text that is too long for the model
+    #[arg(long)]
+    pub truncate: bool,
+    /// Print one JSON object instead of a line of numbers a text
     #[arg(long)]
     pub json: bool,
 }

@@ -1,4 +1,4 @@
-//! The command line: `run`, `chat`, `bench`, `logits`, `tokenize`, `render`, `info`; `pull`, `list`, `rm`, `verify`
+//! The command line: `run`, `chat`, `embed`, `bench`, `logits`, `tokenize`, `render`, `info`; `pull`, `list`, `rm`, `verify`
 //! for the cache; `provider` for hosted models.
 //!
 //! Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage.
@@ -6,6 +6,7 @@
 mod arguments;
 mod bench;
 mod chat;
+mod embed;
 mod hosted;
 mod inspect;
 mod models;
@@ -74,6 +75,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Run(arguments) => run::run(arguments, common).await,
         Command::Chat(arguments) => chat::chat(arguments, common).await,
+        Command::Embed(arguments) => embed::embed(arguments, common).await,
         Command::Bench(arguments) => bench::bench(arguments, common).await,
         Command::Logits(arguments) => inspect::logits(arguments, common).await,
         Command::Tokenize(arguments) => inspect::tokenize(arguments, common).await,

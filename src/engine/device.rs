@@ -35,6 +35,17 @@ impl FromStr for Device {
     }
 }
 
+/// Why encoders run on the CPU, unless the GPU was asked for.
+pub(super) fn of_encoders(asked: Device) -> Result<&'static str> {
+    match asked {
+        Device::Auto => Ok("encoders run on the CPU"),
+        Device::Cpu => Ok("asked for"),
+        Device::Gpu => Err(Error::unsupported_model(
+            "this model is an encoder, and these run on the CPU only. Use the device \"auto\" or \"cpu\"",
+        )),
+    }
+}
+
 /// Where a model goes.
 pub(super) enum Choice<T> {
     Gpu(T),

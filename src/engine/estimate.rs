@@ -3,7 +3,7 @@
 use super::{Options, context_size, info};
 use crate::backend::{Backend, Room, room, seconds_a_token};
 use crate::model::gguf::Header;
-use crate::model::{Config, Decoder};
+use crate::model::{Config, Decoder, Encoder};
 use crate::store::{ReadAhead, Source};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -69,8 +69,11 @@ pub(super) async fn estimate(
     if gpu.as_ref().is_some_and(|gpu| gpu.variants.contains(&"kv f16")) {
         kv_cache /= 2;
     }
-    let needs = Decoder::needs(source, header, config, context).await?;
-    let numbers = backend.prefill_rows() as u64 * 10 * config.embedding as u64 + 2 * config.vocabulary as u64;
+    let (needs, rows) = match config.architecture.is_encoder() {
+        true => (Encoder::needs(source, header, config, context).await?, context),
+        false => (Decoder::needs(source, header, config, context).await?, backend.prefill_rows()),
+    };
+    let numbers = rows as u64 * 10 * config.embedding as u64 + 2 * config.vocabulary as u64;
     let working = numbers * size_of::<f32>() as u64 + (32 << 20);
     let total = weights.saturating_add(kv_cache).saturating_add(working);
     let refused = backend.expect(&needs).await.err();

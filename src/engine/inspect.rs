@@ -106,11 +106,15 @@ async fn estimates(
     options: &Options,
 ) -> Result<Vec<Estimate>> {
     let mut estimates = Vec::new();
+    let is_encoder = config.architecture.is_encoder();
+    if is_encoder {
+        device::of_encoders(options.device)?;
+    }
     if options.device != Device::Gpu {
         let cpu = Box::new(Cpu::with_threads(options.threads));
         estimates.push(estimate(source, header, config, context, cpu).await?);
     }
-    if options.device != Device::Cpu {
+    if options.device != Device::Cpu && !is_encoder {
         let gpu = async { estimate(source, header, config, context, device::bare_gpu(options).await?).await };
         match gpu.await {
             Ok(estimate) => estimates.push(estimate),

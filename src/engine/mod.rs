@@ -1,6 +1,7 @@
 //! From a model file and a request to text: load, prefill, decode, sample, stop.
 
 mod device;
+mod embedding;
 mod estimate;
 mod generation;
 mod info;
@@ -12,6 +13,7 @@ mod session;
 mod stop;
 
 pub use device::Device;
+pub use embedding::{Document, Embedding, EmbeddingSettings};
 pub use estimate::{Estimate, Verdict, fits};
 pub use generation::{
     Event, FinishReason, Generation, Prompt, PromptTokensDetails, Settings, Timings, Truncation, Usage,
@@ -20,9 +22,10 @@ pub use info::{Info, Memory};
 pub use inspect::{Inspection, inspect};
 pub use progress::{Meter, Progress, Stage};
 
-use crate::backend::KernelTime;
 use crate::backend::cpu::MOST_THREADS;
+use crate::backend::{Backend, KernelTime};
 use crate::chat::{ChatTemplate, Conversation, LocalTime};
+use crate::model::Encoder;
 use crate::model::gguf::Header;
 use crate::store::Source;
 use crate::text::Tokenizer;
@@ -124,8 +127,17 @@ impl Language {
 pub struct Engine {
     language: Rc<Language>,
     info: Rc<RefCell<Rc<Info>>>,
-    /// One request runs at a time; the others wait here in the order they came.
-    session: Arc<Mutex<Session>>,
+    work: Work,
+}
+
+/// What a model does. One request runs at a time; the others wait here in the order they came.
+// The locks are shared between tasks of one thread, never between threads.
+#[derive(Clone)]
+enum Work {
+    /// It continues texts.
+    Decoder(Arc<Mutex<Session>>),
+    /// It turns texts into vectors.
+    Encoder(Arc<Mutex<Encoder>>),
 }
 
 impl Engine {
@@ -151,19 +163,28 @@ impl Engine {
                 config.vocabulary
             ))));
         }
-        let Loaded { decoder, reason } = model.load(&description, Target::Wanted, None, progress).await?;
-        let info = Info::new(source, header, config, &language, *context, decoder.backend(), reason)?;
-        let weights = info.memory.weights;
+        let info = |backend: &dyn Backend, reason| {
+            let info = Info::new(source, header, config, &language, *context, backend, reason)?;
+            Ok::<_, Error>(Rc::new(RefCell::new(Rc::new(info))))
+        };
+        #[allow(clippy::arc_with_non_send_sync)]
+        let (info, work) = match config.architecture.is_encoder() {
+            true => {
+                let (encoder, reason) = model.load_encoder(&description, progress).await?;
+                let info = info(encoder.backend(), reason)?;
+                (info, Work::Encoder(Arc::new(Mutex::new(encoder))))
+            }
+            false => {
+                let Loaded { decoder, reason } =
+                    model.load(&description, Target::Wanted, None, progress).await?;
+                let info = info(decoder.backend(), reason)?;
+                let session = Session::new(decoder, model.clone(), info.clone());
+                (info, Work::Decoder(Arc::new(Mutex::new(session))))
+            }
+        };
+        let weights = info.borrow().memory.weights;
         progress(Meter::new(source.name(), weights).at(Stage::Ready, weights))?;
-        let info = Rc::new(RefCell::new(Rc::new(info)));
-        let session = Session::new(decoder, model, info.clone());
-        Ok(Engine {
-            language: Rc::new(language),
-            info,
-            // The lock is shared between tasks of one thread, never between threads.
-            #[allow(clippy::arc_with_non_send_sync)]
-            session: Arc::new(Mutex::new(session)),
-        })
+        Ok(Engine { language: Rc::new(language), info, work })
     }
 
     /// What was loaded, and where it runs now.
@@ -176,10 +197,45 @@ impl Engine {
         &self.language
     }
 
+    /// Whether it turns texts into vectors, and continues none.
+    pub fn is_encoder(&self) -> bool {
+        matches!(self.work, Work::Encoder(_))
+    }
+
+    fn session(&self) -> Result<&Arc<Mutex<Session>>> {
+        match &self.work {
+            Work::Decoder(session) => Ok(session),
+            Work::Encoder(_) => Err(Error::unsupported_model(format!(
+                "{} turns texts into vectors, and writes none. Ask it for embeddings, or load a model that chats",
+                self.info().name
+            ))),
+        }
+    }
+
+    /// Fails with `unsupported_model` where it has no embeddings.
+    pub fn check_encoder(&self) -> Result<()> {
+        self.encoder().map(|_| ())
+    }
+
+    fn encoder(&self) -> Result<&Arc<Mutex<Encoder>>> {
+        match &self.work {
+            Work::Encoder(encoder) => Ok(encoder),
+            Work::Decoder(_) => Err(Error::unsupported_model(format!(
+                "{} continues texts, and has no embeddings. Load an encoder for them, such as all-MiniLM-L6-v2 or \
+                 bge-small",
+                self.info().name
+            ))),
+        }
+    }
+
     /// What the device's kernels have cost since the last call, longest first, where the options asked to
     /// measure: the CPU, and GPUs with timestamps.
     pub async fn kernel_times(&self) -> Result<Vec<KernelTime>> {
-        let mut session = self.session.lock_arc().await;
+        let session = match &self.work {
+            Work::Decoder(session) => session,
+            Work::Encoder(encoder) => return encoder.lock_arc().await.kernel_times().await,
+        };
+        let mut session = session.lock_arc().await;
         session.settle().await?;
         session.decoder.kernel_times().await
     }
@@ -187,14 +243,16 @@ impl Engine {
     /// Starts to answer, once the requests before this one have ended. Dropping the future or
     /// the generation gives the turn to the next.
     pub async fn generate(&self, prompt: Prompt, settings: Settings) -> Result<Generation> {
+        let session = self.session()?;
         let start = generation::Start::new(&self.language, self.info().context_length, prompt, settings)?;
-        let mut session = self.session.lock_arc().await;
+        let mut session = session.lock_arc().await;
         session.settle().await?;
         Ok(start.with(self.language.clone(), session))
     }
 
     /// The scores of what follows each of `tokens`, in order: `on_row(position, logits)`.
     pub async fn logits(&self, tokens: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        let session = self.session()?;
         let context = self.info().context_length;
         if tokens.len() > context {
             return Err(Error::context_length_exceeded(format!(
@@ -202,7 +260,7 @@ impl Engine {
                 tokens.len()
             )));
         }
-        let mut session = self.session.lock_arc().await;
+        let mut session = session.lock_arc().await;
         session.settle().await?;
         let (mut next, mut losses) = (0, 0);
         loop {

@@ -6,7 +6,7 @@ use super::{Options, context_size};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, seconds_a_token};
 use crate::model::gguf::Header;
-use crate::model::{Config, Decoder};
+use crate::model::{Config, Decoder, Encoder};
 use crate::store::{ReadAhead, Source};
 use crate::{Code, Error, Result};
 use std::rc::Rc;
@@ -94,6 +94,23 @@ impl Model {
         let cpu = Cpu::with_threads(self.options.threads).measured(self.options.profile);
         let decoder = self.load_on(description, Box::new(cpu), &mut reporter).await?;
         Ok(Loaded { decoder, reason })
+    }
+
+    /// Brings an encoder to the CPU. Says why there.
+    pub async fn load_encoder(
+        &self,
+        description: &Description,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<(Encoder, String)> {
+        let reason = device::of_encoders(self.options.device)?;
+        let Description { header, config, context } = description;
+        let weights = header.tensors.iter().map(|tensor| tensor.size).sum();
+        let mut reporter = Reporter::new(self.source.name(), weights, None, progress);
+        let cpu = Box::new(Cpu::with_threads(self.options.threads).measured(self.options.profile));
+        let source = ReadAhead::new(self.source.as_ref());
+        let mut loaded = |bytes| reporter.at(Stage::Load, bytes);
+        let encoder = Encoder::load(&source, header, config.clone(), cpu, *context, &mut loaded).await?;
+        Ok((encoder, reason.to_owned()))
     }
 
     /// Refuses the CPU where a product with a piece of the model says that it is too slow. `reason`: why no GPU.

@@ -1,4 +1,4 @@
-//! What varies between decoder families, read from a file's metadata.
+//! What varies between transformer families, read from a file's metadata.
 //!
 //! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Where a file leaves a
 //! value out, the default is the family's, as transformers and llama.cpp have it.
@@ -15,7 +15,7 @@ const MAX_LAYERS: u32 = 1 << 12;
 /// Gemma's sliding layers always rotate with this base, whatever the others use.
 const GEMMA3_LOCAL_ROPE_BASE: f32 = 10_000.0;
 
-/// Decoder families that candlewick runs.
+/// Transformer families that candlewick runs: decoders, and one of encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Llama 1 to 3, Mistral, SmolLM, TinyLlama and many more.
@@ -36,10 +36,12 @@ pub enum Architecture {
     Starcoder2,
     /// GPT-2.
     Gpt2,
+    /// BERT: MiniLM, bge, e5, gte and other models that turn texts into vectors.
+    Bert,
 }
 
 impl Architecture {
-    const ALL: [(&str, Architecture); 9] = [
+    const ALL: [(&str, Architecture); 10] = [
         ("llama", Architecture::Llama),
         ("qwen2", Architecture::Qwen2),
         ("qwen3", Architecture::Qwen3),
@@ -49,6 +51,7 @@ impl Architecture {
         ("gemma3", Architecture::Gemma3),
         ("starcoder2", Architecture::Starcoder2),
         ("gpt2", Architecture::Gpt2),
+        ("bert", Architecture::Bert),
     ];
 
     fn named(name: &str) -> Result<Self> {
@@ -67,17 +70,27 @@ impl Architecture {
 
     /// LayerNorm in place of RMSNorm.
     pub(super) fn has_layer_norm(self) -> bool {
-        matches!(self, Architecture::Starcoder2 | Architecture::Gpt2)
+        matches!(self, Architecture::Starcoder2 | Architecture::Gpt2 | Architecture::Bert)
     }
 
     /// A gate beside the feed-forward layer's first product.
     pub(super) fn has_gate(self) -> bool {
-        !matches!(self, Architecture::Starcoder2 | Architecture::Gpt2)
+        !matches!(self, Architecture::Starcoder2 | Architecture::Gpt2 | Architecture::Bert)
+    }
+
+    /// It turns a text into a vector, and continues none: every token sees all others.
+    pub fn is_encoder(self) -> bool {
+        self == Architecture::Bert
+    }
+
+    /// The stream itself is normed, after the embedding and after what attention and MLP add, and nothing else.
+    pub(super) fn norms_stream(self) -> bool {
+        self == Architecture::Bert
     }
 
     /// Embeddings of positions are added to those of tokens; nothing is rotated then.
     pub(super) fn learns_positions(self) -> bool {
-        self == Architecture::Gpt2
+        matches!(self, Architecture::Gpt2 | Architecture::Bert)
     }
 
     /// Gemma 2 and 3 norm what attention and MLP give before adding it to the stream.
@@ -287,9 +300,10 @@ impl Config {
                 Architecture::Gemma2 => Some(keys.positive("final_logit_softcapping")?.unwrap_or(30.0)),
                 _ => keys.positive("final_logit_softcapping")?,
             },
-            activation: match architecture.is_gemma() || !architecture.has_gate() {
-                true => Activation::Gelu,
-                false => Activation::Silu,
+            activation: match architecture {
+                Architecture::Bert => Activation::GeluErf,
+                _ if architecture.is_gemma() || !architecture.has_gate() => Activation::Gelu,
+                _ => Activation::Silu,
             },
             rope: RopeConfig::read(&keys, header, architecture, size)?,
             sliding: Sliding::read(&keys, architecture)?,
@@ -323,6 +337,7 @@ impl Config {
             scale: self.attention_scale,
             softcap: self.attention_softcap,
             window: self.sliding_at(index).map(|sliding| sliding.window),
+            causal: !self.architecture.is_encoder(),
         }
     }
 
@@ -339,9 +354,10 @@ impl Config {
         self.sliding.as_ref().filter(|sliding| !sees_all(sliding))
     }
 
-    /// Numbers that keys and values of one token take, over all layers.
+    /// Numbers that keys and values of one token take, over all layers; in an encoder these share their cache.
     pub fn kv_width(&self) -> u64 {
-        2 * self.layers as u64 * (self.heads.kv * self.heads.size) as u64
+        let caches = if self.architecture.is_encoder() { 1 } else { self.layers as u64 };
+        2 * caches * (self.heads.kv * self.heads.size) as u64
     }
 }
 

@@ -58,6 +58,31 @@ impl<'a> Loader<'a> {
         })
     }
 
+    /// The embeddings of positions, as many as the trained context. To each is added that of the first type of token,
+    /// where the file has types: all tokens of one text have that.
+    pub async fn positions(&mut self, config: &Config) -> Result<Matrix> {
+        let (rows, columns) = (config.trained_context, config.embedding);
+        let (name, types) = ("position_embd.weight", "token_types.weight");
+        if !self.has(types) {
+            return self.matrix(name, rows, columns).await;
+        }
+        let tensor = self.tensor(name)?;
+        self.check_shape(tensor, rows, columns)?;
+        let mut positions = self.values(name, rows * columns).await?;
+        let tensor = self.tensor(types)?;
+        let kinds = tensor.dimensions.get(1).copied().unwrap_or(1) as usize;
+        let types = self.values(types, kinds.saturating_mul(columns)).await?;
+        for position in positions.chunks_exact_mut(columns) {
+            position.iter_mut().zip(&types).for_each(|(value, of_type)| *value += of_type);
+        }
+        let matrix = self.backend.matrix(rows, columns, TensorType::F32)?;
+        if self.backend.wants_weights() {
+            let bytes: Vec<u8> = positions.iter().flat_map(|value| value.to_le_bytes()).collect();
+            self.backend.write_rows(matrix, 0, &bytes)?;
+        }
+        Ok(matrix)
+    }
+
     /// `{name}.weight`, and `{name}.bias` where the family has LayerNorm.
     pub async fn norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
         let scale = self.values(&format!("{name}.weight"), width).await?;

@@ -4,8 +4,12 @@ pub mod gguf;
 
 mod config;
 mod decoder;
+mod encoder;
+mod layers;
 mod loader;
 
 pub use config::{Architecture, Config};
 pub use decoder::Decoder;
+pub(crate) use encoder::normalize;
+pub use encoder::{Encoder, Pooling};
 pub use loader::Progress;

@@ -4,9 +4,14 @@
 //! more sampling settings, `prompt_progress` and `timings`.
 
 mod chunk;
+mod embeddings;
 
 pub use chunk::{
     Chunk, ChunkChoice, Completion, Delta, FunctionCall, Origin, PromptProgress, Ran, Retrying, ToolCall,
+};
+
+pub use embeddings::{
+    EmbeddingEntry, EmbeddingList, EmbeddingRequest, EmbeddingUsage, Embeddings, Encoded, Encoding,
 };
 
 use crate::chat::Conversation;

@@ -17,7 +17,7 @@ pub use provider::{Capabilities, Hosted, Local, Provider};
 pub use table::{Pick, Row, Table, Task};
 
 use crate::http::sleep;
-use crate::openai::{Chunk, Chunks, Endpoint, Ran};
+use crate::openai::{Chunk, Chunks, EmbeddingRequest, Embeddings, Endpoint, Ran};
 use crate::{Code, Error, Result};
 use async_lock::Mutex;
 use futures_util::future::{Either, LocalBoxFuture, select};
@@ -97,6 +97,12 @@ impl Route {
         Ok(opened)
     }
 
+    /// The model, if it is loaded.
+    fn loaded(&self) -> Result<Rc<dyn Provider>> {
+        let loaded = self.provider.try_lock().and_then(|provider| provider.clone());
+        loaded.ok_or_else(|| Error::unsupported_model("it is not loaded"))
+    }
+
     /// Keeps in mind that the route is closed for good.
     fn lose(&self, error: &Error) {
         // Nor after a fault of the network: every request would wait for it again.
@@ -170,6 +176,31 @@ impl Router {
             Journey { router: self.clone(), endpoint, body, way: Way::default(), phase: Phase::Choose };
         let step = async |mut journey: Journey| Ok(journey.next().await?.map(|chunk| (chunk, journey)));
         Ok(try_unfold(journey, step).boxed_local())
+    }
+
+    /// The vectors of texts: of the first model that has them, among the local ones that are loaded and the hosted ones.
+    /// One text that fails does not fail the rest.
+    pub async fn embed(&self, request: &EmbeddingRequest) -> Result<Embeddings> {
+        let mut way = Way::default();
+        loop {
+            let Some(at) = self.next(way.at) else { return Err(way.error()) };
+            let provider = match self.0.routes[at].ran {
+                // Another one is not loaded for this: it would take the place of the one that chats.
+                Ran::Local => self.0.routes[at].loaded(),
+                Ran::Remote => self.0.routes[at].open().await,
+            };
+            let embedded = match provider {
+                Ok(provider) => provider.embed(request).await,
+                Err(error) => Err(error),
+            };
+            match embedded {
+                Ok(mut embeddings) => {
+                    embeddings.origin.reason = way.reason(self, at);
+                    return Ok(embeddings);
+                }
+                Err(error) => way.failed(self, at, error)?,
+            }
+        }
     }
 
     /// The first route from `at` that the policy allows.

@@ -1,14 +1,19 @@
 //! Who may answer: the model on this device, or a hosted one. The same request in, the same chunks out.
 
-use crate::Result;
-use crate::engine::Engine;
-use crate::openai::{Answer, ChatRequest, Chunks, CompletionRequest, Endpoint, Origin, Ran};
+use crate::engine::{Document, Engine};
+use crate::http::sleep;
+use crate::openai::{
+    Answer, ChatRequest, Chunks, CompletionRequest, EmbeddingRequest, Embeddings, Endpoint, Origin, Ran,
+};
 use crate::remote::Client;
 use crate::remote::models::Model;
+use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{StreamExt, try_unfold};
 use serde::Serialize;
 use serde_json::Value;
+use std::time::Duration;
+use web_time::Instant;
 
 /// What a model can do, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -64,7 +69,12 @@ pub trait Provider {
     fn capabilities(&self) -> LocalBoxFuture<'_, Result<Capabilities>>;
     /// Begins to answer, once it is this request's turn.
     fn answer(&self, endpoint: Endpoint, body: Value) -> LocalBoxFuture<'_, Result<Chunks>>;
+    /// The vectors of texts, each with its own status.
+    fn embed<'a>(&'a self, request: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>>;
 }
+
+/// How long texts are embedded before others get a turn.
+const TURN: Duration = Duration::from_millis(20);
 
 /// A model on this device.
 #[derive(Clone)]
@@ -112,7 +122,7 @@ impl Provider for Local {
             tools: Some(template.is_some_and(|template| template.name() == "model")),
             vision: Some(false),
             json: Some(false),
-            embeddings: Some(false),
+            embeddings: Some(self.0.is_encoder()),
             context: Some(self.0.info().context_length as u64),
         };
         Box::pin(async move { Ok(capabilities) })
@@ -138,10 +148,30 @@ impl Provider for Local {
             Ok(try_unfold((answer, self.clone(), false), step).boxed_local())
         })
     }
+
+    fn embed<'a>(&'a self, request: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>> {
+        Box::pin(async move {
+            self.0.check_encoder()?;
+            let (mut vectors, mut tokens, mut began) = (Vec::new(), 0, Instant::now());
+            for document in &request.documents {
+                if began.elapsed() > TURN {
+                    // Whoever wants to abort is heard.
+                    sleep(Duration::ZERO).await;
+                    began = Instant::now();
+                }
+                let embedded = self.0.embed(document, request.settings).await;
+                vectors.push(embedded.map(|embedding| {
+                    tokens += embedding.tokens;
+                    embedding.vector
+                }));
+            }
+            Ok(Embeddings { vectors, tokens, origin: self.origin() })
+        })
+    }
 }
 
 /// A hosted model.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Hosted {
     /// Who has it.
     pub client: Client,
@@ -172,6 +202,42 @@ impl Provider for Hosted {
 
     fn answer(&self, endpoint: Endpoint, body: Value) -> LocalBoxFuture<'_, Result<Chunks>> {
         Box::pin(async move { self.client.answer(endpoint, &self.model, body) })
+    }
+
+    fn embed<'a>(&'a self, request: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>> {
+        let texts: Option<Vec<String>> = request
+            .documents
+            .iter()
+            .map(|document| match document {
+                Document::Text(text) => Some(text.clone()),
+                Document::Tokens(_) => None,
+            })
+            .collect();
+        Box::pin(async move {
+            let texts = texts.ok_or_else(|| {
+                Error::invalid_argument(
+                    "hosted models embed texts; token ids are only for models on this device",
+                )
+            })?;
+            let answered = self.client.embed(&self.model, &texts).await?;
+            let origin = Origin {
+                ran: Ran::Remote,
+                provider: self.provider(),
+                model: self.model(),
+                reason: String::new(),
+                attempts: answered.attempts,
+                waited_ms: answered.waited_ms,
+                cached: false,
+                cost: None,
+            };
+            let cut = |vector: Result<Vec<f32>>| {
+                let mut vector = vector?;
+                request.settings.cut(&mut vector)?;
+                Ok(vector)
+            };
+            let vectors = answered.value.into_iter().map(cut).collect();
+            Ok(Embeddings { vectors, tokens: 0, origin })
+        })
     }
 }
 

@@ -350,7 +350,7 @@ async fn sweep(name: &str, kind: TensorType, bandwidth: f64) -> Result<()> {
                             let count = 4 * copies;
                             for linear in linears.iter().cycle().take(count) {
                                 match normed {
-                                    true => gpu.project(1, x, &norm, &[(*linear, out)])?,
+                                    true => gpu.project(1, x, Some(&norm), &[(*linear, out)])?,
                                     false => gpu.project_add(1, x, linear, None, out)?,
                                 }
                             }

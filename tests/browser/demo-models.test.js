@@ -49,7 +49,6 @@ async function open({ options, ...faults } = {}) {
   await change(faults);
   session = await openPage(browser, `${server.url}/www/dist/index.html?device=cpu&hub=${hub.hub}/${name}`, options);
   page = session.page;
-  page.setDefaultTimeout(30_000);
   await page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
   return { change, log: async () => (await (await fetch(control)).json()).log };
 }
@@ -146,6 +145,7 @@ describe("fetching", () => {
     await page.waitForFunction(() => /\d MB of 43 MB at \d.* a second/.test(document.querySelector(".loading .detail:not(:empty)")?.parentElement.textContent));
     await page.waitForFunction(() => document.querySelector(".loading progress").value > 0.7);
     await pause.click();
+    await page.waitForSelector(".loading:has-text('is paused')");
     assert.match(await page.textContent(".loading"), /is paused.*\d+(\.\d+)? MB of 43 MB fetched, and kept/);
     assert.equal(await page.evaluate(() => document.activeElement.textContent), "Resume", "the focus stays where it was");
     await change({ script: [SECOND_RANGE] });

@@ -25,7 +25,6 @@ async function open(options) {
   await session?.close();
   session = await openPage(browser, "about:blank", options);
   page = session.page;
-  page.setDefaultTimeout(10_000);
   requests = [];
   page.on("request", (request) => requests.push(request.url()));
   await page.goto(`${server.url}/www/dist/index.html`);

@@ -253,13 +253,14 @@ describe("taking turns", () => {
       const engine = await load(story);
       const chunks = (await engine.completions.create({ ...greedy, stream: true }))[Symbol.asyncIterator]();
       await chunks.next();
+      while (received < 2) await sleep(10);
       await sleep(500);
       const ahead = received;
       let total = 1;
       while (!(await chunks.next()).done) total++;
       return { received: ahead, total };
     });
-    assert.ok(received > 1 && received <= 17, `${received} chunks had arrived when one was taken`);
+    assert.ok(received <= 17, `${received} chunks had arrived when one was taken`);
     assert.ok(total > 100);
   });
 });
@@ -363,7 +364,7 @@ describe("unloading", () => {
 
   test("a failed load leaves no Worker behind", async () => {
     await page.evaluate(() => failure(load("/nowhere.gguf")));
-    await page.waitForTimeout(100);
-    assert.equal(page.workers().length, 0);
+    // The test's own time limit ends the wait for one that stays.
+    while (page.workers().length > 0) await page.waitForTimeout(20);
   });
 });

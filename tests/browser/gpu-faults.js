@@ -83,7 +83,6 @@ export function eachInItsBrowser() {
     own.browser = await launch(softwareGPU);
     session = await openPage(own.browser, server.url);
     own.page = session.page;
-    own.page.setDefaultTimeout(120_000);
     await own.page.waitForFunction(() => document.title === "ready");
   });
   afterEach(async () => {

@@ -38,7 +38,9 @@ async function interrupted(options, lose, { times = 1, signal } = {}) {
   );
   for (let round = 0; round < times; round++) {
     const before = await own.page.evaluate(() => window.tokens);
-    await Promise.race([answer, own.page.waitForFunction((before) => window.tokens > before + 5, before, { polling: 5 })]);
+    // Back from the last loss, so that each hits a device of its own.
+    const back = ([before, round]) => window.tokens > before + 5 && window.reports.filter(({ stage }) => stage === "ready").length >= round;
+    await Promise.race([answer, own.page.waitForFunction(back, [before, round], { polling: 5 })]);
     await lose();
   }
   return answer;

@@ -20,8 +20,6 @@ function inChromium(flags) {
   beforeEach(async () => {
     session = await openPage(browser, server.url);
     own.page = session.page;
-    // SwiftShader compiles every kernel on the CPU.
-    own.page.setDefaultTimeout(60_000);
     await own.page.waitForFunction(() => document.title === "ready");
   });
   afterEach(async () => {

@@ -41,7 +41,6 @@ before(async () => {
   browser = await launch(softwareGPU);
   ({ page, close } = await openPage(browser, server.url));
   await page.waitForFunction(() => document.title === "ready");
-  page.setDefaultTimeout(60_000);
 });
 after(async () => {
   await close?.();

@@ -29,7 +29,7 @@ after(async () => {
 async function tellsItsStory(url) {
   const { page, errors, close } = await openPage(browser, url);
   // Vite's dev server may reload the page once, after it has found the dependency.
-  await page.waitForFunction(() => document.title === "done" || document.title.includes(":"), undefined, { timeout: 60_000 });
+  await page.waitForFunction(() => document.title === "done" || document.title.includes(":"));
   assert.equal(await page.title(), "done");
   const text = await page.textContent("pre");
   assert.ok(text.length > 40 && story.startsWith(text), text);

@@ -43,7 +43,7 @@ afterEach(() => context.close());
 
 async function open() {
   const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
+  page.setDefaultTimeout(120_000);
   await page.goto(server.url);
   await page.waitForFunction(() => document.title === "ready");
   return page;

@@ -81,6 +81,7 @@ export const softwareGPU = [
 export function launch(flags = []) {
   return chromium.launch({
     executablePath: process.env.CHROME ?? "/usr/bin/chromium",
+    timeout: 120_000,
     args: [
       "--headless=new",
       "--no-sandbox",
@@ -118,7 +119,7 @@ export const blank = `<!doctype html><title>test</title><script type="module">
 export async function openPage(browser, url, options = {}) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(120_000);
   const errors = [];
   page.on("pageerror", (error) => errors.push(error.message));
   await page.goto(url);

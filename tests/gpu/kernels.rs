@@ -171,7 +171,7 @@ fn products(kind: TensorType) {
 
             let outputs: Vec<_> =
                 (0..3).map(|i| (pair.linear(kind, rows(i), columns), pair.empty(tokens, rows(i)))).collect();
-            pair.both(|b| b.project(tokens, x, &norm, &outputs).unwrap());
+            pair.both(|b| b.project(tokens, x, Some(&norm), &outputs).unwrap());
             for (i, (_, out)) in outputs.iter().enumerate() {
                 pair.compare("project", *out, tokens * rows(i), SUMS);
             }
@@ -187,7 +187,7 @@ fn products(kind: TensorType) {
             for activation in [Activation::Silu, Activation::Gelu] {
                 let (gate, up) = (pair.linear(kind, rows(2), columns), pair.linear(kind, rows(2), columns));
                 let out = pair.empty(tokens, rows(2));
-                pair.both(|b| b.gate(tokens, x, &norm, [&gate, &up], activation, out).unwrap());
+                pair.both(|b| b.gate(tokens, x, Some(&norm), [&gate, &up], activation, out).unwrap());
                 pair.compare("gate", out, tokens * rows(2), SUMS);
             }
 
@@ -253,9 +253,32 @@ fn rows_and_columns() {
                 let norm = pair.norm(columns);
                 let linear = pair.linear(kind, rows, columns);
                 let out = pair.empty(1, rows);
-                pair.both(|b| b.project(1, x, &norm, &[(linear, out)]).unwrap());
+                pair.both(|b| b.project(1, x, Some(&norm), &[(linear, out)]).unwrap());
                 // A single sum may cancel out, and then nothing says what its terms were.
                 pair.compare("project", out, rows, if rows == 1 { 100.0 * SUMS } else { SUMS });
+            }
+        }
+    }
+}
+
+/// Products of what was normed before, as encoders have them.
+#[test]
+fn without_a_norm() {
+    for (variant, options) in variants() {
+        let mut pair = Pair::new(variant, &options);
+        for (columns, tokens) in [(33, 1), (64, 3), (384, 8), (96, 9), (384, 65)] {
+            let rows = 129;
+            pair.what = format!("{variant}, {tokens} tokens, {columns} columns");
+            let x = pair.filled(tokens, columns);
+            let out = pair.empty(tokens, rows);
+            let [gate, up] = [0, 1].map(|_| pair.linear(TensorType::F32, rows, columns));
+            pair.both(|b| b.project(tokens, x, None, &[(up, out)]).unwrap());
+            pair.compare("project", out, tokens * rows, SUMS);
+            for activation in [Activation::Silu, Activation::GeluErf] {
+                pair.both(|b| b.activate(tokens, x, None, &up, activation, out).unwrap());
+                pair.compare("activate", out, tokens * rows, SUMS);
+                pair.both(|b| b.gate(tokens, x, None, [&gate, &up], activation, out).unwrap());
+                pair.compare("gate", out, tokens * rows, SUMS);
             }
         }
     }
@@ -275,16 +298,19 @@ fn layer_norm() {
                 let norm = Norm::layer(pair.vector(columns), pair.vector(columns), 1e-5);
                 let outputs: Vec<_> =
                     (0..2).map(|_| (pair.linear(kind, rows, columns), pair.empty(tokens, rows))).collect();
-                pair.both(|b| b.project(tokens, x, &norm, &outputs).unwrap());
+                pair.both(|b| b.project(tokens, x, Some(&norm), &outputs).unwrap());
                 for (_, out) in &outputs {
                     pair.compare("project", *out, tokens * rows, if rows * tokens < 9 { 1e-3 } else { 1e-4 });
                 }
                 let [gate, up] = [outputs[0].0, outputs[1].0];
                 let out = pair.empty(tokens, rows);
-                for activation in [Activation::Silu, Activation::Gelu] {
-                    pair.both(|b| b.activate(tokens, x, &norm, &up, activation, out).unwrap());
+                let normed = pair.empty(tokens, columns);
+                pair.both(|b| b.norm(tokens, x, &norm, normed).unwrap());
+                pair.compare("norm", normed, tokens * columns, 1e-4);
+                for activation in [Activation::Silu, Activation::Gelu, Activation::GeluErf] {
+                    pair.both(|b| b.activate(tokens, x, Some(&norm), &up, activation, out).unwrap());
                     pair.compare("activate", out, tokens * rows, 1e-3);
-                    pair.both(|b| b.gate(tokens, x, &norm, [&gate, &up], activation, out).unwrap());
+                    pair.both(|b| b.gate(tokens, x, Some(&norm), [&gate, &up], activation, out).unwrap());
                     pair.compare("gate", out, tokens * rows, 1e-3);
                 }
                 let scores = pair.empty(1, rows);
@@ -313,13 +339,13 @@ fn matmul_dp4a() {
             let norm = pair.norm(columns);
             let linear = pair.linear(kind, rows, columns);
             let out = pair.filled(tokens, rows);
-            pair.both(|b| b.project(tokens, x, &norm, &[(linear, out)]).unwrap());
+            pair.both(|b| b.project(tokens, x, Some(&norm), &[(linear, out)]).unwrap());
             // Queries and keys are never rounded.
             pair.compare("project", out, tokens * rows, SUMS);
             pair.both(|b| b.project_add(tokens, x, &linear, None, out).unwrap());
             pair.compare("project_add", out, tokens * rows, 2e-2);
             let up = pair.linear(kind, rows, columns);
-            pair.both(|b| b.gate(tokens, x, &norm, [&linear, &up], Activation::Silu, out).unwrap());
+            pair.both(|b| b.gate(tokens, x, Some(&norm), [&linear, &up], Activation::Silu, out).unwrap());
             pair.compare("gate", out, tokens * rows, 4e-2);
         }
     }
@@ -342,10 +368,10 @@ fn matrix_over_the_binding_limit() {
         }
         let x = pair.filled(9, columns);
         let out = pair.empty(9, rows);
-        pair.both(|b| b.project(9, x, &norm, &[(head, out)]).unwrap());
+        pair.both(|b| b.project(9, x, Some(&norm), &[(head, out)]).unwrap());
         pair.compare("project", out, 9 * rows, SUMS);
         let gated = pair.empty(1, rows);
-        pair.both(|b| b.gate(1, x, &norm, [&head, &head], Activation::Silu, gated).unwrap());
+        pair.both(|b| b.gate(1, x, Some(&norm), [&head, &head], Activation::Silu, gated).unwrap());
         pair.compare("gate", gated, rows, SUMS);
         let ids = [0, 4000, 8000];
         let embedded = pair.empty(3, columns);
@@ -361,6 +387,7 @@ struct AttentionTest {
     window: Option<usize>,
     softcap: Option<f32>,
     normed: bool,
+    causal: bool,
 }
 
 fn attend(pair: &mut Pair, test: &AttentionTest, steps: &[usize], tolerance: f32) {
@@ -378,6 +405,7 @@ fn attend(pair: &mut Pair, test: &AttentionTest, steps: &[usize], tolerance: f32
         scale: 1.0 / (heads.size as f32).sqrt() / 10.0,
         softcap: test.softcap,
         window: test.window,
+        causal: test.causal,
     };
     let most = *steps.iter().max().unwrap();
     let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
@@ -407,6 +435,7 @@ fn attention() {
         window: None,
         softcap: None,
         normed: false,
+        causal: true,
     };
     let tests = [
         plain(heads(1, 1, 8)),
@@ -417,6 +446,8 @@ fn attention() {
         AttentionTest { window: Some(150), normed: true, ..plain(heads(8, 1, 128)) },
         AttentionTest { pairing: RopePairing::Interleaved, softcap: Some(1.0), ..plain(heads(2, 1, 256)) },
         plain(heads(26, 2, 12)),
+        AttentionTest { causal: false, rotated: 0, ..plain(heads(12, 12, 32)) },
+        AttentionTest { causal: false, ..plain(heads(4, 4, 20)) },
     ];
     let f32_cache = |(name, options): (&'static str, Options)| (name, Options { kv_f32: true, ..options });
     for (variant, options) in variants().into_iter().map(f32_cache) {

@@ -3,7 +3,7 @@
 use super::{TEXT, TOKEN, World, ask, block_on, collect, whole};
 use crate::fixtures::{path, stories};
 use candlewick::engine::{Device, Engine, Options};
-use candlewick::openai::{Chunks, Endpoint, Ran};
+use candlewick::openai::{Chunks, EmbeddingRequest, Embeddings, Endpoint, Ran};
 use candlewick::remote::cost::Budget;
 use candlewick::remote::{Client, Config};
 use candlewick::router::{
@@ -66,6 +66,9 @@ impl Provider for Broken {
             _ => iter([Err(error)]).boxed_local(),
         };
         Box::pin(async move { Ok(chunks) })
+    }
+    fn embed<'a>(&'a self, _: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>> {
+        Box::pin(async move { Err(Error { code: self.0, message: "it broke".into() }) })
     }
 }
 

@@ -48,7 +48,7 @@ impl Cache {
         }
     }
 
-    /// Causal attention of the queries, each row `query heads × head size`, of which the first is at `position`.
+    /// Attention of the queries, each row `query heads × head size`, of which the first is at `position`.
     pub fn attend(
         &self,
         pool: &Pool,
@@ -60,10 +60,11 @@ impl Cache {
         let Heads { query, kv, size } = self.heads;
         let group = query / kv;
         // Queries that share a head's keys and values: heads of the group in each row, row after row.
-        let sharing = queries.len() / (query * size) * group;
+        let rows = queries.len() / (query * size);
+        let sharing = rows * group;
         let tiles = sharing.div_ceil(QUERIES);
         let out = Parts::new(out);
-        let cost = 2 * QUERIES * size * (position + queries.len() / (query * size));
+        let cost = 2 * QUERIES * size * (position + rows);
         pool.each(kv * tiles, cost, |index| {
             let (head, tile) = (index / tiles, index % tiles);
             let first = tile * QUERIES;
@@ -72,7 +73,8 @@ impl Cache {
                 let offset = (row * query + head * group + member) * size;
                 // SAFETY: every query has its own `size` numbers of `out`.
                 let out = unsafe { out.part(offset, size) };
-                Query { elements: &queries[offset..offset + size], position: position + row, out }
+                let last = if attention.causal { position + row } else { position + rows - 1 };
+                Query { elements: &queries[offset..offset + size], last, out }
             };
             match (sharing - first).min(QUERIES) {
                 1 => self.attend_tile([0].map(task), head, attention),
@@ -92,7 +94,7 @@ impl Cache {
         let begins = queries.each_ref().map(|query| query.first(attention));
         let elements = queries.each_ref().map(|query| query.elements.as_ptr());
         let first = begins.iter().min().expect("a tile has queries") / PANEL * PANEL;
-        let end = 1 + queries.iter().map(|query| query.position).max().expect("a tile has queries");
+        let end = 1 + queries.iter().map(|query| query.last).max().expect("a tile has queries");
         let mut scores = [[0.0; BLOCK]; N];
         let mut maxima = [f32::MIN; N];
         let mut sums = [zero(); N];
@@ -113,7 +115,7 @@ impl Cache {
                 // What the query must not see.
                 let before = begins[index].saturating_sub(start).min(scores.len());
                 scores[..before].fill(f32::NEG_INFINITY);
-                let after = (query.position + 1).saturating_sub(start).min(scores.len());
+                let after = (query.last + 1).saturating_sub(start).min(scores.len());
                 scores[after..].fill(f32::NEG_INFINITY);
                 let highest = scores.iter().fold(maxima[index], |highest, &score| highest.max(score));
                 shrink[index] = lanes(exp(all_f32(maxima[index] - highest)))[0];
@@ -153,14 +155,15 @@ fn width(heads: Heads) -> usize {
 
 struct Query<'a> {
     elements: &'a [f32],
-    position: usize,
+    /// The last position that it sees; its own, in causal attention.
+    last: usize,
     out: &'a mut [f32],
 }
 
 impl Query<'_> {
     /// The first position that it sees.
     fn first(&self, attention: &Attention) -> usize {
-        attention.window.map_or(0, |window| (self.position + 1).saturating_sub(window))
+        attention.window.map_or(0, |window| (self.last + 1).saturating_sub(window))
     }
 }
 

@@ -123,7 +123,7 @@ impl Cpu {
         Ok(())
     }
 
-    fn norm(&self, norm: &Norm, input: &[f32], out: &mut [f32]) -> Result<()> {
+    fn norm_rows(&self, norm: &Norm, input: &[f32], out: &mut [f32]) -> Result<()> {
         let started = self.times.start();
         let scale = &self.vectors[norm.scale.0];
         let bias = match norm.kind {
@@ -148,8 +148,31 @@ impl Cpu {
         let mut scratch = std::mem::take(&mut self.scratch);
         resize(&mut scratch, rows.len() * width);
         let input = &self.buffers[input.0][rows.start * width..rows.end * width];
-        self.norm(norm, input, &mut scratch[..rows.len() * width])?;
+        self.norm_rows(norm, input, &mut scratch[..rows.len() * width])?;
         Ok(scratch)
+    }
+
+    /// `work` with `rows` rows of `x`, normed if there is a norm.
+    fn with_input(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: Option<&Norm>,
+        work: impl FnOnce(&mut Self, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        match norm {
+            Some(norm) => {
+                let input = self.normed(norm, 0..rows, x)?;
+                work(self, &input)?;
+                self.scratch = input;
+            }
+            None => {
+                let input = self.take(x);
+                work(self, &input)?;
+                self.put(x, input);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -262,16 +285,30 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
-        let input = self.normed(norm, 0..rows, x)?;
-        self.rounded.borrow_mut().forget();
-        for (linear, buffer) in outputs {
-            let mut out = self.take(*buffer);
-            self.apply_same(linear, rows, &input, &mut out)?;
-            self.put(*buffer, out);
-        }
-        self.scratch = input;
+    fn norm(&mut self, rows: usize, x: Buffer, norm: &Norm, out: Buffer) -> Result<()> {
+        let len = rows * self.vectors[norm.scale.0].len();
+        let mut normed = self.take(out);
+        self.norm_rows(norm, &self.buffers[x.0][..len], &mut normed[..len])?;
+        self.put(out, normed);
         Ok(())
+    }
+
+    fn project(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: Option<&Norm>,
+        outputs: &[(Linear, Buffer)],
+    ) -> Result<()> {
+        self.with_input(rows, x, norm, |cpu, input| {
+            cpu.rounded.borrow_mut().forget();
+            for (linear, buffer) in outputs {
+                let mut out = cpu.take(*buffer);
+                cpu.apply_same(linear, rows, input, &mut out)?;
+                cpu.put(*buffer, out);
+            }
+            Ok(())
+        })
     }
 
     fn project_add(
@@ -291,7 +328,7 @@ impl Backend for Cpu {
         match norm {
             Some(norm) => {
                 let normed_rows = &mut normed_rows[..rows * width];
-                self.norm(norm, projected_rows, normed_rows)?;
+                self.norm_rows(norm, projected_rows, normed_rows)?;
                 ops::add(&mut x_values, normed_rows);
             }
             None => ops::add(&mut x_values, projected_rows),
@@ -358,48 +395,48 @@ impl Backend for Cpu {
         &mut self,
         rows: usize,
         x: Buffer,
-        norm: &Norm,
+        norm: Option<&Norm>,
         [gate, up]: [&Linear; 2],
         activation: Activation,
         out: Buffer,
     ) -> Result<()> {
         let width = self.matrices[gate.weight.0].rows;
-        let input = self.normed(norm, 0..rows, x)?;
-        let mut gated = self.take(out);
-        let mut upped = std::mem::take(&mut self.scratch_up);
-        resize(&mut upped, rows * width);
-        self.apply(gate, rows, &input, &mut gated)?;
-        self.apply_same(up, rows, &input, &mut upped)?;
-        let used = &mut gated[..rows * width];
-        let started = self.times.start();
-        self.pool.rows(used, width, SLOW * width, |row, gated| {
-            ops::gate(gated, &upped[row * width..][..width], activation);
-        })?;
-        self.times.stop(started, || "gate".into());
-        self.scratch = input;
-        self.scratch_up = upped;
-        self.put(out, gated);
-        Ok(())
+        self.with_input(rows, x, norm, |cpu, input| {
+            let mut gated = cpu.take(out);
+            let mut upped = std::mem::take(&mut cpu.scratch_up);
+            resize(&mut upped, rows * width);
+            cpu.apply(gate, rows, input, &mut gated)?;
+            cpu.apply_same(up, rows, input, &mut upped)?;
+            let used = &mut gated[..rows * width];
+            let started = cpu.times.start();
+            cpu.pool.rows(used, width, SLOW * width, |row, gated| {
+                ops::gate(gated, &upped[row * width..][..width], activation);
+            })?;
+            cpu.times.stop(started, || "gate".into());
+            cpu.scratch_up = upped;
+            cpu.put(out, gated);
+            Ok(())
+        })
     }
 
     fn activate(
         &mut self,
         rows: usize,
         x: Buffer,
-        norm: &Norm,
+        norm: Option<&Norm>,
         up: &Linear,
         activation: Activation,
         out: Buffer,
     ) -> Result<()> {
         let width = self.matrices[up.weight.0].rows;
-        let input = self.normed(norm, 0..rows, x)?;
-        let mut activated = self.take(out);
-        self.apply(up, rows, &input, &mut activated)?;
-        let used = &mut activated[..rows * width];
-        self.pool.rows(used, width, SLOW * width, |_, row| ops::activate(row, activation))?;
-        self.scratch = input;
-        self.put(out, activated);
-        Ok(())
+        self.with_input(rows, x, norm, |cpu, input| {
+            let mut activated = cpu.take(out);
+            cpu.apply(up, rows, input, &mut activated)?;
+            let used = &mut activated[..rows * width];
+            cpu.pool.rows(used, width, SLOW * width, |_, row| ops::activate(row, activation))?;
+            cpu.put(out, activated);
+            Ok(())
+        })
     }
 
     fn logits(

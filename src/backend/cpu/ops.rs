@@ -1,9 +1,10 @@
 //! The operations between the matrix products, over plain slices.
 
 use super::super::{Activation, Rope, RopePairing, Top, Wanted};
-use super::kernels::float::{from_lanes, lanes, sigmoid};
-use super::kernels::simd::{V, add_f32, all_f32, mul_f32, sub_f32};
+use super::kernels::float::{exp, from_lanes, lanes, sigmoid};
+use super::kernels::simd::{V, add_f32, all_f32, div_f32, max_f32, mul_f32, sub_f32};
 use std::cmp::Ordering;
+use std::f32::consts::FRAC_1_SQRT_2;
 
 /// Lanes of partial sums: lets the compiler vectorize a reduction, whose order Rust must keep.
 const LANES: usize = 8;
@@ -144,6 +145,7 @@ pub(super) fn activate(x: &mut [f32], activation: Activation) {
     match activation {
         Activation::Silu => map(x, |x| mul_f32(x, sigmoid(x))),
         Activation::Gelu => map(x, gelu),
+        Activation::GeluErf => map(x, gelu_erf),
     }
 }
 
@@ -154,6 +156,20 @@ fn gelu(x: V) -> V {
     const FACTOR: f32 = 1.595_769;
     let inner = add_f32(all_f32(FACTOR), mul_f32(all_f32(FACTOR * 0.044715), mul_f32(x, x)));
     mul_f32(x, sigmoid(mul_f32(x, inner)))
+}
+
+/// x · Φ(x), which is max(x, 0) − |x| · Φ(−|x|). Φ from formula 7.1.26 of Abramowitz and Stegun, off by 1e-7 at most.
+#[inline(always)]
+fn gelu_erf(x: V) -> V {
+    let (zero, one) = (all_f32(0.0), all_f32(1.0));
+    let size = max_f32(x, sub_f32(zero, x));
+    let t = div_f32(one, add_f32(one, mul_f32(all_f32(0.327_591_1 * FRAC_1_SQRT_2), size)));
+    let mut sum = all_f32(1.061_405_4);
+    for coefficient in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+        sum = add_f32(mul_f32(sum, t), all_f32(coefficient));
+    }
+    let tail = mul_f32(mul_f32(sum, t), exp(mul_f32(all_f32(-0.5), mul_f32(x, x))));
+    sub_f32(max_f32(x, zero), mul_f32(mul_f32(all_f32(0.5), size), tail))
 }
 
 /// See [`crate::backend::Backend::top_k`].

@@ -180,6 +180,7 @@ impl Gpu {
             .flag("KV_F16", !self.options.kv_f32)
             .flag("SPLIT", splits > 1)
             .flag("SOFTCAP", attention.softcap.is_some())
+            .flag("CAUSAL", attention.causal)
             .constant("WG", THREADS)
             .constant("SIZE", heads.size)
             .constant("STRIDE", stride)

@@ -430,10 +430,21 @@ impl Backend for Gpu {
         self.rows_of(table, first, None, 1.0, rows, self.buffers[x.0])
     }
 
-    fn project(&mut self, rows: usize, x: Buffer, norm: &Norm, outputs: &[(Linear, Buffer)]) -> Result<()> {
+    fn norm(&mut self, rows: usize, x: Buffer, norm: &Norm, out: Buffer) -> Result<()> {
+        let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
+        self.norm_rows(rows, Input::of(x), norm, out)
+    }
+
+    fn project(
+        &mut self,
+        rows: usize,
+        x: Buffer,
+        norm: Option<&Norm>,
+        outputs: &[(Linear, Buffer)],
+    ) -> Result<()> {
         let x = self.buffers[x.0];
         let outputs: Vec<_> = outputs.iter().map(|(linear, out)| (*linear, self.buffers[out.0])).collect();
-        self.products(rows, Input { x, first: 0, exact: true }, Some(norm), &outputs, End::Store)
+        self.products(rows, Input { x, first: 0, exact: true }, norm, &outputs, End::Store)
     }
 
     fn project_add(
@@ -485,7 +496,7 @@ impl Backend for Gpu {
         &mut self,
         rows: usize,
         x: Buffer,
-        norm: &Norm,
+        norm: Option<&Norm>,
         gate_up: [&Linear; 2],
         activation: Activation,
         out: Buffer,
@@ -497,13 +508,13 @@ impl Backend for Gpu {
         &mut self,
         rows: usize,
         x: Buffer,
-        norm: &Norm,
+        norm: Option<&Norm>,
         up: &Linear,
         activation: Activation,
         out: Buffer,
     ) -> Result<()> {
         let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
-        self.products(rows, Input::of(x), Some(norm), &[(*up, out)], End::Activate(activation))
+        self.products(rows, Input::of(x), norm, &[(*up, out)], End::Activate(activation))
     }
 
     fn logits(

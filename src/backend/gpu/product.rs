@@ -39,6 +39,7 @@ impl End {
             .flag("SOFTCAP", matches!(self, End::Softcap(_)))
             .flag("ACTIVATE", matches!(self, End::Activate(_)))
             .flag("GELU", self == End::Activate(Activation::Gelu))
+            .flag("GELU_ERF", self == End::Activate(Activation::GeluErf))
     }
 }
 
@@ -120,7 +121,7 @@ impl Gpu {
             Some(norm) if rows > FEW_TOKENS || norm.kind != NormKind::Rms => {
                 let columns = self.matrices[outputs[0].0.weight.0].columns;
                 let normed = self.scratch(0, rows, columns)?;
-                self.norm(rows, input, norm, normed)?;
+                self.norm_rows(rows, input, norm, normed)?;
                 (Input { x: normed, first: 0, ..input }, None)
             }
             norm => (input, norm),
@@ -335,40 +336,47 @@ impl Gpu {
         &mut self,
         rows: usize,
         x: Activations,
-        norm: &Norm,
+        norm: Option<&Norm>,
         [gate, up]: [&Linear; 2],
         activation: Activation,
         out: Activations,
     ) -> Result<()> {
-        let gelu = activation == Activation::Gelu;
-        let normed_apart = norm.kind != NormKind::Rms;
+        let flagged = |kernel: Kernel| {
+            let is = |known| activation == known;
+            kernel.flag("GELU", is(Activation::Gelu)).flag("GELU_ERF", is(Activation::GeluErf))
+        };
         let (gates, ups) = (self.pieces(gate, out), self.pieces(up, out));
         if let ([gate], [up]) = (&gates[..], &ups[..])
             && rows <= FEW_TOKENS
-            && !normed_apart
+            && let Some(Norm { kind: NormKind::Rms, .. }) = norm
             && (gate.part.slab, gate.format) == (up.part.slab, up.format)
         {
             let shape = self.shape(rows, gate.blocks, 2);
-            let mut params = self.product_params(rows, x, 0, Some(norm), End::Store, gate.blocks);
+            let mut params = self.product_params(rows, x, 0, norm, End::Store, gate.blocks);
             params.extend(matrix_params(&gate.part, 0, 0, out.stride, gate.bias));
             params.extend(matrix_params(&up.part, 0, 0, out.stride, up.bias));
-            let kernel =
-                self.few_kernel("gate", &shape, 2, true).format(gate.format.file()).flag("GELU", gelu);
+            let kernel = flagged(self.few_kernel("gate", &shape, 2, true).format(gate.format.file()));
             let groups = gate.part.rows.div_ceil(shape.threads / shape.lanes * shape.rows);
             let buffers = [gate.part.slab, gate.part.slab, self.memory.vectors, x.id, out.id];
             return self.dispatch(kernel, &params, &buffers, fold(groups));
         }
         let width = self.matrices[up.weight.0].rows;
         let upped = self.scratch(1, rows, width)?;
-        self.products(rows, Input::of(x), Some(norm), &[(*gate, out), (*up, upped)], End::Store)?;
+        self.products(rows, Input::of(x), norm, &[(*gate, out), (*up, upped)], End::Store)?;
         let quads = out.stride / 4;
-        let kernel = Kernel::new("activate").flag("GELU", gelu);
+        let kernel = flagged(Kernel::new("activate"));
         let params = [quads as u32, quads as u32, rows as u32, 0];
         self.dispatch(kernel, &params, &[upped.id, out.id], [quads.div_ceil(256), rows, 1])
     }
 
     /// `out = norm(x)`.
-    fn norm(&mut self, rows: usize, input: Input, norm: &Norm, out: Activations) -> Result<()> {
+    pub(super) fn norm_rows(
+        &mut self,
+        rows: usize,
+        input: Input,
+        norm: &Norm,
+        out: Activations,
+    ) -> Result<()> {
         let Input { x, first, .. } = input;
         let NormKind::Layer { bias } = norm.kind else {
             return self.rms_norm(rows, x, norm, out, false);

@@ -268,6 +268,7 @@ fn name(operation: &Operation) -> String {
         Operation::Project { outputs, .. } => format!("a projection ({})", outputs[0].weight.kind.name()),
         Operation::ProjectAdd { linear, .. } => format!("a projection ({})", linear.weight.kind.name()),
         Operation::Attend { attention, .. } => format!("attention (heads of {})", attention.heads.size),
+        Operation::Norm { .. } => "a norm".to_owned(),
         Operation::AddRows { table } => format!("positions ({})", table.kind.name()),
         Operation::Activate { up, .. } => format!("a projection ({})", up.weight.kind.name()),
         Operation::Gate { gate_up, .. } => format!("a gate ({})", gate_up[0].weight.kind.name()),

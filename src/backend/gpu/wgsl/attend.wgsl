@@ -1,4 +1,4 @@
-// attend: causal attention by online softmax (Milakov and Gimelshein 2018).
+// attend: attention by online softmax (Milakov and Gimelshein 2018).
 //
 // A workgroup has QUERIES = HEADS · TOKENS queries that share one key head, and one split of the keys; a query
 // is head q mod HEADS of token q / HEADS. It walks its keys WG at a time: a thread scores one key against
@@ -89,7 +89,11 @@ fn attend(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
     workgroupBarrier();
 
     let first_position = params.position + first_token;
+#ifdef CAUSAL
     let last_position = params.position + min(first_token + TOKENS, params.tokens) - 1u;
+#else
+    let last_position = params.position + params.tokens - 1u;
+#endif
     let start = first_position + 1u - min(first_position + 1u, params.window);
     let begin = start + split * params.split;
     let end = min(begin + params.split, last_position + 1u);
@@ -129,7 +133,11 @@ fn attend(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
         }
 #unroll Q QUERIES
         {
+#ifdef CAUSAL
             let position = first_position + {Q}u / HEADS;
+#else
+            let position = last_position;
+#endif
             let visible = key < end && key <= position && key + params.window > position;
 #ifdef SOFTCAP
             score{Q} = params.softcap * tanh_safe(score{Q} / params.softcap);

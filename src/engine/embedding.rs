@@ -1,0 +1,95 @@
+//! From a text to its vector.
+
+use super::Engine;
+use crate::model::normalize;
+use crate::{Error, Result};
+
+/// A text to embed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// A text, around which the model's CLS and SEP go.
+    Text(String),
+    /// Tokens, taken as they are.
+    Tokens(Vec<u32>),
+}
+
+/// How to embed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EmbeddingSettings {
+    /// Whether a text that is too long loses its end. Otherwise it fails with `context_length_exceeded`. Hosted models
+    /// have their own ways.
+    pub truncate: bool,
+    /// Keeps so many numbers of the vector, and makes its length 1 again: for models trained so (Matryoshka).
+    pub dimensions: Option<usize>,
+}
+
+impl EmbeddingSettings {
+    /// Whether a vector of `width` numbers has as many as are wanted.
+    fn check(self, width: usize) -> Result<()> {
+        match self.dimensions {
+            Some(dimensions) if !(1..=width).contains(&dimensions) => Err(Error::invalid_argument(format!(
+                "dimensions is {dimensions}; it must be from 1 to the {width} that the model gives"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps what is wanted of a vector.
+    pub(crate) fn cut(self, vector: &mut Vec<f32>) -> Result<()> {
+        self.check(vector.len())?;
+        if let Some(dimensions) = self.dimensions.filter(|&dimensions| dimensions < vector.len()) {
+            vector.truncate(dimensions);
+            normalize(vector)?;
+        }
+        Ok(())
+    }
+}
+
+/// A text as numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// Of length 1: the scalar product of two is the cosine of their angle.
+    pub vector: Vec<f32>,
+    /// That the model has read.
+    pub tokens: usize,
+}
+
+impl Engine {
+    /// The vector of a text; of an encoder only. Waits until the requests before this one have ended.
+    pub async fn embed(&self, document: &Document, settings: EmbeddingSettings) -> Result<Embedding> {
+        let info = self.info();
+        let encoder = self.encoder()?;
+        settings.check(info.embedding_length)?;
+        let tokens = self.document_tokens(document, info.context_length, settings.truncate)?;
+        let mut vector = encoder.lock_arc().await.embed(&tokens).await?;
+        settings.cut(&mut vector)?;
+        Ok(Embedding { vector, tokens: tokens.len() })
+    }
+
+    fn document_tokens(&self, document: &Document, context: usize, truncate: bool) -> Result<Vec<u32>> {
+        let tokenizer = &self.language.tokenizer;
+        let mut tokens = match document {
+            Document::Text(text) => tokenizer.encode_with_special(text, false)?,
+            Document::Tokens(tokens) => {
+                tokenizer.check(tokens)?;
+                tokens.clone()
+            }
+        };
+        if tokens.len() > context {
+            if !truncate {
+                return Err(Error::context_length_exceeded(format!(
+                    "a text of {} tokens, and the model reads {context}. Cut it into parts, or set truncate to read \
+                     its beginning only",
+                    tokens.len()
+                )));
+            }
+            // What ends a text stays at its end.
+            let last = tokens[tokens.len() - 1];
+            tokens.truncate(context);
+            if Some(last) == tokenizer.separator() {
+                tokens[context - 1] = last;
+            }
+        }
+        Ok(tokens)
+    }
+}

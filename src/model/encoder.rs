@@ -1,0 +1,138 @@
+//! The transformer encoder: a text's tokens in, one vector out.
+
+use super::config::Config;
+use super::gguf::{Header, Metadata};
+use super::layers::Layers;
+use super::loader::{Loader, Progress};
+use crate::backend::{Backend, KernelTime, Needs, Outline, Tokens};
+use crate::store::Source;
+use crate::{Error, Result};
+
+/// How the states of a text's tokens become its vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first one's, which is CLS.
+    First,
+    /// The last one's.
+    Last,
+}
+
+impl Pooling {
+    /// `{architecture}.pooling_type`; the mean where the file does not say, or says none.
+    fn read(metadata: &Metadata, config: &Config) -> Result<Pooling> {
+        let key = format!("{}.pooling_type", config.architecture_name);
+        match metadata.u32(&key)? {
+            None | Some(0 | 1) => Ok(Pooling::Mean),
+            Some(2) => Ok(Pooling::First),
+            Some(3) => Ok(Pooling::Last),
+            Some(4) => Err(Error::unsupported_model(
+                "this model ranks pairs of texts; candlewick runs encoders that give each text a vector",
+            )),
+            Some(kind) => {
+                Err(Error::corrupt_model(format!("metadata {key} is {kind}; it must be from 0 to 4")))
+            }
+        }
+    }
+}
+
+/// A loaded encoder.
+pub struct Encoder {
+    config: Config,
+    pooling: Pooling,
+    backend: Box<dyn Backend>,
+    context: usize,
+    layers: Layers,
+    /// The tokens' states.
+    states: Vec<f32>,
+}
+
+impl Encoder {
+    /// The vector of a text, of length 1: [`Config::embedding`] numbers. `tokens`, from 1 to the context, begin with CLS
+    /// and end with SEP, where the model has these.
+    pub async fn embed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if tokens.is_empty() {
+            return Err(Error::invalid_argument("a text without tokens has no vector"));
+        }
+        let width = self.config.embedding;
+        let stream = self.layers.forward(self.backend.as_mut(), Tokens::Known(tokens), 0)?;
+        self.backend.read(stream, tokens.len() * width, &mut self.states).await?;
+        let mut rows = self.states.chunks_exact(width);
+        let mut vector = match self.pooling {
+            Pooling::First => rows.next().unwrap_or_default().to_vec(),
+            Pooling::Last => rows.last().unwrap_or_default().to_vec(),
+            Pooling::Mean => {
+                let mut sum = vec![0.0; width];
+                rows.for_each(|row| sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value));
+                sum
+            }
+        };
+        normalize(&mut vector)?;
+        Ok(vector)
+    }
+
+    /// Most tokens of a text.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it runs.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// What the device's kernels have cost, where it was asked to measure.
+    pub async fn kernel_times(&mut self) -> Result<Vec<KernelTime>> {
+        self.backend.kernel_times().await
+    }
+
+    /// What the model will ask of a device. Only the header of `source` is used.
+    pub async fn needs(
+        source: &dyn Source,
+        header: &Header,
+        config: &Config,
+        context: usize,
+    ) -> Result<Needs> {
+        let (outline, needs) = Outline::new();
+        let progress = &mut |_| Ok(());
+        let outline = Box::new(outline);
+        let mut encoder = Encoder::load(source, header, config.clone(), outline, context, progress).await?;
+        encoder.layers.forward(encoder.backend.as_mut(), Tokens::Known(&[0]), 0)?;
+        Ok(needs.take())
+    }
+
+    /// Brings the weights of `source` to `backend`. `context` is the most tokens that a text shall have.
+    pub async fn load(
+        source: &dyn Source,
+        header: &Header,
+        config: Config,
+        mut backend: Box<dyn Backend>,
+        context: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<Encoder> {
+        let pooling = Pooling::read(&header.metadata, &config)?;
+        let mut loader = Loader::new(source, header, backend.as_mut(), progress);
+        // A text goes through each layer in one piece: every token sees all others.
+        let layers = Layers::load(&mut loader, &config, context, context).await?;
+        backend.loaded().await?;
+        Ok(Encoder { config, pooling, backend, context, layers, states: Vec::new() })
+    }
+}
+
+/// Makes a vector's length 1. All zeros stay as they are.
+pub fn normalize(vector: &mut [f32]) -> Result<()> {
+    let length = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    if !length.is_finite() {
+        return Err(Error::internal("the model gave a number that is not finite"));
+    }
+    if length > 0.0 {
+        vector.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
+    }
+    Ok(())
+}
