@@ -470,6 +470,7 @@ run_tests() {
   stage "toolchains" setup_all
   stage "format" cargo fmt --check
   stage "clippy" cargo clippy --locked --all-targets -- -D warnings
+  stage "clippy without a GPU" cargo clippy --locked --lib --no-default-features -- -D warnings
   # Tests run beside each other: more threads in each would only wait for one another.
   stage "cargo test" env RAYON_NUM_THREADS=1 cargo test --locked
   [[ -z $LAVAPIPE ]] || stage "GPU tests on lavapipe" gpu_tests "$LAVAPIPE"

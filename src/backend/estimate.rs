@@ -19,12 +19,12 @@ pub(crate) async fn seconds_a_token(device: &mut dyn Backend, needs: &Needs) -> 
         let same = |(linear, _): &&(LinearShape, usize)| {
             (linear.weight.kind, linear.weight.columns) == (shape.kind, shape.columns)
         };
-        linears.iter().filter(same).map(|(linear, count)| bytes(&linear.weight) * *count as u64).sum()
+        linears.iter().filter(same).map(|(linear, count)| linear.weight.size() * *count as u64).sum()
     };
     let Some((typical, _)) = linears.iter().max_by_key(|(linear, _)| total(&linear.weight)) else {
         return Ok(0.0);
     };
-    let row = bytes(&Shape { rows: 1, ..typical.weight });
+    let row = Shape { rows: 1, ..typical.weight }.size();
     let many_rows = (PIECE / row) as usize;
     let mut seconds = [0.0; 2];
     for (rows, seconds) in [FEW_ROWS, many_rows.max(2 * FEW_ROWS)].into_iter().zip(&mut seconds) {
@@ -34,7 +34,7 @@ pub(crate) async fn seconds_a_token(device: &mut dyn Backend, needs: &Needs) -> 
     let a_byte =
         (large - operation).max(0.0) / (row * (many_rows.max(2 * FEW_ROWS) - FEW_ROWS) as u64) as f64;
     let operations: usize = needs.operations.iter().map(|(_, count)| count).sum();
-    let weights: u64 = linears.iter().map(|(linear, count)| bytes(&linear.weight) * *count as u64).sum();
+    let weights: u64 = linears.iter().map(|(linear, count)| linear.weight.size() * *count as u64).sum();
     Ok(weights as f64 * a_byte + operations as f64 * operation)
 }
 
@@ -74,9 +74,4 @@ fn linears((operation, count): &(Operation, usize)) -> Vec<(LinearShape, usize)>
         | Operation::Choose { .. } => Vec::new(),
     };
     linears.into_iter().map(|linear| (linear, *count)).collect()
-}
-
-fn bytes(shape: &Shape) -> u64 {
-    let (block_len, block_size) = shape.kind.block();
-    shape.rows as u64 * (shape.columns as u64 / block_len * block_size)
 }

@@ -1,13 +1,11 @@
 //! What a device must be able to do: about a dozen fused operations over opaque buffers.
 //!
 //! The decoder is written once against [`Backend`]. Calls enqueue work and do not wait for it;
-//! only those that give a future do. Handles are plain numbers, so that a device that
-//! was lost can be built anew behind the same handles.
+//! only those that give a future do. Handles are plain numbers, of one device's.
 //!
 //! Activations are f32, row-major, one row a token: a buffer of `rows × width`.
 
 pub mod cpu;
-#[cfg(feature = "gpu")]
 mod estimate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
@@ -18,7 +16,6 @@ mod room;
 #[cfg(feature = "gpu")]
 mod trial;
 
-#[cfg(feature = "gpu")]
 pub(crate) use estimate::seconds_a_token;
 pub(crate) use outline::Outline;
 pub use outline::{LinearShape, Needs, NormShape, Operation, Shape};
@@ -267,6 +264,16 @@ pub trait Backend {
     fn expect(&mut self, needs: &Needs) -> LocalBoxFuture<'_, Result<()>> {
         _ = needs;
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Bytes that a matrix takes here; as many as in its file, unless the device's layout is wider.
+    fn matrix_size(&self, shape: &Shape) -> u64 {
+        shape.size()
+    }
+
+    /// Bytes of a number in the KV cache.
+    fn kv_number_size(&self) -> u64 {
+        size_of::<f32>() as u64
     }
 
     /// The GPU, where that is the device.

@@ -33,6 +33,14 @@ pub struct Shape {
     pub kind: TensorType,
 }
 
+impl Shape {
+    /// Bytes in a file.
+    pub fn size(&self) -> u64 {
+        let (block_len, block_size) = self.kind.block();
+        self.rows as u64 * (self.columns as u64 / block_len * block_size)
+    }
+}
+
 /// A matrix, and whether a bias comes with it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinearShape {

@@ -11,7 +11,7 @@ pub struct Room {
 
 /// Memory for a model on the GPU, or on the CPU; nothing where nobody tells.
 ///
-/// On Linux, what programs can have without swapping. In browsers it is a guess: three quarters of what
+/// On Linux, what programs can have without swapping, in a container within its limit. In browsers it is a guess: three quarters of what
 /// `navigator.deviceMemory` tells (of most GPUs too, which share it), on phones what pages were seen to get before they
 /// are ended; and never more than WebAssembly can address.
 pub fn room(gpu: bool) -> Option<Room> {
@@ -29,7 +29,19 @@ mod platform {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(Room { bytes: kilobytes * 1024, at_least: false })
+        let bytes = allowed().map_or(kilobytes * 1024, |allowed| allowed.min(kilobytes * 1024));
+        Some(Room { bytes, at_least: false })
+    }
+
+    /// What a container's limit leaves: <https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files>.
+    /// Files that were read count as used there, and go when memory is wanted.
+    fn allowed() -> Option<u64> {
+        let read = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/memory.{name}")).ok();
+        let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+        let files = read("stat").and_then(|text| {
+            text.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok())
+        });
+        Some(number("max")?.saturating_sub(number("current")?.saturating_sub(files.unwrap_or(0))))
     }
 }
 

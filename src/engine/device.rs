@@ -1,6 +1,7 @@
 //! Which device a model runs on, and why.
 
 use super::Options;
+#[cfg(feature = "gpu")]
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{Gpu, Options as GpuOptions};
@@ -48,6 +49,7 @@ pub(super) fn of_encoders(asked: Device) -> Result<&'static str> {
 
 /// Where a model goes.
 pub(super) enum Choice<T> {
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     Gpu(T),
     /// And why.
     Cpu(String),

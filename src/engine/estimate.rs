@@ -34,7 +34,7 @@ pub enum Verdict {
 pub struct Estimate {
     /// `cpu` or `gpu`.
     pub device: &'static str,
-    /// Bytes of all tensors.
+    /// Bytes of all tensors, as the device has them.
     pub weights: u64,
     /// Bytes of keys and values.
     pub kv_cache: u64,
@@ -64,11 +64,8 @@ pub(super) async fn estimate(
     context: usize,
     mut backend: Box<dyn Backend>,
 ) -> Result<Estimate> {
-    let info::Memory { weights, mut kv_cache } = info::Memory::of(header, config, context);
-    let gpu = backend.gpu();
-    if gpu.as_ref().is_some_and(|gpu| gpu.variants.contains(&"kv f16")) {
-        kv_cache /= 2;
-    }
+    let info::Memory { weights, kv_cache } =
+        info::Memory::of(header, config, context, Some(backend.as_ref()));
     let (needs, rows) = match config.architecture.is_encoder() {
         true => (Encoder::needs(source, header, config, context).await?, context),
         false => (Decoder::needs(source, header, config, context).await?, backend.prefill_rows()),
@@ -77,7 +74,7 @@ pub(super) async fn estimate(
     let working = numbers * size_of::<f32>() as u64 + (32 << 20);
     let total = weights.saturating_add(kv_cache).saturating_add(working);
     let refused = backend.expect(&needs).await.err();
-    let room = room(gpu.is_some());
+    let room = room(backend.gpu().is_some());
     let verdict = match refused {
         Some(_) => Verdict::DoesNotFit,
         None => verdict(total, room),
@@ -112,12 +109,12 @@ fn verdict(total: u64, room: Option<Room>) -> Verdict {
     }
 }
 
-/// Refuses a model whose weights and KV cache take more than `limit` bytes. Reads its header only.
+/// Refuses a model whose weights and KV cache take more than `limit` bytes, as in its file. Reads its header only.
 pub async fn fits(source: &dyn Source, options: &Options, limit: u64) -> Result<()> {
     let header = Header::read(&ReadAhead::new(source)).await?;
     let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
     let context = context_size(options.context, config.trained_context)?;
-    let info::Memory { weights, kv_cache } = info::Memory::of(&header, &config, context);
+    let info::Memory { weights, kv_cache } = info::Memory::of(&header, &config, context, None);
     let needed = weights.saturating_add(kv_cache);
     if needed > limit {
         let megabytes = |bytes: u64| bytes as f64 / 1e6;

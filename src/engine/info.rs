@@ -2,9 +2,9 @@
 
 use super::Language;
 use crate::Result;
-use crate::backend::{Backend, GpuInfo};
+use crate::backend::{Backend, GpuInfo, Shape};
 use crate::model::Config;
-use crate::model::gguf::{Header, TensorType};
+use crate::model::gguf::{Header, TensorInfo, TensorType};
 use crate::store::Source;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -60,18 +60,31 @@ pub struct Info {
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
-    /// All tensors.
+    /// All tensors, as the device has them.
     pub weights: u64,
     /// Keys and values for the whole context.
     pub kv_cache: u64,
 }
 
 impl Memory {
-    pub(super) fn of(header: &Header, config: &Config, context: usize) -> Memory {
+    /// Without a device: as in the file, with a cache of f32.
+    pub(super) fn of(
+        header: &Header,
+        config: &Config,
+        context: usize,
+        device: Option<&dyn Backend>,
+    ) -> Memory {
+        let size = |tensor: &TensorInfo| match (device, &tensor.dimensions[..]) {
+            (Some(device), &[columns, rows]) => {
+                let kind = tensor.kind;
+                device.matrix_size(&Shape { rows: rows as usize, columns: columns as usize, kind })
+            }
+            _ => tensor.size,
+        };
+        let number = device.map_or(size_of::<f32>() as u64, |device| device.kv_number_size());
         Memory {
-            weights: header.tensors.iter().map(|tensor| tensor.size).sum(),
-            kv_cache: (config.kv_width().saturating_mul(context as u64))
-                .saturating_mul(size_of::<f32>() as u64),
+            weights: header.tensors.iter().map(size).sum(),
+            kv_cache: config.kv_width().saturating_mul(context as u64).saturating_mul(number),
         }
     }
 }
@@ -105,7 +118,7 @@ impl Info {
             threads: backend.threads(),
             gpu: backend.gpu(),
             recoveries: 0,
-            memory: Memory::of(header, config, context),
+            memory: Memory::of(header, config, context, Some(backend)),
         })
     }
 

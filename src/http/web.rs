@@ -11,9 +11,9 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, ReadableStreamDefaultReader, RequestCache};
 
-/// Waits.
+/// Waits. Browsers know no longer time than 24 days, and end such waits at once.
 pub async fn sleep(duration: Duration) {
-    gloo_timers::future::sleep(duration).await;
+    gloo_timers::future::sleep(duration.min(Duration::from_millis(i32::MAX as u64))).await;
 }
 
 /// Ends the transfer with its owner.

@@ -6,12 +6,34 @@ use super::hash::{is_hash, sha256};
 use super::models::Models;
 use super::remote::Remote;
 use super::spec::{HubSpec, Spec};
-use crate::store::{Key, Record, Source};
+use crate::store::{Key, Record, Source, Store};
 use crate::{Code, Error, Result};
 
 /// The files that a name means.
 #[derive(Clone)]
-pub struct Found(pub(super) Vec<FoundFile>);
+pub struct Found {
+    pub(super) files: Vec<FoundFile>,
+    /// What the Hub said anew, to be kept when the files are.
+    pub(super) news: Option<News>,
+}
+
+/// What a name means from now on.
+#[derive(Clone)]
+pub(super) struct News {
+    note: String,
+    repository: Repository,
+    revision: String,
+    /// It takes the place of another commit, which stays until all of this one is there.
+    pub replaces: bool,
+}
+
+impl News {
+    pub async fn keep(&self, store: &dyn Store) -> Result<()> {
+        let News { note, repository, revision, .. } = self;
+        store.set_note(note, &serde_json::to_string(repository).map_err(Error::internal)?).await?;
+        store.set_revision(&repository.repo, revision, &repository.commit).await
+    }
+}
 
 #[derive(Clone)]
 pub(super) struct FoundFile {
@@ -26,7 +48,7 @@ impl Models {
     pub async fn find(&self, spec: &Spec, fresh: bool) -> Result<Option<Found>> {
         match spec {
             Spec::Hub(hub) => {
-                let repository = self.repository(hub, fresh).await?;
+                let (repository, news) = self.repository(hub, fresh).await?;
                 let files = choose(&repository.files, &hub.file, &hub.repo)?;
                 let found = files.into_iter().map(|file| {
                     let (repo, commit, path) =
@@ -38,9 +60,12 @@ impl Models {
                         url,
                     }
                 });
-                Ok(Some(Found(found.collect())))
+                Ok(Some(Found { files: found.collect(), news }))
             }
-            Spec::Url(url) => Ok(self.find_url(url, fresh).await?.map(|file| Found(vec![file]))),
+            Spec::Url(url) => {
+                let file = self.find_url(url, fresh).await?;
+                Ok(file.map(|file| Found { files: vec![file], news: None }))
+            }
             Spec::Path(path) => Err(Error::model_not_found(format!(
                 "{path}: no such file, and no name of a model on the Hub. Give owner/repo, an address or a path"
             ))),
@@ -55,7 +80,7 @@ impl Models {
         })
     }
 
-    async fn repository(&self, hub: &HubSpec, fresh: bool) -> Result<Repository> {
+    async fn repository(&self, hub: &HubSpec, fresh: bool) -> Result<(Repository, Option<News>)> {
         let revision = hub.revision();
         let note = self.note_name(hub);
         let known = match self.store.note(&note).await? {
@@ -64,21 +89,21 @@ impl Models {
         };
         let known = known.filter(|known| known.repo == hub.repo && is_hash(&known.commit));
         if let (Some(known), false) = (&known, fresh) {
-            return Ok(known.clone());
+            return Ok((known.clone(), None));
         }
+        let known = match known {
+            None => self.stored_repository(hub).await?,
+            known => known,
+        };
         match self.client.repository(&hub.repo, revision).await {
             Ok(repository) => {
-                let text = serde_json::to_string(&repository).map_err(Error::internal)?;
-                self.store.set_note(&note, &text).await?;
-                self.store.set_revision(&hub.repo, revision, &repository.commit).await?;
-                Ok(repository)
+                let replaces = known.is_some_and(|known| known.commit != repository.commit);
+                let revision = revision.to_owned();
+                Ok((repository.clone(), Some(News { note, repository, revision, replaces })))
             }
             // Without the Hub there is what is there.
             Err(error) if error.code == Code::Network && (self.client.is_offline() || !fresh) => {
-                match known {
-                    Some(known) => Ok(known),
-                    None => self.stored_repository(hub).await?.ok_or(error),
-                }
+                known.map(|known| (known, None)).ok_or(error)
             }
             Err(error) => Err(error),
         }
@@ -139,10 +164,41 @@ impl Models {
     }
 }
 
-/// Files from elsewhere are kept by their address, of which only a hash without the query is stored.
+/// Parts of a query that say who may read a file and until when, not which file it is.
+const PASSES: [&str; 18] = [
+    "access_token",
+    "auth",
+    "awsaccesskeyid",
+    "expires",
+    "key",
+    "key-pair-id",
+    "policy",
+    "se",
+    "sig",
+    "signature",
+    "ske",
+    "skoid",
+    "sks",
+    "skt",
+    "sktid",
+    "skv",
+    "sp",
+    "token",
+];
+
+/// Files from elsewhere are kept by their address, of which only a hash is stored, without what signs it.
 pub(super) fn url_repo(url: &str) -> String {
-    let shown = url.split(['?', '#']).next().unwrap_or(url);
-    format!("_url/{}", &sha256(shown)[..40])
+    let address = url.split('#').next().unwrap_or(url);
+    let (shown, query) = address.split_once('?').unwrap_or((address, ""));
+    let names_it = |part: &&str| {
+        let name = part.split('=').next().unwrap_or(part).to_ascii_lowercase();
+        !name.is_empty() && !PASSES.contains(&name.as_str()) && !name.starts_with("x-")
+    };
+    let named: Vec<&str> = query.split('&').filter(names_it).collect();
+    match named.is_empty() {
+        true => format!("_url/{}", &sha256(shown)[..40]),
+        false => format!("_url/{}", &sha256(&format!("{shown}?{}", named.join("&")))[..40]),
+    }
 }
 
 fn file_name(url: &str) -> String {

@@ -2,15 +2,21 @@
 
 use super::cached::Cached;
 use super::download::Part;
+use super::find::News;
 use super::remote::Remote;
 use crate::engine::{Engine, Options, Progress, Stage};
 use crate::store::{Joined, Key, Record, Source, Store};
 use crate::{Code, Result};
 use futures_util::future::LocalBoxFuture;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A model in the store, whole or on its way there; all parts of one that is split.
-pub struct Model(pub(super) Joined<Part>);
+pub struct Model {
+    pub(super) parts: Joined<Part>,
+    /// What its name will mean when it is whole.
+    pub(super) news: RefCell<Option<(Rc<dyn Store>, News)>>,
+}
 
 /// Loads an engine while the model comes, and makes sure of the model. Where bytes were wrong on their way, it is
 /// loaded again with the right ones.
@@ -50,20 +56,24 @@ impl Model {
     /// Fetches and verifies all that is missing. Says whether something was replaced that may have been read before.
     pub async fn complete(&self) -> Result<bool> {
         let mut replaced = false;
-        for part in self.0.sources() {
+        for part in self.parts.sources() {
             replaced |= part.complete().await?;
+        }
+        let news = self.news.take();
+        if let Some((store, news)) = news {
+            news.keep(&*store).await?;
         }
         Ok(replaced)
     }
 
     /// All of it is in the store, and verified.
     pub fn is_whole(&self) -> bool {
-        self.0.sources().iter().all(Part::is_whole)
+        self.parts.sources().iter().all(Part::is_whole)
     }
 
     /// Keeps nothing of it.
     async fn discard(&self) -> Result<()> {
-        for part in self.0.sources() {
+        for part in self.parts.sources() {
             part.discard().await?;
         }
         Ok(())
@@ -71,25 +81,25 @@ impl Model {
 
     /// Its files.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.0.sources().iter().map(Part::key)
+        self.parts.sources().iter().map(Part::key)
     }
 }
 
 impl Source for Model {
     fn name(&self) -> &str {
-        self.0.name()
+        self.parts.name()
     }
 
     fn len(&self) -> u64 {
-        self.0.len()
+        self.parts.len()
     }
 
     fn parts(&self) -> Vec<u64> {
-        self.0.parts()
+        self.parts.parts()
     }
 
     fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
-        self.0.read(offset, len)
+        self.parts.read(offset, len)
     }
 }
 

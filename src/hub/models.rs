@@ -10,7 +10,7 @@ use super::remote::Remote;
 use super::spec::Spec;
 use crate::engine::{Inspection, Meter, Options, Stage, inspect};
 use crate::store::{Joined, Key, Record, Store};
-use crate::{Result, http};
+use crate::{Error, Result, http};
 use futures_util::future::{Either, select};
 use serde::Serialize;
 use std::any::Any;
@@ -73,9 +73,9 @@ impl Models {
     }
 
     /// A look at files: what the store has of them, and the rest on their server, of which nothing is kept.
-    pub async fn look(&self, Found(files): &Found) -> Result<Joined<Peek>> {
+    pub async fn look(&self, found: &Found) -> Result<Joined<Peek>> {
         let mut parts = Vec::new();
-        for FoundFile { key, len, url } in files {
+        for FoundFile { key, len, url } in &found.files {
             let record = self.store.get(key).await?.filter(|record| record.len == *len);
             let remote = Remote::new(self.client.clone(), key.name(), url.clone(), *len);
             let record = record.unwrap_or_else(|| Record::none(key.clone(), *len));
@@ -92,12 +92,21 @@ impl Models {
     }
 
     /// The files that were found, from the store or, while they are read, from their server.
-    pub async fn begin(&self, Found(files): Found, force: bool, report: Report) -> Result<Model> {
+    pub async fn begin(&self, found: Found, force: bool, report: Report) -> Result<Model> {
+        let Found { files, news } = found;
         let mut places = Vec::new();
         let mut turns = Vec::new();
-        for FoundFile { key, len, .. } in &files {
+        for (index, FoundFile { key, len, .. }) in files.iter().enumerate() {
             key.check()?;
+            // It would wait for itself.
+            if files[..index].iter().any(|other| other.key.etag == key.etag) {
+                return Err(Error::corrupt_model(format!(
+                    "{}: two of its parts are the same file",
+                    key.name()
+                )));
+            }
             let live = self.under_way.borrow().get(key).and_then(Weak::upgrade);
+            let live = live.filter(|download| !download.is_whole());
             let whole = self.store.get(key).await?.is_some_and(|record| record.whole && record.len == *len);
             let (place, turn) = if live.is_some() || whole && !force {
                 (key.clone(), None)
@@ -126,7 +135,16 @@ impl Models {
         self.under_way.borrow_mut().retain(|_, download| download.strong_count() > 0);
         let name = parts.first().map(|part| part.key().name().to_owned()).unwrap_or_default();
         let total = places.iter().map(|(_, len)| len).sum();
-        Ok(Model(Joined::new(Part::all(Tally::new(&name, total, parts, report)))))
+        // Where nothing else goes by that name, an interrupted download is found again by it.
+        let news = match news {
+            Some(news) if !news.replaces => {
+                news.keep(&*self.store).await?;
+                None
+            }
+            news => news.map(|news| (self.store.clone(), news)),
+        };
+        let parts = Joined::new(Part::all(Tally::new(&name, total, parts, report)));
+        Ok(Model { parts, news: RefCell::new(news) })
     }
 
     /// Waits for one's turn to fetch a file. While another tab or process fetches it, `report` hears how far that is.

@@ -1,7 +1,7 @@
 //! One file on a server, read by range.
 
 use super::client::{Client, Failure};
-use crate::http::Response;
+use crate::http::{Response, host};
 use crate::store::Source;
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
@@ -69,7 +69,7 @@ impl Remote {
         let url = signed.as_deref().unwrap_or(&self.url);
         let request = self.client.request(url).range(range.start, range.end - range.start);
         let response = self.client.ask(&self.name, request).await?;
-        let elsewhere = signed.is_some() || (!response.url().is_empty() && response.url() != self.url);
+        let elsewhere = signed.is_some() || response.host() != host(&self.url);
         match response.status() {
             200 | 206 => {}
             // A signature that is too old, not a user without rights: the Hub gives a new one.

@@ -7,8 +7,7 @@ use super::gguf::{Header, Metadata};
 use crate::backend::{Activation, Attention, Heads, Rope, RopePairing};
 use crate::{Error, Result};
 
-/// Larger than any published model. With it a step's activations, at most 64 rows of it, can be counted
-/// and addressed in 32 bits, whatever a hostile file says.
+/// Larger than any published model. With it a row's bytes can be counted in 32 bits, whatever a hostile file says.
 const MAX_WIDTH: u32 = 1 << 20;
 const MAX_LAYERS: u32 = 1 << 12;
 

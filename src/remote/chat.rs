@@ -1,7 +1,7 @@
 //! Answers of hosted models, chunk by chunk.
 
 use super::attempts::Attempts;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::sse::Parser;
 use super::{Client, LARGEST, cost};
 use crate::engine::Usage;
@@ -56,6 +56,7 @@ impl Client {
             ended: false,
             endpoint,
             model: model.to_owned(),
+            sent: false,
             begun: false,
             held: None,
             last: Chunk::default(),
@@ -109,6 +110,8 @@ struct Exchange {
     phase: Phase,
     endpoint: Endpoint,
     model: String,
+    /// It is on the bill.
+    sent: bool,
     /// Something was said: from now on nothing is tried again.
     begun: bool,
     /// Says nothing, such as a role alone; comes together with what does.
@@ -141,6 +144,8 @@ impl Exchange {
                 Phase::Check => {
                     self.phase = Phase::Ended;
                     self.client.check_budget(&self.model, self.prompt_tokens).await?;
+                    self.client.began();
+                    self.sent = true;
                     self.phase = Phase::Send;
                     continue;
                 }
@@ -241,7 +246,6 @@ impl Exchange {
             return None;
         }
         self.begun = true;
-        self.client.began();
         if let Some(held) = self.held.take() {
             for choice in held.choices {
                 let Some(first) = chunk.choices.iter_mut().find(|known| known.index == choice.index) else {
@@ -298,6 +302,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.count();
+        if self.sent && !self.begun {
+            self.client.took_back();
+        }
     }
 }
 
@@ -416,8 +423,13 @@ impl Body {
             return Err(self.broken("the model failed").into());
         }
         let mut chunk: Chunk = serde_path_to_error::deserialize(body).map_err(|error| {
+            let error = failure::clean(&error.to_string(), self.client.token());
             Failure::from(self.broken(&format!("the answer is not as OpenAI has it: {error}")))
         })?;
+        // What candlewick alone says of an answer; a host that is candlewick too speaks of itself.
+        for name in ["candlewick", "retry", "recovery", "prompt_progress"] {
+            chunk.other.remove(name);
+        }
         for delta in chunk.choices.iter_mut().filter_map(|choice| choice.delta.as_mut()) {
             // OpenRouter's and vLLM's name for it.
             if let Some(Value::String(text)) = delta.other.remove("reasoning") {

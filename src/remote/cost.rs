@@ -61,7 +61,7 @@ impl Totals {
         let Some(limit) = budget.dollars else { return Ok(()) };
         let price = price.ok_or_else(|| {
             Error::invalid_argument(
-                "a budget in dollars needs the model's price, which is not known: set `price`",
+                "a budget in dollars needs the model's price, which is not known: set `prices`",
             )
         })?;
         let prompt = price.of(Usage { prompt_tokens, ..Usage::default() });

@@ -191,7 +191,7 @@ fn plain(text: &str) -> &str {
 
 /// A server's words, short, on one line, and without secrets: servers repeat tokens and signed
 /// addresses in their messages.
-fn clean(text: &str, token: Option<&Token>) -> String {
+pub fn clean(text: &str, token: Option<&Token>) -> String {
     let hidden = match token {
         Some(token) => text.replace(token.secret(), "…"),
         None => text.to_owned(),
@@ -211,10 +211,10 @@ fn clean(text: &str, token: Option<&Token>) -> String {
 }
 
 /// The JSON of an answer.
-pub fn json(host: &str, body: &[u8]) -> Result<Value> {
+pub fn json(host: &str, body: &[u8], token: Option<&Token>) -> Result<Value> {
     serde_json::from_slice(body).map_err(|_| {
         let text = String::from_utf8_lossy(&body[..body.len().min(LARGEST)]);
-        let text = clean(plain(&text), None);
+        let text = clean(plain(&text), token);
         let start: String = text.chars().take(80).collect();
         Error::provider_error(format!("{host}: the answer is not JSON but begins with {start:?}"))
     })

@@ -146,9 +146,16 @@ impl Client {
         self.totals().check(budget, prompt_tokens, self.price(model, None))
     }
 
+    /// Counts a request when it is sent: those beside it see that.
     fn began(&self) {
         let totals = self.totals();
         self.totals.set(Totals { requests: totals.requests + 1, ..totals });
+    }
+
+    /// It came to nothing.
+    fn took_back(&self) {
+        let totals = self.totals();
+        self.totals.set(Totals { requests: totals.requests.saturating_sub(1), ..totals });
     }
 
     /// Puts an answer on the bill; gives its price.
@@ -186,6 +193,27 @@ impl Client {
         body
     }
 
+    /// As [`Client::fetch`], within the budget and on the bill. The answers tell of no tokens; where a model's price is not
+    /// known, as of most that have such tasks, a budget in dollars does not bind.
+    async fn fetch_paid<T>(
+        &self,
+        model: &str,
+        prompt_tokens: usize,
+        request: Request,
+        read: impl Fn(Vec<u8>, &str) -> Result<T, Failure>,
+    ) -> Result<Answered<T>> {
+        let (budget, price) = (self.config.budget, self.price(model, None));
+        let budget = Budget { dollars: budget.dollars.filter(|_| price.is_some()), ..budget };
+        self.totals().check(budget, prompt_tokens, price)?;
+        self.began();
+        let answered = self.fetch(request, read).await;
+        match answered {
+            Ok(_) => _ = self.count(model, None, Usage { prompt_tokens, ..Usage::default() }, false),
+            Err(_) => self.took_back(),
+        }
+        answered
+    }
+
     /// Makes a request until it is answered and `read` can make something of the body and its media type.
     async fn fetch<T>(
         &self,
@@ -215,7 +243,7 @@ impl Client {
 
     /// The JSON of an answer, unless that is an error.
     fn json(&self, body: &[u8]) -> Result<Value, Failure> {
-        let value = failure::json(self.host(), body)?;
+        let value = failure::json(self.host(), body, self.token())?;
         match value.get("error").is_some_and(|error| !error.is_null()) {
             true => Err(Failure::within(self.host(), &value, self.token())),
             false => Ok(value),

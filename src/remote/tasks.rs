@@ -5,7 +5,7 @@
 //! they are; which there are depends on the task.
 
 use super::failure::Failure;
-use super::{Answered, Client, HUGGING_FACE};
+use super::{Answered, Client, HUGGING_FACE, cost};
 use crate::http::Request;
 use crate::{Code, Error, Result};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -102,7 +102,7 @@ impl Client {
         parameters: &Parameters,
     ) -> Result<Answered<Vec<Label>>> {
         let request = Request::post_json(self.task_url(model)?, &task(json!(text), parameters))?;
-        self.fetch(request, |bytes, _| {
+        self.fetch_paid(model, cost::tokens(text), request, |bytes, _| {
             let body = self.json(&bytes)?;
             // One list for a text, or a list of lists.
             let list = body.get(0).filter(|first| first.is_array()).unwrap_or(&body);
@@ -158,7 +158,8 @@ impl Client {
                 Request::post_json(format!("{}/embeddings", self.base_url()), &self.with_extra_body(body))?
             }
         };
-        self.fetch(request, |bytes, _| {
+        let tokens = documents.iter().map(|document| cost::tokens(document)).sum();
+        self.fetch_paid(model, tokens, request, |bytes, _| {
             let body = self.json(&bytes)?;
             let vectors = match body.get("data").and_then(Value::as_array) {
                 Some(data) => in_order(data, documents.len()),
@@ -183,7 +184,8 @@ impl Client {
             parameters.insert("seed".into(), seed.into());
         }
         let request = Request::post_json(self.task_url(model)?, &task(json!(prompt), &parameters))?;
-        let answered = self.fetch(request, |bytes, _| self.read_image(bytes)).await?;
+        let answered =
+            self.fetch_paid(model, cost::tokens(prompt), request, |bytes, _| self.read_image(bytes)).await?;
         let Answered { value, attempts, waited_ms } = answered;
         let image = match value {
             Drawn::Image(image) => image,
@@ -226,7 +228,7 @@ impl Client {
         field: &str,
     ) -> Result<Answered<String>> {
         let request = Request::post_json(self.task_url(model)?, &task(json!(text), parameters))?;
-        self.fetch(request, |bytes, _| {
+        self.fetch_paid(model, cost::tokens(text), request, |bytes, _| {
             let body = self.json(&bytes)?;
             let text = body.get(0).unwrap_or(&body).get(field).and_then(Value::as_str);
             text.map(str::to_owned).ok_or_else(|| self.misshapen(&format!("`{field}`")).into())

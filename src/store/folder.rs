@@ -16,7 +16,7 @@
 use super::cache::{Key, Record, Store, Written};
 use crate::hub::{is_hash, is_repo, is_revision};
 use crate::{Code, Error, Result, http};
-use fs4::FileExt;
+use fs4::{FileExt, TryLockError};
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -126,11 +126,13 @@ impl FolderStore {
     fn begin_file(&self, key: &Key, len: u64) -> Result<Record> {
         let places = self.places(key)?;
         let failed = |error| failure(&places.base, error);
-        if let Ok(metadata) = fs::metadata(&places.snapshot)
-            && metadata.is_file()
-            && metadata.len() == len
-        {
-            return Ok(whole(key.clone(), &metadata));
+        match fs::metadata(&places.snapshot) {
+            Ok(metadata) if metadata.is_file() && metadata.len() == len => {
+                return Ok(whole(key.clone(), &metadata));
+            }
+            // Half a copy, or a link to half a blob: it would hide what comes.
+            Ok(metadata) if metadata.is_file() => fs::remove_file(&places.snapshot).map_err(failed)?,
+            _ => {}
         }
         match fs::metadata(&places.blob) {
             Ok(metadata) if metadata.len() == len => {
@@ -143,7 +145,10 @@ impl FolderStore {
         }
         // Perhaps begun for another revision: the same content.
         match read_journal(&places.journal, &places.partial).filter(|record| record.len == len) {
-            Some(record) => Ok(Record { key: key.clone(), ..record }),
+            Some(record) => {
+                mend_journal(&places.journal).map_err(failed)?;
+                Ok(Record { key: key.clone(), ..record })
+            }
             None => start(&places, key, len).map_err(failed),
         }
     }
@@ -327,8 +332,14 @@ impl Store for FolderStore {
             fs::create_dir_all(&folder).map_err(failed)?;
             let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
             // Python's filelock takes the same kind of lock. It ends with its process.
-            while FileExt::try_lock(&file).is_err() {
-                http::sleep(LOCK_POLL).await;
+            loop {
+                match FileExt::try_lock(&file) {
+                    Ok(()) => break,
+                    Err(TryLockError::WouldBlock) => http::sleep(LOCK_POLL).await,
+                    // Some network drives have no locks. Then it is the user who starts one at a time.
+                    Err(TryLockError::Error(error)) if has_no_locks(&error) => break,
+                    Err(TryLockError::Error(error)) => return Err(failed(error)),
+                }
             }
             Ok(Box::new(file) as Box<dyn Any>)
         })
@@ -422,6 +433,15 @@ fn read_journal(journal: &Path, partial: &Path) -> Option<Record> {
     Some(Record { key, len, written, whole: false, last_used })
 }
 
+/// Takes a line away that was cut off: the next one would go on with it.
+fn mend_journal(journal: &Path) -> io::Result<()> {
+    let text = fs::read_to_string(journal)?;
+    match text.rfind('\n') {
+        Some(end) if end + 1 < text.len() => write_whole(journal, &text[..=end]),
+        _ => Ok(()),
+    }
+}
+
 /// Lets a snapshot have the contents.
 fn link(places: &Places) -> io::Result<()> {
     let folder = places.snapshot.parent().unwrap_or(&places.base);
@@ -477,6 +497,12 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension(format!("{}.tmp", std::process::id()));
     fs::write(&beside, text)?;
     fs::rename(&beside, path)
+}
+
+/// Whether a file system answers so because it knows no locks: ENOSYS, EOPNOTSUPP, ENOLCK.
+fn has_no_locks(error: &io::Error) -> bool {
+    const ENOLCK: i32 = if cfg!(target_os = "linux") { 37 } else { 77 };
+    error.kind() == ErrorKind::Unsupported || cfg!(unix) && error.raw_os_error() == Some(ENOLCK)
 }
 
 fn failure(path: &Path, error: io::Error) -> Error {

@@ -162,16 +162,20 @@ describe("hosted models alone", () => {
     const found = await page.evaluate(async (options) => {
       const engine = await connect(options);
       const body = { messages: [{ role: "user", content: "Hi" }] };
-      await engine.chat.completions.create(body);
+      const vectors = await engine.embed(["one", "two"]);
+      // One of the two is within the budget, though neither has ended.
+      const beside = await Promise.all([1, 2].map(() => failure(engine.chat.completions.create(body))));
       return {
-        beyond: await failure(engine.chat.completions.create(body)),
+        vectors,
+        beside: beside.map(({ code }) => code),
+        beyond: await failure(engine.embed(["three"])),
         spent: await engine.spent(),
         capabilities: await engine.capabilities(),
-        vectors: await engine.embed(["one", "two"]),
       };
-    }, remote(url, { budget: { requests: 1 }, prices: { "org/large": { input: 1, output: 1 } } }));
+    }, remote(url, { budget: { requests: 2 }, prices: { "org/large": { input: 1, output: 1 } } }));
+    assert.deepEqual(found.beside.sort(), ["none", "resource_exhausted"]);
     assert.equal(found.beyond.code, "resource_exhausted");
-    assert.equal(found.spent[0].totals.requests, 1);
+    assert.equal(found.spent[0].totals.requests, 2);
     assert.ok(found.spent[0].totals.dollars > 0);
     assert.equal(found.capabilities.tools, true);
     assert.equal(found.vectors[1].embedding.length, 4);

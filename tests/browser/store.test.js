@@ -183,6 +183,33 @@ describe("a model by name", () => {
     assert.equal((await tell(page, { ...other.options, cacheBudget, force: true }, "owner/repo/other.gguf")).trimEnd?.(), story);
     assert.deepEqual((await list(page, options)).map(({ model }) => model), ["owner/repo/other.gguf"]);
     assert.equal((await tell(page, { ...options, cacheBudget: 1000, force: true })).code, "quota_exceeded");
+    assert.deepEqual((await list(page, options)).map(({ model }) => model), ["owner/repo/other.gguf"], "nothing goes for what can never fit");
+  });
+
+  test("that is removed while it comes leaves nothing", async () => {
+    const { options, calm } = await world({ allowance: 100_000 });
+    const reached = new Promise((resolve) => page.exposeFunction("report", (loaded) => loaded >= 100_000 && resolve()));
+    const pulled = page.evaluate(
+      ([model, options]) => failure(models.pull(model, { ...options, onProgress: ({ loaded }) => report(loaded) })),
+      [MODEL, options],
+    );
+    await reached;
+    const other = await open();
+    assert.ok((await other.evaluate((model) => models.remove(model), MODEL)) > 0);
+    await calm();
+    const { code, message } = await pulled;
+    assert.equal(code, "internal", message);
+    assert.match(message, /was removed .* meanwhile\. Load it again/);
+    const pieces = await page.evaluate(
+      () =>
+        new Promise((done) => {
+          indexedDB.open("candlewick").onsuccess = ({ target: { result: database } }) => {
+            database.transaction("pieces").objectStore("pieces").count().onsuccess = ({ target }) => (database.close(), done(target.result));
+          };
+        }),
+    );
+    assert.equal(pieces, 0);
+    assert.equal((await tell(page, options)).trimEnd(), story);
   });
 
   test("is fetched once by two tabs", async () => {

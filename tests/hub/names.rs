@@ -6,7 +6,7 @@ use crate::fixtures::path;
 use candlewick::engine::{Device, Options};
 use candlewick::hub::{self, Models, Spec};
 use candlewick::model::gguf::Header;
-use candlewick::store::{MemoryStore, Source, Store};
+use candlewick::store::{Key, MemoryStore, Source, Store};
 use candlewick::{Code, Error};
 use pollster::block_on;
 use serde_json::{Value, json};
@@ -77,11 +77,12 @@ fn search(folder: &Path, seen: &mut dyn FnMut(&str, &[u8])) {
 
 #[test]
 fn commits_are_kept_until_asked() {
-    let world_at = |commit: &str, seed: u32| {
+    let described = |commit: &str, seed: u32| {
         let files =
             json!({ "m.gguf": { "size": 70_000, "seed": seed }, "same.gguf": { "size": 60_000, "seed": 0 } });
-        World::new("commits", json!({ "repos": { "a/b": { "commit": commit, "files": files } } }))
+        json!({ "repos": { "a/b": { "commit": commit, "files": files } } })
     };
+    let world_at = |commit: &str, seed: u32| World::new("commits", described(commit, seed));
     let folder = tempfile::tempdir().unwrap();
     let store = folder_store(folder.path());
     let old = world_at(COMMIT, 1);
@@ -94,6 +95,19 @@ fn commits_are_kept_until_asked() {
     let first = open(&old, "a/b/m.gguf").unwrap();
     open(&old, "a/b/same.gguf").unwrap();
     let newer = "f".repeat(40);
+    // A look at the newer one, or a download that comes to nothing, changes nothing.
+    let mut wrong = described(&newer, 2);
+    wrong["script"] = json!([{ "match": "cdn/", "times": 1000, "fault": "flip" }]);
+    let wrong = World::new("commits", wrong);
+    let elsewhere = Models::new(client(&wrong, None), folder_store(folder.path()));
+    block_on(elsewhere.peek(&"a/b/m.gguf".parse().unwrap())).unwrap();
+    assert_eq!(pull(&elsewhere, "a/b/m.gguf").unwrap_err().code, Code::CorruptModel);
+    let offline = Models::new(client(&wrong, None).offline(true), folder_store(folder.path()));
+    let model = block_on(offline.open(&"a/b/m.gguf".parse().unwrap(), false, quiet())).unwrap();
+    assert_eq!(digest(&model).unwrap(), first);
+    let revision = std::fs::read_to_string(folder.path().join("hub/models--a--b/refs/main")).unwrap();
+    assert_eq!(revision, COMMIT);
+    drop((wrong, old));
     let new = world_at(&newer, 2);
     assert_eq!(open(&new, "a/b/m.gguf").unwrap(), first);
     let models = Models::new(client(&new, None), store.clone());
@@ -115,6 +129,51 @@ fn commits_are_kept_until_asked() {
     assert_eq!(freed("a/b").unwrap(), 140_000);
     assert_eq!(freed("a/b").unwrap_err().code, Code::ModelNotFound);
     assert!(!folder.path().join("hub/models--a--b").exists());
+}
+
+#[test]
+fn a_folder_that_was_hurt() {
+    let world = World::new(
+        "hurt",
+        json!({ "repos": { "a/b": { "commit": COMMIT, "files": { "m.gguf": { "size": 500_000, "seed": 1 } } } } }),
+    );
+    let expected = world.sha256("a/b/m.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let models = || Models::new(client(&world, None), folder_store(folder.path()));
+    // The power went while a line was written: the next ones do not go on with it.
+    let (repo, path) = ("a/b".to_owned(), "m.gguf".to_owned());
+    let key = Key { repo, commit: COMMIT.to_owned(), path, etag: expected.clone() };
+    let files = [(key.clone(), 500_000)];
+    let stored = || {
+        let store = folder_store(folder.path());
+        let written = block_on(store.begin(&files)).unwrap()[0].written.total();
+        (store, written)
+    };
+    let (store, _) = stored();
+    block_on(store.put(&key, 0, &[0; 1000])).unwrap();
+    let journal = folder.path().join(format!("hub/models--a--b/blobs/{expected}.candlewick.journal"));
+    let text = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, text + "4096").unwrap();
+    let (store, written) = stored();
+    assert_eq!(written, 1000);
+    block_on(store.put(&key, 2000, &[0; 1000])).unwrap();
+    assert_eq!(stored().1, 2000);
+    block_on(store.delete(&key)).unwrap();
+    assert_eq!(pull(&models(), "a/b").unwrap(), expected);
+    // The link was copied as a file, and not to its end.
+    let snapshot = folder.path().join(format!("hub/models--a--b/snapshots/{COMMIT}/m.gguf"));
+    std::fs::remove_file(&snapshot).unwrap();
+    std::fs::write(&snapshot, vec![0; 1000]).unwrap();
+    assert_eq!(pull(&models(), "a/b").unwrap(), expected);
+}
+
+#[test]
+fn the_same_file_twice_is_no_model_in_parts() {
+    let part = |index: u32| format!("m-{index:05}-of-00002.gguf");
+    let file = json!({ "size": 100_000, "seed": 1 });
+    let files = json!({ part(1): file, part(2): file });
+    let world = World::new("twice", json!({ "repos": { "a/b": { "commit": COMMIT, "files": files } } }));
+    fails(&in_memory(&world, None), "a/b", Code::CorruptModel, "the same file");
 }
 
 #[test]
@@ -252,6 +311,8 @@ fn files_from_any_server() {
     let offline = Models::new(client(&world, None).offline(true), folder_store(folder.path()));
     let model = block_on(offline.open(&url.parse().unwrap(), false, quiet())).unwrap();
     assert_eq!(digest(&model).unwrap(), world.sha256("a/b/m.gguf"));
+    let other = format!("{url}&id=7").parse().unwrap();
+    assert_eq!(block_on(offline.open(&other, false, quiet())).err().unwrap().code, Code::Network);
     assert_eq!(block_on(models.list()).unwrap()[0].model, "m.gguf");
     // Another version takes its place.
     drop(world);

@@ -235,7 +235,7 @@ impl Backend for Cpu {
     }
 
     fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer> {
-        self.buffers.push(zeros(rows * width)?);
+        self.buffers.push(zeros(rows.saturating_mul(width))?);
         Ok(Buffer(self.buffers.len() - 1))
     }
 

@@ -4,7 +4,7 @@ use super::device::Device;
 use super::record::BufferId;
 use super::shader::Kernel;
 use super::{Activations, Gpu};
-use crate::backend::{Attention, Heads, KvCache, Norm, Rope, RopePairing};
+use crate::backend::{Attention, Backend, Heads, KvCache, Norm, Rope, RopePairing};
 use crate::{Error, Result};
 
 /// Threads of a workgroup of `attend`, and keys that it scores at a time.
@@ -74,8 +74,8 @@ impl Gpu {
 
     /// Bytes of the keys, or the values, of a layer. What does not fit a number does not fit the memory.
     pub(super) fn cache_size(&self, context: usize, heads: Heads) -> u64 {
-        let number = if self.options.kv_f32 { 4 } else { 2 };
-        ((number * heads.kv * head_stride(heads)) as u64).saturating_mul(context as u64)
+        let number = Backend::kv_number_size(self);
+        (number * (heads.kv * head_stride(heads)) as u64).saturating_mul(context as u64)
     }
 
     /// The table of angles of `rope`, with the positions before `until`.

@@ -296,6 +296,13 @@ impl Device {
     }
 }
 
+/// In browsers buffers are freed by the garbage collector, sometime: too late where another device or the CPU takes over.
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.handle.destroy();
+    }
+}
+
 fn out_of_memory() -> Error {
     Error::resource_exhausted("the GPU is out of memory. Choose a smaller model or context")
 }

@@ -48,7 +48,7 @@ struct Slab {
 
 pub(super) struct Memory {
     slabs: Vec<Slab>,
-    /// Bytes still expected, from `reserve`.
+    /// Bytes still expected, from `expect`.
     expected: u64,
     pub vectors: BufferId,
     vectors_used: usize,
@@ -74,7 +74,7 @@ impl Memory {
     /// What `rows` rows take in a slab, at most.
     pub fn size_of(format: Format, rows: usize, columns: usize) -> u64 {
         let blocks = rows * format.blocks(columns);
-        (0..4).map(|index| (format.size(index, blocks) as u64).next_multiple_of(ALIGNMENT)).sum()
+        (0..4).map(|index| format.size(index, blocks).next_multiple_of(ALIGNMENT)).sum()
     }
 
     pub fn matrix(
@@ -112,7 +112,7 @@ impl Memory {
             let mut offsets = [0; 4];
             for (index, offset) in offsets.iter_mut().enumerate() {
                 *offset = slab.used;
-                slab.used += (format.size(index, rows * blocks) as u64).next_multiple_of(ALIGNMENT);
+                slab.used += format.size(index, rows * blocks).next_multiple_of(ALIGNMENT);
             }
             parts.push(Part { slab: slab.id, offsets, first_row, rows });
         }
@@ -159,7 +159,7 @@ impl Memory {
             self.arrays.fill(matrix.format, matrix.columns, piece);
             let first_block = (start - part.first_row) * matrix.blocks;
             for (index, array) in self.arrays.arrays.iter().enumerate().filter(|(_, a)| !a.is_empty()) {
-                let offset = part.offsets[index] + matrix.format.size(index, first_block) as u64;
+                let offset = part.offsets[index] + matrix.format.size(index, first_block);
                 device.queue.write_buffer(recorder.buffer(part.slab), offset, array);
             }
         }

@@ -36,11 +36,11 @@ use choice::{CHOSEN_AT, Choices};
 use device::Device;
 use futures_util::future::LocalBoxFuture;
 use memory::{MatrixData, Memory, VectorData};
-use product::{End, Input};
+use product::{End, FEW_TOKENS, Input};
 use record::{BufferId, Recorder};
 use repack::Format;
 use shader::{Kernel, Pipelines};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// Activations' rows begin at multiples of this many numbers: two blocks of a matrix.
 const ROW_ALIGNMENT: usize = 64;
@@ -70,7 +70,7 @@ pub struct Gpu {
     ids: BufferId,
     choices: Choices,
     /// What lies between two kernels of an operation; made when first needed.
-    scratch: [Option<Activations>; 3],
+    scratch: HashMap<(usize, usize), Activations>,
     /// The splits of `attend`.
     parts: Option<BufferId>,
     /// Longest KV cache.
@@ -127,6 +127,7 @@ impl Gpu {
     /// The same device with nothing on it but its pipelines.
     pub fn emptied(self) -> Result<Gpu> {
         let Gpu { device, options, recorder, self_test, exact_half, dp4a, tuned, .. } = self;
+        recorder.destroy_buffers();
         let gpu = Gpu::with(device, options, recorder.pipelines)?;
         Ok(Gpu { self_test, exact_half, dp4a, tuned, ..gpu })
     }
@@ -147,7 +148,7 @@ impl Gpu {
             rotations: Vec::new(),
             ids,
             choices: Choices::default(),
-            scratch: [None; 3],
+            scratch: HashMap::new(),
             parts: None,
             context: 0,
             self_test: None,
@@ -205,7 +206,7 @@ impl Gpu {
     /// Whether the device can hold what is needed, as far as it tells: WebGPU does not say how much memory
     /// there is, only how much a buffer may have.
     fn check_needs(&mut self, needs: &Needs) -> Result<()> {
-        let size = |shape: &Shape| Memory::size_of(Format::of(shape.kind), shape.rows, shape.columns);
+        let size = |shape: &Shape| self.matrix_size(shape);
         // Slabs' ends take a little more.
         let weights = needs.matrices.iter().map(size).sum::<u64>() + 4096 * needs.matrices.len() as u64;
         let caches = needs.caches.iter().map(|&(context, heads)| self.cache_size(context, heads));
@@ -232,22 +233,29 @@ impl Gpu {
 
     fn activations(&mut self, rows: usize, width: usize) -> Result<Activations> {
         let stride = width.next_multiple_of(ROW_ALIGNMENT);
-        let buffer = self.device.storage("activations", 4 * (rows * stride) as u64)?;
+        // Kernels for few tokens read whole powers of two of rows.
+        let rows = if rows <= FEW_TOKENS { rows.next_power_of_two() } else { rows };
+        let buffer = self.device.storage("activations", 4 * rows as u64 * stride as u64)?;
         Ok(Activations { id: self.recorder.add(buffer), width, stride })
     }
 
-    /// Room for `rows × width` numbers until the operation ends. The padding is zero.
+    /// Room for `rows × width` numbers until the operation ends: one buffer for each index and width, however often
+    /// they take turns. The padding is zero.
     fn scratch(&mut self, index: usize, rows: usize, width: usize) -> Result<Activations> {
-        let stride = width.next_multiple_of(ROW_ALIGNMENT);
-        let size = 4 * (rows * stride) as u64;
-        match self.scratch[index] {
-            Some(scratch) if scratch.stride == stride && self.recorder.buffer(scratch.id).size() >= size => {
-                Ok(scratch)
+        // Few steps are longer than all before them.
+        let rows = rows.next_power_of_two();
+        match self.scratch.get(&(index, width)).copied() {
+            Some(found) => {
+                let size = 4 * rows as u64 * found.stride as u64;
+                if self.recorder.buffer(found.id).size() < size {
+                    let larger = self.device.storage("activations", size)?;
+                    self.recorder.replace(&self.device, found.id, larger)?;
+                }
+                Ok(found)
             }
-            _ => {
-                // Few steps are longer than all before them.
-                let found = self.activations(rows.next_power_of_two(), width)?;
-                self.scratch[index] = Some(found);
+            None => {
+                let found = self.activations(rows, width)?;
+                self.scratch.insert((index, width), found);
                 Ok(found)
             }
         }
@@ -318,6 +326,14 @@ impl Backend for Gpu {
             checked?;
             self.measure_variants().await
         })
+    }
+
+    fn matrix_size(&self, shape: &Shape) -> u64 {
+        Memory::size_of(Format::of(shape.kind), shape.rows, shape.columns)
+    }
+
+    fn kv_number_size(&self) -> u64 {
+        if self.options.kv_f32 { 4 } else { 2 }
     }
 
     fn gpu(&self) -> Option<GpuInfo> {

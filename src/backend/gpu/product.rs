@@ -9,7 +9,7 @@ use crate::backend::{Activation, Linear, Norm, NormKind};
 use crate::model::gguf::TensorType;
 
 /// Most tokens that the kernels of a few tokens take; above, `matmul` does.
-const FEW_TOKENS: usize = 8;
+pub(super) const FEW_TOKENS: usize = 8;
 /// Threads of a workgroup of `matvec` and `gate`, where blocks suffice.
 const THREADS: usize = 128;
 /// Rows and tokens of a tile of `matmul`.
@@ -143,7 +143,10 @@ impl Gpu {
             let alike = |p: &&Piece| {
                 (p.part.slab, p.format, p.blocks) == (leader.part.slab, leader.format, leader.blocks)
             };
-            let count = rest.iter().take(MATRICES).take_while(alike).count();
+            // Parts of one matrix have one output, which is bound once.
+            let alone = |(at, p): &(usize, &Piece)| rest[..*at].iter().all(|other| other.out.id != p.out.id);
+            let together = rest.iter().take(MATRICES).take_while(alike).enumerate();
+            let count = together.take_while(alone).count();
             self.matvec(rows, x, first, norm, &rest[..count], end)?;
             rest = &rest[count..];
         }

@@ -17,7 +17,7 @@ const RING: usize = 8;
 
 /// A buffer known to the recorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct BufferId(u16);
+pub(super) struct BufferId(u32);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dispatch {
@@ -89,7 +89,7 @@ impl Recorder {
 
     pub fn add(&mut self, buffer: wgpu::Buffer) -> BufferId {
         self.buffers.push(buffer);
-        BufferId((self.buffers.len() - 1) as u16)
+        BufferId((self.buffers.len() - 1) as u32)
     }
 
     /// Another buffer behind the same id. What is enqueued still runs with the old one.
@@ -128,7 +128,7 @@ impl Recorder {
             self.submit(device)?;
         }
         let pipeline = self.pipelines.find(device, kernel)?;
-        let mut key = [BufferId(u16::MAX); 8];
+        let mut key = [BufferId(u32::MAX); 8];
         key[..buffers.len()].copy_from_slice(buffers);
         let group = match self.group_of.get(&(pipeline, key)) {
             Some(&group) => group,

@@ -71,9 +71,9 @@ impl Format {
         columns.div_ceil(BLOCK).next_multiple_of(2)
     }
 
-    /// Bytes of array `index` for `blocks` blocks.
-    pub fn size(self, index: usize, blocks: usize) -> usize {
-        (blocks * self.sizes[index]).div_ceil(8)
+    /// Bytes of array `index` for `blocks` blocks. Embedding tables have more than 32-bit machines can count.
+    pub fn size(self, index: usize, blocks: usize) -> u64 {
+        (blocks as u64 * self.sizes[index] as u64).div_ceil(8)
     }
 }
 
@@ -92,7 +92,7 @@ impl Arrays {
         let rows = bytes.len() / row_size;
         for (index, array) in self.arrays.iter_mut().enumerate() {
             array.clear();
-            array.resize(format.size(index, rows * blocks), 0);
+            array.resize(format.size(index, rows * blocks) as usize, 0);
         }
         for (row, bytes) in bytes.chunks_exact(row_size).enumerate() {
             self.row(format.kind, row * blocks, bytes);
@@ -240,4 +240,16 @@ fn q3_k_scales(packed: &[u8]) -> [u8; 16] {
         let high = (packed[8 + i % 4] >> (2 * (i / 4))) & 3;
         (low | high << 4).wrapping_sub(32)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_embedding_tables() {
+        // Gemma 2's, 256000 × 2304, in Q8_0: eight times its bytes are more than 32 bits can count.
+        let format = Format::of(TensorType::Q8_0);
+        assert_eq!(format.size(0, 256_000 * format.blocks(2304)), 589_824_000);
+    }
 }

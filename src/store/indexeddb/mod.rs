@@ -138,7 +138,13 @@ impl Database {
         for (key, len) in files {
             records.push(self.begin_file(key, *len).await?);
         }
-        self.make_room(&records).await?;
+        if let Err(error) = self.make_room(&records).await {
+            // Of what is refused nothing is listed.
+            for record in records.iter().filter(|record| record.written.total() == 0) {
+                self.delete(&record.key).await?;
+            }
+            return Err(error);
+        }
         Ok(records)
     }
 
@@ -159,18 +165,24 @@ impl Database {
 
     async fn put(&self, key: &Key, offset: u64, bytes: Uint8Array) -> Result<()> {
         let range = offset..offset + u64::from(bytes.length());
+        let there = |put: Result<bool>| put?.then_some(()).ok_or_else(|| gone(key));
         if !self.buffers.get() {
             let blob = Blob::new_with_u8_array_sequence(&Array::of1(&bytes)).map_err(failure)?;
             match self.put_value(key, range.clone(), blob.into()).await {
                 Err(error) if error.code != Code::QuotaExceeded => self.buffers.set(true),
-                result => return result,
+                result => return there(result),
             }
         }
-        self.put_value(key, range, bytes.into()).await
+        there(self.put_value(key, range, bytes.into()).await)
     }
 
-    async fn put_value(&self, key: &Key, new: Range<u64>, value: JsValue) -> Result<()> {
+    /// False where somebody has removed the file: its pieces would be nobody's.
+    async fn put_value(&self, key: &Key, new: Range<u64>, value: JsValue) -> Result<bool> {
         let transaction = self.writing().await?;
+        let files = transaction.object_store(FILES).map_err(failure)?;
+        if File::read(done(files.get(&file_id(key))).await.map_err(failure)?).is_none() {
+            return Ok(false);
+        }
         let store = transaction.object_store(PIECES).map_err(failure)?;
         // Pieces may be there from when they were cut up differently; what is outside of the new one stays.
         let mut around = Vec::new();
@@ -204,7 +216,7 @@ impl Database {
                 );
                 Err(Error { code: Code::QuotaExceeded, message })
             }
-            result => result,
+            result => result.map(|()| true),
         }
     }
 
