@@ -116,6 +116,29 @@ describe("the picker", () => {
     assert.match(await page.textContent(".verdict .alarm"), /nobody\/nothing.*\[model_not_found\]/);
   });
 
+  test("asks again when it is opened again, where the answer was not awaited", async () => {
+    const { change } = await open({ script: [{ match: `cdn/${FILE}`, times: 100, fault: "stall" }] });
+    await page.click("#open");
+    await page.fill("#other-model", MODEL);
+    await page.click("#picker button:has-text('Look')");
+    await page.waitForSelector(".verdict:has-text('Asking about')");
+    await page.click("#picker button:has-text('Cancel')");
+    await change();
+    await page.click("#open");
+    await page.waitForSelector(".verdict dl");
+    assert.equal(await page.getAttribute(".verdict", "aria-busy"), null);
+  });
+
+  test("of a mirror whose address is none, it says so", async () => {
+    session = await openPage(browser, `${server.url}/www/dist/index.html?hub=http://[`);
+    page = session.page;
+    const alert = page.locator("[role=alert]");
+    await alert.waitFor();
+    assert.match(await alert.textContent(), /hubURL: "http:\/\/\[" is not a valid URL/);
+    await page.click("#open");
+    assert.match(await page.textContent("#picker legend"), /http:\/\/\[/);
+  });
+
   test("opens what is private with a token, which stays in memory", async () => {
     const token = "hf_secretsecretsecret";
     const { log } = await open({ repo: { token } });
@@ -178,6 +201,26 @@ describe("fetching", () => {
     await page.waitForFunction(() => document.querySelector(".stored").textContent.includes("Nothing yet"));
     assert.equal(await page.locator("[role=alert]").count(), 0);
     assert.equal(await page.textContent("#model-name"), "stories260K", "the model before is still there");
+  });
+
+  test("that is cancelled leaves another repository's file of the same name", async () => {
+    const file = join(folder, "other.gguf");
+    writeFileSync(file, Buffer.concat([talker.subarray(0, -1), Buffer.of(1)]));
+    const repos = { "owner/talker-GGUF": { commit: COMMIT, files }, "other/talker-GGUF": { commit: COMMIT, files: { [FILE]: { file } } } };
+    await open({ repos, script: [SECOND_RANGE] });
+    const halfway = (owner) =>
+      page.waitForFunction((owner) => [...document.querySelectorAll(".loading")].some((card) => card.textContent.includes(owner) && card.querySelector("progress").value > 0.5), owner);
+    await pick("other/talker-GGUF:Q8_0");
+    await halfway("other/");
+    await card("Pause");
+    await page.waitForSelector(".loading:has-text('is paused')");
+    await pick();
+    await halfway("owner/");
+    await card("Cancel");
+    await page.waitForSelector(".loading", { state: "detached" });
+    await storage();
+    assert.match(await page.textContent(".stored"), /other · .* of 43 MB fetched/);
+    assert.doesNotMatch(await page.textContent(".stored"), /owner · /);
   });
 
   test("without room for it says so with numbers, and what can be done", async () => {

@@ -124,11 +124,27 @@ describe("hosted models", () => {
     while (answers("again").length < 3) await new Promise(setImmediate);
     await page.click("#stop");
     await written();
-    assert.equal(await page.locator(".turn:not(.mine)").count(), 0, "nothing was answered");
-    await page.click("#actions button:has-text('Regenerate')");
+    await page.waitForFunction(() => document.querySelector("#input").value === "Hi");
+    assert.equal(await page.locator(".turn").count(), 0, "nothing was answered, so nothing was said");
+    await page.press("#input", "Enter");
     await page.waitForSelector("#paper .passage:has-text('it works')");
     await written();
+    assert.deepEqual(answers("again").at(-1).body.messages, [{ role: "user", content: "Hi" }]);
     assert.equal(answers("again").length, 4);
+  });
+
+  test("an answer stays where another one is stopped before its first word", async () => {
+    // The list of models comes first.
+    const address = double.define("kept", { script: ["none", "none", { after: 1, hang: true }] });
+    await use({ when: "always", address });
+    await say("Hello");
+    await page.click("#actions button:has-text('Regenerate')");
+    while (answers("kept").length < 2) await new Promise(setImmediate);
+    await page.click("#stop");
+    await page.waitForSelector("#send:not([hidden])");
+    assert.deepEqual(await page.locator(".turn .passage").allTextContents(), ["Hello", TEXT]);
+    await say("And then?");
+    assert.deepEqual(answers("kept").at(-1).body.messages.map(({ role }) => role), ["user", "assistant", "user"]);
   });
 
   test("that needed several attempts say how many", async () => {

@@ -287,6 +287,22 @@ describe("for everyone", () => {
     }
   });
 
+  test("the focus goes on where a button goes away", async () => {
+    const focused = () => page.evaluate(() => document.activeElement.id);
+    await drop("letter.gguf", Buffer.from("Dear Lily"));
+    await page.press("[role=alert] button:has-text('Dismiss')", "Enter");
+    assert.equal(await focused(), "open");
+    await drop("mine.gguf", conversationalist());
+    await page.waitForSelector(".system");
+    await set("max_tokens", 20);
+    await write("Hello");
+    await page.press("#actions button:has-text('Regenerate')", "Enter");
+    await written();
+    assert.equal(await focused(), "send");
+    await page.press("#actions button:has-text('Clear')", "Enter");
+    await page.waitForFunction(() => document.activeElement.id === "send");
+  });
+
   test("a finished text is announced once", async () => {
     await write("Tom had a red hat");
     assert.equal(`Tom had a red hat${await page.textContent("#announcer")}`, await paper());

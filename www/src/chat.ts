@@ -24,21 +24,22 @@ export class Chat implements Mode {
     this.#showEmpty();
   }
 
-  async submit(text: string): Promise<void> {
-    if (!text.trim()) return;
+  async submit(text: string): Promise<boolean> {
+    if (!text.trim()) return true;
     if (this.#messages.length === 0) this.#turns.replaceChildren();
     this.#messages.push({ role: "user", content: text });
     const turn = this.#addTurn("You", new Passage(text));
+    let answered = false;
     try {
-      await this.#answer();
-    } catch (error) {
+      answered = await this.#answer();
+    } finally {
       if (this.#messages.at(-1)?.role === "user") {
         this.#messages.pop(); // Unanswered, it goes back to where it came from.
         turn.remove();
         if (this.#messages.length === 0) this.#showEmpty();
       }
-      throw error;
     }
+    return answered;
   }
 
   actions(): [string, () => Promise<void>][] {
@@ -49,7 +50,8 @@ export class Chat implements Mode {
     ];
   }
 
-  async #answer(): Promise<void> {
+  /** Whether there is one: it may have been stopped before its first word. */
+  async #answer(): Promise<boolean> {
     const { engine, writer, settings } = this.#desk;
     const passage = new Passage();
     const turn = this.#addTurn(engine.info.name, passage);
@@ -65,14 +67,20 @@ export class Chat implements Mode {
       if (passage.text) this.#messages.push({ role: "assistant", content: passage.text });
       else turn.remove();
     }
+    return passage.text !== "";
   }
 
   async #regenerate(): Promise<void> {
-    if (this.#messages.at(-1)?.role === "assistant") {
-      this.#messages.pop();
-      this.#turns.lastElementChild?.remove();
+    const [before, turn] = [this.#messages.pop()!, this.#turns.lastElementChild!];
+    turn.remove();
+    try {
+      await this.#answer();
+    } finally {
+      if (this.#messages.at(-1)?.role === "user") {
+        this.#messages.push(before); // Better than none.
+        this.#turns.append(turn);
+      }
     }
-    await this.#answer();
   }
 
   #clear(): void {

@@ -19,8 +19,8 @@ export class Compare implements Mode {
     this.#desk = desk;
   }
 
-  async submit(text: string): Promise<void> {
-    if (!text.trim()) return;
+  async submit(text: string): Promise<boolean> {
+    if (!text.trim()) return true;
     const { engine, writer, settings } = this.#desk;
     const asked = h("p", { className: "passage" }, h("span", { className: "given" }, text));
     const waiting = h("p", { className: "empty" }, "All models are writing. Their answers appear when the last one is done. ", h("span", { className: "flame", ariaHidden: "true" }));
@@ -35,6 +35,7 @@ export class Compare implements Mode {
       waiting.remove();
       if (!(error instanceof CandlewickError && error.code === "aborted")) throw error;
     }
+    return true;
   }
 
   actions(): [string, () => Promise<void>][] {

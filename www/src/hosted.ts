@@ -43,7 +43,7 @@ export class HostedPanel {
         this.#token,
         "Kept in the memory of this page, never stored, and sent to that address alone. On a site of your own, keep it on a server, such as candlewick’s edge Worker: whoever opens a page can read what is in it.",
       ),
-      field("Spend at most", this.#budget, "US dollars, until these settings are used again. Needs a host that tells its prices, as the router does."),
+      field("Spend at most", this.#budget, "US dollars for each of the models. The count begins anew with every model that is opened. Needs a host that tells its prices, as the router does."),
       use,
       this.#status,
       this.#spent,
@@ -67,7 +67,7 @@ export class HostedPanel {
     this.#showStatus();
   }
 
-  /** Shows what was spent since the settings were last used. */
+  /** Shows what was spent since the model was opened. */
   async showSpent(engine: AnyEngine | undefined): Promise<void> {
     const spent = this.remote && engine ? await engine.spent() : [];
     const asked = spent.filter(({ totals }) => totals.requests > 0);
@@ -130,5 +130,5 @@ function field(label: string, input: HTMLInputElement | HTMLTextAreaElement, hin
 
 /** Empty is the router's. */
 function isAddress(text: string): boolean {
-  return text === "" || text.startsWith("/") || (/^https?:\/\//.test(text) && URL.canParse(text));
+  return text === "" || (/^(\/|https?:\/\/)/.test(text) && URL.canParse(text, document.baseURI));
 }

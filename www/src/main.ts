@@ -103,12 +103,18 @@ function showRecovery(report: LoadProgress): void {
   recovery ??= showProgress("the model again", { cancel: () => void writer.stop() });
   recovery.update(report);
   if (report.stage !== "ready") return;
-  recovery.remove();
-  recovery = undefined;
+  endRecovery();
   if (engine) describeModel(engine);
 }
 
+/** The model is back, or nobody waits for it any more. */
+function endRecovery(): void {
+  recovery?.remove();
+  recovery = undefined;
+}
+
 async function close(): Promise<void> {
+  endRecovery();
   await engine?.unload();
   engine = mode = before = undefined;
   send.disabled = true;
@@ -137,15 +143,15 @@ function useMode(next: Mode): void {
   showActions();
 }
 
-/** Does one thing with the model; whatever goes wrong is shown, and then the answer is false. */
-async function act(what: (mode: Mode) => Promise<void>): Promise<boolean> {
+/** Does one thing with the model; whatever goes wrong is shown, and then the answer is false, as where nothing came of it. */
+async function act(what: (mode: Mode) => Promise<boolean | void>): Promise<boolean> {
   if (!mode || writer.busy) return true;
   clearError();
   try {
-    await what(mode);
+    const done = await what(mode);
     await showKernels(engine);
     await hosted.showSpent(engine);
-    return true;
+    return done !== false;
   } catch (error) {
     showError(error);
     return false;
@@ -182,7 +188,10 @@ function showActions(): void {
   const actions = writer.busy ? [] : (mode?.actions() ?? []);
   const buttons = actions.map(([label, action]) => button(label, () => act(action)));
   if (!writer.busy && hosted.remote && mode) buttons.push(before ? button("Back", leaveComparison) : button("Compare models…", compare));
-  byId("actions", HTMLElement).replaceChildren(...buttons);
+  const place = byId("actions", HTMLElement);
+  const focused = place.contains(document.activeElement);
+  place.replaceChildren(...buttons);
+  if (focused) (writer.busy ? stop : send).focus();
 }
 
 function showBusy(busy: boolean): void {
@@ -191,6 +200,7 @@ function showBusy(busy: boolean): void {
   send.hidden = busy;
   stop.hidden = !busy;
   if (focused) (busy ? stop : send).focus();
+  if (!busy) endRecovery();
   showActions();
 }
 

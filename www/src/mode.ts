@@ -23,7 +23,8 @@ export interface Mode {
   readonly sheet: HTMLElement;
   /** Whether what was asked goes onto the sheet, so that the text box can be emptied. */
   readonly takes: boolean;
-  submit(text: string): Promise<void>;
+  /** `false` where nothing came of it: then the words go back into the text box. */
+  submit(text: string): Promise<boolean>;
   /** What can be done with what is on the sheet now. */
   actions(): [label: string, action: () => Promise<void>][];
 }

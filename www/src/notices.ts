@@ -20,6 +20,13 @@ const ADVICE: Partial<Record<ErrorCode, [title: string, advice: string]>> = {
   internal: ["Something broke", "Reload the page. If it happens again, it is a fault in candlewick."],
 };
 
+/** Takes a card away. Who was on one of its buttons goes on at the one that opens models. */
+function takeAway(card: Element | null): void {
+  const focused = card?.contains(document.activeElement);
+  card?.remove();
+  if (focused) byId("open", HTMLButtonElement).focus({ preventScroll: true });
+}
+
 /** What can be done about something: on a button. */
 export type Way = [label: string, action: () => unknown];
 
@@ -49,7 +56,7 @@ export function showError(error: unknown, ways: Way[] = []): void {
 }
 
 export function clearError(): void {
-  notices.querySelector(".error")?.remove();
+  takeAway(notices.querySelector(".error"));
 }
 
 interface ProgressWays {
@@ -65,11 +72,15 @@ export function showProgress(name: string, { cancel, pause }: ProgressWays) {
   bar.setAttribute("aria-label", `Opening ${name}`);
   const detail = h("p", { className: "detail" }, "Reading its header…");
   const why = h("p", { className: "detail" });
-  const ways = h("div", { className: "ways" }, button("Cancel", cancel));
+  const last = button("Cancel", cancel);
+  const ways = h("div", { className: "ways" }, last);
   const card = h("div", { className: "notice loading" }, title, why, bar, detail, ways);
   const first = button("Pause", () => {});
   const offer = (label: string, action: (() => void) | undefined) => {
-    if (!action) return first.remove();
+    if (!action) {
+      if (document.activeElement === first) last.focus();
+      return first.remove();
+    }
     Object.assign(first, { textContent: label, onclick: action });
     if (!first.isConnected) ways.prepend(first);
   };
@@ -106,7 +117,7 @@ export function showProgress(name: string, { cancel, pause }: ProgressWays) {
       });
     },
     remove(): void {
-      card.remove();
+      takeAway(card);
     },
   };
 }

@@ -101,12 +101,16 @@ export class Opening {
     this.#resume();
   }
 
-  /** Removes what was fetched of a file that is not whole. */
+  /** Removes what was fetched of a file that is not whole. Other repositories may have files of the same name. */
   async #discard(): Promise<void> {
     const file = this.#fetching?.file;
     if (file === undefined) return;
+    const { source } = this.#choice;
+    // Of a short name or an address the repository is not known here.
+    const repository = typeof source === "string" ? /^([\w.-]+\/[\w.-]+)(?=[:@/]|$)/.exec(source)?.[1]?.toLowerCase() : undefined;
+    const mine = (model: string) => model === file || (model.endsWith(`/${file}`) && (repository === undefined || model.toLowerCase().startsWith(`${repository}/`)));
     for (const { model, commit, complete } of await models.list(hub)) {
-      if (!complete && (model === file || model.endsWith(`/${file}`))) await models.remove(`${model}@${commit}`, hub);
+      if (!complete && mine(model)) await models.remove(`${model}@${commit}`, hub);
     }
   }
 }

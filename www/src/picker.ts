@@ -48,6 +48,11 @@ export class Picker {
     for (const row of this.#rows) delete row.inspection;
     this.#dialog.showModal();
     void this.#markKept();
+    // What was asked when the dialog was closed got no answer.
+    if (!this.#details.hasAttribute("aria-busy")) return;
+    this.#details.removeAttribute("aria-busy");
+    this.#details.replaceChildren();
+    void this.#look(this.#rows.find(({ radio }) => radio.checked));
   }
 
   #build(): void {

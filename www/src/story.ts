@@ -20,8 +20,9 @@ export class Story implements Mode {
     this.#desk = desk;
   }
 
-  submit(beginning: string): Promise<void> {
-    return this.#write(beginning);
+  async submit(beginning: string): Promise<boolean> {
+    await this.#write(beginning);
+    return true;
   }
 
   actions(): [string, () => Promise<void>][] {

@@ -15,5 +15,9 @@ export function switches(): Pick<LoadOptions, "device" | "gpu"> {
 /** `?hub=https://…`: models come from this mirror of the Hub. */
 export const hub: Pick<HubOptions, "hubURL"> = query.has("hub") ? { hubURL: query.get("hub")! } : {};
 
-/** Whom the page asks for models. */
-export const hubHost = hub.hubURL === undefined ? "huggingface.co" : new URL(hub.hubURL, document.baseURI).host;
+/** Whom the page asks for models. What is no address is shown as it is; the engine refuses it. */
+export const hubHost = hostOf(hub.hubURL?.toString() ?? "https://huggingface.co");
+
+function hostOf(address: string): string {
+  return URL.canParse(address, document.baseURI) ? new URL(address, document.baseURI).host : address;
+}
