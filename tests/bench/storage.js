@@ -1,8 +1,8 @@
-// Where pieces of a model are kept fastest in Chromium: IndexedDB with buffers (what the package does), IndexedDB with
-// Blobs, and the origin's private file system (OPFS) through an access handle in a Worker. Megabytes a second of pieces
-// committed one by one, and of reads of 8 MiB as a load makes them.
+// Where pieces of a model are kept fastest in Chromium: IndexedDB with buffers, IndexedDB with Blobs (what the package
+// does; its pieces are of 2 MiB), and the origin's private file system (OPFS) through an access handle in a Worker.
+// Megabytes a second of pieces committed one by one, and of reads of 8 MiB as a load makes them.
 //
-//     ./build.sh npm && node tests/bench/storage.js [--megabytes 256] [--rounds 5] [--cold]
+//     ./build.sh npm && node tests/bench/storage.js [--megabytes 256] [--rounds 5] [--piece 2] [--cold]
 //
 // `--cold` empties the system's page cache before each read, which needs root.
 import { execFileSync } from "node:child_process";
@@ -13,12 +13,13 @@ const { values: options } = parseArgs({
   options: {
     megabytes: { type: "string", default: "256" },
     rounds: { type: "string", default: "5" },
+    piece: { type: "string", default: "2" },
     cold: { type: "boolean", default: false },
   },
 });
 
 const worker = `
-  const PIECE = 4 << 20, WINDOW = 8 << 20;
+  const PIECE = ${Number(options.piece)} << 20, WINDOW = 8 << 20;
   const wait = (request) => new Promise((done, fail) => Object.assign(request, { onsuccess: () => done(request.result), onerror: () => fail(request.error) }));
   const committed = (transaction) => new Promise((done, fail) => Object.assign(transaction, { oncomplete: done, onabort: () => fail(transaction.error) }));
   const random = () => {
@@ -46,7 +47,8 @@ const worker = `
       // Whole pieces are read, into the window.
       read: async (offset, window) => {
         const store = database.transaction("pieces").objectStore("pieces");
-        const values = await Promise.all([0, 1].map((next) => wait(store.get(offset / PIECE + next))));
+        const indices = Array.from({ length: WINDOW / PIECE }, (_, next) => offset / PIECE + next);
+        const values = await Promise.all(indices.map((index) => wait(store.get(index))));
         for (const [at, value] of values.entries()) window.set(blobs ? new Uint8Array(await value.arrayBuffer()) : value, at * PIECE);
       },
     };
@@ -113,7 +115,7 @@ for (let round = 0; round < Number(options.rounds); round++) {
 }
 const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
 const [{ write: firstWrites, read: firstReads }] = Object.values(results);
-console.log(`${size / 2 ** 20} MiB, MB/s: median (lowest to highest), median ratio to the first line of each round`);
+console.log(`${size / 2 ** 20} MiB in pieces of ${options.piece} MiB, MB/s: median (lowest to highest), median ratio to the first line of each round`);
 for (const [name, { write, read }] of Object.entries(results)) {
   const line = (list, first) => {
     const ratio = median(list.map((speed, round) => speed / first[round]));
