@@ -3,9 +3,8 @@
 use super::Outcome;
 use super::arguments::{Common, ListArguments, PullArguments, RmArguments, VerifyArguments};
 use super::output::{LoadBar, say};
-use crate::engine::{Meter, Stage};
 use crate::http::Token;
-use crate::hub::{Client, Model, Models, Report, Spec};
+use crate::hub::{Client, Model, Models, Report, Spec, Verdict};
 use crate::store::{FolderStore, Source};
 use crate::{Error, Result};
 use std::io::Write;
@@ -120,22 +119,7 @@ pub async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
     let bar = LoadBar::new(common.quiet);
     let mut results = Vec::new();
     for model in &cached {
-        let meter = Meter::new(&model.model, model.size);
-        let mut read = 0;
-        let mut verdict = if model.complete { "right" } else { "incomplete" };
-        for key in model.keys.iter().filter(|_| model.complete) {
-            let mut progress = |bytes| {
-                read += bytes;
-                bar.show(&meter.at(Stage::Load, read))
-            };
-            match models.verify(key, &mut progress).await? {
-                Some(true) => {}
-                Some(false) => verdict = "wrong",
-                None if verdict == "right" => verdict = "unknown",
-                None => {}
-            }
-        }
-        results.push((model, verdict));
+        results.push((model, models.verify(model, &mut |progress| bar.show(&progress)).await?));
     }
     drop(bar);
     let mut stdout = std::io::stdout().lock();
@@ -152,7 +136,7 @@ pub async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
     }
     let wrong: Vec<_> = results
         .iter()
-        .filter(|(_, verdict)| *verdict == "wrong")
+        .filter(|(_, verdict)| *verdict == Verdict::Wrong)
         .map(|(model, _)| &model.model[..])
         .collect();
     match wrong.is_empty() {

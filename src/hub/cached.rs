@@ -4,11 +4,13 @@ use super::find::url_repo;
 use super::hash::hex;
 use super::models::{Models, beside, is_beside};
 use super::spec::Spec;
+use crate::engine::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Split};
 use crate::{Error, Result};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A model that the store has, or has begun to fetch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,6 +31,31 @@ pub struct Cached {
     /// Its files.
     #[serde(skip)]
     pub keys: Vec<Key>,
+}
+
+/// What [`Models::verify`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It is what its SHA-256 says.
+    Right,
+    /// It is not.
+    Wrong,
+    /// Parts of it are missing.
+    Incomplete,
+    /// Nobody knows the SHA-256 of one of its files.
+    Unknown,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Verdict::Right => "right",
+            Verdict::Wrong => "wrong",
+            Verdict::Incomplete => "incomplete",
+            Verdict::Unknown => "unknown",
+        })
+    }
 }
 
 impl Cached {
@@ -112,12 +139,35 @@ impl Models {
         Ok(freed)
     }
 
-    /// Reads a whole file again and compares its hash: true where it is right, nothing where no hash is known.
+    /// Reads a model again, all its files, and compares their hashes.
     pub async fn verify(
         &self,
-        key: &Key,
-        progress: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<Option<bool>> {
+        model: &Cached,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<Verdict> {
+        if !model.complete {
+            return Ok(Verdict::Incomplete);
+        }
+        let meter = Meter::new(&model.model, model.size);
+        let mut read = 0;
+        let mut tell = |bytes| {
+            read += bytes;
+            progress(meter.at(Stage::Load, read))
+        };
+        let mut verdict = Verdict::Right;
+        for key in &model.keys {
+            match self.is_right(key, &mut tell).await? {
+                Some(true) => {}
+                Some(false) => verdict = Verdict::Wrong,
+                None if verdict == Verdict::Right => verdict = Verdict::Unknown,
+                None => {}
+            }
+        }
+        Ok(verdict)
+    }
+
+    /// Whether a file's hash is what it should be; nothing where no hash is known.
+    async fn is_right(&self, key: &Key, read: &mut dyn FnMut(u64) -> Result<()>) -> Result<Option<bool>> {
         const PIECE: u64 = 4 << 20;
         let (Some(expected), Some(record)) = (key.sha256(), self.store.get(key).await?) else {
             return Ok(None);
@@ -128,7 +178,7 @@ impl Models {
             let len = PIECE.min(record.len - at);
             hash.update(self.store.read(key, at, len as usize).await?);
             at += len;
-            progress(len)?;
+            read(len)?;
         }
         Ok(Some(hex(&hash.finalize()) == expected))
     }

@@ -19,7 +19,7 @@ mod models;
 mod remote;
 mod spec;
 
-pub use cached::Cached;
+pub use cached::{Cached, Verdict};
 pub use choose::RemoteFile;
 pub(crate) use client::is_repo;
 pub use client::{Client, Repository};

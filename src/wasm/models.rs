@@ -2,7 +2,7 @@
 
 use super::sources::{fits, open_url};
 use super::{from_js, to_js};
-use crate::engine::{self, Meter, Options, Progress, Stage};
+use crate::engine::{self, Options, Progress};
 use crate::http::{Backoff, Timeouts, Token};
 use crate::hub::{self, Client, Report, Sizes, Spec};
 use crate::store::{self, IndexedDbStore, MemoryStore, Store};
@@ -183,31 +183,20 @@ impl Models {
         struct Checked {
             model: String,
             commit: String,
-            verdict: &'static str,
+            verdict: hub::Verdict,
         }
         let cached = match model {
             Some(model) => self.models.cached(&model.parse()?).await?,
             None => self.models.list().await?,
         };
         let mut results = Vec::new();
-        for hub::Cached { model, commit, size, complete, keys, .. } in cached {
-            let meter = Meter::new(&model, size);
-            let mut read = 0;
-            let mut progress = |bytes| {
-                read += bytes;
-                let _ = on_progress.call1(&JsValue::NULL, &to_js(&meter.at(Stage::Load, read))?);
-                Ok(())
-            };
-            let mut verdict = if complete { "right" } else { "incomplete" };
-            for key in keys.iter().filter(|_| complete) {
-                match self.models.verify(key, &mut progress).await? {
-                    Some(true) => {}
-                    Some(false) => verdict = "wrong",
-                    None if verdict == "right" => verdict = "unknown",
-                    None => {}
-                }
-            }
-            results.push(Checked { model, commit, verdict });
+        let mut progress = |progress: Progress| {
+            let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
+            Ok(())
+        };
+        for cached in cached {
+            let verdict = self.models.verify(&cached, &mut progress).await?;
+            results.push(Checked { model: cached.model, commit: cached.commit, verdict });
         }
         Ok(to_js(&results)?)
     }

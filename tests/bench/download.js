@@ -6,12 +6,13 @@
 // "renderer" is the most that the page's process has had resident (VmHWM), JavaScript and wasm; "browser" the same of the
 // browser's own process, through which storage goes; "wasm" the size of the WebAssembly memory. With `--device gpu` the GPU
 // is SwiftShader, in another process, and wllama is left out.
-import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { launch, repository, serve, softwareGPU } from "../browser/support.js";
+import { launchOnDisk, repository, serve, softwareGPU } from "../browser/support.js";
 import { start } from "../hub/server.js";
 import { writeRandomModel } from "./random-model.js";
+import { resident } from "./resident.js";
 
 const { values: options } = parseArgs({
   options: {
@@ -61,33 +62,25 @@ const page = `<!doctype html><title>bench</title><script type="module">
 </script>`;
 const server = await serve({ routes: { "/": page } });
 
-/** The most that a browser's processes of one type have had in memory, in bytes. */
-async function resident(session, wanted) {
-  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
-  const processes = processInfo.filter(({ type }) => type === wanted);
-  const most = processes.map(({ id }) => Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, "latin1"))[1]));
-  return 1024 * Math.max(...most);
-}
-
 const gpu = options.device === "gpu";
 const names = ["candlewick", "wllama"].filter((name) => name.includes(gpu ? "candlewick" : options.only));
 const runs = Object.fromEntries(names.map((name) => [name, { first: [], again: [] }]));
 for (let round = 0; round < Number(options.rounds); round++) {
   for (const name of names) {
     // A browser of its own: nothing kept, and memory that nobody else has used.
-    const browser = await launch(gpu ? softwareGPU : []);
-    const context = await browser.newContext();
-    const session = await browser.newBrowserCDPSession();
+    const profile = mkdtempSync(join(folder, "profile-"));
+    const context = await launchOnDisk(profile, gpu ? softwareGPU : []);
     for (const what of ["first", "again"]) {
       const page = await context.newPage();
       page.setDefaultTimeout(0);
       await page.goto(server.url);
       await page.waitForFunction(() => document.title === "ready");
       const run = await page.evaluate((name) => window[name](), name);
-      runs[name][what].push({ ...run, renderer: await resident(session, "renderer"), browser: await resident(session, "browser") });
+      runs[name][what].push({ ...run, renderer: await resident(context, "renderer"), browser: await resident(context, "browser") });
       await page.close();
     }
-    await browser.close();
+    await context.close();
+    rmSync(profile, { recursive: true });
   }
 }
 

@@ -5,9 +5,12 @@
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { bytes, CDN_FAULTS, start } from "../hub/server.js";
-import { blank, launch, serve } from "./support.js";
+import { blank, launch, launchOnDisk, serve } from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const SCHEDULES = 240;
@@ -35,8 +38,8 @@ after(async () => {
   hub?.close();
 });
 
-async function open(path = "/") {
-  const page = await context.newPage();
+async function open(path = "/", within = context) {
+  const page = await within.newPage();
   page.setDefaultTimeout(120_000);
   // A trap leaves promises that nobody settles: the page goes, and its test with it.
   page.on("pageerror", (error) => {
@@ -67,6 +70,12 @@ async function world(name, repo, description) {
 
 const state = async (name) => (await fetch(`${hub.hub}/_/${name}`)).json();
 
+/** Bytes that a Hub's files were asked for, range by range. */
+async function asked(name) {
+  const ranges = (await state(name)).log.filter(({ at }) => at === "cdn").map(({ line }) => /bytes=(\d+)-(\d+)/.exec(line));
+  return ranges.reduce((sum, [, first, last]) => sum + Number(last) + 1 - Number(first), 0);
+}
+
 const sha256 = (data) => createHash("sha256").update(data).digest("hex");
 
 /** The numbers of a schedule, all from its seed. */
@@ -85,6 +94,8 @@ const look = `<!doctype html><script type="module">
 
   /** What the database has: the file's record, and each piece with its hash. */
   async function stored(repo) {
+    // Opening it would make it.
+    if (!(await indexedDB.databases()).some(({ name }) => name === "candlewick")) return { files: [], pieces: [] };
     const database = await wait(indexedDB.open("candlewick"));
     const transaction = database.transaction(["files", "pieces"]);
     const pieces = transaction.objectStore("pieces");
@@ -240,10 +251,53 @@ describe("a download", () => {
     const done = await page.evaluate(([repo, options]) => models.pull(repo, options), [repo, { hubURL, transfer: CALM }]);
     assert.ok(done.complete && done.stored === size);
     assert.equal((await page.evaluate((repo) => models.verify(repo), repo))[0].verdict, "right");
-    const ranges = (await state(name)).log.filter(({ at }) => at === "cdn").map(({ line }) => /bytes=(\d+)-(\d+)/.exec(line));
-    const asked = ranges.reduce((sum, [, first, last]) => sum + Number(last) + 1 - Number(first), 0);
-    assert.equal(asked, size - before, "what was there is not asked for again");
+    assert.equal(await asked(name), size - before, "what was there is not asked for again");
     await page.close();
+  });
+
+  test("goes on where the whole browser was killed", async () => {
+    const size = 1_000_003;
+    const [name, repo] = ["browsers", "owner/browsers"];
+    const described = { size, seed: name };
+    const data = bytes(name, size);
+    const profile = mkdtempSync(join(tmpdir(), "candlewick-profile-"));
+    /** What a new browser finds on the disk; then it goes on, with `work`. */
+    const visit = async (work) => {
+      const context = await launchOnDisk(profile);
+      const page = await open("/look", context);
+      const { pieces } = await page.evaluate((repo) => stored(repo), repo);
+      for (const { start, end, hash } of pieces) assert.equal(hash, sha256(data.subarray(start, end)));
+      await page.goto(server.url);
+      await page.waitForFunction(() => document.title === "ready");
+      await work(page, pieces.reduce((sum, { start, end }) => sum + end - start, 0));
+      return context;
+    };
+    for (const allowance of [200_000, 300_000]) {
+      const hubURL = await world(name, repo, { ...described, allowance });
+      const context = await visit(async (page, before) => {
+        const reached = new Promise((resolve) => page.exposeFunction("report", (loaded) => loaded >= before + allowance && resolve()));
+        await page.evaluate(
+          ([repo, options]) => void models.pull(repo, { ...options, onProgress: ({ loaded }) => report(loaded) }).catch(() => {}),
+          [repo, { hubURL, transfer: CALM }],
+        );
+        await reached;
+      });
+      const session = await context.browser().newBrowserCDPSession();
+      const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+      const closed = new Promise((resolve) => context.once("close", resolve));
+      process.kill(processInfo.find(({ type }) => type === "browser").id, "SIGKILL");
+      await closed;
+    }
+    const hubURL = await world(name, repo, described);
+    const context = await visit(async (page, before) => {
+      assert.ok(before > 0, "what was committed is there");
+      const done = await page.evaluate(([repo, options]) => models.pull(repo, options), [repo, { hubURL, transfer: CALM }]);
+      assert.ok(done.complete && done.stored === size);
+      assert.equal((await page.evaluate((repo) => models.verify(repo), repo))[0].verdict, "right");
+      assert.equal(await asked(name), size - before, "and is not asked for again");
+    });
+    await context.close();
+    rmSync(profile, { recursive: true, force: true });
   });
 
   test("is shared by two tabs, and taken over where one of them dies", async () => {
@@ -274,11 +328,9 @@ describe("a download", () => {
         pulls.splice(at, 1);
       }
       for (const pulled of await Promise.all(pulls)) assert.ok(pulled.complete && pulled.stored === size);
-      const { log } = await state(name);
-      const ranges = log.filter(({ at }) => at === "cdn").map(({ line }) => /bytes=(\d+)-(\d+)/.exec(line));
-      const asked = ranges.reduce((sum, [, first, last]) => sum + Number(last) + 1 - Number(first), 0);
+      const bytes = await asked(name);
       // The one that died may have asked for one range more before it did.
-      assert.ok(kill ? asked <= size - 400_000 + 2 * RANGE : asked === size, `${asked} bytes were asked for`);
+      assert.ok(kill ? bytes <= size - 400_000 + 2 * RANGE : bytes === size, `${bytes} bytes were asked for`);
       await Promise.all(tabs.map((tab) => tab.close()));
     }
   });

@@ -77,23 +77,25 @@ export const softwareGPU = [
   "--enable-features=Vulkan",
 ];
 
-/** Chromium; without one the tests fail, they are not skipped. */
-export function launch(flags = []) {
-  return chromium.launch({
-    executablePath: process.env.CHROME ?? "/usr/bin/chromium",
-    timeout: 120_000,
-    args: [
-      "--headless=new",
-      "--no-sandbox",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      ...flags,
-    ],
-  });
-}
+const browserOptions = (flags) => ({
+  executablePath: process.env.CHROME ?? "/usr/bin/chromium",
+  args: [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    ...flags,
+  ],
+});
+
+/** Chromium; without one the tests fail, they are not skipped. What its contexts store is in memory. */
+export const launch = (flags = []) => chromium.launch(browserOptions(flags));
+
+/** A context of a Chromium of its own that stores things in `folder`, as users' do. */
+export const launchOnDisk = (folder, flags = []) => chromium.launchPersistentContext(folder, browserOptions(flags));
 
 /** A page that imports the built package as any static page would. Serve it as a route. */
 export const blank = `<!doctype html><title>test</title><script type="module">

@@ -4,7 +4,7 @@ use super::World;
 use super::download::{COMMIT, SIZES, client, digest, folder_store, pull, quiet};
 use crate::fixtures::path;
 use candlewick::engine::{Device, Options};
-use candlewick::hub::{self, Models, Spec};
+use candlewick::hub::{self, Models, Spec, Verdict};
 use candlewick::model::gguf::Header;
 use candlewick::store::{Key, MemoryStore, Source, Store};
 use candlewick::{Code, Error};
@@ -281,13 +281,13 @@ fn what_other_tools_left() {
     assert_eq!(world.log().len(), before);
     let listed = block_on(offline.list()).unwrap();
     assert_eq!((listed[0].model.as_str(), listed[0].complete), ("a/b/m.gguf", true));
-    assert_eq!(block_on(offline.verify(&listed[0].keys[0], &mut |_| Ok(()))).unwrap(), Some(true));
+    assert_eq!(block_on(offline.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verdict::Right);
     std::fs::write(repo.join("blobs").join(&sha256), vec![0; 300_000]).unwrap();
-    assert_eq!(block_on(offline.verify(&listed[0].keys[0], &mut |_| Ok(()))).unwrap(), Some(false));
+    assert_eq!(block_on(offline.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verdict::Wrong);
     // Fetched anew on request.
     let online = Models::new(client(&world, None), folder_store(folder.path()));
     block_on(online.pull(&"a/b".parse().unwrap(), true, quiet())).unwrap();
-    assert_eq!(block_on(online.verify(&listed[0].keys[0], &mut |_| Ok(()))).unwrap(), Some(true));
+    assert_eq!(block_on(online.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verdict::Right);
 }
 
 #[test]

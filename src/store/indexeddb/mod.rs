@@ -231,11 +231,12 @@ impl Database {
             let place = part.start - range.start..part.end - range.start;
             parts.push((part, slice(&held, place).map_err(failure)?));
         }
-        // Blobs are read now: that would have ended the transaction.
+        // Blobs are read now, all at once: that would have ended the transaction.
+        let parts: Vec<_> = parts.into_iter().map(|(part, held)| (part, bytes_of(held))).collect();
         let mut bytes = vec![0; len];
         let mut got = Written::default();
         for (part, held) in parts {
-            let held = bytes_of(held).await.map_err(|_| gone(key))?;
+            let held = held.await.map_err(|_| gone(key))?;
             let place = (part.start - offset) as usize..(part.end - offset) as usize;
             if held.length() as usize == place.len() {
                 held.copy_to(&mut bytes[place]);

@@ -62,12 +62,16 @@ pub fn slice(held: &JsValue, part: Range<u64>) -> Result<JsValue, JsValue> {
     })
 }
 
-/// The bytes themselves.
-pub async fn bytes_of(held: JsValue) -> Result<Uint8Array, JsValue> {
-    Ok(Uint8Array::new(&match held.dyn_ref::<Blob>() {
-        Some(blob) => JsFuture::from(blob.array_buffer()).await?,
-        None => held,
-    }))
+/// The bytes themselves. They are on their way when this returns.
+pub fn bytes_of(held: JsValue) -> impl Future<Output = Result<Uint8Array, JsValue>> {
+    let reading = held.dyn_ref::<Blob>().map(|blob| JsFuture::from(blob.array_buffer()));
+    async {
+        let buffer = match reading {
+            Some(reading) => reading.await?,
+            None => held,
+        };
+        Ok(Uint8Array::new(&buffer))
+    }
 }
 
 /// What of the content they are.
