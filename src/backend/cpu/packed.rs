@@ -38,6 +38,11 @@ impl<L: Layout> Packed<L> {
         columns.div_ceil(L::COLUMNS) * Self::GROUPS * L::BYTES
     }
 
+    /// The first chunk of a group, in its strip.
+    fn group_start(group: usize, columns: usize) -> usize {
+        group % Self::GROUPS * L::group_step(columns.div_ceil(L::COLUMNS))
+    }
+
     fn strips(&self) -> usize {
         self.rows.div_ceil(4 * Self::GROUPS)
     }
@@ -50,7 +55,7 @@ impl<L: Layout> Packed<L> {
     /// The first chunk of a group.
     fn group(&self, index: usize) -> *const u8 {
         // SAFETY: the strip has so many groups.
-        unsafe { self.strip(index / Self::GROUPS).add(index % Self::GROUPS * L::BYTES) }
+        unsafe { self.strip(index / Self::GROUPS).add(Self::group_start(index, self.columns)) }
     }
 
     fn multiply_column(&self, pool: &Pool, input: &Input, out: &mut [f32]) -> Result<()> {
@@ -161,10 +166,9 @@ impl<L: Layout> Blocks for Packed<L> {
             let target = unsafe { target.part(strip * strip_bytes, strip_bytes) };
             for row in first.max(strip_rows * strip)..end.min(strip_rows * (strip + 1)) {
                 let bytes = bytes[(row - first) * row_bytes..][..row_bytes].chunks(chunk_bytes);
-                let chunks =
-                    target.chunks_exact_mut(L::BYTES).skip(row % strip_rows / 4).step_by(Self::GROUPS);
-                for (chunk, bytes) in chunks.zip(bytes) {
-                    L::pack(bytes, row % 4, chunk);
+                let start = Self::group_start(row / 4, self.columns);
+                for (index, bytes) in bytes.enumerate() {
+                    L::pack(bytes, row % 4, &mut target[start + index * L::CHUNK_STEP..][..L::BYTES]);
                 }
             }
         })

@@ -63,11 +63,12 @@ fn pin(sum: V) {
 unsafe fn plain<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
     let (masks, halves) = (L::Quants::masks(), Halves::new());
     let mut totals = [zero(); GROUPS];
+    let group_step = L::group_step(input.blocks / 2);
     for chunk in 0..input.blocks / 2 {
         // SAFETY: the chunk is there, and the input has as many blocks.
         unsafe {
-            let at = strip.add(chunk * GROUPS * L::BYTES);
-            let chunks: [_; GROUPS] = std::array::from_fn(|group| at.add(group * L::BYTES));
+            let at = strip.add(chunk * L::CHUNK_STEP);
+            let chunks: [_; GROUPS] = std::array::from_fn(|group| at.add(group * group_step));
             unroll!(SECOND in [0 1] {
                 let integers = chunks.map(|chunk| chunk.add(L::INTEGERS_AT + SECOND * L::Quants::BYTES));
                 let block = 2 * chunk + SECOND;
@@ -94,11 +95,12 @@ unsafe fn plain<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input)
 unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
     let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
     let mut totals = [zero(); GROUPS];
+    let group_step = L::group_step(input.blocks / 8);
     for super_block in 0..input.blocks / 8 {
         // SAFETY: the chunk is there, and the input has as many blocks.
         unsafe {
-            let at = strip.add(super_block * GROUPS * L::BYTES);
-            let chunks: [_; GROUPS] = std::array::from_fn(|group| at.add(group * L::BYTES));
+            let at = strip.add(super_block * L::CHUNK_STEP);
+            let chunks: [_; GROUPS] = std::array::from_fn(|group| at.add(group * group_step));
             let mut weighted = [zero(); GROUPS];
             // Blocks whose sub-blocks' scales are one word.
             let together = L::SUB_BLOCK / 8;

@@ -75,17 +75,17 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
         let len = size_of_val(memory.as_slice());
         let bytes: &mut [u8] = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), len) };
         let mut weights = Vec::new();
-        // Strips follow each other, and chunks of a strip's groups take turns.
-        let first_chunk =
-            |group: usize| (group / strip_groups * chunks * strip_groups + group % strip_groups) * L::BYTES;
+        let first_chunk = |group: usize| {
+            group / strip_groups * strip_groups * chunks * L::BYTES
+                + group % strip_groups * L::group_step(chunks)
+        };
         for index in 0..4 {
             let group = &mut bytes[first_chunk(index)..];
             for lane in 0..4 {
                 let (file, values) = row::<L>(columns, scales, &mut random);
                 let of_chunk = L::COLUMNS / L::BLOCK * L::Encoding::BYTES;
-                let chunks = group.chunks_exact_mut(L::BYTES).step_by(strip_groups);
-                for (chunk, file) in chunks.zip(file.chunks(of_chunk)) {
-                    L::pack(file, lane, chunk);
+                for (index, file) in file.chunks(of_chunk).enumerate() {
+                    L::pack(file, lane, &mut group[index * L::CHUNK_STEP..][..L::BYTES]);
                 }
                 let mut unpacked = vec![0.0; columns];
                 unsafe { unpack_row::<L>(group.as_ptr(), lane, &mut unpacked) };

@@ -51,7 +51,7 @@ impl Panel {
         for block in 0..blocks {
             // SAFETY: the chunks are there.
             unsafe {
-                let chunk = chunk.add(block / (L::COLUMNS / 32) * L::Quants::GROUPS * L::BYTES);
+                let chunk = chunk.add(block / (L::COLUMNS / 32) * L::CHUNK_STEP);
                 let within = block % (L::COLUMNS / 32);
                 let integers = chunk.add(L::INTEGERS_AT + within * L::Quants::BYTES);
                 // The scales of the block's two halves, in both 16-bit lanes.
@@ -179,9 +179,10 @@ pub unsafe fn multiply<L: Layout>(groups: *const u8, input: &Input, totals: &mut
     for first in (0..input.blocks).step_by(PANEL) {
         let blocks = PANEL.min(input.blocks - first);
         for group in 0..GROUPS {
-            let chunk = first / (L::COLUMNS / 32) * L::Quants::GROUPS + group;
+            let chunk = first / (L::COLUMNS / 32) * L::CHUNK_STEP;
+            let at = chunk + group * L::group_step(input.blocks / (L::COLUMNS / 32));
             // SAFETY: passed on; a panel starts with a chunk.
-            unsafe { panel.fill::<L>(group, groups.add(chunk * L::BYTES), blocks) };
+            unsafe { panel.fill::<L>(group, groups.add(at), blocks) };
         }
         for (tile, totals) in totals.iter_mut().enumerate() {
             // SAFETY: the input has the tile.
