@@ -1,8 +1,8 @@
 /** A small model that runs in this Worker, in candlewick's WebAssembly: 260 thousand weights that tell stories. */
-import wasm from "../../../pkg/wasm/candlewick_bg.wasm";
-import { type Answer, Engine, initSync } from "../../../pkg/wasm/candlewick.js";
+import type { Answer, Engine } from "../../../pkg/wasm/candlewick.js";
 import type { Body } from "./body";
-import { type Code, errorBody, Refusal } from "./errors";
+import { errorBody } from "./errors";
+import { open, refusal } from "./local";
 import type { Env } from "./settings";
 
 export const STORYTELLER = "stories260K";
@@ -22,11 +22,7 @@ const idle: Engine[] = [];
 async function take(env: Env, origin: string): Promise<Engine> {
   const waiting = idle.pop();
   if (waiting) return waiting;
-  const file = await env.ASSETS.fetch(new URL(`/models/${STORYTELLER}.gguf`, origin));
-  if (!file.ok) throw new Refusal(500, "internal", `models/${STORYTELLER}.gguf is not among this Worker's files.`);
-  const bytes = new Uint8Array(await file.arrayBuffer());
-  initSync({ module: wasm });
-  return Engine.load([bytes], { device: "cpu", threads: 1 }, () => {});
+  return open(STORYTELLER, env, origin);
 }
 
 /** Continues a text, as `/v1/completions` does. */
@@ -88,12 +84,4 @@ function events(answer: Answer, engine: Engine, body: Body): ReadableStream<Uint
       if (!working) end();
     },
   });
-}
-
-/** The engine's errors have a code; anything else is a trap. */
-function refusal(error: unknown): Refusal {
-  if (error instanceof Refusal) return error;
-  const { code, message } = error as { code?: string; message: string };
-  if (code === "invalid_argument" || code === "context_length_exceeded") return new Refusal(400, code as Code, message);
-  return new Refusal(500, "internal", `The model failed: ${message}`);
 }
