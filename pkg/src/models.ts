@@ -3,7 +3,10 @@ import { hubParams, persist, wasmURLs } from "./load.js";
 import type { Call } from "./protocol.js";
 import type { CachedModel, HubOptions, LoadOptions, LoadProgress, StorageUsage, VerifiedModel } from "./types.js";
 
-/** What `load()` has kept in the browser's storage. Names are those that `load()` takes. */
+/**
+ * What `load()` has kept in the browser's storage. Names are those that `load()` takes, and those in the list, also with
+ * `@commit`: files at plain URLs are listed by the last part of their path.
+ */
 export const models = {
   /** Every model, whole or in part. */
   list: (options: HubOptions = {}): Promise<CachedModel[]> => ask({ method: "list" }, options),

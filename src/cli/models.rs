@@ -38,11 +38,11 @@ fn reporter(bar: &LoadBar) -> Report {
     Rc::new(move |progress| bar.show(&progress))
 }
 
-/// Names in the cache: no path counts.
-fn cached_name(model: &str) -> Result<Spec> {
+/// What can be fetched: no path counts.
+fn fetched_name(model: &str) -> Result<Spec> {
     match model.parse()? {
         Spec::Path(path) => Err(Error::invalid_argument(format!(
-            "{path} is no name of a model in the cache. Give owner/repo[:QUANT]; `candlewick list` shows what is there"
+            "{path} is no name of a model that can be fetched. Give owner/repo[:QUANT] or an address"
         ))),
         spec => Ok(spec),
     }
@@ -51,13 +51,16 @@ fn cached_name(model: &str) -> Result<Spec> {
 pub async fn pull(arguments: &PullArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     for name in &arguments.models {
-        let spec = cached_name(name)?;
+        let spec = fetched_name(name)?;
         let bar = LoadBar::new(common.quiet);
         let model = models.pull(&spec, arguments.force, reporter(&bar)).await?;
         drop(bar);
         let mut stdout = std::io::stdout().lock();
         for key in model.keys() {
-            writeln!(stdout, "{}/{}@{}", key.repo, key.path, key.commit)?;
+            match key.is_of_url() {
+                true => writeln!(stdout, "{}@{}", key.path, key.commit)?,
+                false => writeln!(stdout, "{}/{}@{}", key.repo, key.path, key.commit)?,
+            }
         }
         if common.verbose {
             say!("{}: {:.1} MB, verified", model.name(), model.len() as f64 / 1e6);
@@ -91,7 +94,7 @@ pub async fn rm(arguments: &RmArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     let mut freed = 0;
     for name in &arguments.models {
-        let spec = cached_name(name)?;
+        let spec = name.parse()?;
         let cached = models.cached(&spec).await?;
         freed += models.remove(&spec).await?;
         let mut stdout = std::io::stdout().lock();
@@ -109,7 +112,7 @@ pub async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     let mut cached = Vec::new();
     for name in &arguments.models {
-        cached.extend(models.cached(&cached_name(name)?).await?);
+        cached.extend(models.cached(&name.parse()?).await?);
     }
     if arguments.models.is_empty() {
         cached = models.list().await?;

@@ -160,7 +160,8 @@ impl Response {
 
     /// The whole body, of at most `limit` bytes.
     pub async fn bytes(mut self, limit: usize) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        let expected = self.header("Content-Length").and_then(|len| len.parse().ok()).unwrap_or(0);
+        let mut bytes = Vec::with_capacity(limit.min(expected));
         while let Some(chunk) = self.chunk().await? {
             if chunk.len() > limit - bytes.len() {
                 return Err(Error::network(format!("{}: an answer of more than {limit} bytes", self.host)));

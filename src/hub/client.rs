@@ -2,6 +2,7 @@
 //! <https://huggingface.co/docs/hub/api>
 
 use super::choose::RemoteFile;
+use super::hash::is_hash;
 use super::spec::{is_file, is_name};
 use crate::http::{self, Backoff, Request, Response, Timeouts, Token, may_retry};
 use crate::{Code, Error, Result};
@@ -237,11 +238,6 @@ impl Client {
 
 fn unexpected(repo: &str, what: &str) -> Error {
     Error::network(format!("{repo}: the Hub answered with {what}"))
-}
-
-/// SHA-1 or SHA-256, in lower-case hex.
-pub(crate) fn is_hash(text: &str) -> bool {
-    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// `<address>; rel="next"` of RFC 8288.

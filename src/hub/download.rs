@@ -5,6 +5,7 @@
 //! again: a disk that lost something in a crash is noticed.
 
 use super::client::Failure;
+use super::hash::hex;
 use super::remote::{Answer, Remote};
 use crate::engine::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Source, Store, Written};
@@ -15,7 +16,6 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use sha2::{Digest, Sha256};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::rc::Rc;
@@ -33,15 +33,13 @@ pub struct Sizes {
     pub range: u64,
     /// What is committed at a time; at most what a range loses when everything ends.
     pub block: u64,
-    /// Ranges at once.
+    /// Ranges at once; a block of each is in memory.
     pub parallel: usize,
-    /// Blocks that stay in memory after they were committed, for those who read next.
-    pub recent: usize,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Sizes { range: 32 << 20, block: 4 << 20, parallel: 4, recent: 8 }
+        Sizes { range: 32 << 20, block: 2 << 20, parallel: 4 }
     }
 }
 
@@ -130,7 +128,7 @@ struct Job {
     loaded: Cell<u64>,
     /// What the store has.
     written: RefCell<Written>,
-    recent: RefCell<VecDeque<(u64, Rc<Vec<u8>>)>>,
+    hash: RefCell<Hash>,
     /// Counts what happens, for those who wait for something.
     events: Cell<u64>,
     /// The server ignores ranges: one transfer, from the start.
@@ -143,12 +141,24 @@ struct Job {
     whole: Cell<bool>,
 }
 
+/// What has been hashed, from the file's start on.
+#[derive(Default)]
+struct Hash {
+    digest: Sha256,
+    len: u64,
+}
+
+impl Hash {
+    fn update(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+        self.len += bytes.len() as u64;
+    }
+}
+
 struct State {
     transfers: FuturesUnordered<LocalBoxFuture<'static, (Range<u64>, Result<()>)>>,
     /// What the transfers bring.
     claimed: Vec<Range<u64>>,
-    hash: Sha256,
-    hashed: u64,
     /// Nobody else fetches this content.
     turn: Option<Box<dyn Any>>,
 }
@@ -173,20 +183,15 @@ impl Download {
             sizes,
             loaded: Cell::new(record.written.total()),
             written: RefCell::new(record.written),
-            recent: RefCell::default(),
+            hash: RefCell::default(),
             events: Cell::new(0),
             sequential: Cell::new(false),
             repairing: Cell::new(false),
             replaced: Cell::new(0),
             whole: Cell::new(whole),
         };
-        let state = State {
-            transfers: FuturesUnordered::new(),
-            claimed: Vec::new(),
-            hash: Sha256::new(),
-            hashed: 0,
-            turn: turn.filter(|_| !whole),
-        };
+        let state =
+            State { transfers: FuturesUnordered::new(), claimed: Vec::new(), turn: turn.filter(|_| !whole) };
         Download { job: Rc::new(job), state: Mutex::new(state) }
     }
 
@@ -203,14 +208,13 @@ impl Download {
             return Ok(false);
         }
         self.advance(&mut state, 0..self.len(), tally).await?;
-        if !self.is_right(&mut state).await? {
+        if !self.is_right().await? {
             self.repair(&mut state, tally).await?;
         }
         self.job.replace().await?;
         self.job.store.finish(self.key()).await?;
         self.job.forget_others().await?;
         self.job.whole.set(true);
-        self.job.recent.take();
         state.turn = None;
         tally.tell()?;
         Ok(self.job.replaced.get() > 0)
@@ -231,12 +235,11 @@ impl Download {
         let (job, len) = (&self.job, self.len());
         job.repairing.set(true);
         let had = job.written.take();
-        job.recent.take();
         job.loaded.set(job.loaded.get().saturating_sub(had.total()));
-        (state.hash, state.hashed) = (Sha256::new(), 0);
+        job.hash.take();
         self.advance(state, 0..len, tally).await?;
         job.repairing.set(false);
-        if job.replaced.get() > 0 && self.is_right(state).await? {
+        if job.replaced.get() > 0 && self.is_right().await? {
             return Ok(());
         }
         job.store.delete(&job.place()).await?;
@@ -246,12 +249,10 @@ impl Download {
         )))
     }
 
-    async fn is_right(&self, state: &mut State) -> Result<bool> {
-        self.hash_on(state).await?;
-        let digest = std::mem::take(&mut state.hash).finalize();
-        state.hashed = 0;
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.key().sha256().is_none_or(|expected| expected == hex))
+    async fn is_right(&self) -> Result<bool> {
+        self.job.hash_on().await?;
+        let digest = self.job.hash.take().digest.finalize();
+        Ok(self.key().sha256().is_none_or(|expected| expected == hex(&digest)))
     }
 
     /// Works until the store has `wanted`.
@@ -264,7 +265,7 @@ impl Download {
                 Some(early) => timer = timer.or_else(|| Some(Box::pin(http::sleep(early)))),
                 None => timer = None,
             }
-            self.hash_on(state).await?;
+            job.hash_on().await?;
             if job.written.borrow().contains(&wanted) {
                 return Ok(());
             }
@@ -308,24 +309,6 @@ impl Download {
                 let result = job.transfer(range.clone()).await;
                 (range, result)
             }));
-        }
-    }
-
-    /// Hashes what follows without a gap.
-    async fn hash_on(&self, state: &mut State) -> Result<()> {
-        let job = &self.job;
-        if job.key.sha256().is_none() || job.repairing.get() && job.written.borrow().total() < self.len() {
-            return Ok(());
-        }
-        loop {
-            let gap =
-                job.written.borrow().missing(state.hashed, self.len(), 1).map_or(self.len(), |gap| gap.start);
-            let len = (gap - state.hashed).min(job.sizes.block);
-            if len == 0 {
-                return Ok(());
-            }
-            state.hash.update(job.read(state.hashed, len as usize).await?);
-            state.hashed += len;
         }
     }
 }
@@ -382,8 +365,12 @@ impl Job {
             while !chunk.is_empty() && *at + (block.len() as u64) < end {
                 // Blocks end where the file's grid of blocks has its lines, whatever was there before.
                 let line = ((*at / self.sizes.block + 1) * self.sizes.block).min(end);
-                let take = chunk.len().min((line - *at) as usize - block.len());
-                let (head, tail) = chunk.split_at(take);
+                let size = (line - *at) as usize;
+                if block.is_empty() {
+                    // Growing would leave holes in memory, which in wasm never shrinks.
+                    block.reserve_exact(size);
+                }
+                let (head, tail) = chunk.split_at(chunk.len().min(size - block.len()));
                 block.extend_from_slice(head);
                 self.count(head.len() as u64);
                 chunk = tail;
@@ -397,6 +384,23 @@ impl Job {
             self.commit(at, block).await.map_err(Failure::Final)?;
         }
         result.map_err(|error| Failure::Again(error.context(self.key.name()), None))
+    }
+
+    /// Hashes what follows without a gap.
+    async fn hash_on(&self) -> Result<()> {
+        let len = self.remote.len();
+        if self.key.sha256().is_none() || self.repairing.get() && self.written.borrow().total() < len {
+            return Ok(());
+        }
+        loop {
+            let from = self.hash.borrow().len;
+            let gap = self.written.borrow().missing(from, len, 1).map_or(len, |gap| gap.start);
+            if gap == from {
+                return Ok(());
+            }
+            let bytes = self.read(from, (gap - from).min(self.sizes.block) as usize).await?;
+            self.hash.borrow_mut().update(&bytes);
+        }
     }
 
     fn place(&self) -> Key {
@@ -457,40 +461,19 @@ impl Job {
             self.replaced.update(|replaced| replaced + 1);
         }
         *at = range.end;
-        let mut recent = self.recent.borrow_mut();
-        recent.push_back((range.start, Rc::new(block)));
-        while recent.len() > self.sizes.recent {
-            recent.pop_front();
+        let mut hash = self.hash.borrow_mut();
+        if hash.len == range.start && !self.repairing.get() && self.key.sha256().is_some() {
+            // Spares reading it again.
+            hash.update(&block);
         }
         self.written.borrow_mut().add(range);
         self.events.update(|events| events + 1);
         Ok(())
     }
 
-    /// Bytes that are there: from memory, else from the store.
+    /// Bytes that are there.
     async fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
-        match self.recall(offset, len) {
-            Some(bytes) => Ok(bytes),
-            None => self.store.read(&self.place(), offset, len).await,
-        }
-    }
-
-    fn recall(&self, mut offset: u64, len: usize) -> Option<Vec<u8>> {
-        let recent = self.recent.borrow();
-        let holds =
-            |at: u64| recent.iter().find(|(start, block)| *start <= at && at - start < block.len() as u64);
-        // Before anything is copied.
-        holds(offset)?;
-        holds(offset + (len as u64).checked_sub(1)?)?;
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let (start, block) = holds(offset)?;
-            let rest = &block[(offset - start) as usize..];
-            let take = rest.len().min(len - bytes.len());
-            bytes.extend_from_slice(&rest[..take]);
-            offset += take as u64;
-        }
-        Some(bytes)
+        self.store.read(&self.place(), offset, len).await
     }
 }
 

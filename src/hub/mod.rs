@@ -8,18 +8,26 @@
 //! A name is looked up once: what is in the store is used as it is, without asking the Hub, until
 //! [`Models::pull`] or `force` look for something newer. Facts about the Hub: <https://huggingface.co/docs/hub/api>.
 
+mod cached;
 mod choose;
 mod client;
 mod download;
+mod find;
+mod hash;
+mod model;
 mod models;
 mod remote;
 mod spec;
 
+pub use cached::Cached;
 pub use choose::RemoteFile;
+pub(crate) use client::is_repo;
 pub use client::{Client, Repository};
-pub(crate) use client::{is_hash, is_repo};
 pub use download::{Download, Report, Sizes};
-pub use models::{Cached, Found, Inspected, Model, Models, Peek, load};
+pub use find::Found;
+pub(crate) use hash::is_hash;
+pub use model::{Model, Peek, load};
+pub use models::{Inspected, Models};
 pub use remote::Remote;
 pub(crate) use spec::is_file;
 #[cfg(not(target_arch = "wasm32"))]

@@ -114,16 +114,16 @@ impl Remote {
                 let lost = |error: Error| Failure::Again(error.context(&self.name), None);
                 let Answer { mut response, from_start } = self.open(&range).await?;
                 let mut skip = if from_start { range.start } else { 0 };
-                let mut bytes = Vec::new();
                 let len = (range.end - range.start) as usize;
+                let mut bytes = Vec::with_capacity(len);
                 while bytes.len() < len {
                     let Some(chunk) = response.chunk().await.map_err(lost)? else {
                         return Err(lost(Error::network("the answer ended early")));
                     };
-                    bytes.extend(&chunk[skip.min(chunk.len() as u64) as usize..]);
+                    let new = &chunk[skip.min(chunk.len() as u64) as usize..];
+                    bytes.extend_from_slice(&new[..new.len().min(len - bytes.len())]);
                     skip = skip.saturating_sub(chunk.len() as u64);
                 }
-                bytes.truncate(len);
                 Ok(bytes)
             })
             .await

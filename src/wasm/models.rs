@@ -51,7 +51,7 @@ impl HubOptions {
                 Timeouts { head: silence, stall: silence },
             );
             let (range, block) = (transfer.range.max(1), transfer.block.max(1));
-            sizes = Sizes { range, block, parallel: transfer.parallel.max(1), ..sizes };
+            sizes = Sizes { range, block, parallel: transfer.parallel.max(1) };
         }
         let store = match self.cache {
             Some(false) => None,
@@ -143,7 +143,7 @@ impl Models {
         if !self.keeps {
             return Err(Error::quota_exceeded("there is no storage here to keep a model in").into());
         }
-        let spec = stored(&model)?;
+        let spec = name(&model).unwrap_or_else(|| model.parse())?;
         let report = move |progress: Progress| {
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
             Ok(())
@@ -159,7 +159,7 @@ impl Models {
 
     /// Bytes that removing it freed.
     pub async fn remove(&self, model: String) -> Result<f64, JsValue> {
-        Ok(self.models.remove(&stored(&model)?).await? as f64)
+        Ok(self.models.remove(&model.parse()?).await? as f64)
     }
 
     /// Bytes: of models, of all that this origin keeps, and what it may keep.
@@ -186,7 +186,7 @@ impl Models {
             verdict: &'static str,
         }
         let cached = match model {
-            Some(model) => self.models.cached(&stored(&model)?).await?,
+            Some(model) => self.models.cached(&model.parse()?).await?,
             None => self.models.list().await?,
         };
         let mut results = Vec::new();
@@ -211,8 +211,4 @@ impl Models {
         }
         Ok(to_js(&results)?)
     }
-}
-
-fn stored(model: &str) -> Result<Spec> {
-    name(model).unwrap_or_else(|| model.parse())
 }

@@ -139,7 +139,7 @@ const runners = {
   [`wllama, Chromium, ${cores} threads`]: wllama(origin, cores),
   "candlewick, native, 1 thread": native(1),
   [`candlewick, native, ${cores} threads`]: native(cores),
-  ...(python && { "llama.cpp, native, 1 thread": llamaCpp(1) }),
+  ...(python && { "llama.cpp, native, 1 thread": llamaCpp(1), [`llama.cpp, native, ${cores} threads`]: llamaCpp(cores) }),
 };
 const wanted = Object.entries(runners).filter(([name]) => new RegExp(options.only).test(name));
 

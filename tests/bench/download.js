@@ -1,14 +1,15 @@
-// Seconds from load() to a loaded model in headless Chromium, on the CPU: fetched for the first time, and again from what
-// the browser has kept; candlewick (IndexedDB) and wllama (OPFS) in turns, over the same server on this machine. And the
-// memory that took.
+// Seconds from load() to a loaded model in headless Chromium: fetched for the first time, and again from what the browser
+// has kept; candlewick (IndexedDB) and wllama (OPFS) in turns, over the same server on this machine. And the memory that took.
 //
-//     ./build.sh npm && node tests/bench/download.js [--model llama-3.2-1b] [--type Q6_K] [--rounds 3] [--only candlewick]
+//     ./build.sh npm && node tests/bench/download.js [--model llama-3.2-1b] [--type Q6_K] [--rounds 3] [--only candlewick] [--device cpu]
 //
-// "renderer" is the most that the page's process has had resident (VmHWM), "wasm" the size of the WebAssembly memory.
+// "renderer" is the most that the page's process has had resident (VmHWM), JavaScript and wasm; "browser" the same of the
+// browser's own process, through which storage goes; "wasm" the size of the WebAssembly memory. With `--device gpu` the GPU
+// is SwiftShader, in another process, and wllama is left out.
 import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { launch, repository, serve } from "../browser/support.js";
+import { launch, repository, serve, softwareGPU } from "../browser/support.js";
 import { start } from "../hub/server.js";
 import { writeRandomModel } from "./random-model.js";
 
@@ -18,6 +19,7 @@ const { values: options } = parseArgs({
     type: { type: "string", default: "Q6_K" },
     rounds: { type: "string", default: "3" },
     only: { type: "string", default: "" },
+    device: { type: "string", default: "cpu" },
   },
 });
 const folder = join(repository, "target/bench");
@@ -43,7 +45,7 @@ const page = `<!doctype html><title>bench</title><script type="module">
   Object.assign(window, {
     candlewick: async () => {
       const start = performance.now();
-      window.engine = await load("owner/repo", { hubURL: hub, device: "cpu", contextLength: 512, workerURL: "/tests/bench/metered-worker.js" });
+      window.engine = await load("owner/repo", { hubURL: hub, device: "${options.device}", contextLength: 512, workerURL: "/tests/bench/metered-worker.js" });
       const seconds = (performance.now() - start) / 1000;
       return { seconds, wasm: (await meter()).memory };
     },
@@ -59,20 +61,21 @@ const page = `<!doctype html><title>bench</title><script type="module">
 </script>`;
 const server = await serve({ routes: { "/": page } });
 
-/** The most that one of a browser's renderers has had in memory, in bytes. */
-async function resident(session) {
+/** The most that a browser's processes of one type have had in memory, in bytes. */
+async function resident(session, wanted) {
   const { processInfo } = await session.send("SystemInfo.getProcessInfo");
-  const renderers = processInfo.filter(({ type }) => type === "renderer");
-  const most = renderers.map(({ id }) => Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, "latin1"))[1]));
+  const processes = processInfo.filter(({ type }) => type === wanted);
+  const most = processes.map(({ id }) => Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, "latin1"))[1]));
   return 1024 * Math.max(...most);
 }
 
-const names = ["candlewick", "wllama"].filter((name) => name.includes(options.only));
+const gpu = options.device === "gpu";
+const names = ["candlewick", "wllama"].filter((name) => name.includes(gpu ? "candlewick" : options.only));
 const runs = Object.fromEntries(names.map((name) => [name, { first: [], again: [] }]));
 for (let round = 0; round < Number(options.rounds); round++) {
   for (const name of names) {
     // A browser of its own: nothing kept, and memory that nobody else has used.
-    const browser = await launch();
+    const browser = await launch(gpu ? softwareGPU : []);
     const context = await browser.newContext();
     const session = await browser.newBrowserCDPSession();
     for (const what of ["first", "again"]) {
@@ -81,7 +84,7 @@ for (let round = 0; round < Number(options.rounds); round++) {
       await page.goto(server.url);
       await page.waitForFunction(() => document.title === "ready");
       const run = await page.evaluate((name) => window[name](), name);
-      runs[name][what].push({ ...run, renderer: await resident(session) });
+      runs[name][what].push({ ...run, renderer: await resident(session, "renderer"), browser: await resident(session, "browser") });
       await page.close();
     }
     await browser.close();
@@ -98,7 +101,7 @@ for (const [name, list] of Object.entries(runs)) {
     const most = (key) => Math.max(...list[what].map((run) => run[key] ?? NaN));
     console.log(
       `  ${name.padEnd(11)} ${what.padEnd(6)} ${median(seconds).toFixed(2)} (${Math.min(...seconds).toFixed(2)} to ${Math.max(...seconds).toFixed(2)}), ` +
-        `× ${ratio.toFixed(2)}; renderer ${megabytes(most("renderer"))}` + (most("wasm") ? `, wasm ${megabytes(most("wasm"))}` : ""),
+        `× ${ratio.toFixed(2)}; renderer ${megabytes(most("renderer"))}, browser ${megabytes(most("browser"))}` + (most("wasm") ? `, wasm ${megabytes(most("wasm"))}` : ""),
     );
   }
 }

@@ -48,6 +48,15 @@ async function open(path = "/") {
   return page;
 }
 
+/** Ends a page's process, as a crash of the renderer does. */
+async function crash(page) {
+  const session = await context.newCDPSession(page);
+  const crashed = page.waitForEvent("crash");
+  // Nobody is left to answer.
+  session.send("Page.crash").catch(() => {});
+  await crashed;
+}
+
 /** Makes a Hub of one's own, or another of the same name; gives what to call it by. */
 async function world(name, repo, description) {
   const { size, seed, ...faults } = description;
@@ -183,7 +192,7 @@ describe("a download", () => {
     await page.close();
   });
 
-  test("goes on where its page or its Worker was killed", async () => {
+  test("goes on where its page, its Worker or its process was killed", async () => {
     const KILLS = 24;
     const size = 4_000_037;
     const [name, repo] = ["kills", "owner/killed"];
@@ -193,9 +202,11 @@ describe("a download", () => {
       return (limit) => createHash("sha256").update(`kill ${at++}`).digest().readUInt32LE(0) % limit;
     })();
     const data = bytes("kills", size);
-    const observer = await open("/look");
     const kept = async () => {
+      // A new one each time: a crash may take other pages of its process with it.
+      const observer = await open("/look");
       const { pieces } = await observer.evaluate((repo) => stored(repo), repo);
+      await observer.close();
       for (const { start, end, hash } of pieces) assert.equal(hash, sha256(data.subarray(start, end)));
       return pieces.reduce((sum, { start, end }) => sum + end - start, 0);
     };
@@ -215,8 +226,9 @@ describe("a download", () => {
         [repo, { hubURL, transfer: CALM }],
       );
       await reached;
-      // Half of them lose their Worker first, which ends as it is.
-      if (kill % 2) await victim.evaluate(() => controller.abort());
+      // A third of the pages are closed, a third lose their Worker first, which ends as it is, and a third crash.
+      if (kill % 3 === 1) await victim.evaluate(() => controller.abort());
+      if (kill % 3 === 2) await crash(victim);
       await victim.close();
       const stored = await kept();
       const lost = until - stored;

@@ -86,7 +86,7 @@ describe("an encoder at the edge", () => {
   test("may lie in a bucket", async () => {
     const bucket = await edge({ EMBEDDING_MODEL: "in-a-bucket.gguf", CACHE_SECONDS: "0" }, { r2Buckets: ["MODELS"] });
     const files = await bucket.bucket("MODELS");
-    await files.put("in-a-bucket.gguf", readFileSync(fixture("models/bert-f32.gguf")));
+    await files.put("in-a-bucket.gguf", new Uint8Array(readFileSync(fixture("models/bert-f32.gguf"))).buffer);
     const [{ text, mean }] = golden.cases;
     const found = await (await ask({ model: "in-a-bucket", input: text }, bucket)).json();
     assertClose(found.data[0].embedding, mean);

@@ -73,6 +73,11 @@ describe("answers", () => {
         assert.deepEqual([model, data.map(({ index, embedding }) => [index, embedding.length])], ["org/embed", [[0, 4], [1, 4]]]);
         const [entry] = log();
         assert.deepEqual([entry.path, entry.body], ["hf-inference/models/org/embed/pipeline/feature-extraction", { inputs: ["one", "two"] }]);
+        for (const model of ["../../other/v1/a", "..", "org/..", "a/b/c", "a?b"]) {
+          const response = await hub.ask("/v1/embeddings", { model, input: "one" });
+          assert.deepEqual([response.status, (await response.json()).error.code], [400, "invalid_argument"], model);
+        }
+        assert.equal(log().length, 1, "no name leads elsewhere");
       } finally {
         await hub.close();
       }
@@ -234,6 +239,23 @@ describe("what is refused", () => {
     } finally {
       await choosy.close();
     }
+  });
+
+  test("the list has the offered models as requests spell them", async () => {
+    const ai = { name: "ai", modules: true, script: "export default () => ({ run() {} });" };
+    const list = async (models, options) => {
+      const choosy = await edge({ UPSTREAM_URL: define(), ALLOWED_MODELS: models }, options);
+      try {
+        const { data } = await (await choosy.ask("/v1/models")).json();
+        return data.map(({ id }) => id);
+      } finally {
+        await choosy.close();
+      }
+    };
+    const models = "@cf/one, org/large:fastest, org/large, org/none, org/larger:fastest";
+    assert.deepEqual(await list(models), ["org/large:fastest", "org/large", "stories260K"]);
+    const bound = { wrappedBindings: { AI: { scriptName: "ai" } }, beside: [ai] };
+    assert.deepEqual(await list(models, bound), ["@cf/one", "org/large:fastest", "org/large", "stories260K"]);
   });
 
   test("settings that are wrong are named", async () => {

@@ -55,17 +55,27 @@ test("what it cannot do it says", async () => {
     [{ temperature: "hot" }, 400, "invalid_argument"],
     [{ prompt: 3 }, 400, "invalid_argument"],
     [{ prompt: "long ".repeat(2000) }, 400, "context_length_exceeded"],
+    [{ n: 4_000_000_000 }, 400, "invalid_argument"],
     [{ model: "org/large" }, 404, "model_not_found"],
   ]) {
     for (const stream of [true, false]) {
       const response = await ask({ ...more, stream });
-      const text = await response.text();
-      const { error } = response.ok ? events(text)[0] : JSON.parse(text);
-      assert.equal(error?.code, code, text);
-      if (!stream) assert.equal(response.status, status);
+      const { error } = await response.json();
+      assert.deepEqual([response.status, error.code], [status, code], error.message);
     }
   }
   assert.equal((await (await ask()).json()).choices[0].text, story, "and goes on");
+});
+
+test("what lies too deep does not exhaust the engine's stack", async () => {
+  for (const depth of [64, 20_000]) {
+    const deep = `${JSON.stringify(body).slice(0, -1)},"a":${"[".repeat(depth)}${"]".repeat(depth)}}`;
+    const response = await ask({}, { body: deep });
+    const { error } = await response.json();
+    assert.deepEqual([response.status, error?.code], [400, "invalid_argument"]);
+  }
+  const { choices } = await (await ask({ a: JSON.parse("[".repeat(63) + "]".repeat(63)) })).json();
+  assert.equal(choices[0].text, story, "and goes on");
 });
 
 test("the page's files are served beside it", async () => {

@@ -1,20 +1,24 @@
 //! From a name to the bytes in the store.
 
 use super::World;
+use async_lock::Semaphore;
 use candlewick::engine::Progress;
 use candlewick::http::{Backoff, Timeouts, Token};
 use candlewick::hub::{Client, Models, Report, Sizes, Spec};
 use candlewick::store::{FolderStore, MemoryStore, Source, Store};
 use candlewick::{Code, Error, Result};
+use futures_util::future::{join, select};
 use pollster::block_on;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 pub const COMMIT: &str = "0123456789012345678901234567890123456789";
-pub const SIZES: Sizes = Sizes { range: 160 << 10, block: 32 << 10, parallel: 3, recent: 4 };
+pub const SIZES: Sizes = Sizes { range: 160 << 10, block: 32 << 10, parallel: 3 };
 pub const FILE: u64 = 1_000_003;
 
 /// As patient as a test needs: what stalls does so for ever.
@@ -121,4 +125,50 @@ fn a_file_that_is_not_what_it_should_be() {
     let error = pull(&models(&world, store.clone()), "owner/repo").unwrap_err();
     assert_eq!(error.code, Code::CorruptModel, "{error}");
     assert_eq!(block_on(store.list()).unwrap(), []);
+}
+
+#[test]
+fn who_waits_for_another_hears_how_far_that_is_and_takes_over() {
+    let calm = repository(json!({ "m.gguf": { "size": FILE, "seed": 5 } }));
+    let mut silent = calm.clone();
+    silent["allowance"] = json!(400_000);
+    let world = World::new("waiting", silent);
+    let folder = tempfile::tempdir().unwrap();
+    let spec: Spec = "owner/repo/m.gguf".parse().unwrap();
+    let (begun, heard) = (Rc::new(Semaphore::new(0)), Rc::new(Semaphore::new(0)));
+
+    let minute = Duration::from_secs(60);
+    let patient = client(&world, None)
+        .patience(Backoff::new(minute, minute, 2), Timeouts { head: minute, stall: minute });
+    let first = Models::new(patient, folder_store(folder.path())).with_sizes(SIZES);
+    let second = models(&world, folder_store(folder.path()));
+    let has_begun = begun.clone();
+    let first_report: Report = Rc::new(move |progress: Progress| {
+        if progress.loaded >= 300_000 {
+            has_begun.add_permits(1);
+        }
+        Ok(())
+    });
+    let world = Rc::new(world);
+    let (has_heard, hub, told) = (heard.clone(), world.clone(), Cell::new(false));
+    let second_report: Report = Rc::new(move |progress: Progress| {
+        assert_eq!(progress.total, FILE);
+        if progress.loaded >= 100_000 && !told.replace(true) {
+            hub.control("PUT", &calm.to_string());
+            has_heard.add_permits(1);
+        }
+        Ok(())
+    });
+    let model = block_on(async {
+        let fetch = async {
+            // It ends here, as a process would.
+            select(pin!(first.pull(&spec, false, first_report)), pin!(heard.acquire())).await;
+        };
+        let wait = async {
+            begun.acquire().await.forget();
+            second.pull(&spec, false, second_report).await
+        };
+        join(fetch, wait).await.1.unwrap()
+    });
+    assert_eq!(digest(&model).unwrap(), world.sha256("owner/repo/m.gguf"));
 }

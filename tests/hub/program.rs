@@ -130,3 +130,43 @@ fn from_the_hub_to_an_answer() {
     user.says(&["rm", "a/b"]);
     assert_eq!(user.object(&["list", "--json"]), json!({ "models": [] }));
 }
+
+#[test]
+fn an_address_goes_by_its_name_in_the_list() {
+    let files = json!({ "stories-F32.gguf": { "file": stories() } });
+    let repos = json!({ "a/b": { "commit": COMMIT, "files": files } });
+    let world = World::new("program-address", json!({ "repos": repos }));
+    let home = tempfile::tempdir().unwrap();
+    let user = User { world: &world, home: home.path() };
+    let url = format!("{}/a/b/resolve/main/stories-F32.gguf", world.url);
+
+    let name = user.says(&["pull", &url, "--quiet"]);
+    assert!(name.starts_with("stories-F32.gguf@"), "{name}");
+    let listed = user.object(&["list", "--json"])["models"][0].clone();
+    assert_eq!(
+        name.trim_end(),
+        format!("{}@{}", listed["model"].as_str().unwrap(), listed["commit"].as_str().unwrap())
+    );
+    for name in ["stories-F32.gguf", name.trim_end(), &url] {
+        assert!(user.says(&["verify", name]).starts_with("unknown "), "{name}");
+    }
+    user.fails(&["verify", "stories-F32.gguf@0000"], 1, "[model_not_found]");
+    user.fails(&["rm", "./stories-F32.gguf"], 1, "[model_not_found]");
+    assert_eq!(user.says(&["rm", "stories-F32.gguf"]), name);
+    assert_eq!(user.object(&["list", "--json"]), json!({ "models": [] }));
+}
+
+#[test]
+fn two_programs_fetch_a_model_once() {
+    let files = json!({ "m.gguf": { "size": 3_000_003, "seed": "twice" } });
+    let world =
+        World::new("program-twice", json!({ "repos": { "a/b": { "commit": COMMIT, "files": files } } }));
+    let home = tempfile::tempdir().unwrap();
+    let user = User { world: &world, home: home.path() };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| assert_eq!(user.says(&["pull", "a/b"]), format!("a/b/m.gguf@{COMMIT}\n")));
+        }
+    });
+    assert_eq!(world.log().iter().filter(|entry| entry["at"] == "cdn").count(), 1);
+}

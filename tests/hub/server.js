@@ -24,7 +24,7 @@ import { pathToFileURL } from "node:url";
 export const API_FAULTS = ["429", "500", "503", "cut", "stall", "nonsense"];
 export const CDN_FAULTS = [
   ...["429", "500", "503", "cut", "stall", "expired", "ignored", "flip", "short", "long", "shifted", "empty", "resized"],
-  ...["retagged", "reset"],
+  ...["retagged", "reset", "cors"],
 ];
 
 const digest = (...parts) => createHash("sha256").update(parts.join("\0")).digest();
@@ -220,6 +220,7 @@ function cdn(worlds, request, response) {
   if (fault === "long") body = Buffer.concat([body, Buffer.alloc(1000)]);
   if (fault === "empty") body = Buffer.alloc(0);
   if (fault === "resized") total = size + 1;
+  if (fault === "cors") response.removeHeader("Access-Control-Allow-Origin"); // Browsers keep the answer from the page.
   if (fault === "retagged") headers.ETag = '"another"';
   if (fault === "shifted") [start, end] = [start + 1, end + 1];
   if (status === 206) headers["Content-Range"] = `bytes ${start}-${end - 1}/${total}`;

@@ -1,6 +1,9 @@
 /** A request's body: JSON of a limited size, whatever its Content-Length says. */
 import { Refusal } from "./errors";
 
+/** How many objects and lists may lie in each other: whoever walks through deeper ones in WebAssembly may run out of stack. */
+const DEEPEST = 64;
+
 export type Body = Record<string, unknown> & { model: string };
 
 export async function readBody(request: Request, limit: number): Promise<Body> {
@@ -20,7 +23,14 @@ export async function readObject(request: Request, limit: number): Promise<Recor
     throw new Refusal(400, "invalid_argument", "The request is not JSON.");
   }
   if (typeof body !== "object" || body === null || Array.isArray(body)) throw new Refusal(400, "invalid_argument", "The request is not an object.");
+  if (nests(body, DEEPEST)) throw new Refusal(400, "invalid_argument", `The request's objects and lists lie more than ${DEEPEST} deep in each other.`);
   return body as Record<string, unknown>;
+}
+
+/** Whether more than `levels` objects and lists lie in each other. */
+function nests(value: unknown, levels: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return levels === 0 || Object.values(value).some((inner) => nests(inner, levels - 1));
 }
 
 /** Nothing where it is longer. */

@@ -18,7 +18,8 @@ export async function cacheKey(request: Request, endpoint: Endpoint, body: Body 
   if (!fixed && !settings.cacheRandom) return undefined;
   const fields = Object.entries(body ?? {}).filter(([name, value]) => value != null && name !== "user");
   const sorted = fields.sort(([a], [b]) => (a < b ? -1 : 1));
-  const digest = hex(await sha256(JSON.stringify([settings.upstream, settings.billTo, endpoint, sorted])));
+  const offered = endpoint === "/v1/models" ? settings.models : [];
+  const digest = hex(await sha256(JSON.stringify([settings.upstream, settings.billTo, endpoint, sorted, offered])));
   // The Cache API wants an address. Nobody can ask for this one: the Worker answers 404 there.
   return new URL(`/v1/cache/${digest}`, request.url).href;
 }

@@ -1,7 +1,7 @@
 /** `/v1/embeddings` over whatever the upstream has, in the encoding that was asked for. */
 import type { Body } from "./body";
 import { Refusal } from "./errors";
-import { root, type Settings } from "./settings";
+import { PATH_NAME, root, type Settings } from "./settings";
 import { ask } from "./upstream";
 
 export interface EmbeddingList {
@@ -53,8 +53,8 @@ async function relayed(body: Body, settings: Settings): Promise<EmbeddingList> {
 /** Hugging Face's router has them as the task of feature extraction. */
 async function extractFeatures(body: Body, settings: Settings): Promise<EmbeddingList> {
   const inputs = texts(body);
-  const model = body.model.split("/").map(encodeURIComponent).join("/");
-  const url = `${root(settings)}/hf-inference/models/${model}/pipeline/feature-extraction`;
+  if (!new RegExp(`^${PATH_NAME}$`).test(body.model)) throw new Refusal(400, "invalid_argument", "model must be a name like \"org/name\".");
+  const url = `${root(settings)}/hf-inference/models/${body.model}/pipeline/feature-extraction`;
   const vectors = await (await ask(url, { inputs }, settings)).json().catch(() => undefined);
   if (!Array.isArray(vectors) || vectors.length !== inputs.length) throw misshapen();
   return embeddingList(body.model, vectors.map(vector));

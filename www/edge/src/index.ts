@@ -6,7 +6,7 @@ import { embeddings } from "./embeddings";
 import { embed } from "./encoder";
 import { Refusal } from "./errors";
 import { redactText } from "./redact";
-import { type Env, root, settings as read, type Settings } from "./settings";
+import { type Env, PATH_NAME, root, settings as read, type Settings } from "./settings";
 import { STORYTELLER, tell } from "./storyteller";
 import { ask } from "./upstream";
 import { runWorkersAI } from "./workers-ai";
@@ -47,7 +47,7 @@ const METHODS: Record<string, string> = {
 };
 
 /** A task of Hugging Face's router, with the model that is to do it. */
-const TASK = /^\/hf-inference\/models\/((?:[\w-][\w.-]*\/)?[\w-][\w.-]*?)(?:\/pipeline\/[\w-]+)?$/;
+const TASK = new RegExp(`^/hf-inference/models/(${PATH_NAME})(?:/pipeline/[\\w-]+)?$`);
 
 async function route(request: Request, env: Env, settings: Settings): Promise<Response> {
   const { pathname } = new URL(request.url);
@@ -57,7 +57,7 @@ async function route(request: Request, env: Env, settings: Settings): Promise<Re
   if (request.method === "OPTIONS") return preflight(request, settings);
   if (request.method !== method) throw new Refusal(405, "invalid_argument", `${pathname} takes ${method} only.`, { Allow: `${method}, OPTIONS` });
   await admit(request, env, settings);
-  if (pathname === "/v1/models") return cached(request, pathname, undefined, settings, () => models(settings));
+  if (pathname === "/v1/models") return cached(request, pathname, undefined, settings, () => models(env, settings));
   if (task !== undefined) {
     checkOffered(task, settings);
     return ask(root(settings) + pathname, await readObject(request, settings.maxBodyBytes), settings);
@@ -95,12 +95,22 @@ async function made(endpoint: Exclude<Endpoint, "/v1/models">, request: Request,
   return ask(`${settings.upstream}/chat/completions`, body, settings);
 }
 
-/** The upstream's, as far as they are allowed, and those that run here. */
-async function models(settings: Settings): Promise<Response> {
+/** The upstream's, as far as they are allowed, those of Workers AI that are named, and those that run here. */
+async function models(env: Env, settings: Settings): Promise<Response> {
   const answer = await (await ask(`${settings.upstream}/models`, undefined, settings)).json<{ data?: { id: string }[] }>().catch(() => undefined);
   if (!Array.isArray(answer?.data)) throw new Refusal(502, "provider_error", "The provider's list of models is none.");
-  const allowed = answer.data.filter(({ id }) => settings.models.length === 0 || settings.models.includes(id));
-  const local = [STORYTELLER, ...(settings.embeddingModel ? [settings.embeddingModel] : [])];
-  const own = local.map((id) => ({ id, object: "model", created: 0, owned_by: "candlewick" }));
-  return Response.json({ object: "list", data: [...allowed, ...own] });
+  const listed = answer.data;
+  const offered = settings.models.flatMap((name) => {
+    if (env.AI && name.startsWith("@cf/")) return [entry(name, "cloudflare")];
+    // Requests name a provider behind a colon; the list knows none.
+    const known = listed.find(({ id }) => name === id || name.startsWith(`${id}:`));
+    return known ? [{ ...known, id: name }] : [];
+  });
+  const hosted = settings.models.length === 0 ? listed : offered;
+  const local = settings.embeddingModel === undefined ? [STORYTELLER] : [STORYTELLER, settings.embeddingModel];
+  return Response.json({ object: "list", data: [...hosted, ...local.map((id) => entry(id, "candlewick"))] });
+}
+
+function entry(id: string, owned_by: string) {
+  return { id, object: "model", created: 0, owned_by };
 }

@@ -48,6 +48,9 @@ export interface Settings {
 
 const HUGGING_FACE = "https://router.huggingface.co/v1";
 
+/** A model's name as it stands in a path, where nothing in it may lead elsewhere: `name` or `owner/name`. */
+export const PATH_NAME = /(?:[\w-][\w.-]*\/)?[\w-][\w.-]*?/.source;
+
 /** Where Hugging Face's tasks are: beside the interface that is OpenAI's. */
 export function root({ upstream }: Settings): string {
   return upstream.replace(/\/v1$/, "");

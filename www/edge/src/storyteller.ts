@@ -7,6 +7,9 @@ import type { Env } from "./settings";
 
 export const STORYTELLER = "stories260K";
 
+/** The most answers to one request. */
+const MOST_ANSWERS = 16;
+
 /** What this file looks at in a chunk. */
 interface Chunk {
   choices: unknown[];
@@ -19,58 +22,81 @@ interface Chunk {
  */
 const idle: Engine[] = [];
 
+/**
+ * After a trap. All engines share one WebAssembly instance, and its glue makes no second one: the model is gone until
+ * Cloudflare starts this Worker anew.
+ */
+let broken = false;
+
 async function take(env: Env, origin: string): Promise<Engine> {
+  if (broken) throw new Refusal(500, "internal", "The model in this Worker has crashed. It comes back when the Worker is started anew.");
   const waiting = idle.pop();
   if (waiting) return waiting;
   return open(STORYTELLER, env, origin);
 }
 
+/** Gives an engine back after a request; one that has trapped must not be entered again. */
+function release(engine: Engine, answer: Answer | undefined, error?: unknown): void {
+  if (error instanceof WebAssembly.RuntimeError || error instanceof RangeError) {
+    broken = true;
+    idle.length = 0;
+  }
+  if (broken) return;
+  answer?.free();
+  idle.push(engine);
+}
+
 /** Continues a text, as `/v1/completions` does. */
 export async function tell(request: Request, body: Body, env: Env): Promise<Response> {
+  if (typeof body.n === "number" && body.n > MOST_ANSWERS) throw new Refusal(400, "invalid_argument", `n is ${body.n}; at most ${MOST_ANSWERS} answers are given.`);
   const engine = await take(env, request.url);
+  let answer: Answer | undefined;
   try {
-    const answer = engine.complete(body);
-    if (body.stream === true) return new Response(events(answer, engine, body), { headers: { "Content-Type": "text/event-stream; charset=utf-8" } });
+    answer = engine.complete(body);
+    if (body.stream === true) {
+      const usage = (body.stream_options as { include_usage?: boolean } | undefined)?.include_usage === true;
+      // Refusals come with the first chunk, and need a status of their own.
+      const first = await next(answer, usage);
+      return new Response(events(first, answer, engine, usage), { headers: { "Content-Type": "text/event-stream; charset=utf-8" } });
+    }
     while ((await answer.next()) !== undefined);
     const whole = await answer.result();
-    answer.free();
-    idle.push(engine);
+    release(engine, answer);
     return Response.json({ ...whole, model: STORYTELLER });
   } catch (error) {
-    const refused = refusal(error);
-    if (refused.status < 500) idle.push(engine);
-    throw refused;
+    release(engine, answer, error);
+    throw refusal(error);
+  }
+}
+
+/** The next chunk that a client understands; those of reading the prompt are not of OpenAI's shape. */
+async function next(answer: Answer, usage: boolean): Promise<Chunk | undefined> {
+  for (;;) {
+    const chunk: Chunk | undefined = await answer.next();
+    if (chunk === undefined || (chunk.prompt_progress === undefined && (chunk.choices.length > 0 || usage))) return chunk;
   }
 }
 
 /** One event a chunk, made when the client has room for it. */
-function events(answer: Answer, engine: Engine, body: Body): ReadableStream<Uint8Array> {
+function events(first: Chunk | undefined, answer: Answer, engine: Engine, usage: boolean): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
-  const usage = (body.stream_options as { include_usage?: boolean } | undefined)?.include_usage === true;
+  let coming: Promise<Chunk | undefined> | undefined = Promise.resolve(first);
   let [working, gone] = [false, false];
-  const end = () => {
-    answer.free();
-    idle.push(engine);
-  };
-  /** The next chunk that a client understands; those of reading the prompt are not of OpenAI's shape. */
-  const next = async (): Promise<Chunk | undefined> => {
-    for (;;) {
-      const chunk: Chunk | undefined = await answer.next();
-      if (chunk === undefined || (chunk.prompt_progress === undefined && (chunk.choices.length > 0 || usage))) return chunk;
-    }
-  };
   return new ReadableStream({
     async pull(controller) {
       const send = (data: string) => controller.enqueue(encoder.encode(`data: ${data}\n\n`));
       working = true;
       try {
-        const chunk = await next();
-        if (gone) return end();
+        const chunk = await (coming ?? next(answer, usage));
+        coming = undefined;
+        if (gone) return release(engine, answer);
         if (chunk) return send(JSON.stringify({ ...chunk, model: STORYTELLER }));
+        release(engine, answer);
         send("[DONE]");
         controller.close();
-        end();
       } catch (error) {
+        release(engine, answer, error);
+        if (gone) return;
         const { status, code, message } = refusal(error);
         send(JSON.stringify(errorBody(status, code, message)));
         controller.close();
@@ -80,8 +106,9 @@ function events(answer: Answer, engine: Engine, body: Body): ReadableStream<Uint
     },
     cancel() {
       gone = true;
+      if (broken) return;
       answer.stop();
-      if (!working) end();
+      if (!working) release(engine, answer);
     },
   });
 }

@@ -1,8 +1,11 @@
-//! Threads that work on one thing at a time: a region of small pieces, which whoever is free takes next.
+//! Threads that work on one thing at a time: a region of small pieces.
 //!
-//! A token is some two hundred regions of a few microseconds. So helpers spin for a while before they sleep, opening
-//! a region is one store, and the caller works too. A helper that is not there in time is not waited for: the caller
-//! only waits for pieces that somebody has begun. Which thread does a piece changes nothing about its result.
+//! A token is more than a hundred regions of a few microseconds. So helpers spin for a while before they sleep, opening
+//! a region is one store, and the caller works too. Each thread goes through a share of its own, from its first piece to
+//! its last: weights are read as fast as memory gives them only in long runs, which threads that take turns do not have
+//! (two of them were slower than one). Who has nothing left takes half of what another has. So a helper that is
+//! not there in time is not waited for: the caller only waits for pieces that somebody has begun. Which thread does a
+//! piece changes nothing about its result.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
@@ -22,7 +25,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -64,8 +67,8 @@ struct Line<T>(T);
 struct Shared {
     /// See [`HELPERS`] and [`OPEN`].
     state: Line<AtomicU32>,
-    /// The next piece that nobody has.
-    next: Line<AtomicUsize>,
+    /// The pieces of each thread that nobody has begun.
+    shares: Box<[Line<AtomicU64>]>,
     /// Written while the region is closed and nobody is in it.
     region: UnsafeCell<Region>,
     /// A piece has panicked.
@@ -84,7 +87,19 @@ struct Shared {
 /// What there is to do.
 struct Region {
     work: *const (dyn Fn(usize) + Sync),
-    pieces: usize,
+    /// Threads that have a share of it.
+    threads: usize,
+}
+
+/// Pieces from the first number to before the second, as one word that is exchanged at once.
+type Share = u64;
+
+const fn share(first: usize, end: usize) -> Share {
+    (first as u64) << 32 | end as u64
+}
+
+const fn bounds(share: Share) -> (usize, usize) {
+    ((share >> 32) as usize, share as u32 as usize)
 }
 
 #[derive(Default)]
@@ -104,8 +119,8 @@ impl Pool {
         let threads = threads.clamp(1, MOST_THREADS);
         let shared = Arc::new(Shared {
             state: Line(AtomicU32::new(0)),
-            next: Line(AtomicUsize::new(0)),
-            region: UnsafeCell::new(Region { work: &|_| (), pieces: 0 }),
+            shares: (0..threads).map(|_| Line(AtomicU64::new(0))).collect(),
+            region: UnsafeCell::new(Region { work: &|_| (), threads: 1 }),
             panicked: AtomicBool::new(false),
             crashed: AtomicU32::new(0),
             limit: AtomicUsize::new(threads),
@@ -150,19 +165,21 @@ impl Pool {
     pub fn run(&self, pieces: usize, work: impl Fn(usize) + Sync) -> Result<()> {
         let shared = &*self.shared;
         let work: &(dyn Fn(usize) + Sync) = &work;
+        let threads = if pieces <= 1 { 1 } else { self.threads() };
         // SAFETY: nobody is in a region. The work lives until `finish` has seen the last helper leave.
         unsafe {
             let work = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work);
-            *shared.region.get() = Region { work, pieces };
+            *shared.region.get() = Region { work, threads };
         }
-        shared.next.0.store(0, Relaxed);
-        let alone = pieces <= 1 || self.threads() == 1;
-        if !alone {
+        for (index, Line(target)) in shared.shares[..threads].iter().enumerate() {
+            target.store(share(index * pieces / threads, (index + 1) * pieces / threads), Relaxed);
+        }
+        if threads > 1 {
             shared.state.0.fetch_add(OPEN, SeqCst);
-            shared.wake(self.threads());
+            shared.wake(threads);
         }
-        shared.work();
-        if !alone {
+        shared.work(0);
+        if threads > 1 {
             shared.finish();
         }
         if shared.panicked.swap(false, Relaxed) {
@@ -219,7 +236,7 @@ impl Shared {
             let region = state & !HELPERS;
             if state & OPEN != 0 && region != last_region && index < self.limit.load(Relaxed) {
                 if self.state.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_ok() {
-                    self.work();
+                    self.work(index);
                     self.leave();
                     (last_region, spins) = (region, 0);
                 }
@@ -238,25 +255,22 @@ impl Shared {
         }
     }
 
-    /// Takes pieces until there are no more.
-    fn work(&self) {
+    /// Does pieces, as thread `index`, until nobody has any left.
+    fn work(&self, index: usize) {
         // SAFETY: the region stays as it is while somebody is in it.
-        let (work, pieces) = unsafe {
+        let (work, threads) = unsafe {
             let region = &*self.region.get();
-            (&*region.work, region.pieces)
+            (&*region.work, region.threads)
         };
+        let shares = &self.shares[..threads];
         let all = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let piece = self.next.0.fetch_add(1, Relaxed);
-                if piece >= pieces {
-                    break;
-                }
+            while let Some(piece) = next(shares, index) {
                 work(piece);
             }
         }));
         if all.is_err() {
             self.panicked.store(true, Relaxed);
-            self.next.0.store(pieces, Relaxed);
+            shares.iter().for_each(|Line(share)| share.store(0, Relaxed));
         }
     }
 
@@ -299,6 +313,38 @@ impl Shared {
 
     fn wake_all(&self) {
         self.wake(self.sleepers.len() + 1);
+    }
+}
+
+/// The next piece of thread `index`: the first of its share, or of half of another's.
+fn next(shares: &[Line<AtomicU64>], index: usize) -> Option<usize> {
+    let own = &shares[index].0;
+    let take = |first: usize, end: usize| (share(first + 1, end), first);
+    let stolen =
+        |first: usize, end: usize| (share(first, first + (end - first) / 2), first + (end - first) / 2);
+    if let Some((piece, _)) = exchange(own, take) {
+        return Some(piece);
+    }
+    let others = (1..shares.len()).map(|step| &shares[(index + step) % shares.len()].0);
+    let (first, end) = others.into_iter().find_map(|other| exchange(other, stolen))?;
+    // Nobody exchanges a share that is empty.
+    own.store(share(first + 1, end), Relaxed);
+    Some(first)
+}
+
+/// Replaces a share, unless it is empty, by what `split` leaves of it. Gives where the rest begins, and its end.
+fn exchange(target: &AtomicU64, split: impl Fn(usize, usize) -> (Share, usize)) -> Option<(usize, usize)> {
+    let mut now = target.load(Relaxed);
+    loop {
+        let (first, end) = bounds(now);
+        if first >= end {
+            return None;
+        }
+        let (left, rest) = split(first, end);
+        match target.compare_exchange_weak(now, left, Relaxed, Relaxed) {
+            Ok(_) => return Some((rest, end)),
+            Err(other) => now = other,
+        }
     }
 }
 

@@ -1,0 +1,135 @@
+//! What the store has: by name, verified, removed.
+
+use super::find::url_repo;
+use super::hash::hex;
+use super::models::{Models, beside, is_beside};
+use super::spec::Spec;
+use crate::store::{Key, Record, Split};
+use crate::{Error, Result};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// A model that the store has, or has begun to fetch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cached {
+    /// As one types it: `owner/repo/file.gguf`; of files at plain addresses the last part.
+    pub model: String,
+    /// The commit's 40 hex digits, or the version's.
+    pub commit: String,
+    /// Bytes of all parts.
+    pub size: u64,
+    /// Bytes that are there.
+    pub stored: u64,
+    /// All of it is there, and verified.
+    pub complete: bool,
+    /// Seconds since 1970.
+    pub last_used: u64,
+    /// Its files.
+    #[serde(skip)]
+    pub keys: Vec<Key>,
+}
+
+impl Cached {
+    /// The model that a file belongs to, without any files yet.
+    pub(super) fn named(key: &Key) -> Cached {
+        let first = Split::of(&key.path).map_or_else(|| key.path.clone(), |split| split.path(1));
+        let model = if key.is_of_url() { first } else { format!("{}/{first}", key.repo) };
+        let commit = key.commit.clone();
+        Cached { model, commit, size: 0, stored: 0, complete: true, last_used: 0, keys: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, record: &Record) {
+        self.size += record.len;
+        self.stored += record.written.total();
+        self.last_used = self.last_used.max(record.last_used);
+        self.complete &= record.whole;
+        self.keys.push(record.key.clone());
+    }
+}
+
+impl Models {
+    /// What the store has, by name.
+    pub async fn list(&self) -> Result<Vec<Cached>> {
+        let mut models: BTreeMap<(String, String), Cached> = BTreeMap::new();
+        for record in self.store.list().await? {
+            if record.key.path.to_ascii_lowercase().ends_with(".gguf") && !is_beside(&record.key) {
+                // All parts of a split model are one.
+                let cached = Cached::named(&record.key);
+                let id = (cached.model.clone(), cached.commit.clone());
+                models.entry(id).or_insert(cached).add(&record);
+            }
+        }
+        let mut models: Vec<Cached> = models.into_values().collect();
+        for model in &mut models {
+            let parts = Split::of(&model.keys[0].path).map_or(1, |split| split.count as usize);
+            model.complete &= model.keys.len() == parts;
+        }
+        Ok(models)
+    }
+
+    /// What of it the store has under a name: every revision, and every file where only the repository is named. A file
+    /// at a plain address is found by that, and by its name in the list, `file.gguf` or `file.gguf@version`.
+    pub async fn cached(&self, spec: &Spec) -> Result<Vec<Cached>> {
+        let mut models = self.list().await?;
+        match spec {
+            Spec::Hub(hub) => {
+                let commit = match &hub.revision {
+                    Some(revision) => self.known_commit(hub).await?.or_else(|| Some(revision.clone())),
+                    None => None,
+                };
+                models.retain(|model| {
+                    let Key { repo, commit: of, path, .. } = &model.keys[0];
+                    *repo == hub.repo
+                        && commit.as_ref().is_none_or(|commit| commit == of)
+                        && hub.file.means(path)
+                });
+            }
+            Spec::Url(url) => models.retain(|model| model.keys[0].repo == url_repo(url)),
+            // As they are listed: without their server.
+            Spec::Path(name) => {
+                let (name, version) = name.split_once('@').unwrap_or((name, ""));
+                models.retain(|model| {
+                    model.keys[0].is_of_url() && model.model == name && model.commit.starts_with(version)
+                });
+            }
+        }
+        match models.is_empty() {
+            true => Err(Error::model_not_found(format!(
+                "{spec} is not in the cache. `candlewick list` shows what is"
+            ))),
+            false => Ok(models),
+        }
+    }
+
+    /// Removes what [`Models::cached`] finds. Says how many bytes that freed.
+    pub async fn remove(&self, spec: &Spec) -> Result<u64> {
+        let mut freed = 0;
+        for key in self.cached(spec).await?.iter().flat_map(|model| &model.keys) {
+            freed += self.store.delete(key).await? + self.store.delete(&beside(key)).await?;
+        }
+        Ok(freed)
+    }
+
+    /// Reads a whole file again and compares its hash: true where it is right, nothing where no hash is known.
+    pub async fn verify(
+        &self,
+        key: &Key,
+        progress: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Option<bool>> {
+        const PIECE: u64 = 4 << 20;
+        let (Some(expected), Some(record)) = (key.sha256(), self.store.get(key).await?) else {
+            return Ok(None);
+        };
+        let mut hash = Sha256::new();
+        let mut at = 0;
+        while at < record.len {
+            let len = PIECE.min(record.len - at);
+            hash.update(self.store.read(key, at, len as usize).await?);
+            at += len;
+            progress(len)?;
+        }
+        Ok(Some(hex(&hash.finalize()) == expected))
+    }
+}

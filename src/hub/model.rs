@@ -1,0 +1,127 @@
+//! A model that is read while it comes, and a look at one of which nothing is kept.
+
+use super::cached::Cached;
+use super::download::Part;
+use super::remote::Remote;
+use crate::engine::{Engine, Options, Progress, Stage};
+use crate::store::{Joined, Key, Record, Source, Store};
+use crate::{Code, Result};
+use futures_util::future::LocalBoxFuture;
+use std::rc::Rc;
+
+/// A model in the store, whole or on its way there; all parts of one that is split.
+pub struct Model(pub(super) Joined<Part>);
+
+/// Loads an engine while the model comes, and makes sure of the model. Where bytes were wrong on their way, it is
+/// loaded again with the right ones.
+pub async fn load(
+    model: Rc<Model>,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress) -> Result<()>,
+) -> Result<Engine> {
+    let mut ready = None;
+    let mut shown = |report: Progress| match report.stage {
+        // Until all is there, what comes over the network says how far it is.
+        Stage::Load if !model.is_whole() => Ok(()),
+        Stage::Ready if !model.is_whole() => {
+            ready = Some(report);
+            Ok(())
+        }
+        _ => progress(report),
+    };
+    let engine = Engine::load(model.clone(), options, &mut shown).await;
+    match &engine {
+        Err(error) if error.code != Code::CorruptModel => return engine,
+        // There is no hash that could find what is wrong.
+        Err(_) if model.keys().any(|key| key.sha256().is_none()) => {
+            model.discard().await?;
+            return engine;
+        }
+        _ => {}
+    }
+    if model.complete().await? {
+        return Engine::load(model, options, progress).await;
+    }
+    ready.map_or(Ok(()), progress)?;
+    engine
+}
+
+impl Model {
+    /// Fetches and verifies all that is missing. Says whether something was replaced that may have been read before.
+    pub async fn complete(&self) -> Result<bool> {
+        let mut replaced = false;
+        for part in self.0.sources() {
+            replaced |= part.complete().await?;
+        }
+        Ok(replaced)
+    }
+
+    /// All of it is in the store, and verified.
+    pub fn is_whole(&self) -> bool {
+        self.0.sources().iter().all(Part::is_whole)
+    }
+
+    /// Keeps nothing of it.
+    async fn discard(&self) -> Result<()> {
+        for part in self.0.sources() {
+            part.discard().await?;
+        }
+        Ok(())
+    }
+
+    /// Its files.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.0.sources().iter().map(Part::key)
+    }
+}
+
+impl Source for Model {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn parts(&self) -> Vec<u64> {
+        self.0.parts()
+    }
+
+    fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        self.0.read(offset, len)
+    }
+}
+
+/// A file of which nothing more is fetched than what is read.
+pub struct Peek {
+    pub(super) store: Rc<dyn Store>,
+    pub(super) record: Record,
+    pub(super) remote: Remote,
+}
+
+impl Joined<Peek> {
+    /// What the store has of it.
+    pub fn cached(&self) -> Cached {
+        let mut cached = Cached::named(&self.sources()[0].record.key);
+        self.sources().iter().for_each(|file| cached.add(&file.record));
+        cached
+    }
+}
+
+impl Source for Peek {
+    fn name(&self) -> &str {
+        self.record.key.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.record.len
+    }
+
+    fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        match self.record.written.contains(&(offset..offset + len as u64)) {
+            true => self.store.read(&self.record.key, offset, len),
+            false => self.remote.read(offset, len),
+        }
+    }
+}

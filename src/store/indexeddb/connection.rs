@@ -1,0 +1,129 @@
+//! An open database, and what its requests come to.
+
+use crate::{Code, Error, Result};
+use js_sys::{Array, Promise, Reflect};
+use std::cell::Cell;
+use std::rc::Rc;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{
+    DomException, IdbDatabase, IdbFactory, IdbOpenDbRequest, IdbRequest, IdbTransaction, IdbTransactionMode,
+};
+
+pub const NAME: &str = "candlewick";
+/// Raise it when stores are added; one that changes its meaning gets another name.
+const VERSION: u32 = 1;
+pub const FILES: &str = "files";
+pub const PIECES: &str = "pieces";
+pub const NOTES: &str = "notes";
+
+pub struct Connection {
+    database: IdbDatabase,
+    pub open: Rc<Cell<bool>>,
+    _closing: Closure<dyn FnMut()>,
+}
+
+impl Connection {
+    pub async fn open() -> Result<Connection> {
+        let factory = Reflect::get(&js_sys::global(), &"indexedDB".into()).unwrap_or_default();
+        let factory: IdbFactory =
+            factory.dyn_into().map_err(|_| Error::internal("this browser has no IndexedDB here"))?;
+        let request = factory.open_with_u32(NAME, VERSION).map_err(failure)?;
+        let upgrading = request.clone();
+        let upgrade = Closure::once(move || {
+            // An upgrade that fails makes the opening fail.
+            let _ = upgrade(&upgrading);
+        });
+        request.set_onupgradeneeded(Some(upgrade.as_ref().unchecked_ref()));
+        let settled = Promise::new(&mut |resolve, reject| {
+            request.set_onsuccess(Some(&resolve));
+            request.set_onerror(Some(&reject));
+            // A tab with an older version that does not let go.
+            request.set_onblocked(Some(&reject));
+        });
+        if JsFuture::from(settled).await.is_err() {
+            return Err(match request.error() {
+                Ok(Some(error)) => failure(error.into()),
+                _ => Error::internal("another tab holds an older version of the model store. Close it"),
+            });
+        }
+        let database: IdbDatabase = request.result().map_err(failure)?.unchecked_into();
+        let open = Rc::new(Cell::new(true));
+        let closing = {
+            let (database, open) = (database.clone(), open.clone());
+            Closure::new(move || {
+                database.close();
+                open.set(false);
+            })
+        };
+        database.set_onversionchange(Some(closing.as_ref().unchecked_ref()));
+        database.set_onclose(Some(closing.as_ref().unchecked_ref()));
+        Ok(Connection { database, open, _closing: closing })
+    }
+
+    pub fn transaction(&self, mode: IdbTransactionMode) -> Result<IdbTransaction, JsValue> {
+        self.database.transaction_with_str_sequence_and_mode(&array([FILES, PIECES, NOTES]), mode)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.database.set_onversionchange(None);
+        self.database.set_onclose(None);
+        self.database.close();
+    }
+}
+
+fn upgrade(request: &IdbOpenDbRequest) -> Result<(), JsValue> {
+    let database: IdbDatabase = request.result()?.unchecked_into();
+    for name in [FILES, PIECES, NOTES] {
+        if !database.object_store_names().contains(name) {
+            database.create_object_store(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a request comes to. Its transaction goes on as long as each request follows the last one's answer.
+pub async fn done(request: Result<IdbRequest, JsValue>) -> Result<JsValue, JsValue> {
+    let request = request?;
+    let settled = Promise::new(&mut |resolve, reject| {
+        request.set_onsuccess(Some(&resolve));
+        request.set_onerror(Some(&reject));
+    });
+    match JsFuture::from(settled).await {
+        Ok(_) => request.result(),
+        Err(_) => Err(request.error()?.into()),
+    }
+}
+
+/// All that a transaction has written is there, or nothing of it.
+pub async fn committed(transaction: &IdbTransaction) -> Result<()> {
+    let settled = Promise::new(&mut |resolve, reject| {
+        transaction.set_oncomplete(Some(&resolve));
+        transaction.set_onabort(Some(&reject));
+    });
+    match JsFuture::from(settled).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(failure(transaction.error().into())),
+    }
+}
+
+pub fn failure(error: JsValue) -> Error {
+    match error.dyn_ref::<DomException>() {
+        Some(error) if error.name() == "QuotaExceededError" => Error {
+            code: Code::QuotaExceeded,
+            message: "the browser's storage for this site is full".to_owned(),
+        },
+        Some(error) => Error::internal(format!("the browser's storage failed: {}", error.name())),
+        None => Error::internal("the browser's storage failed"),
+    }
+}
+
+pub fn array<const N: usize>(texts: [&str; N]) -> Array {
+    let array = Array::new();
+    for text in texts {
+        array.push(&text.into());
+    }
+    array
+}
