@@ -1,7 +1,7 @@
 /** A small model that runs in this Worker, in candlewick's WebAssembly: 260 thousand weights that tell stories. */
 import type { Answer, Engine } from "../../../pkg/wasm/candlewick.js";
 import type { Body } from "./body";
-import { errorBody } from "./errors";
+import { errorBody, Refusal } from "./errors";
 import { open, refusal } from "./local";
 import type { Env } from "./settings";
 
