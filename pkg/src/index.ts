@@ -4,6 +4,6 @@ export { connect, load, type ConnectOptions, type ModelSource } from "./load.js"
 export { inspect } from "./inspect.js";
 export { models } from "./models.js";
 export type { Create, Engine } from "./engine.js";
-export type { Stream } from "./stream.js";
+export type { Chunks, Stream } from "./stream.js";
 export type { Tasks } from "./tasks.js";
 export type * from "./types.js";

@@ -2,8 +2,8 @@ import { Connection } from "./connection.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
 import type { WasmURLs } from "./module.js";
+import { absolute, checkBrowser, plain } from "./page.js";
 import type { HubParams, Remote } from "./protocol.js";
-import { checkBrowser } from "./spawn.js";
 import type { EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
 
 /**
@@ -72,29 +72,27 @@ function translate({ when, fallbacks = [], firstTokenMs, maxMemory, minTokensPer
     if (typeof model !== "string" || model === "") {
       throw new CandlewickError("invalid_argument", 'remote.model is missing: which hosted model? For example "org/name".');
     }
-    const address = baseURL === undefined ? {} : { baseURL: new URL(baseURL, document.baseURI).href };
+    const address = baseURL === undefined ? {} : { baseURL: absolute(baseURL, "remote.baseURL") };
     return { model, config: { ...config, ...address } };
   });
   const kept = cache === true ? {} : cache || undefined;
   const remote: Remote = { policy: { when, firstTokenMs }, hosted, cache: kept, maxMemory, minTokensPerSecond };
-  // The engine takes what is undefined for what is wrong.
-  return JSON.parse(JSON.stringify(remote));
+  return plain(remote, "remote");
 }
 
 /** @internal What the Worker needs of the options. */
 export function hubParams({ token, hubURL, transfer, ...options }: HubOptions & LoadOptions): HubParams {
   const { cache, cacheBudget, force } = options;
-  const params = { token, hubURL: absolute(hubURL), cache, cacheBudget, force, transfer };
+  const params = { token, hubURL: hubURL === undefined ? undefined : absolute(hubURL, "hubURL"), cache, cacheBudget, force, transfer };
   return Object.fromEntries(Object.entries(params).filter(([, value]) => value !== undefined));
 }
 
 /** @internal */
 export function wasmURLs({ wasmURL, threadsWasmURL }: HubOptions): WasmURLs {
-  return { single: absolute(wasmURL), threaded: absolute(threadsWasmURL) };
-}
-
-function absolute(url: string | URL | undefined): string | undefined {
-  return url === undefined ? undefined : new URL(url, document.baseURI).href;
+  return {
+    single: wasmURL === undefined ? undefined : absolute(wasmURL, "wasmURL"),
+    threaded: threadsWasmURL === undefined ? undefined : absolute(threadsWasmURL, "threadsWasmURL"),
+  };
 }
 
 /** @internal Asks the browser not to clear models away by itself. Only pages can ask; some browsers ask their user. */
@@ -117,12 +115,7 @@ export function locate(source: ModelSource): string | Blob {
       "A model is the name of one (owner/repo), a URL, a File or Blob, an ArrayBuffer or a Uint8Array.",
     );
   }
-  if (!isURL(source)) return source.trim();
-  try {
-    return new URL(source, document.baseURI).href;
-  } catch (cause) {
-    throw new CandlewickError("invalid_argument", `"${source}" is not a valid URL.`, { cause });
-  }
+  return isURL(source) ? absolute(source, "The model") : source.trim();
 }
 
 /** Names on the Hub are `owner/repo[:QUANT]` or `owner/repo/file.gguf[@revision]`; what cannot be one is a URL. */

@@ -35,7 +35,7 @@ export const models = {
 
 type Question<C> = C extends { hub: unknown } ? Omit<C, "hub" | "wasm"> : never;
 
-function ask<T>(
+async function ask<T>(
   question: Question<Call>,
   options: HubOptions & { onProgress?: (progress: LoadProgress) => void },
 ): Promise<T> {

@@ -60,6 +60,8 @@ async function compile(url: string | URL): Promise<WebAssembly.Module> {
       ? await WebAssembly.compileStreaming(response)
       : await WebAssembly.compile(await response.arrayBuffer());
   } catch (cause) {
+    // The compiler has errors of its own; this is one of fetching.
+    if (cause instanceof TypeError) throw new CandlewickError("network", `The engine could not be fetched whole from ${url}: ${cause}`);
     throw new CandlewickError(
       "internal",
       `The engine at ${url} could not be compiled (${cause}). Check that this address serves the .wasm file, ` +

@@ -1,22 +1,12 @@
-import { CandlewickError } from "./errors.js";
+import { absolute, checkBrowser } from "./page.js";
 
 // In a variable, because bundlers take `new URL("…", import.meta.url)` for an asset to be copied.
 const here = import.meta.url;
 
-/** Says so where there is no browser around. */
-export function checkBrowser(): void {
-  if (typeof Worker === "undefined" || typeof document === "undefined") {
-    throw new CandlewickError(
-      "invalid_argument",
-      "load() needs a browser: there is no Worker or document here. Call it on the client, not while rendering on the server.",
-    );
-  }
-}
-
 /** Starts the Worker, wherever this module was served from. */
 export function spawn(workerURL?: string | URL): Worker {
   checkBrowser();
-  const override = workerURL === undefined ? foreign(here, "./worker.js") : new URL(workerURL, document.baseURI);
+  const override = workerURL === undefined ? foreign(here, "./worker.js") : new URL(absolute(workerURL, "workerURL"));
   if (override === undefined) {
     // Exactly this form is what Vite, webpack, Parcel and Rollup plugins recognise and bundle.
     return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "candlewick" });

@@ -7,6 +7,11 @@ interface Source {
   abandoned(): void;
 }
 
+/** A stream as it is read. `return()` stops the model, also while `next()` waits for it. */
+export interface Chunks<T> extends AsyncIterableIterator<T, void, undefined> {
+  return(): Promise<IteratorResult<T, void>>;
+}
+
 /** Chunks as they are made. Leaving the `for await` loop stops the model. */
 export class Stream<T> implements AsyncIterable<T> {
   readonly #source: Source;
@@ -35,25 +40,48 @@ export class Stream<T> implements AsyncIterable<T> {
     this.#wake();
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<T, void, undefined> {
-    if (this.#consumed) throw new CandlewickError("invalid_argument", "This stream has been read already. A stream can be read once.");
+  /** No generator: its `return()` would wait for the chunk that is being made. This one's stops the model at once. */
+  [Symbol.asyncIterator](): Chunks<T> {
+    const first = !this.#consumed;
     this.#consumed = true;
-    try {
-      for (;;) {
+    let over = false;
+    let turn: Promise<unknown> = Promise.resolve();
+    const take = async (): Promise<IteratorResult<T, void>> => {
+      while (!over) {
+        if (!first) {
+          over = true;
+          throw new CandlewickError("invalid_argument", "This stream has been read already. A stream can be read once.");
+        }
         const chunk = this.#chunks.shift();
         if (chunk !== undefined) {
           this.#source.taken();
-          yield chunk;
-        } else if (this.#ended) {
+          return { done: false, value: chunk };
+        }
+        if (this.#ended) {
+          over = true;
           if (this.#error) throw this.#error;
-          return;
         } else {
           await new Promise<void>((wake) => (this.#wake = wake));
         }
       }
-    } finally {
-      if (!this.#ended) this.#source.abandoned();
-    }
+      return { done: true, value: undefined };
+    };
+    return {
+      next: () => {
+        const taken = turn.then(take);
+        turn = taken.catch(() => {});
+        return taken;
+      },
+      return: async () => {
+        if (first && !over && !this.#ended) this.#source.abandoned();
+        over = true;
+        if (first) this.#wake();
+        return { done: true, value: undefined };
+      },
+      [Symbol.asyncIterator]() {
+        return this;
+      },
+    };
   }
 
   /** One JSON object a line, as `toReadableStream()` of OpenAI's client gives it; for `new Response(…)`. */

@@ -1,4 +1,5 @@
 import type { Connection } from "./connection.js";
+import { plain } from "./page.js";
 import type { Task } from "./protocol.js";
 import type { Label, PictureOptions, TaskOptions } from "./types.js";
 
@@ -41,7 +42,7 @@ export class Tasks {
     return new Blob([bytes], { type });
   }
 
-  #run<T>(task: Task, { model, signal }: TaskOptions): Promise<T> {
-    return this.#connection.call({ method: "task", model, task: JSON.parse(JSON.stringify(task)) as Task }, { signal });
+  async #run<T>(task: Task, { model, signal }: TaskOptions): Promise<T> {
+    return this.#connection.call({ method: "task", model, task: plain(task, "The task") }, { signal });
   }
 }

@@ -11,6 +11,13 @@ export interface TextPart {
   text: string;
 }
 
+/** A picture, for hosted models that see. */
+export interface ImagePart {
+  type: "image_url";
+  /** An address, or a `data:` URL. */
+  image_url: { url: string; detail?: "auto" | "low" | "high" };
+}
+
 export interface ToolCall {
   id: string;
   type: "function";
@@ -19,7 +26,7 @@ export interface ToolCall {
 
 export interface ChatMessage {
   role: "system" | "developer" | "user" | "assistant" | "tool";
-  content?: string | TextPart[] | null;
+  content?: string | (TextPart | ImagePart)[] | null;
   name?: string;
   tool_calls?: ToolCall[];
   tool_call_id?: string;
@@ -29,6 +36,14 @@ export interface Tool {
   type: "function";
   function: { name: string; description?: string; parameters?: Record<string, unknown> };
 }
+
+/** What form the answer has. */
+export type ResponseFormat =
+  | { type: "text" | "json_object" }
+  | { type: "json_schema"; json_schema: { name: string; description?: string; schema?: Record<string, unknown>; strict?: boolean | null } };
+
+/** Whether tools are called, and which. */
+export type ToolChoice = "none" | "auto" | "required" | { type: "function"; function: { name: string } };
 
 /** Applied in this order: penalties, `top_k`, `typical_p`, `top_p`, `min_p`, `temperature`, and a seeded draw. */
 export interface SamplingParams {
@@ -82,6 +97,10 @@ export interface PromptParams {
 
 export interface ChatParams extends PromptParams, SamplingParams, StreamParams {
   max_completion_tokens?: number;
+  /** Hosted models alone give JSON; models on this device refuse what is not text. */
+  response_format?: ResponseFormat;
+  /** For hosted models; others do not read it. */
+  tool_choice?: ToolChoice;
 }
 
 export interface CompletionParams extends SamplingParams, StreamParams {

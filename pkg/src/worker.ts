@@ -7,7 +7,7 @@
 import type { Answer, Engine, Models, Stopper } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
 import { help, type HelperTask } from "./helpers.js";
-import { start, type WasmURLs } from "./module.js";
+import { start, type Started, type WasmURLs } from "./module.js";
 import type { Call, Control, HubParams, Reply } from "./protocol.js";
 import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
@@ -21,6 +21,8 @@ interface Chunk {
 }
 
 let engine: Engine;
+/** The WebAssembly in which it runs. */
+let home: Started;
 
 requestSubgroups();
 
@@ -84,9 +86,14 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
 }
 
 async function load({ sources, wasm, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo | RemoteInfo> {
-  const started = await start(wasm, options.device !== "gpu");
-  engine = await started.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }));
-  return { ...engine.info(), wasm: started.file, wasmReason: started.reason };
+  home = await start(wasm, options.device !== "gpu");
+  engine = await home.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }));
+  return info();
+}
+
+/** What the engine says of itself, and what runs it. */
+function info(): EngineInfo | RemoteInfo {
+  return { ...engine.info(), wasm: home.file, wasmReason: home.reason };
 }
 
 async function inspect({ source, wasm, options }: Call & { method: "inspect" }): Promise<unknown> {
@@ -135,7 +142,7 @@ async function generate(
       started = Boolean(stream);
       if (!chunk) break;
       if (chunk.recovery) {
-        if (chunk.recovery.stage === "ready") caller.reply({ info: engine.info() });
+        if (chunk.recovery.stage === "ready") caller.reply({ info: info() });
         caller.reply({ recovery: chunk.recovery });
       } else if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
       else if (stream && (chunk.choices.length > 0 || includeUsage)) caller.chunk(chunk);

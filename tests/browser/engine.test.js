@@ -295,6 +295,43 @@ describe("aborting", () => {
     assert.equal(again, story);
   });
 
+  for (const [how, leave] of [
+    ["by leaving before the first chunk", (stream) => stream[Symbol.asyncIterator]().return()],
+    ["by cancelling a ReadableStream", (stream) => stream.toReadableStream().cancel()],
+    ["by cancelling one that is being read", async (stream) => {
+      const reader = stream.toReadableStream().getReader();
+      await reader.read();
+      const next = reader.read();
+      await reader.cancel();
+      await next;
+    }],
+  ]) {
+    test(how, async () => {
+      const way = await page.evaluateHandle(`({ leave: ${leave} })`);
+      const again = await page.evaluate(async ({ leave }) => {
+        const engine = await load(story);
+        await leave(await engine.completions.create({ ...greedy, stream: true }));
+        // It would wait for ever for a stream that nobody reads.
+        return (await engine.completions.create(greedy)).choices[0].text;
+      }, way);
+      assert.equal(again, story);
+    });
+  }
+
+  test("by leaving while chunks are waited for", async () => {
+    const { first, last, again } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const chunks = (await engine.completions.create({ ...greedy, stream: true }))[Symbol.asyncIterator]();
+      const waited = Array.from({ length: 100 }, () => chunks.next());
+      const first = await waited[0];
+      await chunks.return();
+      return { first: first.done, last: (await waited.at(-1)).done, again: (await engine.completions.create(greedy)).choices[0].text };
+    });
+    // Of a hundred it can have made no more than it may be ahead.
+    assert.deepEqual([first, last], [false, true]);
+    assert.equal(again, story);
+  });
+
   test("a whole answer under way", async () => {
     const { error, again } = await page.evaluate(async () => {
       const engine = await load(story);

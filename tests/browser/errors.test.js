@@ -9,6 +9,13 @@ const crashingWorker = `onmessage = ({ data, ports: [port] }) => {
   else throw new Error("the wick is out");
 }`;
 
+// Sends the half of what it promised.
+const breakOff = (type) => (_, response) => {
+  const wasm = read("pkg/wasm/candlewick_bg.wasm");
+  response.writeHead(200, { "content-length": wasm.length, "content-type": type });
+  response.write(wasm.subarray(0, wasm.length >> 1), () => response.destroy());
+};
+
 // Sends a little, then nothing: a connection that hangs.
 function hang(_, response) {
   response.writeHead(200, { "content-length": storyteller.length, "content-type": "application/octet-stream" });
@@ -28,6 +35,8 @@ before(async () => {
       "/forbidden.gguf": (_, response) => response.writeHead(403).end(),
       "/broken.gguf": (_, response) => response.writeHead(500).end(),
       "/crashing-worker.js": crashingWorker,
+      "/cut.wasm": breakOff("application/wasm"),
+      "/cut.bin": breakOff("application/octet-stream"),
       "/octets.bin": (_, response) => response.end(read("pkg/wasm/candlewick_bg.wasm")),
     },
   });
@@ -125,6 +134,32 @@ describe("sources", () => {
   });
 });
 
+describe("addresses that are none", () => {
+  for (const name of ["hubURL", "wasmURL", "threadsWasmURL", "workerURL", "remote.baseURL"]) {
+    test(name, async () => {
+      const options = name === "remote.baseURL" ? { remote: { model: "a/b", baseURL: "http://[" } } : { [name]: "http://[" };
+      is(await loading(() => story, options), "invalid_argument", new RegExp(name));
+    });
+  }
+
+  test("questions about models fail later, not at once", async () => {
+    const errors = await page.evaluate(() => {
+      const options = { hubURL: "http://[" };
+      const questions = [models.list(options), models.usage(options), models.pull("a/b", options), models.remove("a/b", options), models.verify("a/b", options), inspect("a/b", options)];
+      return Promise.all(questions.map(failure));
+    });
+    for (const error of errors) is(error, "invalid_argument", /hubURL/);
+  });
+
+  test("tasks too", async () => {
+    const error = await page.evaluate(async () => {
+      const engine = await load(story);
+      return failure(engine.tasks.generate("Once", { parameters: { max_length: 10n } }));
+    });
+    is(error, "invalid_argument", /task/);
+  });
+});
+
 describe("requests", () => {
   for (const [name, body, code, mention] of [
     ["a negative temperature", { prompt: "", temperature: -1 }, "invalid_argument", /temperature/],
@@ -178,6 +213,10 @@ describe("the engine's own files", () => {
   test("a Worker script that is missing", async () => is(await loading(() => story, { workerURL: "/nowhere.js" }), "network", /worker/i));
 
   test("a wasm file that is missing", async () => is(await loading(() => story, { wasmURL: "/nowhere.wasm" }), "network", /nowhere\.wasm/));
+
+  for (const file of ["/cut.wasm", "/cut.bin"]) {
+    test(`a connection that breaks while ${file} comes`, async () => is(await loading(() => story, { wasmURL: file }), "network", new RegExp(file)));
+  }
 
   test("a page in place of the wasm file", async () => is(await loading(() => story, { wasmURL: "/page.gguf" }), "internal", /page\.gguf/));
 

@@ -61,7 +61,8 @@ describe("a GPU that goes away in the middle of an answer", () => {
     test(`${how}: the text is what it would have been`, async () => {
       const { text, info, reports, message } = await interrupted({ device: "gpu" }, lose);
       assert.equal(text, story, message);
-      assert.deepEqual([info.device, info.recoveries], ["gpu", 1]);
+      assert.deepEqual([info.device, info.recoveries, info.wasm], ["gpu", 1, "candlewick.wasm"]);
+      assert.equal(info.wasmReason, "the GPU was asked for");
       assert.match(info.deviceReason, /was lost and came back/);
       assert.equal(reports.at(-1).stage, "ready");
       assert.ok(reports.every(({ restarted }) => /lost/.test(restarted)), JSON.stringify(reports));
