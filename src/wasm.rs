@@ -2,12 +2,13 @@
 
 mod models;
 mod sources;
+mod stop;
 mod tasks;
 
 use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
 use crate::engine::{self, Device, Options, Progress};
-use crate::openai::{ChatRequest, Chunks, Completion, Endpoint};
+use crate::openai::{ChatRequest, Chunks, Completion, EmbeddingRequest, Endpoint, Retrying};
 use crate::remote::{Client, Config};
 use crate::router::{Cache, CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
 use crate::store::IndexedDbStore;
@@ -22,6 +23,7 @@ use serde_json::Value;
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
+use stop::Stopper;
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(typescript_custom_section)]
@@ -281,34 +283,84 @@ impl Engine {
         Ok(to_js(&self.hosted.iter().map(totals).collect::<Vec<_>>())?)
     }
 
-    /// One of Hugging Face's tasks, by the first hosted model or another of its provider.
-    pub async fn task(&self, model: Option<String>, task: JsValue) -> Result<JsValue, JsValue> {
-        let hosted = self.first_hosted()?;
-        let model = model.as_deref().unwrap_or(&hosted.model);
-        Ok(from_js::<Value>("task", task).and_then(tasks::Task::try_from)?.run(&hosted.client, model).await?)
+    /// What ends one of the calls below before its end.
+    pub fn stopper(&self) -> Stopper {
+        Stopper::new()
     }
 
-    /// The vectors of texts, by the first hosted model: each has a vector or an error.
-    pub async fn embed(&self, model: Option<String>, texts: Vec<String>) -> Result<JsValue, JsValue> {
+    /// One of Hugging Face's tasks, by the first hosted model or another of its provider.
+    pub async fn task(
+        &self,
+        stopper: &Stopper,
+        model: Option<String>,
+        task: JsValue,
+    ) -> Result<JsValue, JsValue> {
         let hosted = self.first_hosted()?;
         let model = model.as_deref().unwrap_or(&hosted.model);
-        let answered = hosted.client.embed(model, &texts).await?;
+        let task = from_js::<Value>("task", task).and_then(tasks::Task::try_from)?;
+        Ok(stopper.around(task.run(&hosted.client, model)).await?)
+    }
+
+    /// The vectors of a request's texts, by the model that answers or `model` of the first hosted one's provider: each
+    /// has a vector or an error.
+    pub async fn embed(
+        &self,
+        stopper: &Stopper,
+        model: Option<String>,
+        body: JsValue,
+    ) -> Result<JsValue, JsValue> {
+        let request: EmbeddingRequest = request(body)?;
+        let embeddings = match model {
+            Some(model) => {
+                let hosted = Hosted { client: self.first_hosted()?.client.clone(), model };
+                stopper.around(hosted.embed(&request)).await?
+            }
+            None => stopper.around(self.router.embed(&request)).await?,
+        };
         let one = |vector: &Result<Vec<f32>>| match vector {
             Ok(vector) => serde_json::json!({ "embedding": vector }),
             Err(error) => serde_json::json!({ "code": error.code.as_str(), "message": error.message }),
         };
-        Ok(to_js(&answered.value.iter().map(one).collect::<Vec<_>>())?)
+        Ok(to_js(&embeddings.vectors.iter().map(one).collect::<Vec<_>>())?)
     }
 
-    /// Runs one conversation over the loaded model and all hosted ones.
-    pub async fn compare(&self, body: JsValue) -> Result<JsValue, JsValue> {
+    /// The same in the shape of `/v1/embeddings`, which has no place for a text that failed.
+    pub async fn embeddings(&self, stopper: &Stopper, body: JsValue) -> Result<JsValue, JsValue> {
+        let request: EmbeddingRequest = request(body)?;
+        let embeddings = stopper.around(self.router.embed(&request)).await?;
+        Ok(to_js(&embeddings.list(request.encoding)?)?)
+    }
+
+    /// Runs one conversation over the loaded model and all hosted ones. `on_retry` hears that one will be asked again.
+    pub async fn compare(
+        &self,
+        stopper: &Stopper,
+        body: JsValue,
+        on_retry: Function,
+    ) -> Result<JsValue, JsValue> {
         let body: Value = from_js("request", body)?;
         let local = self.local.borrow().clone();
         let local = local.map(|engine| Rc::new(Local(engine)) as Rc<dyn Provider>);
         let hosted = self.hosted.iter().cloned().map(|hosted| Rc::new(hosted) as Rc<dyn Provider>);
         let models: Vec<_> = local.into_iter().chain(hosted).collect();
-        Ok(to_js(&compare(&models, Endpoint::Chat, &body).await)?)
+        let heard = |model: &dyn Provider, retry: &Retrying| {
+            if let Ok(retry) = to_js(&Retried { model: model.model(), provider: model.provider(), retry }) {
+                // A listener that throws does not end the comparison.
+                let _ = on_retry.call1(&JsValue::NULL, &retry);
+            }
+        };
+        let compared = async { Ok(compare(&models, Endpoint::Chat, &body, &heard).await) };
+        Ok(to_js(&stopper.around(compared).await?)?)
     }
+}
+
+/// Which of several models will be asked again.
+#[derive(Serialize)]
+struct Retried<'a> {
+    model: String,
+    provider: String,
+    #[serde(flatten)]
+    retry: &'a Retrying,
 }
 
 impl Engine {

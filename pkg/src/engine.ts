@@ -12,6 +12,9 @@ import type {
   Completion,
   CompletionParams,
   Embedding,
+  EmbeddingList,
+  EmbeddingParams,
+  EmbedOptions,
   EngineInfo,
   KernelTime,
   LoadProgress,
@@ -34,6 +37,8 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   #info: Info;
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };
+  /** OpenAI's shape of {@link embed}, which has no place for a text that failed: the first failure fails all. */
+  readonly embeddings: { create(body: EmbeddingParams, options?: RequestOptions): Promise<EmbeddingList> };
   /** Classification, summaries, translations and pictures, by hosted models. */
   readonly tasks: Tasks;
   readonly #connection: Connection;
@@ -46,6 +51,12 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
     connection.onInfo = (info) => (this.#info = info as Info);
     this.chat = { completions: { create: this.#creator("chat") } };
     this.completions = { create: this.#creator("complete") };
+    this.embeddings = {
+      create: async (body, options = {}) => {
+        if (typeof body !== "object" || body === null) throw new CandlewickError("invalid_argument", "The request must be an object.");
+        return connection.call({ method: "embeddings", body }, options);
+      },
+    };
     this.tasks = new Tasks(connection);
   }
 
@@ -78,12 +89,16 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
     return this.#connection.call({ method: "totals" }, options);
   }
 
-  /** The vectors of texts, by the first hosted model or another of its provider. One text that fails does not fail the rest. */
-  embed(texts: string[], { model, ...options }: { model?: string } & RequestOptions = {}): Promise<Embedding[]> {
-    return this.#connection.call({ method: "embed", model, texts }, options);
+  /**
+   * The vectors of texts, by the loaded model where that is an encoder, else by the first hosted one; or by `model`, another
+   * of its provider. One text that fails does not fail the rest.
+   */
+  async embed(texts: string[], { model, dimensions, truncate, ...options }: EmbedOptions = {}): Promise<Embedding[]> {
+    if (texts.length === 0) return [];
+    return this.#connection.call({ method: "embed", model, body: { input: texts, dimensions, truncate } }, options);
   }
 
-  /** Runs one conversation over the loaded model and all hosted ones. */
+  /** Runs one conversation over the loaded model and all hosted ones. `onRetry` hears which of them will be asked again. */
   compare(body: ChatParams, options: RequestOptions = {}): Promise<Comparison[]> {
     return this.#connection.call({ method: "compare", body }, options);
   }

@@ -6,7 +6,7 @@
  */
 import type { ErrorCode } from "./errors.js";
 import type { WasmURLs } from "./module.js";
-import type { ChatParams, CompletionParams, Device, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo } from "./types.js";
+import type { ChatParams, CompletionParams, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo } from "./types.js";
 
 export type Call =
   | { method: "load"; sources: (Blob | string)[]; wasm: WasmURLs; options: ModelOptions }
@@ -21,7 +21,8 @@ export type Call =
   | { method: "detokenize"; ids: Uint32Array }
   | { method: "capabilities" }
   | { method: "totals" }
-  | { method: "embed"; model: string | undefined; texts: string[] }
+  | { method: "embed"; model: string | undefined; body: EmbeddingParams }
+  | { method: "embeddings"; body: EmbeddingParams }
   | { method: "task"; model: string | undefined; task: Task }
   | { method: "compare"; body: ChatParams }
   | { method: "profile" };

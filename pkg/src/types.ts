@@ -153,6 +153,10 @@ export interface Retrying {
   wait_ms: number;
   code: ErrorCode;
   message: string;
+  /** Of several models that are compared: which one. */
+  model?: string;
+  /** Who has that one. */
+  provider?: string;
 }
 
 export interface ChatCompletion {
@@ -400,8 +404,42 @@ export interface Comparison {
   candlewick: Origin | null;
 }
 
-/** A text's vector, or why it has none. */
+/** A text's vector, of length 1 where it was made here; or why it has none. */
 export type Embedding = { embedding: number[] } | { code: ErrorCode; message: string };
+
+/** A request for vectors. */
+export interface EmbeddingParams {
+  /** A text or several; for a model on this device also token ids. */
+  input: string | string[] | number[] | number[][];
+  /** As in OpenAI's interface; the model that was loaded answers. */
+  model?: string;
+  /** Default: `"float"`. */
+  encoding_format?: "float" | "base64" | null | undefined;
+  /** Keeps so many numbers of each vector, for models trained so. Default: all. */
+  dimensions?: number | null | undefined;
+  /** Read only the beginning of a text that is too long for a model on this device. Default: it fails. */
+  truncate?: boolean | null | undefined;
+}
+
+/** The vectors of a request, in its order. */
+export interface EmbeddingList {
+  object: "list";
+  /** `embedding` is base64 of little-endian 32-bit floats where that was asked for. */
+  data: { object: "embedding"; index: number; embedding: number[] | string }[];
+  model: string;
+  /** Tokens; 0 where a hosted model read them. */
+  usage: { prompt_tokens: number; total_tokens: number };
+  candlewick: Origin;
+}
+
+export interface EmbedOptions extends RequestOptions {
+  /** Another model of the first hosted one's provider. */
+  model?: string | undefined;
+  /** Keeps so many numbers of each vector, for models trained so. Default: all. */
+  dimensions?: number | undefined;
+  /** Read only the beginning of a text that is too long for a model on this device. Default: it fails. */
+  truncate?: boolean | undefined;
+}
 
 export interface TaskOptions {
   /** For example `"facebook/bart-large-cnn"`. By default the hosted model that was loaded. */

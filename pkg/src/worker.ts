@@ -4,7 +4,7 @@
  * The engine works synchronously inside `next()`, so between two of them the Worker goes back to its event loop, where
  * aborts and new requests come in.
  */
-import type { Answer, Engine, Models } from "../wasm/candlewick.js";
+import type { Answer, Engine, Models, Stopper } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
 import { help, type HelperTask } from "./helpers.js";
 import { start, type Started, type WasmURLs } from "./module.js";
@@ -73,11 +73,13 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
     case "totals":
       return engine.totals();
     case "embed":
-      return engine.embed(call.model, call.texts);
+      return stoppable(caller, (stopper) => engine.embed(stopper, call.model, call.body));
+    case "embeddings":
+      return stoppable(caller, (stopper) => engine.embeddings(stopper, call.body));
     case "task":
-      return engine.task(call.model, call.task);
+      return stoppable(caller, (stopper) => engine.task(stopper, call.model, call.task));
     case "compare":
-      return engine.compare(call.body);
+      return stoppable(caller, (stopper) => engine.compare(stopper, call.body, (retry: unknown) => caller.reply({ retry })));
     case "profile":
       return engine.profile();
   }
@@ -104,6 +106,17 @@ async function inspect({ source, wasm, options }: Call & { method: "inspect" }):
 async function stored({ wasm, hub }: { wasm: WasmURLs; hub: HubParams }): Promise<Models> {
   const started = await start(wasm, false);
   return started.wasm.Models.open(hub);
+}
+
+/** Work that ends, with its transfers, when the page gives it up. */
+async function stoppable<T>(caller: Caller, work: (stopper: Stopper) => Promise<T>): Promise<T> {
+  const stopper = engine.stopper();
+  caller.onabort = () => stopper.stop();
+  try {
+    return await work(stopper);
+  } finally {
+    caller.onabort = undefined;
+  }
 }
 
 /** Runs one request to its end: prefill chunks become progress, the rest the stream or the whole answer. */

@@ -1,8 +1,9 @@
 //! One prompt, several models.
 
 use super::Provider;
+use super::turns::Turns;
 use crate::engine::{FinishReason, Usage};
-use crate::openai::{Completion, Endpoint, Origin, Ran};
+use crate::openai::{Completion, Endpoint, Origin, Ran, Retrying};
 use crate::{Error, Result};
 use futures_util::future::join_all;
 use futures_util::stream::StreamExt;
@@ -38,20 +39,33 @@ pub struct Comparison {
     pub candlewick: Option<Origin>,
 }
 
+/// Hears that a hosted model will be asked again, and why.
+pub type OnRetry<'a> = &'a dyn Fn(&dyn Provider, &Retrying);
+
 /// Runs one request over several models, at the same time; the answers come in the models' order. One
 /// that fails does not fail the others.
-pub async fn compare(models: &[Rc<dyn Provider>], endpoint: Endpoint, body: &Value) -> Vec<Comparison> {
-    join_all(models.iter().map(|model| one(&**model, endpoint, body.clone()))).await
+pub async fn compare(
+    models: &[Rc<dyn Provider>],
+    endpoint: Endpoint,
+    body: &Value,
+    on_retry: OnRetry<'_>,
+) -> Vec<Comparison> {
+    join_all(models.iter().map(|model| one(&**model, endpoint, body.clone(), on_retry))).await
 }
 
-async fn one(model: &dyn Provider, endpoint: Endpoint, body: Value) -> Comparison {
+async fn one(model: &dyn Provider, endpoint: Endpoint, body: Value, on_retry: OnRetry<'_>) -> Comparison {
     let began = Instant::now();
     let milliseconds = || began.elapsed().as_secs_f64() * 1000.0;
     let (mut answer, mut first_token_ms) = (Completion::default(), None);
     let run: Result<(), Error> = async {
         let mut chunks = model.answer(endpoint, body).await?;
+        let mut turns = Turns::new();
         while let Some(chunk) = chunks.next().await {
+            turns.pause().await;
             let chunk = chunk?;
+            if let Some(retry) = &chunk.retry {
+                on_retry(model, retry);
+            }
             if chunk.says_something() {
                 first_token_ms.get_or_insert_with(milliseconds);
             }

@@ -10,9 +10,10 @@ mod compare;
 mod provider;
 mod shelf;
 mod table;
+mod turns;
 
 pub use cache::{Cache, CacheOptions};
-pub use compare::{Comparison, compare};
+pub use compare::{Comparison, OnRetry, compare};
 pub use provider::{Capabilities, Hosted, Local, Provider};
 pub use table::{Pick, Row, Table, Task};
 

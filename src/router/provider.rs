@@ -1,7 +1,7 @@
 //! Who may answer: the model on this device, or a hosted one. The same request in, the same chunks out.
 
+use super::turns::Turns;
 use crate::engine::{Document, Engine};
-use crate::http::sleep;
 use crate::openai::{
     Answer, ChatRequest, Chunks, CompletionRequest, EmbeddingRequest, Embeddings, Endpoint, Origin, Ran,
 };
@@ -12,8 +12,6 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{StreamExt, try_unfold};
 use serde::Serialize;
 use serde_json::Value;
-use std::time::Duration;
-use web_time::Instant;
 
 /// What a model can do, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -72,9 +70,6 @@ pub trait Provider {
     /// The vectors of texts, each with its own status.
     fn embed<'a>(&'a self, request: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>>;
 }
-
-/// How long texts are embedded before others get a turn.
-const TURN: Duration = Duration::from_millis(20);
 
 /// A model on this device.
 #[derive(Clone)]
@@ -152,13 +147,9 @@ impl Provider for Local {
     fn embed<'a>(&'a self, request: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>> {
         Box::pin(async move {
             self.0.check_encoder()?;
-            let (mut vectors, mut tokens, mut began) = (Vec::new(), 0, Instant::now());
+            let (mut vectors, mut tokens, mut turns) = (Vec::new(), 0, Turns::new());
             for document in &request.documents {
-                if began.elapsed() > TURN {
-                    // Whoever wants to abort is heard.
-                    sleep(Duration::ZERO).await;
-                    began = Instant::now();
-                }
+                turns.pause().await;
                 let embedded = self.0.embed(document, request.settings).await;
                 vectors.push(embedded.map(|embedding| {
                     tokens += embedding.tokens;

@@ -157,6 +157,35 @@ describe("hosted models alone", () => {
     while (!entry.gone) await new Promise(setImmediate);
   });
 
+  for (const [name, work] of [
+    ["embeddings", (engine, options) => engine.embed(["one", "two"], options)],
+    ["a list of embeddings", (engine, options) => engine.embeddings.create({ input: "one" }, options)],
+    ["a task", (engine, options) => engine.tasks.summarize("a long text", { model: "org/summary", ...options })],
+    ["a comparison", (engine, options) => engine.compare({ messages: [{ role: "user", content: "Hi" }] }, options)],
+  ]) {
+    test(`an abort ends the transfer of ${name}`, async () => {
+      const world = `abort ${name}`.replaceAll(" ", "-");
+      const url = double.define(world, { script: [{ after: 1, hang: true }] });
+      const handle = await page.evaluateHandle(`(${work})`);
+      await page.evaluate(
+        async ([work, options]) => {
+          const engine = await connect(options);
+          globalThis.controller = new AbortController();
+          globalThis.outcome = failure(work(engine, { signal: controller.signal }));
+          globalThis.again = () => work(engine, {});
+        },
+        [handle, remote(url, { hfInference: name === "a task" })],
+      );
+      while (double.log(world).length === 0) await new Promise(setImmediate);
+      const outcome = await page.evaluate(() => (controller.abort(), outcome));
+      assert.equal(outcome.code, "aborted");
+      const [entry] = double.log(world);
+      while (!entry.gone) await new Promise(setImmediate);
+      assert.ok(await page.evaluate(() => again()), "the engine answers on");
+      assert.equal(double.log(world).length, 2);
+    });
+  }
+
   test("budgets, bills, embeddings, abilities", async () => {
     const url = double.define("more", { bad: "BAD" });
     const found = await page.evaluate(async (options) => {
@@ -323,11 +352,16 @@ describe("local or hosted", () => {
   });
 
   test("one prompt over all", async () => {
-    const url = double.define("compare");
-    const all = await page.evaluate(async (options) => {
+    const [url, other] = [double.define("compare", { script: ["503"] }), double.define("compare-other")];
+    const { all, retries } = await page.evaluate(async (options) => {
       const engine = await load("/talker.gguf", { device: "cpu", remote: options });
-      return engine.compare({ messages: [{ role: "user", content: "Hi" }], max_tokens: 4 });
-    }, remote(url, { fallbacks: [{ baseURL: url, model: "org/none" }] }));
+      const retries = [];
+      const onRetry = ({ model, attempt, code }) => retries.push([model, attempt, code]);
+      const all = await engine.compare({ messages: [{ role: "user", content: "Hi" }], max_tokens: 4 }, { onRetry });
+      return { all, retries };
+    }, remote(url, { fallbacks: [{ baseURL: other, model: "org/none", token: TOKEN }] }));
+    assert.deepEqual(retries, [["org/large", 1, "provider_error"]]);
+    assert.equal(all[1].candlewick.attempts, 2);
     assert.deepEqual(all.map(({ ran, error }) => [ran, error]), [["local", null], ["remote", null], ["remote", "model_not_found"]]);
     assert.equal(all[1].text, TEXT);
   });

@@ -31,7 +31,7 @@ export async function run(workers) {
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(listen),
   });
   const url = (await miniflare.ready).origin;
-  return { url, log: () => lines.join(""), close: () => miniflare.dispose() };
+  return { url, log: () => lines.join(""), bucket: (name) => miniflare.getR2Bucket(name), close: () => miniflare.dispose() };
 }
 
 /** A Worker made for tests, with candlewick's WebAssembly beside it. */
@@ -43,8 +43,8 @@ export function withWasm(file) {
   return run([{ name: "test", compatibilityDate: "2026-04-15", modules: all }]);
 }
 
-/** Starts the Worker: `bindings` are variables and secrets, `options` change miniflare's, `beside` are more Workers. */
-export async function edge(bindings = {}, { beside = [], ...options } = {}) {
+/** Starts the Worker: `bindings` are variables and secrets, `options` change miniflare's, `beside` are more Workers, `files` is a folder in place of the page's. */
+export async function edge(bindings = {}, { beside = [], files: page, ...options } = {}) {
   const { workerOptions } = optionsOf(join(folder, "wrangler.jsonc"));
   const dist = join(folder, "dist");
   const files = ["index.js", ...readdirSync(dist).filter((file) => file.endsWith(".wasm"))];
@@ -52,6 +52,7 @@ export async function edge(bindings = {}, { beside = [], ...options } = {}) {
     ...workerOptions,
     // The tests of other things make more requests than one person does.
     ratelimits: { RATE_LIMITER: { simple: { limit: 100_000, period: 60 } } },
+    ...(page === undefined ? {} : { assets: { ...workerOptions.assets, directory: page } }),
     ...options,
     name: "edge",
     modulesRoot: dist,

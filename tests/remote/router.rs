@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use futures_util::future::{LocalBoxFuture, pending};
 use futures_util::stream::{iter, once};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -353,8 +354,8 @@ fn abilities() {
 
 #[test]
 fn comparisons() {
-    let world = World::with("compare", &[]);
-    let gone = Hosted { client: world.client(), model: "org/none".into() };
+    let (world, other) = (World::with("compare", &["503"]), World::with("compare-gone", &[]));
+    let gone = Hosted { client: other.client(), model: "org/none".into() };
     let models: Vec<Rc<dyn Provider>> = vec![
         Rc::new(block_on(load(path("models/qwen2.gguf"))).unwrap()),
         Rc::new(hosted(&world)),
@@ -362,7 +363,11 @@ fn comparisons() {
     ];
     let mut body = greedy();
     body["stream"] = json!(true);
-    let all = block_on(compare(&models, Endpoint::Chat, &body));
+    let retried = RefCell::new(Vec::new());
+    let all = block_on(compare(&models, Endpoint::Chat, &body, &|model, retry| {
+        retried.borrow_mut().push((model.model(), retry.attempt, retry.code));
+    }));
+    assert_eq!(retried.take(), [("org/large".to_owned(), 1, "provider_error")]);
     assert_eq!(all.iter().map(|one| one.ran).collect::<Vec<_>>(), [Ran::Local, Ran::Remote, Ran::Remote]);
     assert_eq!((all[1].text.as_str(), all[1].error), (TEXT, None));
     assert_eq!((all[2].text.as_str(), all[2].error), ("", Some("model_not_found")));

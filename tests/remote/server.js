@@ -180,6 +180,7 @@ async function send(response, answer, fault) {
   if (fault.reset) return response.socket.resetAndDestroy();
   if (fault.status) return response.writeHead(fault.status, fault.headers).end(fault.body);
   if (!answer.stream) {
+    if (fault.hang) return undefined; // Until the client goes.
     if (fault.cut) return response.socket.destroy();
     response.writeHead(answer.status, answer.headers);
     const body = Buffer.from(answer.body);

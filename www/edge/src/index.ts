@@ -3,6 +3,7 @@ import { admit, openTo, preflight } from "./admission";
 import { type Body, discard, readBody, readObject } from "./body";
 import { cacheKey, type Endpoint, find, keep } from "./cache";
 import { embeddings } from "./embeddings";
+import { embed } from "./encoder";
 import { Refusal } from "./errors";
 import { redactText } from "./redact";
 import { type Env, PATH_NAME, root, settings as read, type Settings } from "./settings";
@@ -66,9 +67,13 @@ async function route(request: Request, env: Env, settings: Settings): Promise<Re
     if (body.model === STORYTELLER) return tell(request, body, env);
     throw new Refusal(404, "model_not_found", `Only ${STORYTELLER} continues texts here. Hosted models answer at /v1/chat/completions.`);
   }
-  checkOffered(body.model, settings);
+  if (!runsHere(body.model, pathname, settings)) checkOffered(body.model, settings);
   const endpoint = pathname as Exclude<Endpoint, "/v1/models">;
-  return cached(request, endpoint, body, settings, () => hosted(endpoint, body, env, settings));
+  return cached(request, endpoint, body, settings, () => made(endpoint, request, body, env, settings));
+}
+
+function runsHere(model: string, pathname: string, { embeddingModel }: Settings): boolean {
+  return pathname === "/v1/embeddings" && model === embeddingModel;
 }
 
 function checkOffered(model: string, { models }: Settings): void {
@@ -83,13 +88,14 @@ async function cached(request: Request, endpoint: Endpoint, body: Body | undefin
   return (await find(key)) ?? keep(key, await make(), settings.cacheSeconds);
 }
 
-async function hosted(endpoint: Exclude<Endpoint, "/v1/models">, body: Body, env: Env, settings: Settings): Promise<Response> {
+async function made(endpoint: Exclude<Endpoint, "/v1/models">, request: Request, body: Body, env: Env, settings: Settings): Promise<Response> {
+  if (runsHere(body.model, endpoint, settings)) return embed(body.model, request, body, env);
   if (env.AI && body.model.startsWith("@cf/")) return runWorkersAI(env.AI, endpoint, body);
   if (endpoint === "/v1/embeddings") return embeddings(body, settings);
   return ask(`${settings.upstream}/chat/completions`, body, settings);
 }
 
-/** The upstream's, as far as they are allowed, those of Workers AI that are named, and the one that runs here. */
+/** The upstream's, as far as they are allowed, those of Workers AI that are named, and those that run here. */
 async function models(env: Env, settings: Settings): Promise<Response> {
   const answer = await (await ask(`${settings.upstream}/models`, undefined, settings)).json<{ data?: { id: string }[] }>().catch(() => undefined);
   if (!Array.isArray(answer?.data)) throw new Refusal(502, "provider_error", "The provider's list of models is none.");
@@ -101,7 +107,8 @@ async function models(env: Env, settings: Settings): Promise<Response> {
     return known ? [{ ...known, id: name }] : [];
   });
   const hosted = settings.models.length === 0 ? listed : offered;
-  return Response.json({ object: "list", data: [...hosted, entry(STORYTELLER, "candlewick")] });
+  const local = settings.embeddingModel === undefined ? [STORYTELLER] : [STORYTELLER, settings.embeddingModel];
+  return Response.json({ object: "list", data: [...hosted, ...local.map((id) => entry(id, "candlewick"))] });
 }
 
 function entry(id: string, owned_by: string) {

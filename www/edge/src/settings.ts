@@ -5,6 +5,8 @@ export interface Env {
   /** The page's files. */
   ASSETS: Fetcher;
   RATE_LIMITER?: RateLimit;
+  /** Where the files of local models are, if not among the page's. */
+  MODELS?: R2Bucket;
   /** Workers AI, for models named `@cf/…`. */
   AI?: Ai;
   /** Secret: the token for the hosted models. */
@@ -16,6 +18,7 @@ export interface Env {
   BILL_TO?: string;
   ALLOWED_ORIGINS?: string;
   ALLOWED_MODELS?: string;
+  EMBEDDING_MODEL?: string;
   MAX_BODY_BYTES?: string;
   CACHE_SECONDS?: string;
   CACHE_RANDOM?: string;
@@ -33,6 +36,8 @@ export interface Settings {
   origins: string[];
   /** Empty: all. */
   models: string[];
+  /** The encoder that runs here: the name of its file, without the end. */
+  embeddingModel: string | undefined;
   maxBodyBytes: number;
   cacheSeconds: number;
   /** Answers drawn at random are kept too. */
@@ -61,6 +66,7 @@ export function settings(env: Env): Settings {
     clientKeys: list(env.CLIENT_KEYS),
     origins: list(env.ALLOWED_ORIGINS),
     models: list(env.ALLOWED_MODELS),
+    embeddingModel: fileName("EMBEDDING_MODEL", env.EMBEDDING_MODEL),
     maxBodyBytes: count("MAX_BODY_BYTES", env.MAX_BODY_BYTES, 1 << 20),
     cacheSeconds: count("CACHE_SECONDS", env.CACHE_SECONDS, 3600),
     cacheRandom: env.CACHE_RANDOM === "true",
@@ -77,6 +83,12 @@ function count(name: string, text: string | undefined, otherwise: number): numbe
   const value = Number(text);
   if (!Number.isSafeInteger(value) || value < 0) throw new Refusal(500, "internal", `The setting ${name} must be a number of 0 or more.`);
   return value;
+}
+
+function fileName(name: string, text: string | undefined): string | undefined {
+  const file = text?.trim().replace(/\.gguf$/, "") || undefined;
+  if (file === undefined || /^[\w][\w.-]*$/.test(file)) return file;
+  throw new Refusal(500, "internal", `The setting ${name} must be the name of a file in models/, like all-MiniLM-L6-v2-Q8_0.`);
 }
 
 function url(name: string, text: string): string {

@@ -1,8 +1,8 @@
 /** A small model that runs in this Worker, in candlewick's WebAssembly: 260 thousand weights that tell stories. */
-import wasm from "../../../pkg/wasm/candlewick_bg.wasm";
-import { type Answer, Engine, initSync } from "../../../pkg/wasm/candlewick.js";
+import type { Answer, Engine } from "../../../pkg/wasm/candlewick.js";
 import type { Body } from "./body";
-import { type Code, errorBody, Refusal } from "./errors";
+import { errorBody, Refusal } from "./errors";
+import { open, refusal } from "./local";
 import type { Env } from "./settings";
 
 export const STORYTELLER = "stories260K";
@@ -32,11 +32,7 @@ async function take(env: Env, origin: string): Promise<Engine> {
   if (broken) throw new Refusal(500, "internal", "The model in this Worker has crashed. It comes back when the Worker is started anew.");
   const waiting = idle.pop();
   if (waiting) return waiting;
-  const file = await env.ASSETS.fetch(new URL(`/models/${STORYTELLER}.gguf`, origin));
-  if (!file.ok) throw new Refusal(500, "internal", `models/${STORYTELLER}.gguf is not among this Worker's files.`);
-  const bytes = new Uint8Array(await file.arrayBuffer());
-  initSync({ module: wasm });
-  return Engine.load([bytes], { device: "cpu", threads: 1 }, () => {});
+  return open(STORYTELLER, env, origin);
 }
 
 /** Gives an engine back after a request; one that has trapped must not be entered again. */
@@ -115,12 +111,4 @@ function events(first: Chunk | undefined, answer: Answer, engine: Engine, usage:
       if (!working) release(engine, answer);
     },
   });
-}
-
-/** The engine's errors have a code; anything else is a trap. */
-function refusal(error: unknown): Refusal {
-  if (error instanceof Refusal) return error;
-  const { code, message } = error as { code?: string; message: string };
-  if (code === "invalid_argument" || code === "context_length_exceeded") return new Refusal(400, code as Code, message);
-  return new Refusal(500, "internal", `The model failed: ${message}`);
 }

@@ -1,0 +1,38 @@
+/** An encoder that runs in this Worker: `/v1/embeddings` without a host. */
+import type { Engine } from "../../../pkg/wasm/candlewick.js";
+import type { Body } from "./body";
+import { open, refusal } from "./local";
+import type { Env } from "./settings";
+
+/** How long others wait for the request that loads the model, in milliseconds; it may have been given up. */
+const PATIENCE = 10_000;
+
+/** One for all requests: it never waits in the middle of a text, so nobody waits for what another request does. */
+let encoder: Engine | undefined;
+let loadingSince: number | undefined;
+
+async function ready(name: string, env: Env, origin: string): Promise<Engine> {
+  // There is no room for two. Only timers of its own can wake a request in a Worker.
+  while (!encoder && loadingSince !== undefined && Date.now() - loadingSince < PATIENCE) await scheduler.wait(20);
+  if (encoder) return encoder;
+  loadingSince = Date.now();
+  try {
+    return (encoder = await open(name, env, origin));
+  } finally {
+    loadingSince = undefined;
+  }
+}
+
+/** The vectors of a request's texts. */
+export async function embed(name: string, request: Request, body: Body, env: Env): Promise<Response> {
+  try {
+    const engine = await ready(name, env, request.url);
+    const list = await engine.embeddings(engine.stopper(), body);
+    return Response.json({ ...list, model: name });
+  } catch (error) {
+    const refused = refusal(error);
+    // After a trap nothing is certain.
+    if (refused.status >= 500) encoder = undefined;
+    throw refused;
+  }
+}
