@@ -351,6 +351,24 @@ fn matmul_dp4a() {
     }
 }
 
+/// Matrices of two widths take turns, as in every layer: what they are rounded into is made once.
+#[test]
+fn products_of_integers_need_no_more_room_each_time() {
+    const TOKENS: usize = 16;
+    let options = Options { dp4a: Some(true), max_memory: Some(24 << 20), ..Options::from_env() };
+    let mut pair = Pair::new("dp4a, two widths", &options);
+    let out = pair.filled(TOKENS, 32);
+    let wide = (pair.filled(TOKENS, 1024), pair.linear(TensorType::Q8_0, 32, 1024));
+    let narrow = (pair.filled(TOKENS, 256), pair.linear(TensorType::Q8_0, 32, 256));
+    // A buffer a turn would be 30 MB.
+    for _ in 0..1000 {
+        for (x, linear) in [&wide, &narrow] {
+            pair.gpu.project_add(TOKENS, *x, linear, None, out).unwrap();
+        }
+    }
+    pollster::block_on(pair.gpu.wait()).unwrap();
+}
+
 /// A matrix of several megabytes where one binding may have one.
 #[test]
 fn matrix_over_the_binding_limit() {

@@ -1,9 +1,9 @@
 //! Weight matrices, filled piece by piece, and the one place that picks a kernel for them.
 
 use super::kernels::float16::{Binary16, Brain16, Format};
-use super::kernels::input::Input;
+use super::kernels::input::{Input, Order};
 use super::kernels::layout;
-use super::packed::Packed;
+use super::packed::{Output, Packed};
 use super::packed16::Packed16;
 use super::pool::{Parts, Pool};
 use crate::model::gguf::TensorType;
@@ -15,8 +15,17 @@ use candle_core::quantized::k_quants::{
 use half::{bf16, f16};
 use std::cell::Cell;
 
+/// How a product with one column is done in parts.
+pub(super) struct Column {
+    /// Of the input.
+    pub order: Order,
+    pub parts: usize,
+    /// Multiplications of a part.
+    pub cost: usize,
+}
+
 /// A matrix in some block type.
-pub(super) trait Blocks {
+pub(super) trait Blocks: Sync {
     /// Puts whole rows in the file's encoding at row `first` and after.
     fn write_rows(&mut self, pool: &Pool, first: usize, bytes: &[u8]) -> Result<()>;
 
@@ -30,6 +39,18 @@ pub(super) trait Blocks {
         rounded: &mut Input,
         out: &mut [f32],
     ) -> Result<()>;
+
+    /// How its product with one column can be done beside those of other matrices, where it can.
+    fn column(&self) -> Option<Column> {
+        None
+    }
+
+    /// One of these parts.
+    ///
+    /// # Safety
+    /// `input` is of as many columns and in the order that [`Blocks::column`] says, `out` a row as long as the matrix has
+    /// rows, and no other thread does the same part.
+    unsafe fn part(&self, _index: usize, _input: &Input, _out: &Output) {}
 
     /// Dequantizes row `index`, which has `out.len()` columns.
     fn row(&self, index: usize, out: &mut [f32]);

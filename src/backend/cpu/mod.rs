@@ -18,11 +18,12 @@ use super::{
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use attention::Cache;
-use blocks::Blocks;
+use blocks::{Blocks, Column};
 use futures_util::future::LocalBoxFuture;
 use kernels::input::Input;
 use ops::Rotations;
 pub(crate) use ops::top_k;
+use packed::Output;
 pub use pool::MOST_THREADS;
 use pool::Pool;
 use std::cell::RefCell;
@@ -33,6 +34,9 @@ use times::Times;
 
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
 const PREFILL_ROWS: usize = 64;
+
+/// Most products that have one input: queries, keys and values.
+const TOGETHER: usize = 3;
 
 /// What a sine or an exponential takes, in multiplications.
 const SLOW: usize = 8;
@@ -104,6 +108,54 @@ impl Cpu {
     fn apply(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
         self.rounded.borrow_mut().forget();
         self.apply_same(linear, rows, input, out)
+    }
+
+    /// The same for several, at most [`TOGETHER`].
+    fn apply_all(&self, linears: &[Linear], rows: usize, input: &[f32], outs: &mut [Vec<f32>]) -> Result<()> {
+        self.rounded.borrow_mut().forget();
+        if rows == 1 && self.apply_together(linears, input, outs)? {
+            return Ok(());
+        }
+        linears.iter().zip(outs).try_for_each(|(linear, out)| self.apply_same(linear, rows, input, out))
+    }
+
+    /// Products with one row as one region: in short ones threads would wait for each other. False where the matrices
+    /// want their input in different forms.
+    fn apply_together(&self, linears: &[Linear], input: &[f32], outs: &mut [Vec<f32>]) -> Result<bool> {
+        let matrix = |linear: &Linear| &self.matrices[linear.weight.0];
+        let (kind, columns) = (matrix(&linears[0]).kind, matrix(&linears[0]).columns);
+        let Some(Column { order, cost, .. }) = matrix(&linears[0]).blocks.column() else { return Ok(false) };
+        let mut products = [const { None }; TOGETHER];
+        let mut parts = 0;
+        for ((product, linear), out) in products.iter_mut().zip(linears).zip(outs.iter_mut()) {
+            let matrix = matrix(linear);
+            let column = matrix.blocks.column().filter(|other| other.order == order);
+            let Some(column) = column.filter(|_| matrix.columns == columns) else { return Ok(false) };
+            let out = Output::new(&mut out[..matrix.rows], matrix.rows);
+            *product = Some((parts..parts + column.parts, &*matrix.blocks, out));
+            parts += column.parts;
+        }
+        let started = self.times.start();
+        let rounded = &mut *self.rounded.borrow_mut();
+        rounded.fill(&self.pool, &order, columns, &input[..columns])?;
+        let rounded = &*rounded;
+        self.pool.each(parts, cost, |index| {
+            let mine = products.iter().flatten().find(|(parts, ..)| parts.contains(&index));
+            if let Some((parts, blocks, out)) = mine {
+                // SAFETY: all want this input, and each part comes once.
+                unsafe { blocks.part(index - parts.start, rounded, out) }
+            }
+        })?;
+        self.times.stop(started, || {
+            let rows: Vec<_> = linears.iter().map(|linear| matrix(linear).rows.to_string()).collect();
+            format!("{} {} × {columns}", kind.name(), rows.join(" + "))
+        });
+        for (linear, out) in linears.iter().zip(outs) {
+            if let Some(bias) = linear.bias {
+                ops::add(&mut out[..matrix(linear).rows], &self.vectors[bias.0]);
+            }
+        }
+        Ok(true)
     }
 
     /// The same with the input of the last time.
@@ -301,11 +353,16 @@ impl Backend for Cpu {
         outputs: &[(Linear, Buffer)],
     ) -> Result<()> {
         self.with_input(rows, x, norm, |cpu, input| {
-            cpu.rounded.borrow_mut().forget();
-            for (linear, buffer) in outputs {
-                let mut out = cpu.take(*buffer);
-                cpu.apply_same(linear, rows, input, &mut out)?;
-                cpu.put(*buffer, out);
+            for outputs in outputs.chunks(TOGETHER) {
+                let mut linears = [outputs[0].0; TOGETHER];
+                let mut outs: [Vec<f32>; TOGETHER] = Default::default();
+                for (index, (linear, buffer)) in outputs.iter().enumerate() {
+                    (linears[index], outs[index]) = (*linear, cpu.take(*buffer));
+                }
+                cpu.apply_all(&linears[..outputs.len()], rows, input, &mut outs[..outputs.len()])?;
+                for ((_, buffer), out) in outputs.iter().zip(outs) {
+                    cpu.put(*buffer, out);
+                }
             }
             Ok(())
         })
@@ -402,11 +459,10 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let width = self.matrices[gate.weight.0].rows;
         self.with_input(rows, x, norm, |cpu, input| {
-            let mut gated = cpu.take(out);
-            let mut upped = std::mem::take(&mut cpu.scratch_up);
-            resize(&mut upped, rows * width);
-            cpu.apply(gate, rows, input, &mut gated)?;
-            cpu.apply_same(up, rows, input, &mut upped)?;
+            let mut outs = [cpu.take(out), std::mem::take(&mut cpu.scratch_up)];
+            resize(&mut outs[1], rows * width);
+            cpu.apply_all(&[*gate, *up], rows, input, &mut outs)?;
+            let [mut gated, upped] = outs;
             let used = &mut gated[..rows * width];
             let started = cpu.times.start();
             cpu.pool.rows(used, width, SLOW * width, |row, gated| {

@@ -1,6 +1,6 @@
 //! Weight matrices packed for our own kernels.
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Column};
 use super::kernels::decode::Encoding;
 use super::kernels::input::{Input, Order};
 use super::kernels::layout::{self, Layout};
@@ -60,16 +60,13 @@ impl<L: Layout> Packed<L> {
 
     fn multiply_column(&self, pool: &Pool, input: &Input, out: &mut [f32]) -> Result<()> {
         let out = Output::new(out, self.rows);
-        pool.each(self.strips(), 4 * Self::GROUPS * self.columns, |index| {
-            let (strip, first) = (self.strip(index), index * Self::GROUPS);
-            // SAFETY: the strip has the matrix's columns, and so has the input; strips are apart.
-            unsafe {
-                match Self::GROUPS {
-                    2 => out.write(0, first, &column::multiply::<L, 2>(strip, input)),
-                    _ => out.write(0, first, &column::multiply::<L, 4>(strip, input)),
-                }
-            }
-        })
+        // SAFETY: the input was made for this matrix; strips are apart.
+        pool.each(self.strips(), self.strip_cost(), |index| unsafe { self.part(index, input, &out) })
+    }
+
+    /// Multiplications with one column.
+    fn strip_cost(&self) -> usize {
+        4 * Self::GROUPS * self.columns
     }
 
     fn multiply_columns(&self, pool: &Pool, rows: usize, input: &Input, out: &mut [f32]) -> Result<()> {
@@ -89,7 +86,7 @@ impl<L: Layout> Packed<L> {
                 }
             });
         }
-        pool.each(self.strips(), 4 * Self::GROUPS * rows * self.columns, |index| {
+        pool.each(self.strips(), rows * self.strip_cost(), |index| {
             let mut totals = [[zero(); rows::GROUPS]; MOST_ROWS];
             let totals = &mut totals[..rows];
             // SAFETY: the strip has the matrix's columns, and so has the input; strips are apart.
@@ -192,6 +189,21 @@ impl<L: Layout> Blocks for Packed<L> {
             self.multiply_columns(pool, input.len() / self.columns, rounded, out)?;
         }
         Ok(())
+    }
+
+    fn column(&self) -> Option<Column> {
+        Some(Column { order: Order::one::<L>(), parts: self.strips(), cost: self.strip_cost() })
+    }
+
+    unsafe fn part(&self, index: usize, input: &Input, out: &Output) {
+        let (strip, first) = (self.strip(index), index * Self::GROUPS);
+        // SAFETY: the strip has the matrix's columns, and so has the input; the rest is the caller's.
+        unsafe {
+            match Self::GROUPS {
+                2 => out.write(0, first, &column::multiply::<L, 2>(strip, input)),
+                _ => out.write(0, first, &column::multiply::<L, 4>(strip, input)),
+            }
+        }
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
