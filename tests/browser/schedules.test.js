@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { bytes, CDN_FAULTS, start } from "../hub/server.js";
-import { blank, launch, launchOnDisk, serve } from "./support.js";
+import { blank, launch, launchOnDisk, reporting, serve } from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const SCHEDULES = 240;
@@ -228,7 +228,7 @@ describe("a download", () => {
       const hubURL = await world(name, repo, { ...described, allowance });
       const victim = await open();
       const until = before + allowance;
-      const reached = new Promise((resolve) => victim.exposeFunction("report", (loaded) => loaded >= until && resolve()));
+      const { reached } = await reporting(victim, (loaded) => loaded >= until);
       await victim.evaluate(
         ([repo, options]) => {
           window.controller = new AbortController();
@@ -275,7 +275,7 @@ describe("a download", () => {
     for (const allowance of [200_000, 300_000]) {
       const hubURL = await world(name, repo, { ...described, allowance });
       const context = await visit(async (page, before) => {
-        const reached = new Promise((resolve) => page.exposeFunction("report", (loaded) => loaded >= before + allowance && resolve()));
+        const { reached } = await reporting(page, (loaded) => loaded >= before + allowance);
         await page.evaluate(
           ([repo, options]) => void models.pull(repo, { ...options, onProgress: ({ loaded }) => report(loaded) }).catch(() => {}),
           [repo, { hubURL, transfer: CALM }],
@@ -309,22 +309,19 @@ describe("a download", () => {
       const hubURL = await world(name, repo, { ...described, allowance });
       const tabs = await Promise.all([open(), open()]);
       const options = { hubURL, transfer: CALM };
-      let first;
-      const reached = new Promise((resolve) => (first = resolve));
-      const pulls = tabs.map(async (tab) => {
-        await tab.exposeFunction("report", (loaded) => loaded >= 400_000 && first(tab));
-        return tab.evaluate(
+      const reports = await Promise.all(tabs.map((tab) => reporting(tab, (loaded) => loaded >= 400_000)));
+      const pulls = tabs.map((tab) =>
+        tab.evaluate(
           ([repo, options]) => models.pull(repo, { ...options, onProgress: ({ loaded }) => report(loaded) }),
           [repo, options],
-        );
-      });
+        ),
+      );
       if (kill) {
-        const fetching = await reached;
-        const at = tabs.indexOf(fetching);
+        const at = await Promise.race(reports.map(({ reached }, at) => reached.then(() => at)));
         // The other one will find the same Hub without its silence.
         await world(name, repo, described);
         pulls[at].catch(() => {});
-        await fetching.close();
+        await tabs[at].close();
         pulls.splice(at, 1);
       }
       for (const pulled of await Promise.all(pulls)) assert.ok(pulled.complete && pulled.stored === size);

@@ -4,7 +4,7 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { start } from "../hub/server.js";
-import { blank, launch, repository, serve, story, storyteller } from "./support.js";
+import { blank, launch, reporting, repository, serve, story, storyteller } from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const FILE = join(repository, "www/models/stories260K.gguf");
@@ -134,7 +134,7 @@ describe("a model by name", () => {
       await page.evaluate(() => models.remove("owner/repo").catch(() => 0));
       const victim = await open();
       const until = Math.floor((storyteller.length * seed) / 7);
-      const reached = new Promise((resolve) => victim.exposeFunction("report", (loaded) => loaded >= until && resolve(loaded)));
+      const { reached } = await reporting(victim, (loaded) => loaded >= until);
       await victim.evaluate(
         ([model, options]) => {
           const tell = ({ stage, loaded }) => stage === "download" && report(loaded);
@@ -188,7 +188,7 @@ describe("a model by name", () => {
 
   test("that is removed while it comes leaves nothing", async () => {
     const { options, calm } = await world({ allowance: 100_000 });
-    const reached = new Promise((resolve) => page.exposeFunction("report", (loaded) => loaded >= 100_000 && resolve()));
+    const { reached } = await reporting(page, (loaded) => loaded >= 100_000);
     const pulled = page.evaluate(
       ([model, options]) => failure(models.pull(model, { ...options, onProgress: ({ loaded }) => report(loaded) })),
       [MODEL, options],

@@ -128,6 +128,19 @@ export async function openPage(browser, url, options = {}) {
   return { page, errors, close: () => context.close() };
 }
 
+/**
+ * Gives a page `report`, to be told how far it got; `reached` is the first report that is `enough`, and fails where the
+ * page goes before it came.
+ */
+export async function reporting(page, enough) {
+  let reach, fail;
+  const reached = new Promise((resolve, reject) => ([reach, fail] = [resolve, reject]));
+  reached.catch(() => {}); // Where nobody waits for it any more.
+  page.once("close", () => fail(new Error("the page was closed before it got there")));
+  await page.exposeFunction("report", (value) => enough(value) && reach(value));
+  return { reached };
+}
+
 /** What axe has to say against a page as it is now. */
 export async function accessibilityViolations(page) {
   await page.evaluate(readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8"));
