@@ -2,6 +2,7 @@
 
 use super::blocks::{Blocks, Column};
 use super::kernels::decode::Encoding;
+use super::kernels::float::lanes;
 use super::kernels::input::{Input, Order};
 use super::kernels::layout::{self, Layout};
 use super::kernels::quants::{Lanes, Quants};
@@ -133,10 +134,12 @@ impl<'a> Output<'a> {
             }
             // SAFETY: the caller's.
             let target = unsafe { self.numbers.part(row * self.width + at, len) };
-            let mut lanes = [0.0; 4];
-            // SAFETY: the pointer is to 16 bytes.
-            unsafe { store(lanes.as_mut_ptr().cast(), four) };
-            target.copy_from_slice(&lanes[..len]);
+            if len == 4 {
+                // SAFETY: the target has 16 bytes. A copy of any length would be a call, which V8 takes long for.
+                unsafe { store(target.as_mut_ptr().cast(), four) };
+            } else {
+                target.copy_from_slice(&lanes(four)[..len]);
+            }
         }
     }
 }
