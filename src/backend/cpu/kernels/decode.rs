@@ -48,8 +48,8 @@ fn nibbles(bytes: &[u8], values: &mut [u8]) {
 fn fifth_bits(bits: &[u8], values: &mut [u8; 32]) {
     for (&bits, values) in bits.iter().zip(values.as_chunks_mut::<8>().0) {
         // Byte `i` is bit `i` where it is, then a carry into bit 7 where that is set.
-        let each = u64::from(bits) * 0x0101_0101_0101_0101 & 0x8040_2010_0804_0201;
-        let set = (each + 0x7f7f_7f7f_7f7f_7f7f) >> 3 & 0x1010_1010_1010_1010;
+        let each = (u64::from(bits) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let set = ((each + 0x7f7f_7f7f_7f7f_7f7f) >> 3) & 0x1010_1010_1010_1010;
         *values = (u64::from_le_bytes(*values) | set).to_le_bytes();
     }
 }
