@@ -2,7 +2,7 @@
 // the same Chromium, and native llama.cpp where Python has llama-cpp-python. `./build.sh bench` runs it; README.md lists
 // the options.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -21,7 +21,7 @@ const { values: options } = parseArgs({
     predict: { type: "string", default: "32" },
     /** A regular expression: only the runners whose names it matches. */
     only: { type: "string", default: "" },
-    /** A folder with another build of pkg/wasm, measured beside it. */
+    /** A folder with another build of pkg/wasm, or of all of pkg, measured beside it. */
     wasm: { type: "string" },
   },
 });
@@ -122,8 +122,14 @@ const routes = { "/": blank };
 // Without the headers candlewick.wasm runs, with them candlewick-threads.wasm, which has relaxed SIMD.
 const servers = [await serve({ routes, headers }), await serve({ routes })];
 if (options.wasm) {
-  const built = (name) => readFileSync(join(options.wasm, name));
-  const others = Object.fromEntries(["candlewick.js", "candlewick_bg.wasm"].map((name) => [`/pkg/wasm/${name}`, built(name)]));
+  // A package goes with its own wasm: interfaces change.
+  const whole = existsSync(join(options.wasm, "dist"));
+  const built = (folder, at) =>
+    readdirSync(folder).map((name) => [`${at}/${name}`, join(folder, name)]).filter(([, path]) => statSync(path).isFile());
+  const files = whole
+    ? ["dist", "wasm"].flatMap((name) => built(join(options.wasm, name), `/pkg/${name}`))
+    : built(options.wasm, "/pkg/wasm");
+  const others = Object.fromEntries(files.map(([at, path]) => [at, readFileSync(path)]));
   servers.push(await serve({ routes: { ...routes, ...others } }));
 }
 const python = [process.env.PYTHON, "python3", "python"].find(
