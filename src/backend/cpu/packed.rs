@@ -88,12 +88,12 @@ impl<L: Layout> Packed<L> {
             });
         }
         pool.each(self.strips(), rows * self.strip_cost(), |index| {
-            let mut totals = [[zero(); rows::GROUPS]; MOST_ROWS];
-            let totals = &mut totals[..rows];
+            let mut totals = [[[zero(); rows::GROUPS]; rows::ROWS]; MOST_ROWS / rows::ROWS];
+            let totals = &mut totals[..rows.div_ceil(rows::ROWS)];
             // SAFETY: the strip has the matrix's columns, and so has the input; strips are apart.
             unsafe {
                 rows::multiply::<L>(self.strip(index), input, totals);
-                for (row, totals) in totals.iter().enumerate() {
+                for (row, totals) in totals.as_flattened()[..rows].iter().enumerate() {
                     out.write(row, index * Self::GROUPS, totals);
                 }
             }

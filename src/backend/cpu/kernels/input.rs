@@ -114,8 +114,10 @@ impl Input {
                     sums: sums.part(index * len, len),
                 }
             };
-            tile.clear();
             let rows = input[index * order.rows * columns..].chunks_exact(columns).take(order.rows);
+            if rows.len() < order.rows || !columns.is_multiple_of(order.chunk) {
+                tile.clear();
+            }
             rows.enumerate().for_each(|(lane, row)| tile.fill(lane, row));
         })?;
         self.made = made;
@@ -144,20 +146,20 @@ impl Tile<'_> {
     }
 
     fn fill(&mut self, row: usize, input: &[f32]) {
-        let (order, ones) = (self.order, opaque(0x0001_0001));
+        let (order, rounding) = (self.order, Rounding::new(&self.order.factors));
         let place = |block: usize| block * order.rows + row;
         for (part, input) in input.chunks_exact(order.block).enumerate() {
-            let scale = largest(input) / 127.0;
+            let scale = rounding.largest(input) / 127.0;
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             for (index, input) in input.as_chunks::<32>().0.iter().enumerate() {
                 let block = part * (order.block / 32) + index;
                 let at = place(block);
-                let integers = round(input, inverse);
-                let halves = [0, 2].map(|eight| sum([integers[eight], integers[eight + 1]], ones));
+                let integers = rounding.round(input, inverse);
+                let halves = [0, 2].map(|eight| rounding.sum([integers[eight], integers[eight + 1]]));
                 let sum = halves[0] + halves[1];
                 let mut start = order.start * sum;
                 match order.lanes {
-                    Lanes::Pairs => self.write(block, row, pairs(integers, &order.factors)),
+                    Lanes::Pairs => self.write(block, row, rounding.pairs(integers)),
                     Lanes::Quads => self.write(block, row, quads(integers)),
                     Lanes::SignedQuads => {
                         let (lanes, lacking) = signed_quads(integers);
@@ -200,17 +202,68 @@ fn room<T: Clone + Default>(list: &mut Vec<T>, len: usize) -> Parts<'_, T> {
     Parts::new(list)
 }
 
-/// The largest magnitude.
-fn largest(input: &[f32]) -> f32 {
-    let magnitude = opaque(0x7fff_ffff);
-    let mut largest = [zero(); 2];
-    for pair in input.as_chunks::<8>().0 {
-        for (largest, four) in largest.iter_mut().zip(pair.as_chunks::<4>().0) {
-            // SAFETY: the pointer is to 16 bytes.
-            *largest = max_f32(*largest, and(unsafe { simd::load(four.as_ptr().cast()) }, magnitude));
+/// What rounding needs, in registers.
+struct Rounding {
+    magnitude: V,
+    magic: V,
+    ones: V,
+    /// Of pairs.
+    factors: [V; 4],
+}
+
+impl Rounding {
+    fn new(factors: &[i16; MOST_STEPS]) -> Self {
+        let factors = factors.map(|factor| [factor; 2]);
+        Rounding {
+            magnitude: opaque(0x7fff_ffff),
+            // Adding 1.5·2²³ leaves the nearest integer, ties to even, in the low bits.
+            magic: opaque(12_582_912f32.to_bits()),
+            ones: opaque(0x0001_0001),
+            // SAFETY: the pointers are to 16 bytes of the factors.
+            factors: [0, 4, 8, 12].map(|at| unsafe { simd::load(factors.as_ptr().add(at).cast()) }),
         }
     }
-    to_array(max_f32(largest[0], largest[1])).iter().fold(0.0, |a, b| f32::max(a, *b))
+
+    /// The largest magnitude of some eights.
+    #[inline(always)]
+    fn largest(&self, input: &[f32]) -> f32 {
+        let mut largest = [zero(); 2];
+        for pair in input.as_chunks::<8>().0 {
+            for (largest, four) in largest.iter_mut().zip(pair.as_chunks::<4>().0) {
+                // SAFETY: the pointer is to 16 bytes.
+                *largest =
+                    max_f32(*largest, and(unsafe { simd::load(four.as_ptr().cast()) }, self.magnitude));
+            }
+        }
+        to_array(max_f32(largest[0], largest[1])).iter().fold(0.0, |a, b| if *b > a { *b } else { a })
+    }
+
+    /// Rounds a block to integers of 16 bits.
+    #[inline(always)]
+    fn round(&self, input: &[f32; 32], inverse: f32) -> [V; 4] {
+        let inverse = all_f32(inverse);
+        std::array::from_fn(|eight| {
+            let [low, high] = [0, 4].map(|more| {
+                // SAFETY: the pointer is to 16 bytes of the block.
+                let four = unsafe { simd::load(input.as_ptr().add(8 * eight + more).cast()) };
+                sub_i32(add_f32(mul_f32(four, inverse), self.magic), self.magic)
+            });
+            pack_i32(low, high)
+        })
+    }
+
+    /// The sum of 16 integers.
+    #[inline(always)]
+    fn sum(&self, integers: [V; 2]) -> i32 {
+        let sums = integers.map(|eight| dot_i16(eight, self.ones));
+        to_array(add_i32(sums[0], sums[1])).iter().map(|lane| lane.to_bits() as i32).sum()
+    }
+
+    /// A block's pairs.
+    #[inline(always)]
+    fn pairs(&self, integers: [V; 4]) -> [u32; 16] {
+        to_lanes(std::array::from_fn::<_, 4, _>(|eight| mul_i16(integers[eight], self.factors[eight])))
+    }
 }
 
 fn to_array(lanes: V) -> [f32; 4] {
@@ -218,27 +271,6 @@ fn to_array(lanes: V) -> [f32; 4] {
     // SAFETY: the pointer is to 16 bytes.
     unsafe { simd::store(array.as_mut_ptr().cast(), lanes) };
     array
-}
-
-/// Rounds a block to integers of 16 bits.
-fn round(input: &[f32; 32], inverse: f32) -> [V; 4] {
-    // Adding 1.5·2²³ leaves the nearest integer, ties to even, in the low bits.
-    let magic = all_f32(12_582_912.0);
-    let inverse = all_f32(inverse);
-    std::array::from_fn(|eight| {
-        let [low, high] = [0, 4].map(|more| {
-            // SAFETY: the pointer is to 16 bytes of the block.
-            let four = unsafe { simd::load(input.as_ptr().add(8 * eight + more).cast()) };
-            sub_i32(add_f32(mul_f32(four, inverse), magic), magic)
-        });
-        pack_i32(low, high)
-    })
-}
-
-/// The sum of 16 integers, each times its factor.
-fn sum(integers: [V; 2], factors: V) -> i32 {
-    let sums = integers.map(|eight| dot_i16(eight, factors));
-    to_array(add_i32(sums[0], sums[1])).iter().map(|lane| lane.to_bits() as i32).sum()
 }
 
 fn to_lanes<const VECTORS: usize, const LANES: usize>(vectors: [V; VECTORS]) -> [u32; LANES] {
@@ -249,14 +281,6 @@ fn to_lanes<const VECTORS: usize, const LANES: usize>(vectors: [V; VECTORS]) -> 
         unsafe { simd::store(lanes.as_mut_ptr().add(4 * index).cast(), vector) };
     }
     lanes
-}
-
-fn pairs(integers: [V; 4], factors: &[i16; MOST_STEPS]) -> [u32; 16] {
-    let factors = factors.map(|factor| [factor; 2]);
-    to_lanes(std::array::from_fn::<_, 4, _>(|eight| {
-        // SAFETY: the pointer is to 16 bytes of the factors.
-        mul_i16(integers[eight], unsafe { simd::load(factors.as_ptr().add(4 * eight).cast()) })
-    }))
 }
 
 fn quads(integers: [V; 4]) -> [u32; 8] {

@@ -1,17 +1,17 @@
 //! Matrix times several columns, a prompt, where steps are quads. Sixteen columns of eight weight rows stay in registers
-//! while the rows of the input pass.
+//! while the rows of the input pass, four at a time: what these need lies at constant distances, which V8 puts into loads.
 
 use super::input::Input;
 use super::layout::{Halves, Layout};
 use super::quants::{Lanes, Quants};
 use super::simd::{
-    V, add_i32, and, dot_i16, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
-    sub_f32, to_f32, zero,
+    V, add_i32, and, dot_i16, lane_at, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32,
+    shr_u16, sub_f32, to_f32, zero,
 };
 use super::unroll;
 
-/// Rows of the input that lie together.
-pub const ROWS: usize = 8;
+/// Rows of the input that go together.
+pub const ROWS: usize = 4;
 /// Most rows of the input.
 pub const MOST_ROWS: usize = 64;
 /// Groups of a strip.
@@ -21,13 +21,12 @@ const PAIR: usize = 2;
 /// Steps of half a block.
 const STEPS: usize = 4;
 
-/// The products of a strip with every row of the input, of which `totals` has so many.
+/// Adds the products of a strip with every row of the input to `totals`, which has them by tiles of rows.
 ///
 /// # Safety
-/// `strip` points to as many chunks of each group as the input has.
-pub unsafe fn multiply<L: Layout>(strip: *const u8, input: &Input, totals: &mut [[V; GROUPS]]) {
-    totals.fill([zero(); GROUPS]);
-    let mut room = [[zero(); PAIR]; MOST_ROWS];
+/// `strip` points to as many chunks of each group as the input has, and the input has as many tiles as `totals`.
+pub unsafe fn multiply<L: Layout>(strip: *const u8, input: &Input, totals: &mut [[[V; GROUPS]; ROWS]]) {
+    let mut room = [[[zero(); PAIR]; ROWS]; MOST_ROWS / ROWS];
     for chunk in 0..input.blocks / (L::COLUMNS / 32) {
         for first in (0..GROUPS).step_by(PAIR) {
             // SAFETY: passed on.
@@ -44,25 +43,21 @@ pub unsafe fn multiply<L: Layout>(strip: *const u8, input: &Input, totals: &mut 
     }
 }
 
-/// Calls `work` with the number of each row, the place of its block `block` among those of the input, and its lanes.
+/// Calls `work` with the number of each tile, the place of its block `block` among those of the input, and its lanes.
 ///
 /// # Safety
-/// The input has the block, and as many rows.
+/// The input has the block, and as many tiles.
 #[inline(always)]
-unsafe fn each_row<L: Layout>(
+unsafe fn each_tile<L: Layout>(
     input: &Input,
     block: usize,
-    rows: usize,
+    tiles: usize,
     mut work: impl FnMut(usize, usize, *const u8),
 ) {
-    for first in (0..rows).step_by(ROWS) {
-        let place = first * input.blocks + block * ROWS;
+    for tile in 0..tiles {
+        let place = (tile * input.blocks + block) * ROWS;
         // SAFETY: the caller's.
-        let mut lanes = unsafe { input.lanes.as_ptr().add(L::Quants::LANES.count() * place).cast::<u8>() };
-        for row in first..rows.min(first + ROWS) {
-            work(row, place + row - first, lanes);
-            lanes = lanes.wrapping_add(4 * L::Quants::LANES.count());
-        }
+        work(tile, place, unsafe { input.lanes.as_ptr().add(L::Quants::LANES.count() * place).cast() });
     }
 }
 
@@ -76,16 +71,17 @@ unsafe fn weights<L: Layout, const HALF: usize>(
     integers.map(|at| [0, 1, 2, 3].map(|step| unsafe { L::Quants::step(at, STEPS * HALF + step, masks) }))
 }
 
-/// `sums` and the products of a half with a row of the input.
+/// `sums` and the products of a half with row `row` of a tile.
 #[inline(always)]
 unsafe fn products<L: Layout, const HALF: usize>(
     mut sums: [V; PAIR],
     weights: &[[V; STEPS]; PAIR],
     lanes: *const u8,
+    row: usize,
 ) -> [V; PAIR] {
     unroll!(STEP in [0 1 2 3] {
         // SAFETY: the lanes are of a block.
-        let input = unsafe { L::Quants::input(lanes, STEPS * HALF + STEP) };
+        let input = unsafe { L::Quants::input(lanes.add(4 * L::Quants::LANES.count() * row), STEPS * HALF + STEP) };
         for (sum, weights) in sums.iter_mut().zip(weights) {
             *sum = L::Quants::add(*sum, weights[STEP], input);
         }
@@ -93,12 +89,12 @@ unsafe fn products<L: Layout, const HALF: usize>(
     sums
 }
 
-/// What sums of a block start with, or of its first or second half.
+/// What sums of a block, or of its first or second half, start with in row `row` of the tile at `place`.
 #[inline(always)]
-unsafe fn start<L: Layout, const HALF: usize>(input: &Input, place: usize) -> [V; PAIR] {
+unsafe fn start<L: Layout, const HALF: usize>(input: &Input, place: usize, row: usize) -> [V; PAIR] {
     if L::OFFSET != 0 || matches!(L::Quants::LANES, Lanes::SignedQuads) {
         // SAFETY: the place is one of the input.
-        [unsafe { splat(input.starts.as_ptr().add(place).cast::<u8>().add(4 * HALF)) }; PAIR]
+        [unsafe { lane_at(input.starts.as_ptr().add(place).cast(), 2 * row + HALF) }; PAIR]
     } else {
         [zero(); PAIR]
     }
@@ -110,36 +106,42 @@ unsafe fn plain<L: Layout>(
     chunk: usize,
     first: usize,
     input: &Input,
-    sums: &mut [[V; PAIR]],
-    totals: &mut [[V; GROUPS]],
+    sums: &mut [[[V; PAIR]; ROWS]],
+    totals: &mut [[[V; GROUPS]; ROWS]],
 ) {
     let (masks, halves) = (L::Quants::masks(), Halves::new());
-    let (rows, sums, totals) = (totals.len(), sums.as_mut_ptr(), totals.as_mut_ptr());
+    let (tiles, sums, totals) = (totals.len(), sums.as_mut_ptr(), totals.as_mut_ptr());
     unroll!(SECOND in [0 1] {
         // SAFETY: the chunks are there, the input has as many blocks, and there are so many sums and totals.
         unsafe {
             let block = 2 * chunk + SECOND;
             let integers = chunks.map(|at| at.add(L::INTEGERS_AT + SECOND * L::Quants::BYTES));
             let held = weights::<L, 0>(integers, masks);
-            each_row::<L>(input, block, rows, |row, place, lanes| {
-                *sums.add(row) = products::<L, 0>(start::<L, 0>(input, place), &held, lanes);
+            each_tile::<L>(input, block, tiles, |tile, place, lanes| {
+                let sums = &mut *sums.add(tile);
+                unroll!(ROW in [0 1 2 3] {
+                    sums[ROW] = products::<L, 0>(start::<L, 0>(input, place, ROW), &held, lanes, ROW);
+                });
             });
             let held = weights::<L, 1>(integers, masks);
             let half = |at: *const u8| if SECOND == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
             let scales = chunks.map(half);
             let minima = if L::MINIMA { chunks.map(|at| half(at.add(L::MINIMA_AT))) } else { [zero(); PAIR] };
-            each_row::<L>(input, block, rows, |row, place, lanes| {
-                let sums = products::<L, 1>(*sums.add(row), &held, lanes);
-                let scale = splat(input.scales.as_ptr().add(place).cast());
-                let block_sum = splat(input.block_sums.as_ptr().add(place).cast());
-                for group in 0..PAIR {
-                    let total = &mut (*totals.add(row))[first + group];
-                    // In the order in which the kernel for one column adds them: to the bit the same.
-                    *total = mul_add_f32(mul_f32(to_f32(sums[group]), scale), scales[group], *total);
-                    if L::MINIMA {
-                        *total = mul_add_f32(minima[group], block_sum, *total);
+            each_tile::<L>(input, block, tiles, |tile, place, lanes| {
+                let (sums, totals) = (&*sums.add(tile), &mut *totals.add(tile));
+                unroll!(ROW in [0 1 2 3] {
+                    let sums = products::<L, 1>(sums[ROW], &held, lanes, ROW);
+                    let scale = lane_at(input.scales.as_ptr().add(place).cast(), ROW);
+                    for group in 0..PAIR {
+                        let total = &mut totals[ROW][first + group];
+                        // In the order in which the kernel for one column adds them: to the bit the same.
+                        *total = mul_add_f32(mul_f32(to_f32(sums[group]), scale), scales[group], *total);
+                        if L::MINIMA {
+                            let block_sum = lane_at(input.block_sums.as_ptr().add(place).cast(), ROW);
+                            *total = mul_add_f32(minima[group], block_sum, *total);
+                        }
                     }
-                }
+                });
             });
         }
     });
@@ -151,18 +153,16 @@ unsafe fn with_sub_blocks<L: Layout>(
     super_block: usize,
     first: usize,
     input: &Input,
-    sums: &mut [[V; PAIR]],
-    totals: &mut [[V; GROUPS]],
+    sums: &mut [[[V; PAIR]; ROWS]],
+    totals: &mut [[[V; GROUPS]; ROWS]],
 ) {
     let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
-    let (rows, sums) = (totals.len(), sums.as_mut_ptr());
-    let mut weighted = [[zero(); PAIR]; MOST_ROWS];
-    let weighted = weighted[..rows].as_mut_ptr();
-    let weigh = |row: usize, sums: [V; PAIR], scales: [V; PAIR]| {
+    let (tiles, sums) = (totals.len(), sums.as_mut_ptr());
+    let mut weighted = [[[zero(); PAIR]; ROWS]; MOST_ROWS / ROWS];
+    let weighted = weighted[..tiles].as_mut_ptr();
+    let weigh = |weighted: &mut [V; PAIR], sums: [V; PAIR], scales: [V; PAIR]| {
         for group in 0..PAIR {
-            // SAFETY: there are as many rows.
-            let weighted = unsafe { &mut (*weighted.add(row))[group] };
-            *weighted = add_i32(*weighted, mul_i32(sums[group], shr_i32::<24>(scales[group])));
+            weighted[group] = add_i32(weighted[group], mul_i32(sums[group], shr_i32::<24>(scales[group])));
         }
     };
     // SAFETY: the chunks are there, the input has as many blocks, and there are so many sums and totals.
@@ -175,21 +175,27 @@ unsafe fn with_sub_blocks<L: Layout>(
                 let integers = chunks.map(|at| at.add(L::INTEGERS_AT + block * L::Quants::BYTES));
                 let block = 8 * super_block + block;
                 let held = weights::<L, 0>(integers, masks);
-                each_row::<L>(input, block, rows, |row, place, lanes| {
-                    let products = products::<L, 0>(start::<L, 0>(input, place), &held, lanes);
-                    if L::SUB_BLOCK == 16 {
-                        weigh(row, products, scales);
-                    } else {
-                        *sums.add(row) = products;
-                    }
+                each_tile::<L>(input, block, tiles, |tile, place, lanes| {
+                    let (weighted, sums) = (&mut *weighted.add(tile), &mut *sums.add(tile));
+                    unroll!(ROW in [0 1 2 3] {
+                        let products = products::<L, 0>(start::<L, 0>(input, place, ROW), &held, lanes, ROW);
+                        if L::SUB_BLOCK == 16 {
+                            weigh(&mut weighted[ROW], products, scales);
+                        } else {
+                            sums[ROW] = products;
+                        }
+                    });
                 });
                 if L::SUB_BLOCK == 16 {
                     scales = scales.map(shl_i32::<8>);
                 }
                 let held = weights::<L, 1>(integers, masks);
-                each_row::<L>(input, block, rows, |row, place, lanes| {
-                    let sums = if L::SUB_BLOCK == 16 { start::<L, 1>(input, place) } else { *sums.add(row) };
-                    weigh(row, products::<L, 1>(sums, &held, lanes), scales);
+                each_tile::<L>(input, block, tiles, |tile, place, lanes| {
+                    let (weighted, sums) = (&mut *weighted.add(tile), &*sums.add(tile));
+                    unroll!(ROW in [0 1 2 3] {
+                        let before = if L::SUB_BLOCK == 16 { start::<L, 1>(input, place, ROW) } else { sums[ROW] };
+                        weigh(&mut weighted[ROW], products::<L, 1>(before, &held, lanes, ROW), scales);
+                    });
                 });
                 scales = scales.map(shl_i32::<8>);
             }
@@ -200,29 +206,34 @@ unsafe fn with_sub_blocks<L: Layout>(
                 let bytes = load(at.add(L::MINIMA_AT + 16 * (pair / 2)));
                 if pair % 2 == 0 { and(bytes, low_bytes) } else { shr_u16::<8>(bytes) }
             });
-            each_row::<L>(input, super_block * 128 / L::SUB_BLOCK + pair, rows, |row, place, _| {
-                let pair_sums = splat(input.sums.as_ptr().add(place).cast());
-                let sums = &mut *sums.add(row);
-                for group in 0..PAIR {
-                    let before = if pair == 0 { zero() } else { sums[group] };
-                    sums[group] = add_i32(before, dot_i16(minima[group], pair_sums));
-                }
+            each_tile::<L>(input, super_block * 128 / L::SUB_BLOCK + pair, tiles, |tile, place, _| {
+                let sums = &mut *sums.add(tile);
+                unroll!(ROW in [0 1 2 3] {
+                    let pair_sums = lane_at(input.sums.as_ptr().add(place).cast(), ROW);
+                    for group in 0..PAIR {
+                        let before = if pair == 0 { zero() } else { sums[ROW][group] };
+                        sums[ROW][group] = add_i32(before, dot_i16(minima[group], pair_sums));
+                    }
+                });
             });
         }
         let scales = chunks.map(|at| load(at));
         let (scales, minimum_scales) = (scales.map(|at| halves.low(at)), scales.map(|at| halves.high(at)));
         let totals = totals.as_mut_ptr();
-        each_row::<L>(input, 8 * super_block, rows, |row, place, _| {
-            let scale = splat(input.scales.as_ptr().add(place).cast());
-            for group in 0..PAIR {
-                let mut worth = mul_f32(to_f32((*weighted.add(row))[group]), scales[group]);
-                if L::MINIMA {
-                    let minima = to_f32((*sums.add(row))[group]);
-                    worth = sub_f32(worth, mul_f32(minima, minimum_scales[group]));
+        each_tile::<L>(input, 8 * super_block, tiles, |tile, place, _| {
+            let (weighted, sums, totals) = (&*weighted.add(tile), &*sums.add(tile), &mut *totals.add(tile));
+            unroll!(ROW in [0 1 2 3] {
+                let scale = lane_at(input.scales.as_ptr().add(place).cast(), ROW);
+                for group in 0..PAIR {
+                    let mut worth = mul_f32(to_f32(weighted[ROW][group]), scales[group]);
+                    if L::MINIMA {
+                        let minima = to_f32(sums[ROW][group]);
+                        worth = sub_f32(worth, mul_f32(minima, minimum_scales[group]));
+                    }
+                    let total = &mut totals[ROW][first + group];
+                    *total = mul_add_f32(worth, scale, *total);
                 }
-                let total = &mut (*totals.add(row))[first + group];
-                *total = mul_add_f32(worth, scale, *total);
-            }
+            });
         });
     }
 }

@@ -22,6 +22,24 @@ pub fn opaque(bits: u32) -> V {
     unsafe { splat(std::ptr::from_ref(&bits).cast()) }
 }
 
+/// Lane `index` of those at `at`, in each lane. `index` should be a constant.
+///
+/// A lane of a vector, and not a load of one number: V8 does not add constants to the addresses of such loads.
+///
+/// # Safety
+/// `at` has so many lanes, in whole vectors.
+#[inline(always)]
+pub unsafe fn lane_at(at: *const u8, index: usize) -> V {
+    // SAFETY: the caller's.
+    let four = unsafe { load(at.add(16 * (index / 4))) };
+    match index % 4 {
+        0 => lane::<0>(four),
+        1 => lane::<1>(four),
+        2 => lane::<2>(four),
+        _ => lane::<3>(four),
+    }
+}
+
 #[cfg(target_arch = "wasm32")]
 #[cfg_attr(target_feature = "relaxed-simd", allow(dead_code))]
 mod wasm {
@@ -93,7 +111,6 @@ mod wasm {
         i32x4_relaxed_dot_i8x16_i7x16_add(signed, small, sum)
     }
     /// Lane `LANE` in each.
-    #[cfg(target_feature = "relaxed-simd")]
     #[inline(always)]
     pub fn lane<const LANE: usize>(a: V) -> V {
         i32x4_shuffle::<LANE, LANE, LANE, LANE>(a, a)
@@ -200,8 +217,7 @@ mod sse2 {
             add_i32(sum, products)
         }
     }
-    /// Lane `LANE` in each. Only tests need it.
-    #[cfg(test)]
+    /// Lane `LANE` in each.
     #[inline(always)]
     pub fn lane<const LANE: usize>(a: V) -> V {
         // SAFETY: every x86-64 processor has SSE2.

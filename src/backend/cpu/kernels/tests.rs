@@ -144,9 +144,9 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
                 }
             }
         } else {
-            let mut totals = vec![[zero(); rows::GROUPS]; rows];
+            let mut totals = [[[zero(); rows::GROUPS]; rows::ROWS]; 3];
             unsafe { rows::multiply::<L>(group(0), &order, &mut totals) };
-            together = totals.into_iter().map(|totals| totals.map(lanes)).collect();
+            together = totals.as_flattened()[..rows].iter().map(|totals| totals.map(lanes)).collect();
         }
         assert_eq!(together.as_flattened(), by_column, "{columns} columns together and one by one");
         results.extend(by_column.as_flattened().iter().map(|result| result.to_bits()));

@@ -6,7 +6,7 @@
 //! 7 bits, and signs, which go to the weights. −w is the complement of w plus 1, so what the complement lacks is the
 //! magnitude: their sum is known beforehand and starts the sum of products.
 
-use super::super::simd::{self, V, and, dot_i8, lane, load, opaque, or, shl_i16, shr_u16, xor};
+use super::super::simd::{self, V, and, dot_i8, lane_at, opaque, or, shl_i16, shr_u16, xor};
 use super::{Lanes, Quants, put};
 
 /// Integers of `LOW + HIGH` bits: `LOW` words of low bits, then `HIGH` words of high bits. A word has the bits of so
@@ -40,24 +40,6 @@ fn down(word: V, by: isize) -> V {
         4 => shr_u16::<4>(word),
         5 => shr_u16::<5>(word),
         _ => shr_u16::<6>(word),
-    }
-}
-
-/// Lane `index` of those at `at`, in each lane. `index` should be a constant.
-///
-/// A lane of a vector, and not a load of one number: V8 does not add constants to the addresses of such loads.
-///
-/// # Safety
-/// `at` has so many lanes, in whole vectors.
-#[inline(always)]
-unsafe fn lane_at(at: *const u8, index: usize) -> V {
-    // SAFETY: the caller's.
-    let four = unsafe { load(at.add(16 * (index / 4))) };
-    match index % 4 {
-        0 => lane::<0>(four),
-        1 => lane::<1>(four),
-        2 => lane::<2>(four),
-        _ => lane::<3>(four),
     }
 }
 
