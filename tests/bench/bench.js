@@ -2,7 +2,7 @@
 // the same Chromium, and native llama.cpp where Python has llama-cpp-python. `./build.sh bench` runs it; README.md lists
 // the options.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -16,19 +16,21 @@ const { values: options } = parseArgs({
     models: { type: "string", default: "smollm2-135m" },
     types: { type: "string", default: "Q4_0,Q8_0,Q4_K_M" },
     rounds: { type: "string", default: "5" },
+    /** Lengths, separated by commas; the slow-down of the others against the first is shown. */
     prompt: { type: "string", default: "128" },
     predict: { type: "string", default: "32" },
     /** A regular expression: only the runners whose names it matches. */
     only: { type: "string", default: "" },
-    /** A folder with another build of pkg/wasm, measured beside it. */
+    /** A folder with another build of pkg/wasm, or of all of pkg, measured beside it. */
     wasm: { type: "string" },
   },
 });
-const [rounds, promptLength, predict] = [options.rounds, options.prompt, options.predict].map(Number);
+const [rounds, predict] = [options.rounds, options.predict].map(Number);
+const lengths = options.prompt.split(",").map(Number);
 const folder = join(repository, "target/bench");
 const binary = join(repository, "target/fast/candlewick");
 const cores = cpus().length;
-const contextLength = promptLength + predict + 64;
+const contextLength = Math.max(...lengths) + predict + 64;
 
 const median = (numbers) => {
   const sorted = numbers.toSorted((a, b) => a - b);
@@ -44,11 +46,12 @@ function model(name, type) {
   return path;
 }
 
-// A runner starts with a model and gives `run(round)`, which measures one round, and `close()`.
+// A runner starts with a model and gives `run(turn, length)`, which measures one turn with a prompt of that length, and
+// `close()`.
 
 const native = (threads) => async (path) => ({
-  run: async () => {
-    const args = ["bench", path, "-p", promptLength, "-n", predict, "-r", 1, "--json", "--device", "cpu", "--threads", threads];
+  run: async (_turn, length) => {
+    const args = ["bench", path, "-p", length, "-n", predict, "-r", 1, "--json", "--device", "cpu", "--threads", threads];
     const result = JSON.parse(execFileSync(binary, args.map(String), { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }));
     return { prompt: result.prompt_per_second.median, predicted: result.predicted_per_second.median };
   },
@@ -60,8 +63,8 @@ const llamaCpp = (threads) => async (path) => {
   const child = spawn(python, [script, path, predict, threads].map(String), { stdio: ["pipe", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   return {
-    run: async (round) => {
-      child.stdin.write(`${JSON.stringify(prompt(promptLength, round).tokens)}\n`);
+    run: async (turn, length) => {
+      child.stdin.write(`${JSON.stringify(prompt(length, turn).tokens)}\n`);
       const { value, done } = await lines.next();
       if (done) throw new Error("rival.py has ended");
       return JSON.parse(value);
@@ -79,7 +82,7 @@ const inPage = (origin, load, run, settings) => async (path) => {
   const before = performance.now();
   await page.evaluate(load, { url, contextLength, ...settings });
   const seconds = (performance.now() - before) / 1000;
-  return { run: (round) => page.evaluate(run, { ...prompt(promptLength, round), predict }), close, seconds };
+  return { run: (turn, length) => page.evaluate(run, { ...prompt(length, turn), predict }), close, seconds };
 };
 
 const candlewick = (origin, threads) =>
@@ -119,8 +122,14 @@ const routes = { "/": blank };
 // Without the headers candlewick.wasm runs, with them candlewick-threads.wasm, which has relaxed SIMD.
 const servers = [await serve({ routes, headers }), await serve({ routes })];
 if (options.wasm) {
-  const built = (name) => readFileSync(join(options.wasm, name));
-  const others = Object.fromEntries(["candlewick.js", "candlewick_bg.wasm"].map((name) => [`/pkg/wasm/${name}`, built(name)]));
+  // A package goes with its own wasm: interfaces change.
+  const whole = existsSync(join(options.wasm, "dist"));
+  const built = (folder, at) =>
+    readdirSync(folder).map((name) => [`${at}/${name}`, join(folder, name)]).filter(([, path]) => statSync(path).isFile());
+  const files = whole
+    ? ["dist", "wasm"].flatMap((name) => built(join(options.wasm, name), `/pkg/${name}`))
+    : built(options.wasm, "/pkg/wasm");
+  const others = Object.fromEntries(files.map(([at, path]) => [at, readFileSync(path)]));
   servers.push(await serve({ routes: { ...routes, ...others } }));
 }
 const python = [process.env.PYTHON, "python3", "python"].find(
@@ -150,35 +159,46 @@ for (const name of options.models.split(",")) {
     const started = [];
     for (const [where, start] of wanted) {
       const runner = await start(path);
-      await runner.run(rounds + 1); // warms up
-      started.push({ where, runs: [], ...runner });
+      await runner.run(rounds * lengths.length, lengths[0]); // warms up
+      started.push({ where, runs: lengths.map(() => []), ...runner });
     }
     // Taking turns, so that a busy moment of the machine hits all alike.
     for (let round = 0; round < rounds; round++) {
-      for (const runner of started) runner.runs.push(await runner.run(round));
+      for (const [index, length] of lengths.entries()) {
+        const turn = round * lengths.length + index; // no two prompts begin alike
+        for (const runner of started) runner.runs[index].push(await runner.run(turn, length));
+      }
     }
-    console.log(`${name} ${type}, ${(statSync(path).size / 1e6).toFixed(0)} MB; tokens/s, and how many times those of the first line`);
-    const [first] = started;
-    for (const { where, runs, seconds, close } of started) {
-      await close();
-      const speeds = (key) => ({
-        ...spread(runs.map((run) => run[key])),
+    await Promise.all(started.map(({ close }) => close()));
+    for (const [index, length] of lengths.entries()) {
+      const [first] = started;
+      const megabytes = (statSync(path).size / 1e6).toFixed(0);
+      console.log(`${name} ${type}, ${megabytes} MB, prompt of ${length} tokens; tokens/s, and how many times those of the first line`);
+      for (const { where, runs, seconds } of started) {
         // Round by round: what slows a whole round down leaves its ratios alone.
-        ratio: median(runs.map((run, round) => run[key] / first.runs[round][key])),
-      });
-      const result = { model: name, type, where, prompt_per_second: speeds("prompt"), predicted_per_second: speeds("predicted") };
-      if (seconds) result.load_seconds = seconds;
-      results.push(result);
-      const show = ({ median, min, max, ratio }) =>
-        `${median.toFixed(1).padStart(6)} (${min.toFixed(1)} to ${max.toFixed(1)}) ×${ratio.toFixed(2)}`.padEnd(34);
-      const load = seconds ? ` loaded in ${seconds.toFixed(2)} s` : "";
-      console.log(`  ${where.padEnd(42)} prompt ${show(result.prompt_per_second)} answer ${show(result.predicted_per_second)}${load}`);
+        const against = (key, others) => median(runs[index].map((run, round) => run[key] / others[round][key]));
+        const speeds = (key) => ({
+          ...spread(runs[index].map((run) => run[key])),
+          ratio: against(key, first.runs[index]),
+          ...(index && { shorter: against(key, runs[0]) }),
+        });
+        const speed = { prompt_per_second: speeds("prompt"), predicted_per_second: speeds("predicted") };
+        const result = { model: name, type, prompt: length, where, ...speed };
+        if (seconds) result.load_seconds = seconds;
+        results.push(result);
+        const show = ({ median, min, max, ratio, shorter }) => {
+          const slower = index ? `, ${shorter.toFixed(2)} of ${lengths[0]}'s` : "";
+          return `${median.toFixed(1).padStart(6)} (${min.toFixed(1)} to ${max.toFixed(1)}) ×${ratio.toFixed(2)}${slower}`.padEnd(index ? 48 : 34);
+        };
+        const load = seconds ? ` loaded in ${seconds.toFixed(2)} s` : "";
+        console.log(`  ${where.padEnd(42)} prompt ${show(speed.prompt_per_second)} answer ${show(speed.predicted_per_second)}${load}`);
+      }
     }
   }
 }
 await browser.close();
 await Promise.all(servers.map((server) => server.close()));
 const report = join(folder, "results.json");
-writeFileSync(report, JSON.stringify({ date: new Date().toISOString(), prompt: promptLength, predict, rounds, results }, null, 2));
-writeFileSync(join(folder, "results.svg"), picture(results, promptLength, predict));
+writeFileSync(report, JSON.stringify({ date: new Date().toISOString(), predict, rounds, results }, null, 2));
+writeFileSync(join(folder, "results.svg"), picture(results, predict));
 console.log(`written to ${report} and results.svg beside it`);

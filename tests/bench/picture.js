@@ -18,8 +18,8 @@ function bars(list, key, left, top) {
   });
 }
 
-export function picture(results, prompt, predict) {
-  const title = ({ model, type }) => `${model} ${type}`;
+export function picture(results, predict) {
+  const title = ({ model, type, prompt }) => `${model} ${type}, prompt of ${prompt}`;
   const parts = [];
   let top = 30;
   for (const name of new Set(results.map(title))) {
@@ -37,7 +37,7 @@ text { font: 12px system-ui, sans-serif; fill: #333 } .title { font-weight: 600 
 @media (prefers-color-scheme: dark) { text { fill: #ddd } .other { fill: #6b7785 } }
 </style>
 <text class="title" x="${LABEL}" y="18">Answer, ${predict} tokens: tokens/s</text>
-<text class="title" x="${LABEL + WIDTH}" y="18">Prompt, ${prompt} tokens: tokens/s</text>
+<text class="title" x="${LABEL + WIDTH}" y="18">Prompt: tokens/s</text>
 ${parts.join("\n")}
 </svg>
 `;

@@ -64,7 +64,9 @@ function tensors(shape, typeName) {
   const matrix = (layer, name, columns, rows) => {
     const type = typeName === "Q4_K_M" ? mixed(name, columns, layer, layers) : TYPES[typeName];
     const prefix = layer === null ? "" : `blk.${layer}.`;
-    list.push({ name: `${prefix}${name}.weight`, dimensions: [columns, rows], type });
+    // No answer has bytes that are not UTF-8 when bytes score 0: wllama fails at them.
+    const scores = name === "token_embd" || name === "output";
+    list.push({ name: `${prefix}${name}.weight`, dimensions: [columns, rows], type, scores });
     if (shape.biases && /attn_[qkv]/.test(name)) vector(`${prefix}${name}.bias`, rows, 0);
   };
   matrix(null, "token_embd", width, vocabulary);
@@ -175,6 +177,7 @@ export function writeRandomModel(path, shapeName, typeName) {
         for (const at of type.scales) data.writeUInt16LE(SCALE, block + at);
       }
     }
+    if (tensor.scores) data.fill(0, 0, (size(tensor) / tensor.dimensions[1]) * FIRST_ID);
     writeSync(file, data);
   }
   closeSync(file);
