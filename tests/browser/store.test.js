@@ -494,7 +494,11 @@ describe("a model by name", () => {
   test("is kept where the engine has threads", async () => {
     const { options, log } = await world();
     const isolated = await serve({
-      routes: { "/": blank },
+      routes: {
+        "/": blank,
+        "/no-slices.js": `Blob.prototype.slice = () => { throw new Error("files are read into shared memory at once"); };`,
+        "/no-slices-worker.js": `import "/no-slices.js"; import "/pkg/dist/worker.js";`,
+      },
       headers: { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" },
     });
     await page.goto(isolated.url);
@@ -502,7 +506,7 @@ describe("a model by name", () => {
     assert.ok(await page.evaluate(() => crossOriginIsolated));
     assert.equal((await tell(page, options)).trimEnd?.(), story);
     const before = (await log()).length;
-    assert.equal((await tell(page, options)).trimEnd?.(), story);
+    assert.equal((await tell(page, { ...options, workerURL: "/no-slices-worker.js" })).trimEnd?.(), story);
     assert.equal((await log()).length, before, "nobody was asked");
     assert.ok((await list(page, options))[0].complete);
     await page.close();

@@ -53,25 +53,8 @@ struct Database {
     buffers: Cell<bool>,
     /// Where bytes are kept.
     files: Option<PrivateFiles>,
-    /// What may grow, by the content's name.
-    begun: RefCell<HashMap<String, Begun>>,
-}
-
-/// A content that this store may be fetching. Nobody else does meanwhile.
-#[derive(Default)]
-struct Begun {
-    written: Written,
-    /// Bytes that its file has at least. With fewer it would be another file, and its pieces would be holes in that.
-    file_len: u64,
-}
-
-impl Begun {
-    fn add(&mut self, range: &Range<u64>, in_file: bool) {
-        self.written.add(range.clone());
-        if in_file {
-            self.file_len = self.file_len.max(range.end);
-        }
-    }
+    /// What there is of contents that this store may be fetching, by their names. Nobody else does meanwhile.
+    begun: RefCell<HashMap<String, Written>>,
 }
 
 impl IndexedDbStore {
@@ -243,9 +226,14 @@ impl Database {
         let file = File { key: key.clone(), len, whole, last_used: now() };
         file.write(&files)?;
         committed(&transaction).await?;
+        let content = content_of(key);
+        if let Some(files) = &self.files {
+            let in_file = there.iter().filter(|piece| piece.in_file);
+            files.begin(&content, in_file.map(|piece| piece.range.end).max().unwrap_or(0));
+        }
         let mut begun = self.begun.borrow_mut();
-        let begun = begun.entry(content_of(key)).or_default();
-        there.iter().for_each(|piece| begun.add(&piece.range, piece.in_file));
+        let begun = begun.entry(content).or_default();
+        there.iter().for_each(|piece| begun.add(piece.range.clone()));
         Ok(file.record(written(&there)))
     }
 
@@ -263,7 +251,7 @@ impl Database {
             return Err(gone(key));
         }
         if let Some(begun) = self.begun.borrow_mut().get_mut(&content) {
-            begun.add(&range, in_file);
+            begun.add(range);
         }
         Ok(())
     }
@@ -272,14 +260,11 @@ impl Database {
     async fn write(&self, key: &Key, range: &Range<u64>, bytes: &Uint8Array) -> Result<bool> {
         let Some(files) = &self.files else { return Ok(false) };
         let content = content_of(key);
-        let grows = self
-            .begun
-            .borrow()
-            .get(&content)
-            .filter(|begun| !begun.written.touches(range))
-            .map(|begun| begun.file_len);
-        let Some(len) = grows else { return Ok(false) };
-        match files.write(&content, len, range.start, bytes).await {
+        // A file does not change at once, and perhaps somebody reads what is there.
+        if self.begun.borrow().get(&content).is_none_or(|there| there.touches(range)) {
+            return Ok(false);
+        }
+        match files.write(&content, range.start, bytes).await {
             Ok(()) => Ok(true),
             Err(Unwritten::Elsewhere) => Ok(false),
             Err(Unwritten::Lost) => Err(gone(key)),

@@ -6,6 +6,8 @@
 use crate::store::origin;
 use async_lock::Mutex;
 use js_sys::{AsyncIterator, Function, IteratorNext, Object, Promise, Reflect, Uint8Array};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -33,6 +35,9 @@ pub struct PrivateFiles {
     writes: bool,
     /// Where each has its file for itself, this one's own operations come one after another.
     turn: Mutex<()>,
+    /// Bytes that files have at least which may grow. With fewer it would be another file of the same name, and what was
+    /// written before a hole in that.
+    lens: RefCell<HashMap<String, u64>>,
 }
 
 /// Why bytes were not written.
@@ -66,15 +71,21 @@ impl PrivateFiles {
             .and_then(|class| Reflect::get(&class, &"prototype".into()))
             .and_then(|prototype| Reflect::get(&prototype, &"createSyncAccessHandle".into()));
         let writes = prototype.is_ok_and(|open| open.is_instance_of::<Function>());
-        Some(PrivateFiles { folder: folder.dyn_into().ok()?, writes, turn: Mutex::new(()) })
+        let (turn, lens) = (Mutex::new(()), RefCell::default());
+        Some(PrivateFiles { folder: folder.dyn_into().ok()?, writes, turn, lens })
     }
 
-    /// Writes to the file, which has `len` bytes at least, and makes sure that they are on the disk.
-    pub async fn write(&self, name: &str, len: u64, at: u64, bytes: &Uint8Array) -> Result<(), Unwritten> {
-        if !self.writes {
-            return Err(Unwritten::Elsewhere);
-        }
+    /// A file of at least `len` bytes may grow from now on.
+    pub fn begin(&self, name: &str, len: u64) {
+        self.lens.borrow_mut().insert(name.to_owned(), len);
+    }
+
+    /// Writes to a file that was begun, and makes sure that the bytes are on the disk.
+    pub async fn write(&self, name: &str, at: u64, bytes: &Uint8Array) -> Result<(), Unwritten> {
         let _turn = self.turn.lock().await;
+        let Some(len) = self.lens.borrow().get(name).copied().filter(|_| self.writes) else {
+            return Err(Unwritten::Elsewhere);
+        };
         let Open(file) =
             &self.handle(name, len == 0).await.map_err(|error| match is(&error, "NotFoundError") {
                 true if len > 0 => Unwritten::Lost,
@@ -88,7 +99,9 @@ impl PrivateFiles {
         if written != f64::from(bytes.length()) {
             return Err(Unwritten::Full);
         }
-        file.flush().map_err(unwritten)
+        file.flush().map_err(unwritten)?;
+        self.begin(name, len.max(at + u64::from(bytes.length())));
+        Ok(())
     }
 
     /// Fills `bytes` from the file. False where it has not so many.
@@ -139,6 +152,7 @@ impl PrivateFiles {
     /// Removes one, unless somebody has it open.
     pub async fn remove(&self, name: &str) {
         let _turn = self.turn.lock().await;
+        self.lens.borrow_mut().remove(name);
         // It stays until it is tried again.
         let _ = JsFuture::from(self.folder.remove_entry(name)).await;
     }
