@@ -210,9 +210,9 @@ unsafe fn with_sub_blocks<L: Layout>(
                 let sums = &mut *sums.add(tile);
                 unroll!(ROW in [0 1 2 3] {
                     let pair_sums = lane_at(input.sums.as_ptr().add(place).cast(), ROW);
-                    for group in 0..PAIR {
-                        let before = if pair == 0 { zero() } else { sums[ROW][group] };
-                        sums[ROW][group] = add_i32(before, dot_i16(minima[group], pair_sums));
+                    for (sum, minima) in sums[ROW].iter_mut().zip(minima) {
+                        let before = if pair == 0 { zero() } else { *sum };
+                        *sum = add_i32(before, dot_i16(minima, pair_sums));
                     }
                 });
             });
