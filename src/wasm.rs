@@ -9,7 +9,7 @@ use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
 use crate::engine::{self, Device, Options, Progress};
 use crate::openai::{ChatRequest, Chunks, Completion, EmbeddingRequest, Endpoint, Retrying};
-use crate::remote::{Client, Config};
+use crate::remote::{Client, Config, OnRetry};
 use crate::router::{Cache, CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
 use crate::store::IndexedDbStore;
 use crate::{Error, Result};
@@ -294,11 +294,13 @@ impl Engine {
         stopper: &Stopper,
         model: Option<String>,
         task: JsValue,
+        on_retry: Function,
     ) -> Result<JsValue, JsValue> {
         let hosted = self.first_hosted()?;
         let model = model.as_deref().unwrap_or(&hosted.model);
         let task = from_js::<Value>("task", task).and_then(tasks::Task::try_from)?;
-        Ok(stopper.around(task.run(&hosted.client, model)).await?)
+        let client = hosted.client.hearing(hearer(on_retry));
+        Ok(stopper.around(task.run(&client, model)).await?)
     }
 
     /// The vectors of a request's texts, by the model that answers or `model` of the first hosted one's provider: each
@@ -308,14 +310,15 @@ impl Engine {
         stopper: &Stopper,
         model: Option<String>,
         body: JsValue,
+        on_retry: Function,
     ) -> Result<JsValue, JsValue> {
         let request: EmbeddingRequest = request(body)?;
         let embeddings = match model {
             Some(model) => {
                 let hosted = Hosted { client: self.first_hosted()?.client.clone(), model };
-                stopper.around(hosted.embed(&request)).await?
+                stopper.around(hosted.embed(&request, hearer(on_retry))).await?
             }
-            None => stopper.around(self.router.embed(&request)).await?,
+            None => stopper.around(self.router.embed(&request, hearer(on_retry))).await?,
         };
         let one = |vector: &Result<Vec<f32>>| match vector {
             Ok(vector) => serde_json::json!({ "embedding": vector }),
@@ -325,9 +328,14 @@ impl Engine {
     }
 
     /// The same in the shape of `/v1/embeddings`, which has no place for a text that failed.
-    pub async fn embeddings(&self, stopper: &Stopper, body: JsValue) -> Result<JsValue, JsValue> {
+    pub async fn embeddings(
+        &self,
+        stopper: &Stopper,
+        body: JsValue,
+        on_retry: Function,
+    ) -> Result<JsValue, JsValue> {
         let request: EmbeddingRequest = request(body)?;
-        let embeddings = stopper.around(self.router.embed(&request)).await?;
+        let embeddings = stopper.around(self.router.embed(&request, hearer(on_retry))).await?;
         Ok(to_js(&embeddings.list(request.encoding)?)?)
     }
 
@@ -344,13 +352,22 @@ impl Engine {
         let hosted = self.hosted.iter().cloned().map(|hosted| Rc::new(hosted) as Rc<dyn Provider>);
         let models: Vec<_> = local.into_iter().chain(hosted).collect();
         let heard = |model: &dyn Provider, retry: &Retrying| {
-            if let Ok(retry) = to_js(&Retried { model: model.model(), provider: model.provider(), retry }) {
-                // A listener that throws does not end the comparison.
-                let _ = on_retry.call1(&JsValue::NULL, &retry);
-            }
+            tell(&on_retry, &Retried { model: model.model(), provider: model.provider(), retry });
         };
         let compared = async { Ok(compare(&models, Endpoint::Chat, &body, &heard).await) };
         Ok(to_js(&stopper.around(compared).await?)?)
+    }
+}
+
+/// A listener of the page for what is asked again.
+fn hearer(on_retry: Function) -> OnRetry {
+    OnRetry::new(move |retry| tell(&on_retry, retry))
+}
+
+/// One that throws ends nothing.
+fn tell(listener: &Function, retry: &impl Serialize) {
+    if let Ok(retry) = to_js(retry) {
+        let _ = listener.call1(&JsValue::NULL, &retry);
     }
 }
 

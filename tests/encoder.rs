@@ -8,6 +8,7 @@ use candlewick::engine::{Device, Document, EmbeddingSettings, Engine, Options, P
 use candlewick::model::gguf::Header;
 use candlewick::model::{Config, Encoder};
 use candlewick::openai::{EmbeddingRequest, Encoded};
+use candlewick::remote::OnRetry;
 use candlewick::router::{Local, Policy, Provider, Route, Router};
 use candlewick::store::{FileSource, MemorySource, Source};
 use candlewick::{Code, Error};
@@ -202,7 +203,7 @@ fn request(body: Value) -> Result<EmbeddingRequest, Error> {
 fn one_that_fails_does_not_fail_the_rest() {
     let local = Local(engine("bert-f32.gguf"));
     let asked = request(json!({ "input": ["war", "war and peace ".repeat(14), "peace"] })).unwrap();
-    let embeddings = block_on(local.embed(&asked)).unwrap();
+    let embeddings = block_on(local.embed(&asked, OnRetry::default())).unwrap();
     assert!(embeddings.vectors[0].is_ok() && embeddings.vectors[2].is_ok());
     assert_eq!(embeddings.vectors[1].as_ref().unwrap_err().code, Code::ContextLengthExceeded);
     // OpenAI's shape has no place for it.
@@ -216,7 +217,7 @@ fn openai_shapes() {
     let ids = local.0.language().tokenizer.encode_with_special("war", false).unwrap();
     let answer = |body: Value| {
         let asked = request(body).unwrap();
-        block_on(local.embed(&asked)).unwrap().list(asked.encoding).unwrap()
+        block_on(local.embed(&asked, OnRetry::default())).unwrap().list(asked.encoding).unwrap()
     };
     let float = answer(json!({ "input": "war", "model": "any", "user": null }));
     let shape = serde_json::to_value(&float).unwrap();
@@ -260,14 +261,14 @@ fn the_router_asks_who_can() {
     block_on(router.open()).unwrap();
     let asked = request(json!({ "input": "war" })).unwrap();
     // The second model is not loaded for it.
-    let error = block_on(router.embed(&asked)).unwrap_err();
+    let error = block_on(router.embed(&asked, OnRetry::default())).unwrap_err();
     assert_eq!(error.code, Code::UnsupportedModel);
     assert!(error.message.contains("llama.gguf"), "{error}");
 
     let router = Router::new(vec![local("bert-f32.gguf")], Policy::default(), None).unwrap();
     let (provider, _) = block_on(router.open()).unwrap();
     assert_eq!(block_on(provider.capabilities()).unwrap().embeddings, Some(true));
-    let embeddings = block_on(router.embed(&asked)).unwrap();
+    let embeddings = block_on(router.embed(&asked, OnRetry::default())).unwrap();
     assert!(embeddings.vectors[0].is_ok());
     assert_eq!(embeddings.origin.reason, "it runs on this device");
 }

@@ -71,6 +71,7 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   }
 
   async detokenize(ids: ArrayLike<number>, options: RequestOptions = {}): Promise<string> {
+    if (typeof ids?.length !== "number") throw new CandlewickError("invalid_argument", "The ids must be an array of numbers.");
     return this.#connection.call({ method: "detokenize", ids: Uint32Array.from(ids) }, options);
   }
 

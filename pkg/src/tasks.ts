@@ -36,13 +36,13 @@ export class Tasks {
   }
 
   /** Makes a picture: a Blob of its media type. */
-  async textToImage(text: string, { model, signal, ...picture }: PictureOptions = {}): Promise<Blob> {
-    const options = { ...(model === undefined ? {} : { model }), ...(signal ? { signal } : {}) };
+  async textToImage(text: string, { model, signal, onRetry, ...picture }: PictureOptions = {}): Promise<Blob> {
+    const options = { ...(model === undefined ? {} : { model }), ...(signal ? { signal } : {}), ...(onRetry ? { onRetry } : {}) };
     const [bytes, type] = await this.#run<[Uint8Array<ArrayBuffer>, string]>({ kind: "textToImage", text, picture }, options);
     return new Blob([bytes], { type });
   }
 
-  async #run<T>(task: Task, { model, signal }: TaskOptions): Promise<T> {
-    return this.#connection.call({ method: "task", model, task: plain(task, "The task") }, { signal });
+  async #run<T>(task: Task, { model, signal, onRetry }: TaskOptions): Promise<T> {
+    return this.#connection.call({ method: "task", model, task: plain(task, "The task") }, { signal, onRetry });
   }
 }

@@ -427,7 +427,7 @@ export interface EmbeddingList {
   /** `embedding` is base64 of little-endian 32-bit floats where that was asked for. */
   data: { object: "embedding"; index: number; embedding: number[] | string }[];
   model: string;
-  /** Tokens; 0 where a hosted model read them. */
+  /** Tokens; 0 where a host did not count them. */
   usage: { prompt_tokens: number; total_tokens: number };
   candlewick: Origin;
 }
@@ -447,6 +447,8 @@ export interface TaskOptions {
   /** The task's own, such as `max_length` or `num_inference_steps`; they go to the server as they are. */
   parameters?: Record<string, unknown>;
   signal?: AbortSignal;
+  /** Called when the host will be asked again. */
+  onRetry?: (retry: Retrying) => void;
 }
 
 /** Sides in pixels; `aspectRatio` (`"16:9"`) gives the one that is missing. The same seed repeats a picture. */

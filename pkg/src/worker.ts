@@ -73,13 +73,13 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
     case "totals":
       return engine.totals();
     case "embed":
-      return stoppable(caller, (stopper) => engine.embed(stopper, call.model, call.body));
+      return stoppable(caller, (stopper) => engine.embed(stopper, call.model, call.body, caller.retrying));
     case "embeddings":
-      return stoppable(caller, (stopper) => engine.embeddings(stopper, call.body));
+      return stoppable(caller, (stopper) => engine.embeddings(stopper, call.body, caller.retrying));
     case "task":
-      return stoppable(caller, (stopper) => engine.task(stopper, call.model, call.task));
+      return stoppable(caller, (stopper) => engine.task(stopper, call.model, call.task, caller.retrying));
     case "compare":
-      return stoppable(caller, (stopper) => engine.compare(stopper, call.body, (retry: unknown) => caller.reply({ retry })));
+      return stoppable(caller, (stopper) => engine.compare(stopper, call.body, caller.retrying));
     case "profile":
       return engine.profile();
   }
@@ -181,6 +181,9 @@ class Caller {
       this.#wake();
     };
   }
+
+  /** Tells the page that a host will be asked again. */
+  readonly retrying = (retry: unknown): void => this.reply({ retry });
 
   reply(reply: Reply): void {
     this.#port.postMessage(reply);

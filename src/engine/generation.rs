@@ -230,6 +230,7 @@ impl Start {
             prompt_logits: Vec::new(),
             logits: Vec::new(),
             top: Top::default(),
+            unread: None,
             answer,
             ahead,
             arrived: None,
@@ -306,6 +307,8 @@ pub struct Generation {
     logits: Vec<f32>,
     /// The likeliest of what follows, where no more was read.
     top: Top,
+    /// The row of the last step whose scores the sampler has yet to get. Whoever gave up waiting finds them here.
+    unread: Option<usize>,
     answer: Answer,
     /// The device chooses the tokens, and works on the next step while one is on its way here.
     ahead: bool,
@@ -386,13 +389,10 @@ impl Generation {
                 self.session.choose(last_row, self.language.tokenizer.len())?;
                 self.arrived = Some(self.choice_ahead().await?);
             }
-            true if self.settings.choices > 1 => {
-                self.session.decoder.logits(last_row, &mut self.logits).await?;
-                if total == self.prompt_len {
-                    self.prompt_logits.clone_from(&self.logits);
-                }
+            true => {
+                self.unread = Some(last_row);
+                self.read_scores().await?;
             }
-            true => self.read_scores(last_row).await?,
         }
         Ok(Event::Prompt { processed: end, total })
     }
@@ -413,8 +413,9 @@ impl Generation {
         let cached = self.session.cached.len();
         if cached < self.history.len() {
             self.session.forward(&self.history[cached..], cached)?;
-            self.read_scores(0).await?;
+            self.unread = Some(0);
         }
+        self.read_scores().await?;
         if self.logits.is_empty() {
             if let Some(token) = self.answer.sampler.sample_top(&self.top)? {
                 return Ok(token);
@@ -426,15 +427,25 @@ impl Generation {
         self.answer.sampler.sample(&mut self.logits[..vocabulary])
     }
 
-    /// Reads as much of what follows row `row` as the sampler wants.
-    async fn read_scores(&mut self, row: usize) -> Result<()> {
+    /// Reads as much of what was not read as the sampler wants.
+    async fn read_scores(&mut self) -> Result<()> {
+        let Some(row) = self.unread else { return Ok(()) };
         let decoder = &mut self.session.decoder;
         decoder.score(row)?;
         self.logits.clear();
-        match self.answer.sampler.wanted() {
-            Some(wanted) => decoder.top_k(self.language.tokenizer.len(), &wanted, &mut self.top).await,
-            None => decoder.scores(&mut self.logits).await,
+        // Further answers begin with them.
+        let all = self.settings.choices > 1 && self.history.len() == self.prompt_len;
+        match self.answer.sampler.wanted().filter(|_| !all) {
+            Some(wanted) => {
+                decoder.top_k(self.language.tokenizer.len(), &wanted, &mut self.top).await?;
+            }
+            None => decoder.scores(&mut self.logits).await?,
         }
+        if all {
+            self.prompt_logits.clone_from(&self.logits);
+        }
+        self.unread = None;
+        Ok(())
     }
 
     /// Whether an answer can have no more when it and the prompt have `tokens` tokens.

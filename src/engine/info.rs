@@ -57,7 +57,7 @@ pub struct Info {
 }
 
 /// Bytes that a model takes.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
     /// All tensors, as the device has them.
@@ -123,8 +123,14 @@ impl Info {
     }
 
     /// The same model on the device to which it came back.
-    pub(super) fn after_recovery(&self, backend: &dyn Backend, device_reason: String) -> Info {
+    pub(super) fn after_recovery(
+        &self,
+        backend: &dyn Backend,
+        device_reason: String,
+        memory: Memory,
+    ) -> Info {
         Info {
+            memory,
             device: backend.device(),
             device_reason,
             gpu: backend.gpu(),

@@ -175,7 +175,7 @@ impl Engine {
                 (info, Work::Encoder(Arc::new(Mutex::new(encoder))))
             }
             false => {
-                let Loaded { decoder, reason } =
+                let Loaded { decoder, reason, .. } =
                     model.load(&description, Target::Wanted, None, progress).await?;
                 let info = info(decoder.backend(), reason)?;
                 let session = Session::new(decoder, model.clone(), info.clone());

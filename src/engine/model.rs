@@ -1,6 +1,7 @@
 //! A model that can be brought to a device, and again to another when that one is lost.
 
 use super::device::{self, Choice};
+use super::info::Memory;
 use super::progress::{Progress, Reporter, Stage};
 use super::{Options, context_size};
 use crate::backend::cpu::Cpu;
@@ -29,6 +30,8 @@ pub(super) struct Loaded {
     pub decoder: Decoder,
     /// Why it is there.
     pub reason: String,
+    /// What it takes there.
+    pub memory: Memory,
 }
 
 /// Which way to go.
@@ -92,8 +95,7 @@ impl Model {
             self.check_speed(description, wanted, &reason).await?;
         }
         let cpu = Cpu::with_threads(self.options.threads).measured(self.options.profile);
-        let decoder = self.load_on(description, Box::new(cpu), &mut reporter).await?;
-        Ok(Loaded { decoder, reason })
+        self.load_on(description, Box::new(cpu), reason, &mut reporter).await
     }
 
     /// Brings an encoder to the CPU. Says why there.
@@ -142,8 +144,7 @@ impl Model {
         match device::open(&self.options, &needs, again, &mut compiled).await? {
             Choice::Cpu(reason) => Ok(Choice::Cpu(reason)),
             Choice::Gpu((backend, reason)) => {
-                let decoder = self.load_on(description, backend, reporter).await?;
-                Ok(Choice::Gpu(Loaded { decoder, reason }))
+                Ok(Choice::Gpu(self.load_on(description, backend, reason, reporter).await?))
             }
         }
     }
@@ -152,12 +153,15 @@ impl Model {
         &self,
         description: &Description,
         backend: Box<dyn Backend>,
+        reason: String,
         reporter: &mut Reporter<'_>,
-    ) -> Result<Decoder> {
+    ) -> Result<Loaded> {
         let Description { header, config, context } = description;
         let source = ReadAhead::new(self.source.as_ref());
         let mut loaded = |bytes| reporter.at(Stage::Load, bytes);
-        Decoder::load(&source, header, config.clone(), backend, *context, &mut loaded).await
+        let memory = Memory::of(header, config, *context, Some(backend.as_ref()));
+        let decoder = Decoder::load(&source, header, config.clone(), backend, *context, &mut loaded).await?;
+        Ok(Loaded { decoder, reason, memory })
     }
 }
 

@@ -38,9 +38,9 @@ impl Session {
     }
 
     /// The model that has come back.
-    pub fn replace(&mut self, Loaded { decoder, reason }: Loaded) {
+    pub fn replace(&mut self, Loaded { decoder, reason, memory }: Loaded) {
         let mut info = self.info.borrow_mut();
-        *info = Rc::new(info.after_recovery(decoder.backend(), reason));
+        *info = Rc::new(info.after_recovery(decoder.backend(), reason, memory));
         self.decoder = decoder;
         // Its source, and whatever that holds, is not needed any more.
         self.model.take_if(|_| !can_be_lost(&self.decoder));

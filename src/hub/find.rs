@@ -4,9 +4,9 @@ use super::choose::{RemoteFile, choose};
 use super::client::Repository;
 use super::hash::{is_hash, sha256};
 use super::models::Models;
-use super::remote::Remote;
+use super::remote::{LookedUp, Remote};
 use super::spec::{HubSpec, Spec};
-use crate::store::{Key, Record, Source, Store};
+use crate::store::{Key, Record, Store};
 use crate::{Code, Error, Result};
 
 /// The files that a name means.
@@ -15,6 +15,13 @@ pub struct Found {
     pub(super) files: Vec<FoundFile>,
     /// What the Hub said anew, to be kept when the files are.
     pub(super) news: Option<News>,
+}
+
+impl Found {
+    /// Whether their server sends parts of them, as the Hub does. Else whoever wants any of it reads it from its start.
+    pub fn in_ranges(&self) -> bool {
+        self.files.iter().all(|file| file.ranges)
+    }
 }
 
 /// What a name means from now on.
@@ -40,6 +47,8 @@ pub(super) struct FoundFile {
     pub key: Key,
     pub len: u64,
     pub url: String,
+    /// Its server sends parts of it.
+    pub ranges: bool,
 }
 
 impl Models {
@@ -58,6 +67,7 @@ impl Models {
                         key: Key { repo, commit, path, etag: file.etag.clone() },
                         len: file.size,
                         url,
+                        ranges: true,
                     }
                 });
                 Ok(Some(Found { files: found.collect(), news }))
@@ -145,22 +155,22 @@ impl Models {
         let (repo, path) = (url_repo(url), file_name(shown));
         let known =
             self.store.list().await?.into_iter().find(|record| record.key.repo == repo && record.whole);
-        let found = Remote::find(self.client.clone(), &path, url).await;
-        let (remote, version) = match (found, known) {
-            (Ok(Some(found)), _) => found,
-            (Ok(None), _) => return Ok(None),
+        let LookedUp { len, version, ranges } = match (Remote::look_up(&self.client, &path, url).await, known)
+        {
+            (Ok(about), _) => about,
             (Err(error), Some(Record { key, len, .. }))
                 if error.code == Code::Network && (!fresh || self.client.is_offline()) =>
             {
-                return Ok(Some(FoundFile { key, len, url: url.to_owned() }));
+                return Ok(Some(FoundFile { key, len, url: url.to_owned(), ranges: true }));
             }
             (Err(error), _) => return Err(error),
         };
+        let Some(len) = len else { return Ok(None) };
         // Where nobody tells versions apart, what follows the `?` may.
         let version = version.as_deref().unwrap_or(url);
-        let version = sha256(&format!("{version} {}", remote.len()))[..40].to_owned();
+        let version = sha256(&format!("{version} {len}"))[..40].to_owned();
         let key = Key { repo, commit: version.clone(), path, etag: version };
-        Ok(Some(FoundFile { key, len: remote.len(), url: url.to_owned() }))
+        Ok(Some(FoundFile { key, len, url: url.to_owned(), ranges }))
     }
 }
 

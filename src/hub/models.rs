@@ -9,8 +9,9 @@ use super::model::{Model, Peek};
 use super::remote::Remote;
 use super::spec::Spec;
 use crate::engine::{Inspection, Meter, Options, Stage, inspect};
+use crate::http::{self, Response};
 use crate::store::{Joined, Key, Record, Store};
-use crate::{Error, Result, http};
+use crate::{Error, Result};
 use futures_util::future::{Either, select};
 use serde::Serialize;
 use std::any::Any;
@@ -75,13 +76,24 @@ impl Models {
     /// A look at files: what the store has of them, and the rest on their server, of which nothing is kept.
     pub async fn look(&self, found: &Found) -> Result<Joined<Peek>> {
         let mut parts = Vec::new();
-        for FoundFile { key, len, url } in &found.files {
+        for FoundFile { key, len, url, .. } in &found.files {
             let record = self.store.get(key).await?.filter(|record| record.len == *len);
             let remote = Remote::new(self.client.clone(), key.name(), url.clone(), *len);
             let record = record.unwrap_or_else(|| Record::none(key.clone(), *len));
             parts.push(Peek { store: self.store.clone(), record, remote });
         }
         Ok(Joined::new(parts))
+    }
+
+    /// What `collect` makes of all that is behind `url`, of which nothing is kept: where its server sends no parts. It is
+    /// called again where that breaks off. `name` is for messages.
+    pub async fn read_whole<T>(
+        &self,
+        name: &str,
+        url: &str,
+        collect: impl AsyncFnMut(Response) -> Result<T>,
+    ) -> Result<T> {
+        Remote::read_whole(&self.client, name, url, collect).await
     }
 
     /// What the model called `spec` is and needs, before it is fetched.
@@ -120,7 +132,8 @@ impl Models {
         // Perhaps those before us have fetched them.
         let records = self.store.begin(&places).await?;
         let mut parts = Vec::new();
-        for ((FoundFile { key, len, url }, record), (live, turn)) in files.into_iter().zip(records).zip(turns)
+        for ((FoundFile { key, len, url, .. }, record), (live, turn)) in
+            files.into_iter().zip(records).zip(turns)
         {
             parts.push(live.unwrap_or_else(|| {
                 let remote = Remote::new(self.client.clone(), key.name(), url, len);

@@ -3,7 +3,7 @@
 use super::client::{Client, Failure};
 use crate::http::{Response, host};
 use crate::store::Source;
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -23,6 +23,16 @@ pub struct Remote {
     signed: RefCell<Option<String>>,
 }
 
+/// What a server says of a file.
+pub(super) struct LookedUp {
+    /// Bytes, where it tells.
+    pub len: Option<u64>,
+    /// Its `ETag`, or the time of its last change.
+    pub version: Option<String>,
+    /// It sends parts of it.
+    pub ranges: bool,
+}
+
 /// The answer to a request for a range.
 pub(super) struct Answer {
     pub response: Response,
@@ -35,32 +45,49 @@ impl Remote {
         Remote { client, name: name.to_owned(), url, len, signed: RefCell::default() }
     }
 
-    /// The file behind `url`, with what its server says of its version. Nothing where it does not tell the size.
-    pub(super) async fn find(
-        client: Rc<Client>,
-        name: &str,
-        url: &str,
-    ) -> Result<Option<(Remote, Option<String>)>> {
-        let mut hasty = Client::clone(&client);
+    /// What its server says of the file behind `url`.
+    pub(super) async fn look_up(client: &Client, name: &str, url: &str) -> Result<LookedUp> {
+        let mut hasty = client.clone();
         // The address may just be wrong.
         hasty.backoff.attempts = hasty.backoff.attempts.min(FIRST_ATTEMPTS);
-        let (len, version) = hasty
+        hasty
             .again(async || {
                 let response = hasty.ask(name, hasty.request(url).range(0, 1)).await?;
                 if !response.is_success() {
                     return Err(refusal(&hasty, name, &response));
                 }
                 let version = response.header("ETag").or(response.header("Last-Modified")).map(str::to_owned);
-                let len = match (response.status(), content_range(&response)) {
-                    (206, Some((_, len))) => Some(len),
+                let ranges = response.status() == 206;
+                let len = match content_range(&response) {
+                    Some((_, len)) if ranges => Some(len),
                     // Browsers do not show that header of other origins, unlike the length of the whole.
-                    (206, None) => content_length(&hasty.send(name, hasty.request(url)).await?),
+                    _ if ranges => content_length(&hasty.send(name, hasty.request(url)).await?),
                     _ => content_length(&response),
                 };
-                Ok((len, version))
+                Ok(LookedUp { len, version, ranges })
             })
-            .await?;
-        Ok(len.map(|len| (Remote::new(client, name, url.to_owned(), len), version)))
+            .await
+    }
+
+    /// Has `collect` read the file behind `url` from its first byte to its last; again, where that breaks off.
+    pub(super) async fn read_whole<T>(
+        client: &Client,
+        name: &str,
+        url: &str,
+        mut collect: impl AsyncFnMut(Response) -> Result<T>,
+    ) -> Result<T> {
+        client
+            .again(async || {
+                let response = client.ask(name, client.request(url)).await?;
+                if !response.is_success() {
+                    return Err(refusal(client, name, &response));
+                }
+                collect(response).await.map_err(|error| match error.code {
+                    Code::Network => Failure::Again(error.context(name), None),
+                    _ => Failure::Final(error),
+                })
+            })
+            .await
     }
 
     /// Asks once for the bytes of `range`.

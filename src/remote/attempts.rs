@@ -2,6 +2,7 @@
 
 use super::failure::{Again, Failure};
 use crate::http::{Backoff, Timeouts, sleep};
+use crate::openai::Retrying;
 use crate::{Error, Result};
 use futures_util::future::{Either, LocalBoxFuture, select};
 use serde::Deserialize;
@@ -120,8 +121,8 @@ impl Attempts {
         }
     }
 
-    /// How long to wait after a failure; the error, where the request has failed for good.
-    pub fn after(&mut self, failure: Failure) -> Result<Duration> {
+    /// How long to wait after a failure, and what to tell of it; the error, where the request has failed for good.
+    pub fn after(&mut self, failure: Failure) -> Result<(Duration, Retrying)> {
         let Failure { error, again } = failure;
         let wait = match again {
             Again::Never => None,
@@ -137,7 +138,13 @@ impl Attempts {
         match wait {
             Some(wait) if wait <= left => {
                 self.waited += wait;
-                Ok(wait)
+                let retrying = Retrying {
+                    attempt: self.made,
+                    wait_ms: wait.as_millis() as u64,
+                    code: error.code.as_str(),
+                    message: error.message,
+                };
+                Ok((wait, retrying))
             }
             Some(wait) => Err(self.explain(
                 error,
@@ -171,9 +178,9 @@ mod tests {
     fn patience_ends() {
         let mut attempts = Attempts::new(Retry { attempts: 3, ..Retry::default() });
         attempts.made = 1;
-        assert!(attempts.after(later(None)).unwrap() <= Duration::from_millis(500));
+        assert!(attempts.after(later(None)).unwrap().0 <= Duration::from_millis(500));
         attempts.made = 2;
-        assert!(attempts.after(later(Some(7))).unwrap() >= Duration::from_secs(7));
+        assert!(attempts.after(later(Some(7))).unwrap().0 >= Duration::from_secs(7));
         attempts.made = 3;
         assert_eq!(attempts.after(later(None)).unwrap_err().message, "no (after 3 attempts)");
     }
@@ -194,7 +201,7 @@ mod tests {
                 error: Error::provider_error("loading"),
                 again: Again::Loading { estimate, asked: None },
             };
-            assert_eq!(attempts.after(failure).unwrap(), Duration::from_secs(wait));
+            assert_eq!(attempts.after(failure).unwrap().0, Duration::from_secs(wait));
         }
         let never = Failure { error: Error::unauthorized("no"), again: Again::Never };
         assert_eq!(attempts.after(never).unwrap_err(), Error::unauthorized("no"));

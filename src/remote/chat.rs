@@ -6,7 +6,7 @@ use super::sse::Parser;
 use super::{Client, LARGEST, cost};
 use crate::engine::Usage;
 use crate::http::{self, Request, Response};
-use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Endpoint, Origin, Ran, Retrying};
+use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Endpoint, Origin, Ran};
 use crate::{Error, Result};
 use futures_util::stream::{StreamExt, try_unfold};
 use serde_json::{Map, Value, json};
@@ -204,15 +204,8 @@ impl Exchange {
             error.message += ", in the middle of the answer";
             return Err(error);
         }
-        let error = failure.error.clone();
-        let wait = self.attempts.after(failure)?;
+        let (wait, retry) = self.attempts.after(failure)?;
         self.phase = Phase::Wait(wait);
-        let retry = Retrying {
-            attempt: self.attempts.made,
-            wait_ms: wait.as_millis() as u64,
-            code: error.code.as_str(),
-            message: error.message,
-        };
         let object = self.endpoint.object().to_owned();
         Ok(Chunk { object, model: self.model.clone(), retry: Some(retry), ..Chunk::default() })
     }

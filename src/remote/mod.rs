@@ -21,6 +21,7 @@ pub use crate::http::Token;
 
 use crate::engine::Usage;
 use crate::http::{self, Request};
+use crate::openai::Retrying;
 use crate::{Error, Result};
 use attempts::Attempts;
 use cost::{Budget, Totals};
@@ -86,6 +87,30 @@ pub struct Client {
     name: Rc<str>,
     models: Rc<RefCell<models::Known>>,
     totals: Rc<Cell<Totals>>,
+    on_retry: OnRetry,
+}
+
+/// Hears that a request failed and will be made again. By default nobody does.
+#[derive(Clone)]
+pub struct OnRetry(Rc<dyn Fn(&Retrying)>);
+
+impl OnRetry {
+    /// Calls `hear`.
+    pub fn new(hear: impl Fn(&Retrying) + 'static) -> OnRetry {
+        OnRetry(Rc::new(hear))
+    }
+}
+
+impl Default for OnRetry {
+    fn default() -> OnRetry {
+        OnRetry::new(|_| ())
+    }
+}
+
+impl std::fmt::Debug for OnRetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnRetry")
+    }
 }
 
 impl Client {
@@ -103,7 +128,14 @@ impl Client {
             name: name.into(),
             models: Rc::default(),
             totals: Rc::default(),
+            on_retry: OnRetry::default(),
         })
+    }
+
+    /// The same provider; `on_retry` hears of requests that this clone makes again, but for chats and completions, whose
+    /// [chunks](crate::openai::Chunk) say so themselves.
+    pub fn hearing(&self, on_retry: OnRetry) -> Client {
+        Client { on_retry, ..self.clone() }
     }
 
     /// What answers call this provider.
@@ -193,25 +225,25 @@ impl Client {
         body
     }
 
-    /// As [`Client::fetch`], within the budget and on the bill. The answers tell of no tokens; where a model's price is not
-    /// known, as of most that have such tasks, a budget in dollars does not bind.
+    /// As [`Client::fetch`], within the budget and on the bill. `read` says how many tokens the host counted, which most do
+    /// not; then `prompt_tokens` stands. Where a model's price is not known, as of most that have such tasks, a budget in
+    /// dollars does not bind.
     async fn fetch_paid<T>(
         &self,
         model: &str,
         prompt_tokens: usize,
         request: Request,
-        read: impl Fn(Vec<u8>, &str) -> Result<T, Failure>,
+        read: impl Fn(Vec<u8>, &str) -> Result<(T, Option<usize>), Failure>,
     ) -> Result<Answered<T>> {
         let (budget, price) = (self.config.budget, self.price(model, None));
         let budget = Budget { dollars: budget.dollars.filter(|_| price.is_some()), ..budget };
         self.totals().check(budget, prompt_tokens, price)?;
         self.began();
-        let answered = self.fetch(request, read).await;
-        match answered {
-            Ok(_) => _ = self.count(model, None, Usage { prompt_tokens, ..Usage::default() }, false),
-            Err(_) => self.took_back(),
-        }
-        answered
+        let Answered { value: (value, counted), attempts, waited_ms } =
+            self.fetch(request, read).await.inspect_err(|_| self.took_back())?;
+        let usage = Usage { prompt_tokens: counted.unwrap_or(prompt_tokens), ..Usage::default() };
+        self.count(model, None, usage, counted.is_some());
+        Ok(Answered { value, attempts, waited_ms })
     }
 
     /// Makes a request until it is answered and `read` can make something of the body and its media type.
@@ -236,7 +268,11 @@ impl Client {
                     let Attempts { made, waited, .. } = attempts;
                     return Ok(Answered { value, attempts: made, waited_ms: waited.as_millis() as u64 });
                 }
-                Err(failure) => http::sleep(attempts.after(failure)?).await,
+                Err(failure) => {
+                    let (wait, retry) = attempts.after(failure)?;
+                    (self.on_retry.0)(&retry);
+                    http::sleep(wait).await;
+                }
             }
         }
     }

@@ -60,8 +60,14 @@ pub struct Picture {
     pub parameters: Parameters,
 }
 
-/// Texts as vectors: each with its own status, so that one that fails does not fail the rest.
-pub type Embeddings = Vec<Result<Vec<f32>>>;
+/// Texts as vectors.
+#[derive(Debug, Clone, Default)]
+pub struct Vectors {
+    /// In the texts' order, each with its own status: one that fails does not fail the rest.
+    pub each: Vec<Result<Vec<f32>>>,
+    /// Tokens that were read, where the host counted them.
+    pub tokens: Option<usize>,
+}
 
 impl Client {
     /// Continues a text.
@@ -109,44 +115,47 @@ impl Client {
             let mut labels: Vec<Label> =
                 Vec::deserialize(list).map_err(|_| self.misshapen("labels with scores"))?;
             labels.sort_by(|a, b| b.score.total_cmp(&a.score));
-            Ok(labels)
+            Ok((labels, None))
         })
         .await
     }
 
     /// The vectors of documents, in their order. Where all together fail because of what they are,
     /// each is asked for alone. Of vectors for each token, as some models give them, it is the mean.
-    pub async fn embed(&self, model: &str, documents: &[String]) -> Result<Answered<Embeddings>> {
+    pub async fn embed(&self, model: &str, documents: &[String]) -> Result<Answered<Vectors>> {
         if documents.is_empty() {
-            return Ok(Answered { value: Vec::new(), attempts: 0, waited_ms: 0 });
+            return Ok(Answered { value: Vectors::default(), attempts: 0, waited_ms: 0 });
         }
         let mistaken = |error: &Error| {
             let of_one = matches!(error.code, Code::InvalidArgument | Code::ContextLengthExceeded);
             of_one && documents.len() > 1
         };
-        let together = match self.embed_together(model, documents).await {
-            Err(error) if mistaken(&error) => None,
-            together => Some(together?),
-        };
-        if let Some(Answered { value, attempts, waited_ms }) = together {
-            return Ok(Answered { value: value.into_iter().map(Ok).collect(), attempts, waited_ms });
+        match self.embed_together(model, documents).await {
+            Err(error) if mistaken(&error) => {}
+            together => return together,
         }
         let alone =
             |document| async move { self.embed_together(model, std::slice::from_ref(document)).await };
         let answers: Vec<_> = iter(documents).map(alone).buffered(AT_ONCE).collect().await;
-        let mut whole = Answered { value: Vec::new(), attempts: 1, waited_ms: 0 };
+        let mut whole = Answered { value: Vectors::default(), attempts: 1, waited_ms: 0 };
         for answer in answers {
-            let vector = answer.map(|answer| {
-                whole.attempts += answer.attempts;
-                whole.waited_ms += answer.waited_ms;
-                answer.value.into_iter().next().unwrap_or_default()
-            });
-            whole.value.push(vector);
+            match answer {
+                Ok(Answered { value: Vectors { each, tokens }, attempts, waited_ms }) => {
+                    whole.attempts += attempts;
+                    whole.waited_ms += waited_ms;
+                    whole.value.each.extend(each);
+                    let counted = whole.value.tokens.unwrap_or(0);
+                    whole.value.tokens =
+                        tokens.map(|tokens| counted.saturating_add(tokens)).or(whole.value.tokens);
+                }
+                Err(error) => whole.value.each.push(Err(error)),
+            }
         }
         Ok(whole)
     }
 
-    async fn embed_together(&self, model: &str, documents: &[String]) -> Result<Answered<Vec<Vec<f32>>>> {
+    /// As many vectors as documents.
+    async fn embed_together(&self, model: &str, documents: &[String]) -> Result<Answered<Vectors>> {
         let request = match self.task_base() {
             Some(_) => {
                 let url = format!("{}/pipeline/feature-extraction", self.task_url(model)?);
@@ -168,7 +177,10 @@ impl Client {
             let good = |vectors: &Vec<Vec<f32>>| {
                 vectors.len() == documents.len() && vectors.iter().all(|v| !v.is_empty())
             };
-            vectors.filter(good).ok_or_else(|| self.misshapen("a vector for each text").into())
+            let vectors = vectors.filter(good).ok_or_else(|| self.misshapen("a vector for each text"))?;
+            let tokens =
+                body["usage"]["prompt_tokens"].as_u64().and_then(|tokens| usize::try_from(tokens).ok());
+            Ok((Vectors { each: vectors.into_iter().map(Ok).collect(), tokens }, tokens))
         })
         .await
     }
@@ -184,9 +196,9 @@ impl Client {
             parameters.insert("seed".into(), seed.into());
         }
         let request = Request::post_json(self.task_url(model)?, &task(json!(prompt), &parameters))?;
-        let answered =
-            self.fetch_paid(model, cost::tokens(prompt), request, |bytes, _| self.read_image(bytes)).await?;
-        let Answered { value, attempts, waited_ms } = answered;
+        let read = |bytes, _: &str| Ok((self.read_image(bytes)?, None));
+        let Answered { value, attempts, waited_ms } =
+            self.fetch_paid(model, cost::tokens(prompt), request, read).await?;
         let image = match value {
             Drawn::Image(image) => image,
             // It lies elsewhere, where the token is nobody's business.
@@ -231,7 +243,8 @@ impl Client {
         self.fetch_paid(model, cost::tokens(text), request, |bytes, _| {
             let body = self.json(&bytes)?;
             let text = body.get(0).unwrap_or(&body).get(field).and_then(Value::as_str);
-            text.map(str::to_owned).ok_or_else(|| self.misshapen(&format!("`{field}`")).into())
+            let text = text.ok_or_else(|| self.misshapen(&format!("`{field}`")))?;
+            Ok((text.to_owned(), None))
         })
         .await
     }

@@ -40,7 +40,7 @@ pub struct Comparison {
 }
 
 /// Hears that a hosted model will be asked again, and why.
-pub type OnRetry<'a> = &'a dyn Fn(&dyn Provider, &Retrying);
+pub type OnRetryBy<'a> = &'a dyn Fn(&dyn Provider, &Retrying);
 
 /// Runs one request over several models, at the same time; the answers come in the models' order. One
 /// that fails does not fail the others.
@@ -48,12 +48,12 @@ pub async fn compare(
     models: &[Rc<dyn Provider>],
     endpoint: Endpoint,
     body: &Value,
-    on_retry: OnRetry<'_>,
+    on_retry: OnRetryBy<'_>,
 ) -> Vec<Comparison> {
     join_all(models.iter().map(|model| one(&**model, endpoint, body.clone(), on_retry))).await
 }
 
-async fn one(model: &dyn Provider, endpoint: Endpoint, body: Value, on_retry: OnRetry<'_>) -> Comparison {
+async fn one(model: &dyn Provider, endpoint: Endpoint, body: Value, on_retry: OnRetryBy<'_>) -> Comparison {
     let began = Instant::now();
     let milliseconds = || began.elapsed().as_secs_f64() * 1000.0;
     let (mut answer, mut first_token_ms) = (Completion::default(), None);

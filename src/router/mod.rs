@@ -13,12 +13,13 @@ mod table;
 mod turns;
 
 pub use cache::{Cache, CacheOptions};
-pub use compare::{Comparison, OnRetry, compare};
+pub use compare::{Comparison, OnRetryBy, compare};
 pub use provider::{Capabilities, Hosted, Local, Provider};
 pub use table::{Pick, Row, Table, Task};
 
 use crate::http::sleep;
 use crate::openai::{Chunk, Chunks, EmbeddingRequest, Embeddings, Endpoint, Ran};
+use crate::remote::OnRetry;
 use crate::{Code, Error, Result};
 use async_lock::Mutex;
 use futures_util::future::{Either, LocalBoxFuture, select};
@@ -181,7 +182,7 @@ impl Router {
 
     /// The vectors of texts: of the first model that has them, among the local ones that are loaded and the hosted ones.
     /// One text that fails does not fail the rest.
-    pub async fn embed(&self, request: &EmbeddingRequest) -> Result<Embeddings> {
+    pub async fn embed(&self, request: &EmbeddingRequest, on_retry: OnRetry) -> Result<Embeddings> {
         let mut way = Way::default();
         loop {
             let Some(at) = self.next(way.at) else { return Err(way.error()) };
@@ -191,7 +192,7 @@ impl Router {
                 Ran::Remote => self.0.routes[at].open().await,
             };
             let embedded = match provider {
-                Ok(provider) => provider.embed(request).await,
+                Ok(provider) => provider.embed(request, on_retry.clone()).await,
                 Err(error) => Err(error),
             };
             match embedded {

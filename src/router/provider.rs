@@ -5,8 +5,9 @@ use crate::engine::{Document, Engine};
 use crate::openai::{
     Answer, ChatRequest, Chunks, CompletionRequest, EmbeddingRequest, Embeddings, Endpoint, Origin, Ran,
 };
-use crate::remote::Client;
 use crate::remote::models::Model;
+use crate::remote::tasks::Vectors;
+use crate::remote::{Client, OnRetry};
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{StreamExt, try_unfold};
@@ -68,7 +69,11 @@ pub trait Provider {
     /// Begins to answer, once it is this request's turn.
     fn answer(&self, endpoint: Endpoint, body: Value) -> LocalBoxFuture<'_, Result<Chunks>>;
     /// The vectors of texts, each with its own status.
-    fn embed<'a>(&'a self, request: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>>;
+    fn embed<'a>(
+        &'a self,
+        request: &'a EmbeddingRequest,
+        on_retry: OnRetry,
+    ) -> LocalBoxFuture<'a, Result<Embeddings>>;
 }
 
 /// A model on this device.
@@ -144,7 +149,11 @@ impl Provider for Local {
         })
     }
 
-    fn embed<'a>(&'a self, request: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>> {
+    fn embed<'a>(
+        &'a self,
+        request: &'a EmbeddingRequest,
+        _: OnRetry,
+    ) -> LocalBoxFuture<'a, Result<Embeddings>> {
         Box::pin(async move {
             self.0.check_encoder()?;
             let (mut vectors, mut tokens, mut turns) = (Vec::new(), 0, Turns::new());
@@ -195,7 +204,11 @@ impl Provider for Hosted {
         Box::pin(async move { self.client.answer(endpoint, &self.model, body) })
     }
 
-    fn embed<'a>(&'a self, request: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>> {
+    fn embed<'a>(
+        &'a self,
+        request: &'a EmbeddingRequest,
+        on_retry: OnRetry,
+    ) -> LocalBoxFuture<'a, Result<Embeddings>> {
         let texts: Option<Vec<String>> = request
             .documents
             .iter()
@@ -210,7 +223,7 @@ impl Provider for Hosted {
                     "hosted models embed texts; token ids are only for models on this device",
                 )
             })?;
-            let answered = self.client.embed(&self.model, &texts).await?;
+            let answered = self.client.hearing(on_retry).embed(&self.model, &texts).await?;
             let origin = Origin {
                 ran: Ran::Remote,
                 provider: self.provider(),
@@ -226,8 +239,9 @@ impl Provider for Hosted {
                 request.settings.cut(&mut vector)?;
                 Ok(vector)
             };
-            let vectors = answered.value.into_iter().map(cut).collect();
-            Ok(Embeddings { vectors, tokens: 0, origin })
+            let Vectors { each, tokens } = answered.value;
+            let vectors = each.into_iter().map(cut).collect();
+            Ok(Embeddings { vectors, tokens: tokens.unwrap_or(0), origin })
         })
     }
 }

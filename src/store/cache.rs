@@ -109,6 +109,16 @@ impl Written {
         range.is_empty() || self.0.iter().any(|have| have.start <= range.start && range.end <= have.end)
     }
 
+    /// Whether some of `range` is there.
+    pub fn touches(&self, range: &Range<u64>) -> bool {
+        self.0.iter().any(|have| have.start < range.end && range.start < have.end)
+    }
+
+    /// What is there, in order.
+    pub fn ranges(&self) -> &[Range<u64>] {
+        &self.0
+    }
+
     /// Bytes.
     pub fn total(&self) -> u64 {
         self.0.iter().map(|range| range.end - range.start).sum()
@@ -201,6 +211,8 @@ mod tests {
         written.add(20..30);
         assert_eq!(written.0, std::slice::from_ref(&(10..40)));
         assert!(written.contains(&(15..35)) && !written.contains(&(5..15)) && written.contains(&(7..7)));
+        assert!(written.touches(&(5..15)) && written.touches(&(39..50)));
+        assert!(!written.touches(&(5..10)) && !written.touches(&(40..50)));
         written.add(0..100);
         assert_eq!((written.total(), written.missing(0, 100, 30)), (100, None));
         assert_eq!(Written::all(0), Written::default());

@@ -37,7 +37,7 @@ pub use read_ahead::ReadAhead;
 #[cfg(target_arch = "wasm32")]
 pub(crate) use web::file_name;
 #[cfg(target_arch = "wasm32")]
-pub use web::{BlobSource, UrlSource, open_url};
+pub use web::{BlobSource, collect};
 
 /// A file that can be read by range without holding it whole.
 pub trait Source {

@@ -10,6 +10,10 @@ extern "C" {
     #[wasm_bindgen(catch, js_namespace = ["navigator", "storage"], js_name = estimate)]
     fn storage_estimate() -> Result<Promise, JsValue>;
 
+    /// The root of the origin's private file system.
+    #[wasm_bindgen(catch, js_namespace = ["navigator", "storage"], js_name = getDirectory)]
+    pub fn directory() -> Result<Promise, JsValue>;
+
     #[wasm_bindgen(catch, js_namespace = ["navigator", "locks"], js_name = request)]
     fn request_lock(name: &str, options: &JsValue, granted: &JsValue) -> Result<Promise, JsValue>;
 }

@@ -1,11 +1,11 @@
 //! Models by name: the Hub, and the browser's storage.
 
-use super::sources::{fits, open_url};
+use super::sources::fits;
 use super::{from_js, to_js};
-use crate::engine::{self, Options, Progress};
+use crate::engine::{self, Meter, Options, Progress, Stage};
 use crate::http::{Backoff, Timeouts, Token};
 use crate::hub::{self, Client, Report, Sizes, Spec};
-use crate::store::{self, IndexedDbStore, MemoryStore, Store};
+use crate::store::{self, BlobSource, IndexedDbStore, MemoryStore, Source, Store};
 use crate::{Error, Result};
 use js_sys::Function;
 use serde::{Deserialize, Serialize};
@@ -95,15 +95,11 @@ pub async fn load(
     let (models, keeps) = hub.open().await?;
     let progress: Report = Rc::new(progress);
     let mut listener = |report| progress(report);
-    let found = match spec {
-        // It may know no ranges.
-        Spec::Url(_) if !keeps => None,
-        _ => models.find(spec, force).await?,
-    };
+    let found = models.find(spec, force).await?.filter(|found| keeps || found.in_ranges());
     let Some(found) = found else {
-        let source = open_url(text, &mut listener).await?;
-        fits(source.as_ref(), options, max_memory).await?;
-        return engine::Engine::load(source.into(), options, &mut listener).await;
+        let source = collect(&models, text, &mut listener).await?;
+        fits(&source, options, max_memory).await?;
+        return engine::Engine::load(Rc::new(source), options, &mut listener).await;
     };
     let source = models.look(&found).await?;
     fits(&source, options, max_memory).await?;
@@ -112,6 +108,34 @@ pub async fn load(
     }
     let model = models.begin(found, force, progress.clone()).await?;
     hub::load(Rc::new(model), options, &mut listener).await
+}
+
+/// What is behind an address of the page's own, `blob:` or `data:`.
+pub async fn open_url(
+    url: &str,
+    progress: &mut dyn FnMut(Progress) -> Result<()>,
+) -> Result<Box<dyn Source>> {
+    let models = hub::Models::new(Client::new(None, None)?, Rc::new(MemoryStore::default()));
+    let found = models.find(&Spec::Url(url.to_owned()), true).await?;
+    Ok(match found.filter(hub::Found::in_ranges) {
+        Some(found) => Box::new(models.look(&found).await?),
+        None => Box::new(collect(&models, url, progress).await?),
+    })
+}
+
+/// The file behind an address whose server sends no parts of it, or does not say how large it is.
+async fn collect(
+    models: &hub::Models,
+    url: &str,
+    progress: &mut dyn FnMut(Progress) -> Result<()>,
+) -> Result<BlobSource> {
+    let name = &store::file_name(url);
+    let mut meter = None;
+    let mut downloaded = |loaded, total: Option<u64>| {
+        let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
+        progress(meter.at(Stage::Download, loaded))
+    };
+    models.read_whole(name, url, async |response| store::collect(response, name, &mut downloaded).await).await
 }
 
 /// What the model called `spec` is and needs. No more of it than its header is fetched, and nothing kept.

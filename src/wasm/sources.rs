@@ -2,7 +2,7 @@
 
 use super::models::{self, HubOptions};
 use super::to_js;
-use crate::engine::{self, Meter, Options, Progress, Stage};
+use crate::engine::{self, Options, Progress};
 use crate::store::{self, BlobSource, MemorySource, Source};
 use crate::{Error, Result};
 use js_sys::Uint8Array;
@@ -48,7 +48,7 @@ pub async fn inspect(source: JsValue, hub: HubOptions, options: &Options) -> Res
 
 async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Box<dyn Source>> {
     if let Some(url) = source.as_string() {
-        return open_url(&url, progress).await;
+        return models::open_url(&url, progress).await;
     }
     if let Some(file) = source.dyn_ref::<File>() {
         return Ok(Box::new(BlobSource::new(file.name(), Blob::from(file.clone()))));
@@ -60,19 +60,6 @@ async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>)
         return Ok(Box::new(MemorySource::new("model", bytes.to_vec())));
     }
     Err(Error::invalid_argument("a model is loaded from an address, a File, a Blob or bytes"))
-}
-
-/// What is behind an address, of which nothing is kept.
-pub async fn open_url(
-    url: &str,
-    progress: &mut dyn FnMut(Progress) -> Result<()>,
-) -> Result<Box<dyn Source>> {
-    let mut meter = None;
-    let mut downloaded = |name: &str, loaded, total: Option<u64>| {
-        let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
-        progress(meter.at(Stage::Download, loaded))
-    };
-    store::open_url(url, &mut downloaded).await
 }
 
 /// Fails where it takes more bytes than `max_memory`.

@@ -1,5 +1,5 @@
 // Seconds from load() to a loaded model in headless Chromium: fetched for the first time, and again from what the browser
-// has kept; candlewick (IndexedDB) and wllama (OPFS) in turns, over the same server on this machine. And the memory that took.
+// has kept; candlewick and wllama, both with OPFS, in turns, over the same server on this machine. And the memory that took.
 //
 //     ./build.sh npm && node tests/bench/download.js [--model llama-3.2-1b] [--type Q6_K] [--rounds 3] [--only candlewick] [--device cpu]
 //

@@ -1,22 +1,35 @@
 // Seconds from load() to the first token of a one-token prompt, in headless Chromium, of a model that is in memory, and
-// what they are made of. `node tests/bench/load.js [--model name] [--type T] [--rounds n]`, after `./build.sh bench`.
+// what they are made of. `node tests/bench/load.js [--model name] [--type T] [--rounds n] [--wasm FOLDER]`, after
+// `./build.sh bench`. FOLDER has another build of pkg/wasm, measured beside it.
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { blank, launch, openPage, repository, serve } from "../browser/support.js";
+import { writeRandomModel } from "./random-model.js";
 
 const { values: options } = parseArgs({
   options: {
     model: { type: "string", default: "smollm2-135m" },
     type: { type: "string", default: "Q4_0" },
     rounds: { type: "string", default: "5" },
+    wasm: { type: "string" },
   },
 });
 
 const routes = { "/": blank };
 const headers = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
 const servers = { "candlewick.wasm": await serve({ routes }), "candlewick-threads.wasm": await serve({ routes, headers }) };
-const browser = await launch();
+if (options.wasm) {
+  const names = readdirSync(options.wasm).filter((name) => /\.(js|wasm)$/.test(name));
+  const others = Object.fromEntries(names.map((name) => [`/pkg/wasm/${name}`, readFileSync(join(options.wasm, name))]));
+  servers["candlewick.wasm, other build"] = await serve({ routes: { ...routes, ...others } });
+  servers["candlewick-threads.wasm, other build"] = await serve({ routes: { ...routes, ...others }, headers });
+}
 const url = join("/target/bench", `${options.model}-${options.type}.gguf`);
+const path = join(repository, url);
+mkdirSync(join(repository, "target/bench"), { recursive: true });
+if (!existsSync(path)) writeRandomModel(path, options.model, options.type);
+const browser = await launch();
 
 /** One load in a page that has the model in memory. Times in seconds since the call. */
 const once = async ({ url }) => {

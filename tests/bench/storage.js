@@ -1,5 +1,5 @@
-// Where pieces of a model are kept fastest in Chromium: IndexedDB with buffers, IndexedDB with Blobs (what the package
-// does; its pieces are of 2 MiB), and the origin's private file system (OPFS) through an access handle in a Worker.
+// Where pieces of a model are kept fastest in Chromium: IndexedDB with buffers, IndexedDB with Blobs, and the origin's
+// private file system (OPFS) through an access handle in a Worker, which is what the package does; its pieces are of 2 MiB.
 // Megabytes a second of pieces committed one by one, and of reads of 8 MiB as a load makes them; and how much more memory
 // the browser's own process has after one of them than before.
 //

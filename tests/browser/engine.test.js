@@ -174,11 +174,12 @@ describe("completions", () => {
 
 describe("tokens", () => {
   test("tokenize and detokenize are inverse", async () => {
-    const { ids, text } = await page.evaluate(async () => {
+    const { ids, text, wrong } = await page.evaluate(async () => {
       const engine = await load(story);
       const ids = await engine.tokenize("Lily loved the park.");
-      return { ids, text: await engine.detokenize(ids) };
+      return { ids, text: await engine.detokenize(ids), wrong: await failure(engine.detokenize(null)) };
     });
+    assert.equal(wrong.code, "invalid_argument");
     assert.ok(Array.isArray(ids) && ids.length > 3 && ids.every(Number.isInteger));
     assert.equal(text.trimStart(), "Lily loved the park.");
   });

@@ -184,6 +184,19 @@ describe("hosted models alone", () => {
       assert.ok(await page.evaluate(() => again()), "the engine answers on");
       assert.equal(double.log(world).length, 2);
     });
+
+    test(`${name}: the page hears of another attempt`, async () => {
+      const url = double.define(`again ${name}`.replaceAll(" ", "-"), { script: ["503"] });
+      const retries = await page.evaluate(
+        async ([work, options]) => {
+          const retries = [];
+          await work(await connect(options), { onRetry: ({ attempt, code }) => retries.push([attempt, code]) });
+          return retries;
+        },
+        [await page.evaluateHandle(`(${work})`), remote(url, { hfInference: name === "a task" })],
+      );
+      assert.deepEqual(retries, [[1, "provider_error"]]);
+    });
   }
 
   test("budgets, bills, embeddings, abilities", async () => {

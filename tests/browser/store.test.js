@@ -1,10 +1,12 @@
 /** Models by name: the real storage of a real Chromium, and a Hub with faults (tests/hub/server.js). */
 import assert from "node:assert/strict";
-import { statSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { start } from "../hub/server.js";
-import { blank, launch, reporting, repository, serve, story, storyteller } from "./support.js";
+import { blank, launch, launchOnDisk, reporting, repository, serve, story, storyteller } from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const FILE = join(repository, "www/models/stories260K.gguf");
@@ -25,7 +27,20 @@ before(async () => {
           if (value instanceof Blob) throw new DOMException("no Blobs here", "DataCloneError");
           return put.call(this, value, key);
         };`,
-      "/no-blobs-worker.js": `import "/no-blobs.js"; import "/pkg/dist/worker.js";`,
+      "/no-files.js": `delete FileSystemFileHandle.prototype.createSyncAccessHandle;`,
+      "/exclusive-files.js": `const open = FileSystemFileHandle.prototype.createSyncAccessHandle;
+        FileSystemFileHandle.prototype.createSyncAccessHandle = function () { return open.call(this); };`,
+      "/no-blobs-worker.js": `import "/no-files.js"; import "/no-blobs.js"; import "/pkg/dist/worker.js";`,
+      "/no-files-worker.js": `import "/no-files.js"; import "/pkg/dist/worker.js";`,
+      "/exclusive-files-worker.js": `import "/exclusive-files.js"; import "/pkg/dist/worker.js";`,
+      "/holder.js": `let held;
+        const hold = async (name) => {
+          held?.close();
+          if (!name) return;
+          const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("candlewick");
+          held = await (await folder.getFileHandle(name)).createSyncAccessHandle();
+        };
+        onmessage = ({ data, ports: [port] }) => hold(data).then(() => port.postMessage("done"), (error) => port.postMessage(String(error)));`,
       "/no-storage-worker.js": `import "/no-storage.js"; import "/pkg/dist/worker.js";`,
     },
   });
@@ -41,8 +56,8 @@ beforeEach(async () => {
 });
 afterEach(() => context.close());
 
-async function open() {
-  const page = await context.newPage();
+async function open(within = context) {
+  const page = await within.newPage();
   page.setDefaultTimeout(120_000);
   await page.goto(server.url);
   await page.waitForFunction(() => document.title === "ready");
@@ -50,14 +65,14 @@ async function open() {
 }
 
 /** A Hub of one's own with one model. */
-async function world({ repo = {}, ...faults } = {}) {
+async function world({ repo = {}, renamed, ...faults } = {}) {
   const name = `world-${++worlds}`;
   const files = { "story.gguf": { file: FILE } };
   const control = `${hub.hub}/_/${name}`;
   const change = (faults) =>
     fetch(control, {
       method: "PUT",
-      body: JSON.stringify({ repos: { "owner/repo": { commit: COMMIT, files, ...repo } }, seed: name, ...faults }),
+      body: JSON.stringify({ repos: { "owner/repo": { commit: COMMIT, files, ...repo } }, renamed, seed: name, ...faults }),
     });
   await change(faults);
   return {
@@ -88,6 +103,29 @@ const tell = (page, options, model = MODEL) =>
       ),
     [model, options],
   );
+
+/** The file of the private file system that the model's bytes are in. */
+const CONTENT = `owner@repo@${createHash("sha256").update(storyteller).digest("hex")}`;
+
+/** Does `work`, an async function's source, with the `folder` of such files and the model's `name` there. */
+const inFolder = (page, work) =>
+  page.evaluate(
+    ([name, work]) =>
+      navigator.storage.getDirectory().then((root) => root.getDirectoryHandle("candlewick")).then((folder) => (0, eval)(`(${work})`)(folder, name)),
+    [CONTENT, String(work)],
+  );
+const names = (page) => inFolder(page, async (folder) => Array.fromAsync(folder.keys()));
+
+/** A Worker of the page opens a private file for itself alone, or, of no name, lets go of it. */
+const hold = (page, name) =>
+  page.evaluate((name) => {
+    const holder = (window.holder ??= new Worker("/holder.js"));
+    const { port1, port2 } = new MessageChannel();
+    return new Promise((done, fail) => {
+      port1.onmessage = ({ data }) => (data === "done" ? done() : fail(new Error(data)));
+      holder.postMessage(name, [port2]);
+    });
+  }, name);
 
 const list = (page, options) => page.evaluate((options) => models.list(options), options);
 
@@ -209,6 +247,7 @@ describe("a model by name", () => {
         }),
     );
     assert.equal(pieces, 0);
+    assert.deepEqual(await names(page), []);
     assert.equal((await tell(page, options)).trimEnd(), story);
   });
 
@@ -304,6 +343,146 @@ describe("a model by name", () => {
     await warned;
   });
 
+  test("is kept in the database where there are no private files, and read from both", async () => {
+    const workerURL = "/no-files-worker.js";
+    const { options, log, calm } = await world({ allowance: 400_000 });
+    const { reached } = await reporting(page, (loaded) => loaded >= 400_000);
+    await page.evaluate(
+      ([model, options]) => {
+        window.controller = new AbortController();
+        models.pull(model, { ...options, signal: controller.signal, onProgress: ({ loaded }) => report(loaded) }).catch(() => {});
+      },
+      [MODEL, options],
+    );
+    await reached;
+    await page.evaluate(() => controller.abort());
+    await calm();
+    const [{ stored }] = await list(page, options);
+    assert.ok(stored > 0 && stored < storyteller.length);
+    assert.equal((await tell(page, { ...options, workerURL })).trimEnd(), story);
+    assert.equal(asked(await log()), storyteller.length - stored, "what is in the file is not asked for again");
+    assert.deepEqual(await names(page), [CONTENT]);
+    for (const more of [{ workerURL }, {}]) assert.equal((await tell(page, { ...options, ...more })).trimEnd(), story);
+    assert.equal(asked(await log()), storyteller.length - stored);
+    assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right"]);
+    assert.equal(await page.evaluate(() => models.remove("owner/repo")), storyteller.length);
+    assert.equal((await tell(page, { ...options, workerURL })).trimEnd(), story);
+    assert.deepEqual(await names(page), [], "all of it is in the database");
+    assert.equal((await tell(page, options)).trimEnd(), story);
+  });
+
+  test("is read by several tabs at once, also where one has its file for itself", async () => {
+    const { options, log } = await world();
+    const other = await world({ repo: { commit: COMMIT.replace("0", "1"), files: { "story.gguf": { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") } } } });
+    const [second, third] = [await open(), await open()];
+    for (const workerURL of [undefined, "/exclusive-files-worker.js"]) {
+      assert.equal((await tell(page, { ...options, workerURL })).trimEnd?.(), story);
+      const tabs = [page, second, page, second].map((tab) => tell(tab, { ...options, workerURL }));
+      const fresh = tell(third, { ...other.options, workerURL });
+      for (const text of await Promise.all([...tabs, fresh])) assert.equal(text.trimEnd?.(), story, JSON.stringify(text));
+      await page.evaluate(() => models.remove("owner/repo"));
+    }
+    const before = asked(await log());
+    assert.equal(before, 2 * storyteller.length);
+
+    await tell(page, options);
+    await hold(second, CONTENT);
+    assert.equal((await tell(page, options)).trimEnd(), story);
+    assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right"]);
+    // The file cannot go as long as somebody has it; what comes meanwhile is kept elsewhere.
+    assert.equal(await page.evaluate(() => models.remove("owner/repo")), storyteller.length);
+    assert.deepEqual([await list(page, options), await names(page)], [[], [CONTENT]]);
+    assert.equal((await tell(page, options)).trimEnd(), story);
+    assert.equal((await tell(page, options)).trimEnd(), story);
+    assert.equal(asked(await log()), before + 2 * storyteller.length);
+    await page.evaluate(() => models.remove("owner/repo"));
+    await hold(second, undefined);
+    assert.deepEqual(await list(page, options), []);
+    assert.deepEqual(await names(page), [], "nobody's file is swept when the storage is opened next");
+  });
+
+  test("is fetched again as far as its file was lost", async () => {
+    const { options, log } = await world();
+    await tell(page, options);
+    const half = storyteller.length >> 1;
+    await inFolder(page, async (folder, name) => {
+      const handle = await folder.getFileHandle(name);
+      const writable = await handle.createWritable({ keepExistingData: true });
+      await writable.truncate((await handle.getFile()).size >> 1);
+      await writable.close();
+    });
+    const [{ complete, stored }] = await list(page, options);
+    assert.ok(!complete && stored <= half && stored > half - transfer.block);
+    assert.equal((await tell(page, options)).trimEnd(), story);
+    assert.equal(asked(await log()), 2 * storyteller.length - stored);
+    for (const lose of [(folder, name) => folder.removeEntry(name), async () => (await navigator.storage.getDirectory()).removeEntry("candlewick", { recursive: true })]) {
+      const before = asked(await log());
+      await inFolder(page, lose);
+      assert.deepEqual((await list(page, options)).map(({ stored }) => stored), [0]);
+      assert.equal((await tell(page, options)).trimEnd(), story);
+      assert.equal(asked(await log()), before + storyteller.length);
+    }
+    assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right"]);
+  });
+
+  test("leaves no file behind that no record refers to, and takes none from who may be fetching it", async () => {
+    const { options } = await world();
+    await tell(page, options);
+    const [orphan, busy] = ["owner@gone@0123456789012345678901234567890123456789", "owner@busy@0123456789012345678901234567890123456789"];
+    for (const name of [orphan, busy]) await page.evaluate(async (name) => (await (await navigator.storage.getDirectory()).getDirectoryHandle("candlewick")).getFileHandle(name, { create: true }), name);
+    const second = await open();
+    await second.evaluate((name) => new Promise((granted) => void navigator.locks.request(`candlewick ${name}`, () => new Promise((release) => (Object.assign(window, { release }), granted())))), busy);
+    await list(page, options);
+    assert.deepEqual((await names(page)).sort(), [busy, CONTENT]);
+    await second.evaluate(() => window.release());
+    // What was cleared without its files leaves them to the next who comes.
+    await page.evaluate(() => new Promise((done, fail) => Object.assign(indexedDB.deleteDatabase("candlewick"), { onsuccess: done, onerror: fail, onblocked: fail })));
+    await list(page, options);
+    assert.deepEqual(await names(page), []);
+  });
+
+  test("does not fit on a disk, says so, and goes on where there is room again", async () => {
+    const profile = mkdtempSync(join(tmpdir(), "candlewick-profile-"));
+    const onDisk = await launchOnDisk(profile);
+    try {
+      const page = await open(onDisk);
+      const { options } = await world();
+      const session = await onDisk.newCDPSession(page);
+      const files = { "story.gguf": { file: FILE }, "other.gguf": { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") } };
+      const other = await world({ repo: { commit: COMMIT.replace("0", "1"), files } });
+      assert.equal((await tell(page, options)).trimEnd?.(), story);
+      const { used } = await page.evaluate(() => models.usage());
+      await session.send("Storage.overrideQuotaForOrigin", { origin: server.url, quotaSize: used + 500_000 });
+      const error = await tell(page, { ...other.options, force: true }, "owner/repo/other.gguf");
+      assert.equal(error.code, "quota_exceeded", error.message);
+      assert.equal((await tell(page, options)).trimEnd?.(), story);
+      await session.send("Storage.overrideQuotaForOrigin", { origin: server.url });
+      assert.equal((await tell(page, { ...other.options, force: true }, "owner/repo/other.gguf")).trimEnd?.(), story);
+      assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right", "right"]);
+    } finally {
+      await onDisk.close();
+      rmSync(profile, { recursive: true, force: true });
+    }
+  });
+
+  test("is kept where another database has its name", async () => {
+    for (const version of [1, 7]) {
+      const { options, log } = await world();
+      await page.evaluate(
+        (version) =>
+          new Promise((done, fail) => {
+            indexedDB.deleteDatabase("candlewick").onsuccess = () => {
+              const request = indexedDB.open("candlewick", version);
+              Object.assign(request, { onsuccess: () => (request.result.close(), done()), onerror: fail, onblocked: fail });
+            };
+          }),
+        version,
+      );
+      for (let time = 0; time < 2; time++) assert.equal((await tell(page, options)).trimEnd?.(), story);
+      assert.equal(asked(await log()), storyteller.length);
+    }
+  });
+
   test("is kept where the browser stores no Blobs", async () => {
     const { options, log } = await world();
     const workerURL = "/no-blobs-worker.js";
@@ -315,7 +494,11 @@ describe("a model by name", () => {
   test("is kept where the engine has threads", async () => {
     const { options, log } = await world();
     const isolated = await serve({
-      routes: { "/": blank },
+      routes: {
+        "/": blank,
+        "/no-slices.js": `Blob.prototype.slice = () => { throw new Error("files are read into shared memory at once"); };`,
+        "/no-slices-worker.js": `import "/no-slices.js"; import "/pkg/dist/worker.js";`,
+      },
       headers: { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" },
     });
     await page.goto(isolated.url);
@@ -323,11 +506,22 @@ describe("a model by name", () => {
     assert.ok(await page.evaluate(() => crossOriginIsolated));
     assert.equal((await tell(page, options)).trimEnd?.(), story);
     const before = (await log()).length;
-    assert.equal((await tell(page, options)).trimEnd?.(), story);
+    assert.equal((await tell(page, { ...options, workerURL: "/no-slices-worker.js" })).trimEnd?.(), story);
     assert.equal((await log()).length, before, "nobody was asked");
     assert.ok((await list(page, options))[0].complete);
     await page.close();
     await isolated.close();
+  });
+
+  test("has another name now, and its token goes along", async () => {
+    const token = "hf_secretsecretsecret";
+    const { options, log } = await world({ repo: { token }, renamed: { "owner/old": "owner/repo" } });
+    const model = MODEL.replace("owner/repo", "owner/old");
+    assert.equal((await tell(page, options, model)).code, "model_not_found");
+    assert.equal((await tell(page, { ...options, token }, model)).trimEnd?.(), story);
+    const entries = await log();
+    assert.ok(entries.some(({ at, line, authorization }) => at === "hub" && line.includes("owner/repo/resolve/") && authorization === `Bearer ${token}`));
+    assert.ok(entries.every(({ at, authorization }) => at === "hub" || authorization === undefined), "the CDN gets no token");
   });
 
   test("leaves its token nowhere", async () => {

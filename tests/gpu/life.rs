@@ -393,6 +393,8 @@ fn repeated_losses_end() {
                 assert_eq!(text, whole);
                 assert_eq!((engine.info().device, engine.info().recoveries), ("cpu", 4));
                 assert!(engine.info().device_reason.contains("lost"), "{}", engine.info().device_reason);
+                options.device = Device::Cpu;
+                assert_eq!(engine.info().memory, load(&options).unwrap().info().memory);
                 assert_eq!(answer(&engine, greedy(40)), whole);
             }
             Some(error) => {

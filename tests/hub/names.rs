@@ -65,6 +65,26 @@ fn private_and_gated() {
     assert!(!format!("{:?}", client(&world, Some(TOKEN))).contains(TOKEN));
 }
 
+/// The Hub sends on whoever asks for a repository by its old name.
+#[test]
+fn a_renamed_repository_is_found_with_the_token() {
+    let file = json!({ "size": 100_000, "seed": 1 });
+    let private = json!({ "commit": COMMIT, "token": TOKEN, "files": { "m.gguf": file } });
+    let renamed = json!({ "a/old": "a/new" });
+    let world = World::new("renamed", json!({ "repos": { "a/new": private }, "renamed": renamed }));
+    fails(&in_memory(&world, None), "a/old", Code::ModelNotFound, "HF_TOKEN");
+    let models = in_memory(&world, Some(TOKEN));
+    assert_eq!(pull(&models, "a/old").unwrap(), world.sha256("a/new/m.gguf"));
+    let log = world.log();
+    let sent = |at: &str, path: &str| -> Vec<bool> {
+        let those = log.iter().filter(|entry| entry["at"] == at && entry["line"].to_string().contains(path));
+        those.map(|entry| entry["authorization"] == format!("Bearer {TOKEN}")).collect()
+    };
+    assert!(sent("hub", "a/new/resolve/").contains(&true));
+    let at_cdn = sent("cdn", "m.gguf");
+    assert!(!at_cdn.is_empty() && !at_cdn.contains(&true), "{at_cdn:?}");
+}
+
 fn search(folder: &Path, seen: &mut dyn FnMut(&str, &[u8])) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

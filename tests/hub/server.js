@@ -9,6 +9,7 @@
 // A world: {
 //   repos: { "owner/name": { commit, sha, token, files: { path: { size, seed } | { base64 } | { file } },
 //            revisions: { name: commit } } },
+//   renamed: { "owner/old": "owner/name" },
 //   seed, rate, kinds,     each request meets one of `kinds` with probability `rate`, drawn from `seed`, the
 //                          request and how often it came: in whatever order parallel requests arrive
 //   script: [{ match, times, fault }],  the first `times` requests whose "METHOD path bytes=…" contain `match`
@@ -45,7 +46,7 @@ export function bytes(seed, size) {
 
 class World {
   constructor(name, description) {
-    Object.assign(this, { rate: 0, kinds: [], script: [], signatures: Infinity, allowance: Infinity, repos: {} }, description);
+    Object.assign(this, { rate: 0, kinds: [], script: [], signatures: Infinity, allowance: Infinity, repos: {}, renamed: {} }, description);
     this.name = name;
     this.log = [];
     this.seen = new Map();
@@ -128,6 +129,9 @@ function hub(worlds, cdnURL, request, response) {
   const fault = world.fault(line, API_FAULTS);
   world.log.push({ at: "hub", line, query: url.search, authorization: request.headers.authorization, fault });
   if (general(fault, response)) return undefined;
+
+  const old = Object.keys(world.renamed).find((old) => path.startsWith(`${old}/`) || path.startsWith(`api/models/${old}/`));
+  if (old) return response.writeHead(307, { Location: request.url.replace(old, world.renamed[old]) }).end();
 
   const api = path.match(/^api\/models\/([^/]+\/[^/]+)(?:\/(tree|revision)\/([^/]+))?$/);
   const resolve = path.match(/^([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/);

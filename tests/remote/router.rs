@@ -4,6 +4,7 @@ use super::{TEXT, TOKEN, World, ask, block_on, collect, whole};
 use crate::fixtures::{path, stories};
 use candlewick::engine::{Device, Engine, Options};
 use candlewick::openai::{Chunks, EmbeddingRequest, Embeddings, Endpoint, Ran};
+use candlewick::remote::OnRetry;
 use candlewick::remote::cost::Budget;
 use candlewick::remote::{Client, Config};
 use candlewick::router::{
@@ -68,7 +69,7 @@ impl Provider for Broken {
         };
         Box::pin(async move { Ok(chunks) })
     }
-    fn embed<'a>(&'a self, _: &'a EmbeddingRequest) -> LocalBoxFuture<'a, Result<Embeddings>> {
+    fn embed<'a>(&'a self, _: &'a EmbeddingRequest, _: OnRetry) -> LocalBoxFuture<'a, Result<Embeddings>> {
         Box::pin(async move { Err(Error { code: self.0, message: "it broke".into() }) })
     }
 }

@@ -49,22 +49,24 @@ fn embeddings_have_a_status_each() {
     let world = World::new("embeddings", json!({ "bad": "BAD" }));
     let client = client(&world);
     let all = block_on(client.embed("org/mini", &texts(&["one", "two", "three"]))).unwrap();
-    assert_eq!((all.value.len(), all.attempts, world.log().len()), (3, 1, 1));
+    assert_eq!((all.value.each.len(), all.attempts, world.log().len()), (3, 1, 1));
     let alone = block_on(client.embed("org/mini", &texts(&["two"]))).unwrap();
-    assert_eq!(alone.value, all.value[1..2]);
+    assert_eq!(alone.value.each, all.value.each[1..2]);
 
-    let some = block_on(client.embed("org/mini", &texts(&["one", "BAD", "three"]))).unwrap().value;
-    assert_eq!((&some[0], &some[2]), (&all.value[0], &all.value[2]));
+    let some = block_on(client.embed("org/mini", &texts(&["one", "BAD", "three"]))).unwrap().value.each;
+    assert_eq!((&some[0], &some[2]), (&all.value.each[0], &all.value.each[2]));
     assert_eq!(some[1].as_ref().unwrap_err().code, Code::InvalidArgument);
     assert_eq!(block_on(client.embed("org/mini", &texts(&["BAD"]))).unwrap_err().code, Code::InvalidArgument);
-    assert!(block_on(client.embed("org/mini", &[])).unwrap().value.is_empty());
+    assert!(block_on(client.embed("org/mini", &[])).unwrap().value.each.is_empty());
 
     // OpenAI's interface, whose vectors come in any order.
     let others = block_on(world.client().embed("org/mini", &texts(&["one", "two", "three"]))).unwrap();
-    assert_eq!(others.value, all.value);
+    assert_eq!(others.value.each, all.value.each);
+    // Only that one counts tokens.
+    assert_eq!((all.value.tokens, others.value.tokens), (None, Some(3)));
     // A vector a token becomes their mean.
     let world = World::new("embeddings-tokens", json!({ "embeddings": "tokens" }));
-    let means = block_on(self::client(&world).embed("org/mini", &texts(&["ab", "cd"]))).unwrap().value;
+    let means = block_on(self::client(&world).embed("org/mini", &texts(&["ab", "cd"]))).unwrap().value.each;
     assert!(means.iter().all(|vector| vector.as_ref().unwrap().len() == 4));
 }
 

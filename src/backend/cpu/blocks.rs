@@ -284,3 +284,62 @@ fn stored<T: PlainOldData>(rows: usize, columns: usize) -> Result<Stored<T>> {
     blocks.resize(count, T::zeros());
     Ok(Stored { columns, blocks })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A few rows in `T`, as a file has them.
+    fn encoded<T: PlainOldData>(rows: usize, columns: usize) -> Vec<u8> {
+        let mut stored = stored::<T>(rows, columns).unwrap();
+        let mut random = 0x5eed_u32;
+        let mut float = || {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            random as f32 / (1u32 << 31) as f32 - 1.0
+        };
+        let floats: Vec<f32> = (0..rows * columns).map(|_| float()).collect();
+        T::from_float(&floats, &mut stored.blocks);
+        stored.bytes_mut().to_vec()
+    }
+
+    /// Packed rows are what candle makes of the file's, wherever pieces begin and end.
+    fn packs<T: PlainOldData>(kind: TensorType) {
+        let (rows, columns) = (37, 3 * T::BLCK_SIZE.max(2));
+        let bytes = encoded::<T>(rows, columns);
+        let pool = Pool::new(2);
+        let mut plain = stored_as(kind, rows, columns).unwrap();
+        plain.write_rows(&pool, 0, &bytes).unwrap();
+        for pieces in [vec![0, 37], vec![0, 1, 6, 21, 37], vec![0, 18, 37]] {
+            let mut packed = packed(kind, rows, columns).unwrap().unwrap();
+            let size = bytes.len() / rows;
+            for piece in pieces.windows(2) {
+                packed.write_rows(&pool, piece[0], &bytes[piece[0] * size..piece[1] * size]).unwrap();
+            }
+            assert!(packed.write_rows(&pool, rows, &bytes[..size]).is_err(), "a row too many");
+            for row in 0..rows {
+                let (mut ours, mut candles) = (vec![0.0; columns], vec![0.0; columns]);
+                packed.row(row, &mut ours);
+                plain.row(row, &mut candles);
+                for (column, (a, b)) in ours.iter().zip(&candles).enumerate() {
+                    assert!((a - b).abs() <= 1e-6, "{}, {row}.{column}: {a}, not {b}", kind.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_type_is_packed_as_it_is() {
+        packs::<f16>(TensorType::F16);
+        packs::<bf16>(TensorType::BF16);
+        packs::<BlockQ4_0>(TensorType::Q4_0);
+        packs::<BlockQ4_1>(TensorType::Q4_1);
+        packs::<BlockQ5_0>(TensorType::Q5_0);
+        packs::<BlockQ5_1>(TensorType::Q5_1);
+        packs::<BlockQ8_0>(TensorType::Q8_0);
+        packs::<BlockQ2K>(TensorType::Q2_K);
+        packs::<BlockQ3K>(TensorType::Q3_K);
+        packs::<BlockQ4K>(TensorType::Q4_K);
+        packs::<BlockQ5K>(TensorType::Q5_K);
+        packs::<BlockQ6K>(TensorType::Q6_K);
+    }
+}

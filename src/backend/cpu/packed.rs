@@ -109,6 +109,12 @@ pub(super) fn words(len: usize) -> Result<Vec<u128>> {
     Ok(vec![0; len])
 }
 
+/// The same, as bytes.
+pub(super) fn bytes_of(words: &mut [u128]) -> &mut [u8] {
+    // SAFETY: the bytes are the words' own, and any make a number.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+}
+
 /// Rows of `width` numbers that several threads write.
 pub(super) struct Output<'a> {
     numbers: Parts<'a, f32>,
@@ -149,12 +155,7 @@ impl<L: Layout> Blocks for Packed<L> {
             return Err(Error::internal("a matrix is written past its end"));
         }
         let strip_bytes = Self::strip_bytes(self.columns);
-        let len = size_of_val(self.words.as_slice());
-        // SAFETY: the bytes are the vector's own.
-        let target: &mut [u8] =
-            unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), len) };
-        let target = Parts::new(target);
-        let chunk_bytes = L::COLUMNS / L::BLOCK * L::Encoding::BYTES;
+        let target = Parts::new(bytes_of(&mut self.words));
         let strip_rows = 4 * Self::GROUPS;
         let first_strip = first / strip_rows;
         pool.each(end.div_ceil(strip_rows) - first_strip, strip_rows * self.columns, |index| {
@@ -162,11 +163,8 @@ impl<L: Layout> Blocks for Packed<L> {
             // SAFETY: strips do not overlap, and each comes once.
             let target = unsafe { target.part(strip * strip_bytes, strip_bytes) };
             for row in first.max(strip_rows * strip)..end.min(strip_rows * (strip + 1)) {
-                let bytes = bytes[(row - first) * row_bytes..][..row_bytes].chunks(chunk_bytes);
-                let start = Self::group_start(row / 4, self.columns);
-                for (index, bytes) in bytes.enumerate() {
-                    L::pack(bytes, row % 4, &mut target[start + index * L::CHUNK_STEP..][..L::BYTES]);
-                }
+                let group = &mut target[Self::group_start(row / 4, self.columns)..];
+                L::pack(&bytes[(row - first) * row_bytes..][..row_bytes], row % 4, group);
             }
         })
     }

@@ -4,7 +4,7 @@ use super::blocks::Blocks;
 use super::kernels::float16::{self, Format};
 use super::kernels::input::Input;
 use super::kernels::simd::{V, load, store};
-use super::packed::{Output, words};
+use super::packed::{Output, bytes_of, words};
 use super::pool::{Parts, Pool};
 use crate::{Error, Result};
 use std::marker::PhantomData;
@@ -78,17 +78,17 @@ impl<F: Format> Blocks for Packed16<F> {
         if end > self.rows || !bytes.len().is_multiple_of(row_bytes) {
             return Err(Error::internal("a matrix is written past its end"));
         }
-        let target = Parts::new(&mut self.words);
+        let target = Parts::new(bytes_of(&mut self.words));
+        let group_bytes = 8 * columns;
         let first_group = first / 4;
         pool.each(end.div_ceil(4) - first_group, 4 * columns, |index| {
             let group = first_group + index;
             // SAFETY: groups do not overlap, and each comes once.
-            let words = unsafe { target.part(group * columns / 2, columns / 2) };
+            let words = unsafe { target.part(group * group_bytes, group_bytes) }.as_chunks_mut::<16>().0;
             for row in first.max(4 * group)..end.min(4 * group + 4) {
-                let lane = 32 * (row % 4);
-                let bytes = &bytes[(row - first) * row_bytes..][..row_bytes];
-                for (word, pair) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *word = *word & !(0xffff_ffff << lane) | u128::from(u32::from_le_bytes(*pair)) << lane;
+                let pairs = bytes[(row - first) * row_bytes..][..row_bytes].as_chunks::<4>().0;
+                for (word, pair) in words.iter_mut().zip(pairs) {
+                    word.as_chunks_mut::<4>().0[row % 4] = *pair;
                 }
             }
         })

@@ -11,11 +11,11 @@ use web_sys::{
 };
 
 pub const NAME: &str = "candlewick";
-/// Raise it when stores are added; one that changes its meaning gets another name.
-const VERSION: u32 = 1;
+/// A store that changes its meaning gets another name.
 pub const FILES: &str = "files";
 pub const PIECES: &str = "pieces";
 pub const NOTES: &str = "notes";
+const STORES: [&str; 3] = [FILES, PIECES, NOTES];
 
 pub struct Connection {
     database: IdbDatabase,
@@ -24,30 +24,23 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whatever version there is, it has our stores then: somebody else may have made a database of this name.
     pub async fn open() -> Result<Connection> {
         let factory = Reflect::get(&js_sys::global(), &"indexedDB".into()).unwrap_or_default();
         let factory: IdbFactory =
             factory.dyn_into().map_err(|_| Error::internal("this browser has no IndexedDB here"))?;
-        let request = factory.open_with_u32(NAME, VERSION).map_err(failure)?;
-        let upgrading = request.clone();
-        let upgrade = Closure::once(move || {
-            // An upgrade that fails makes the opening fail.
-            let _ = upgrade(&upgrading);
-        });
-        request.set_onupgradeneeded(Some(upgrade.as_ref().unchecked_ref()));
-        let settled = Promise::new(&mut |resolve, reject| {
-            request.set_onsuccess(Some(&resolve));
-            request.set_onerror(Some(&reject));
-            // A tab with an older version that does not let go.
-            request.set_onblocked(Some(&reject));
-        });
-        if JsFuture::from(settled).await.is_err() {
-            return Err(match request.error() {
-                Ok(Some(error)) => failure(error.into()),
-                _ => Error::internal("another tab holds an older version of the model store. Close it"),
-            });
+        let mut database = opened(factory.open(NAME)).await?;
+        if lacks_stores(&database) {
+            let next = database.version() + 1.0;
+            database.close();
+            let upgraded = opened(factory.open_with_f64(NAME, next)).await;
+            // Another tab may have been faster.
+            database = if upgraded.is_ok() { upgraded } else { opened(factory.open(NAME)).await }?;
+            if lacks_stores(&database) {
+                database.close();
+                return Err(Error::internal(format!("another database is in the way, whose name is {NAME}")));
+            }
         }
-        let database: IdbDatabase = request.result().map_err(failure)?.unchecked_into();
         let open = Rc::new(Cell::new(true));
         let closing = {
             let (database, open) = (database.clone(), open.clone());
@@ -62,7 +55,7 @@ impl Connection {
     }
 
     pub fn transaction(&self, mode: IdbTransactionMode) -> Result<IdbTransaction, JsValue> {
-        self.database.transaction_with_str_sequence_and_mode(&array([FILES, PIECES, NOTES]), mode)
+        self.database.transaction_with_str_sequence_and_mode(&array(STORES), mode)
     }
 }
 
@@ -74,9 +67,37 @@ impl Drop for Connection {
     }
 }
 
+/// The database, with the stores that it lacked where this opening made a new version of it.
+async fn opened(request: Result<IdbOpenDbRequest, JsValue>) -> Result<IdbDatabase> {
+    let request = request.map_err(failure)?;
+    let upgrading = request.clone();
+    let upgrade = Closure::once(move || {
+        // An upgrade that fails makes the opening fail.
+        let _ = upgrade(&upgrading);
+    });
+    request.set_onupgradeneeded(Some(upgrade.as_ref().unchecked_ref()));
+    let settled = Promise::new(&mut |resolve, reject| {
+        request.set_onsuccess(Some(&resolve));
+        request.set_onerror(Some(&reject));
+        // A tab with an older version that does not let go.
+        request.set_onblocked(Some(&reject));
+    });
+    if JsFuture::from(settled).await.is_err() {
+        return Err(match request.error() {
+            Ok(Some(error)) => failure(error.into()),
+            _ => Error::internal("another tab holds an older version of the model store. Close it"),
+        });
+    }
+    Ok(request.result().map_err(failure)?.unchecked_into())
+}
+
+fn lacks_stores(database: &IdbDatabase) -> bool {
+    STORES.iter().any(|name| !database.object_store_names().contains(name))
+}
+
 fn upgrade(request: &IdbOpenDbRequest) -> Result<(), JsValue> {
     let database: IdbDatabase = request.result()?.unchecked_into();
-    for name in [FILES, PIECES, NOTES] {
+    for name in STORES {
         if !database.object_store_names().contains(name) {
             database.create_object_store(name)?;
         }

@@ -1,17 +1,24 @@
 //! Fetched files in the browser: <https://www.w3.org/TR/IndexedDB/>
 //!
 //! ```text
-//! files    [repo, commit, path]        key, len, whole, lastUsed
-//! pieces   [repo, etag, start, end]    bytes, as a Blob
-//! notes    name                        text
+//! files    [repo, commit, path]              key, len, whole, lastUsed
+//! pieces   [repo, etag, start, end, "file"]  nothing: their bytes are in the content's file
+//!          [repo, etag, start, end]          bytes, as a Blob
+//! notes    name                              text
 //! ```
 //!
 //! What is there of a file is what pieces there are: no second account of it can go wrong. Revisions of the same
 //! content share them. Whoever deletes the database costs its users a download, nothing else.
+//!
+//! Bytes go to a file in the private file system, `candlewick/owner@repo@etag`, one a content, and are on the disk before
+//! their piece is committed. Where that cannot be, they go into the database: where the browser has no such files, where
+//! another tab has the file for itself, and where a piece takes the place of others, since files do not change at once.
+//! A file that no record refers to is nobody's, and pieces whose file has gone or is too short are not there.
 
 mod connection;
 mod files;
 mod pieces;
+mod private_files;
 mod room;
 
 use super::at_once::at_once;
@@ -23,10 +30,11 @@ use connection::{Connection, FILES, NAME, NOTES, PIECES, committed, done, failur
 use files::{File, all_files, file_id};
 use futures_util::future::LocalBoxFuture;
 use js_sys::{Array, Promise, Uint8Array};
-use pieces::{Piece, bytes_of, piece_id, slice, written};
+use pieces::{Held, Piece, bytes_of, written};
+use private_files::{PrivateFiles, Unwritten};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
@@ -43,6 +51,10 @@ struct Database {
     budget: Option<u64>,
     /// It takes no Blobs, as in WebKit's private windows: pieces are buffers, which Chromium reads and writes slower.
     buffers: Cell<bool>,
+    /// Where bytes are kept.
+    files: Option<PrivateFiles>,
+    /// What there is of contents that this store may be fetching, by their names. Nobody else does meanwhile.
+    begun: RefCell<HashMap<String, Written>>,
 }
 
 impl IndexedDbStore {
@@ -50,11 +62,15 @@ impl IndexedDbStore {
     /// was switched off. With a `budget`, files that were not used for longest make room for new ones.
     pub async fn open(budget: Option<u64>) -> Result<IndexedDbStore> {
         let connection = Connection::open().await?;
-        Ok(IndexedDbStore(Rc::new(Database {
+        let store = IndexedDbStore(Rc::new(Database {
             connection: Mutex::new(Some(connection)),
             budget,
             buffers: Cell::default(),
-        })))
+            files: PrivateFiles::open(NAME).await,
+            begun: RefCell::default(),
+        }));
+        store.run(|database| async move { database.sweep(None).await }).await?;
+        Ok(store)
     }
 
     /// Runs `work` whether or not somebody polls for it: a transaction ends when nobody goes on with it at once, and
@@ -106,19 +122,24 @@ impl Database {
     async fn records(&self) -> Result<Vec<Record>> {
         let transaction = self.reading().await?;
         let files = all_files(&transaction).await?;
-        let pieces = transaction.object_store(PIECES).and_then(|store| store.get_all_keys());
-        let mut written: HashMap<(String, String), Written> = HashMap::new();
-        for id in Array::from(&done(pieces).await.map_err(failure)?).iter() {
+        let ids = transaction.object_store(PIECES).and_then(|store| store.get_all_keys());
+        let mut contents: HashMap<String, Vec<Piece>> = HashMap::new();
+        for id in Array::from(&done(ids).await.map_err(failure)?).iter() {
             let parts = Array::from(&id);
             if let (Some(repo), Some(etag), Some(piece)) =
                 (parts.get(0).as_string(), parts.get(1).as_string(), Piece::of(id))
             {
-                written.entry((repo, etag)).or_default().add(piece.range);
+                contents.entry(content_name(&repo, &etag)).or_default().push(piece);
             }
         }
+        let mut there = HashMap::new();
+        for (content, pieces) in contents {
+            let (pieces, _) = self.parted(&content, pieces).await;
+            there.insert(content, written(&pieces));
+        }
         let record = |file: File| {
-            let content = (file.key.repo.clone(), file.key.etag.clone());
-            file.record(written.get(&content).cloned().unwrap_or_default())
+            let written = there.get(&content_of(&file.key)).cloned();
+            file.record(written.unwrap_or_default())
         };
         Ok(files.into_iter().map(record).collect())
     }
@@ -130,7 +151,47 @@ impl Database {
             return Ok(None);
         };
         let pieces = pieces::all(&transaction, key).await?;
-        Ok(Some(file.record(written(&pieces))))
+        let (there, _) = self.parted(&content_of(key), pieces).await;
+        Ok(Some(file.record(written(&there))))
+    }
+
+    /// A content's pieces whose bytes are there, and those that have lost them.
+    async fn pieces(&self, key: &Key) -> Result<(Vec<Piece>, Vec<Piece>)> {
+        let transaction = self.reading().await?;
+        let pieces = pieces::all(&transaction, key).await?;
+        Ok(self.parted(&content_of(key), pieces).await)
+    }
+
+    /// The same of pieces that were there a moment ago: the file had them before.
+    async fn parted(&self, content: &str, pieces: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) {
+        let len = match &self.files {
+            Some(files) if pieces.iter().any(|piece| piece.in_file) => files.len(content).await,
+            _ => 0,
+        };
+        pieces.into_iter().partition(|piece| !piece.in_file || piece.range.end <= len)
+    }
+
+    /// Removes the files that are nobody's, but none of a content that somebody may be fetching, unless that is `mine`.
+    async fn sweep(&self, mine: Option<&str>) -> Result<()> {
+        let Some(files) = &self.files else { return Ok(()) };
+        // Where they cannot be listed there are none that could be removed.
+        let mut names = files.names().await.unwrap_or_default();
+        let kept = self.contents_kept().await?;
+        names.retain(|name| !kept.contains(name));
+        for name in names {
+            let turn = origin::try_lock(&lock_name(&name)).await;
+            let free = turn.is_some() || mine == Some(name.as_str());
+            if free && !self.contents_kept().await?.contains(&name) {
+                files.remove(&name).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of all contents of which there is a record.
+    async fn contents_kept(&self) -> Result<HashSet<String>> {
+        let files = all_files(&self.reading().await?).await?;
+        Ok(files.iter().map(|file| content_of(&file.key)).collect())
     }
 
     async fn begin(&self, files: &[(Key, u64)]) -> Result<Vec<Record>> {
@@ -150,34 +211,81 @@ impl Database {
 
     async fn begin_file(&self, key: &Key, len: u64) -> Result<Record> {
         key.check()?;
+        let (there, lost) = self.pieces(key).await?;
         let transaction = self.writing().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
         let same = |file: &File| {
             file.key.repo == key.repo && file.key.etag == key.etag && file.len == len && file.whole
         };
         let whole = all_files(&transaction).await?.iter().any(same);
-        let pieces = pieces::all(&transaction, key).await?;
+        // They would seem to be there again when the file has grown.
+        let store = transaction.object_store(PIECES).map_err(failure)?;
+        for piece in &lost {
+            store.delete(&piece.id).map_err(failure)?;
+        }
         let file = File { key: key.clone(), len, whole, last_used: now() };
         file.write(&files)?;
         committed(&transaction).await?;
-        Ok(file.record(written(&pieces)))
+        let content = content_of(key);
+        if let Some(files) = &self.files {
+            let in_file = there.iter().filter(|piece| piece.in_file);
+            files.begin(&content, in_file.map(|piece| piece.range.end).max().unwrap_or(0));
+        }
+        let mut begun = self.begun.borrow_mut();
+        let begun = begun.entry(content).or_default();
+        there.iter().for_each(|piece| begun.add(piece.range.clone()));
+        Ok(file.record(written(&there)))
     }
 
     async fn put(&self, key: &Key, offset: u64, bytes: Uint8Array) -> Result<()> {
         let range = offset..offset + u64::from(bytes.length());
-        let there = |put: Result<bool>| put?.then_some(()).ok_or_else(|| gone(key));
+        let content = content_of(key);
+        let in_file = self.write(key, &range, &bytes).await?;
+        let put = match in_file {
+            true => self.put_piece(key, &range, Held::InFile).await?,
+            false => self.put_here(key, &range, &bytes).await?,
+        };
+        if !put {
+            self.begun.borrow_mut().remove(&content);
+            self.sweep(Some(&content)).await?;
+            return Err(gone(key));
+        }
+        if let Some(begun) = self.begun.borrow_mut().get_mut(&content) {
+            begun.add(range);
+        }
+        Ok(())
+    }
+
+    /// Writes what nobody has read yet into the content's file. False where it is to be kept here.
+    async fn write(&self, key: &Key, range: &Range<u64>, bytes: &Uint8Array) -> Result<bool> {
+        let Some(files) = &self.files else { return Ok(false) };
+        let content = content_of(key);
+        // A file does not change at once, and perhaps somebody reads what is there.
+        if self.begun.borrow().get(&content).is_none_or(|there| there.touches(range)) {
+            return Ok(false);
+        }
+        match files.write(&content, range.start, bytes).await {
+            Ok(()) => Ok(true),
+            Err(Unwritten::Elsewhere) => Ok(false),
+            Err(Unwritten::Lost) => Err(gone(key)),
+            Err(Unwritten::Full) => Err(full(key).await),
+        }
+    }
+
+    /// Keeps a piece's bytes in the database.
+    async fn put_here(&self, key: &Key, range: &Range<u64>, bytes: &Uint8Array) -> Result<bool> {
         if !self.buffers.get() {
-            let blob = Blob::new_with_u8_array_sequence(&Array::of1(&bytes)).map_err(failure)?;
-            match self.put_value(key, range.clone(), blob.into()).await {
+            let blob = Blob::new_with_u8_array_sequence(&Array::of1(bytes)).map_err(failure)?;
+            match self.put_piece(key, range, Held::Here(blob.into())).await {
                 Err(error) if error.code != Code::QuotaExceeded => self.buffers.set(true),
-                result => return there(result),
+                result => return result,
             }
         }
-        there(self.put_value(key, range, bytes.into()).await)
+        self.put_piece(key, range, Held::Here(bytes.into())).await
     }
 
     /// False where somebody has removed the file: its pieces would be nobody's.
-    async fn put_value(&self, key: &Key, new: Range<u64>, value: JsValue) -> Result<bool> {
+    async fn put_piece(&self, key: &Key, new: &Range<u64>, held: Held) -> Result<bool> {
         let transaction = self.writing().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
         if File::read(done(files.get(&file_id(key))).await.map_err(failure)?).is_none() {
@@ -186,58 +294,61 @@ impl Database {
         let store = transaction.object_store(PIECES).map_err(failure)?;
         // Pieces may be there from when they were cut up differently; what is outside of the new one stays.
         let mut around = Vec::new();
-        for old in pieces::within(&transaction, key, &new).await? {
+        for old in pieces::within(&transaction, key, new).await? {
             if old.range.start < new.start || new.end < old.range.end {
-                let held = done(store.get(&old.id)).await.map_err(failure)?;
+                let held = old.held(&store).await?;
                 let rests = [old.range.start..new.start, new.end..old.range.end];
                 for rest in rests.into_iter().filter(|rest| !rest.is_empty()) {
                     let place = rest.start - old.range.start..rest.end - old.range.start;
-                    around.push((rest, slice(&held, place).map_err(failure)?));
+                    around.push((rest, held.part(place).map_err(failure)?));
                 }
             }
             store.delete(&old.id).map_err(failure)?;
         }
-        around.push((new, value));
-        for (range, value) in around {
-            if let Err(error) = store.put_with_key(&value, &piece_id(key, &range)) {
+        around.push((new.clone(), held));
+        for (range, held) in around {
+            if let Err(error) = held.put(&store, key, &range) {
                 // Else it would delete what it should replace.
                 let _ = transaction.abort();
                 return Err(failure(error));
             }
         }
         match committed(&transaction).await {
-            Err(error) if error.code == Code::QuotaExceeded => {
-                // Chromium's estimates tell of more room than it gives.
-                let used = origin::estimate().await.map_or(0, |at| at.usage);
-                let message = format!(
-                    "{} does not fit: the browser keeps no more than the {:.1} MB that this site has stored. Remove models, or load it with `cache: false`",
-                    key.name(),
-                    used as f64 / 1e6,
-                );
-                Err(Error { code: Code::QuotaExceeded, message })
-            }
+            Err(error) if error.code == Code::QuotaExceeded => Err(full(key).await),
             result => result.map(|()| true),
         }
     }
 
     async fn read(&self, key: &Key, offset: u64, len: usize) -> Result<Vec<u8>> {
         let wanted = offset..offset + len as u64;
-        let mut parts = Vec::new();
+        let mut in_file = Written::default();
+        let mut here = Vec::new();
         let transaction = self.reading().await?;
         let store = transaction.object_store(PIECES).map_err(failure)?;
-        for Piece { id, range } in pieces::within(&transaction, key, &wanted).await? {
-            let held = done(store.get(&id)).await.map_err(failure)?;
+        for piece in pieces::within(&transaction, key, &wanted).await? {
+            let range = &piece.range;
             let part = range.start.max(wanted.start)..range.end.min(wanted.end);
             let place = part.start - range.start..part.end - range.start;
-            parts.push((part, slice(&held, place).map_err(failure)?));
+            match piece.held(&store).await?.part(place).map_err(failure)? {
+                Held::InFile => in_file.add(part),
+                Held::Here(value) => here.push((part, value)),
+            }
         }
         // Blobs are read now, all at once: that would have ended the transaction.
-        let parts: Vec<_> = parts.into_iter().map(|(part, held)| (part, bytes_of(held))).collect();
+        let here: Vec<_> = here.into_iter().map(|(part, value)| (part, bytes_of(value))).collect();
         let mut bytes = vec![0; len];
         let mut got = Written::default();
-        for (part, held) in parts {
+        let place = |part: &Range<u64>| (part.start - offset) as usize..(part.end - offset) as usize;
+        if let Some(files) = &self.files {
+            for part in in_file.ranges() {
+                if files.read(&content_of(key), part.start, &mut bytes[place(part)]).await {
+                    got.add(part.clone());
+                }
+            }
+        }
+        for (part, held) in here {
             let held = held.await.map_err(|_| gone(key))?;
-            let place = (part.start - offset) as usize..(part.end - offset) as usize;
+            let place = place(&part);
             if held.length() as usize == place.len() {
                 held.copy_to(&mut bytes[place]);
                 got.add(part);
@@ -250,12 +361,12 @@ impl Database {
     }
 
     async fn finish(&self, key: &Key) -> Result<()> {
+        let (there, _) = self.pieces(key).await?;
         let transaction = self.writing().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
         let file = File::read(done(files.get(&file_id(key))).await.map_err(failure)?);
-        let written = written(&pieces::all(&transaction, key).await?);
         match file {
-            Some(file) if written == Written::all(file.len) => {
+            Some(file) if written(&there) == Written::all(file.len) => {
                 File { whole: true, last_used: now(), ..file }.write(&files)?;
                 committed(&transaction).await
             }
@@ -267,9 +378,10 @@ impl Database {
         let transaction = self.writing().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
         let others = all_files(&transaction).await?;
-        let shares = |file: &File| file.key != *key && file.key.repo == key.repo && file.key.etag == key.etag;
+        let content = content_of(key);
+        let shared = others.iter().any(|file| file.key != *key && content_of(&file.key) == content);
         let mut freed = 0;
-        if !others.iter().any(shares) {
+        if !shared {
             freed = written(&pieces::all(&transaction, key).await?).total();
             let store = transaction.object_store(PIECES).map_err(failure)?;
             let pieces = pieces::all_ids(key).map_err(failure)?;
@@ -277,6 +389,10 @@ impl Database {
         }
         files.delete(&file_id(key)).map_err(failure)?;
         committed(&transaction).await?;
+        if !shared {
+            self.begun.borrow_mut().remove(&content);
+            self.sweep(Some(&content)).await?;
+        }
         Ok(freed)
     }
 
@@ -330,7 +446,7 @@ impl Store for IndexedDbStore {
     }
 
     fn lock<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<Box<dyn Any>>> {
-        Box::pin(async { Ok(Box::new(origin::lock(&lock_name(key)).await) as Box<dyn Any>) })
+        Box::pin(async { Ok(Box::new(origin::lock(&lock_name(&content_of(key))).await) as Box<dyn Any>) })
     }
 
     fn note<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<String>>> {
@@ -344,8 +460,27 @@ impl Store for IndexedDbStore {
     }
 }
 
-fn lock_name(key: &Key) -> String {
-    format!("{NAME} {} {}", key.repo, key.etag)
+/// A content's name, for its file and its lock: neither owners nor repositories have an `@`.
+fn content_name(repo: &str, etag: &str) -> String {
+    format!("{}@{etag}", repo.replace('/', "@"))
+}
+
+fn content_of(key: &Key) -> String {
+    content_name(&key.repo, &key.etag)
+}
+
+fn lock_name(content: &str) -> String {
+    format!("{NAME} {content}")
+}
+
+/// Chromium's estimates tell of more room than it gives.
+async fn full(key: &Key) -> Error {
+    let used = origin::estimate().await.map_or(0, |at| at.usage);
+    Error::quota_exceeded(format!(
+        "{} does not fit: the browser keeps no more than the {:.1} MB that this site has stored. Remove models, or load it with `cache: false`",
+        key.name(),
+        used as f64 / 1e6,
+    ))
 }
 
 fn now() -> u64 {

@@ -1,4 +1,4 @@
-//! The pieces of a content: `[repo, etag, start, end]` and their bytes.
+//! The pieces of a content: which there are, and where the bytes of each are.
 
 use super::connection::{PIECES, array, done, failure};
 use crate::Result;
@@ -7,20 +7,78 @@ use js_sys::{Array, Uint8Array};
 use std::ops::Range;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{Blob, IdbCursor, IdbCursorDirection, IdbKeyRange, IdbTransaction};
+use web_sys::{Blob, IdbCursor, IdbCursorDirection, IdbKeyRange, IdbObjectStore, IdbTransaction};
 
 /// One of a content's pieces.
 pub struct Piece {
     pub id: JsValue,
     pub range: Range<u64>,
+    /// Its bytes are in the content's file, else they are here.
+    pub in_file: bool,
 }
+
+/// The last part of the ids of those whose bytes are in a file.
+const IN_FILE: &str = "file";
 
 impl Piece {
     pub fn of(id: JsValue) -> Option<Piece> {
         let parts = Array::from(&id);
         let number = |index| parts.get(index).as_f64().map(|number| number as u64);
         let range = number(2)?..number(3)?;
-        Some(Piece { id, range })
+        let in_file = parts.get(4).as_string().is_some_and(|place| place == IN_FILE);
+        Some(Piece { id, range, in_file })
+    }
+
+    /// Where its bytes are.
+    pub async fn held(&self, pieces: &IdbObjectStore) -> Result<Held> {
+        if self.in_file {
+            return Ok(Held::InFile);
+        }
+        done(pieces.get(&self.id)).await.map(Held::Here).map_err(failure)
+    }
+}
+
+/// Where a piece's bytes are.
+pub enum Held {
+    /// In the content's file in the private file system, at the same place as in the content.
+    InFile,
+    /// Here: a `Blob`, or a buffer where the database takes no Blobs.
+    Here(JsValue),
+}
+
+impl Held {
+    /// Where a part of them is.
+    pub fn part(&self, part: Range<u64>) -> Result<Held, JsValue> {
+        let Held::Here(value) = self else { return Ok(Held::InFile) };
+        Ok(Held::Here(match value.dyn_ref::<Blob>() {
+            Some(blob) => blob.slice_with_f64_and_f64(part.start as f64, part.end as f64)?.into(),
+            None => Uint8Array::new(value).slice(part.start as u32, part.end as u32).into(),
+        }))
+    }
+
+    /// Keeps them as the piece `range`.
+    pub fn put(&self, pieces: &IdbObjectStore, key: &Key, range: &Range<u64>) -> Result<(), JsValue> {
+        let piece = id(key, [range.start, range.end]);
+        let value = match self {
+            Held::InFile => {
+                piece.push(&IN_FILE.into());
+                &JsValue::TRUE
+            }
+            Held::Here(value) => value,
+        };
+        pieces.put_with_key(value, &piece).map(drop)
+    }
+}
+
+/// The bytes themselves. They are on their way when this returns.
+pub fn bytes_of(here: JsValue) -> impl Future<Output = Result<Uint8Array, JsValue>> {
+    let reading = here.dyn_ref::<Blob>().map(|blob| JsFuture::from(blob.array_buffer()));
+    async {
+        let buffer = match reading {
+            Some(reading) => reading.await?,
+            None => here,
+        };
+        Ok(Uint8Array::new(&buffer))
     }
 }
 
@@ -54,36 +112,11 @@ async fn listed(transaction: &IdbTransaction, ids: Result<IdbKeyRange, JsValue>)
     Ok(ids.iter().filter_map(Piece::of).collect())
 }
 
-/// A part of a piece's bytes.
-pub fn slice(held: &JsValue, part: Range<u64>) -> Result<JsValue, JsValue> {
-    Ok(match held.dyn_ref::<Blob>() {
-        Some(blob) => blob.slice_with_f64_and_f64(part.start as f64, part.end as f64)?.into(),
-        None => Uint8Array::new(held).slice(part.start as u32, part.end as u32).into(),
-    })
-}
-
-/// The bytes themselves. They are on their way when this returns.
-pub fn bytes_of(held: JsValue) -> impl Future<Output = Result<Uint8Array, JsValue>> {
-    let reading = held.dyn_ref::<Blob>().map(|blob| JsFuture::from(blob.array_buffer()));
-    async {
-        let buffer = match reading {
-            Some(reading) => reading.await?,
-            None => held,
-        };
-        Ok(Uint8Array::new(&buffer))
-    }
-}
-
 /// What of the content they are.
 pub fn written(pieces: &[Piece]) -> Written {
     let mut written = Written::default();
     pieces.iter().for_each(|piece| written.add(piece.range.clone()));
     written
-}
-
-/// What a piece is kept under.
-pub fn piece_id(key: &Key, range: &Range<u64>) -> JsValue {
-    id(key, [range.start, range.end])
 }
 
 /// The ids of all of a content's pieces.
@@ -95,10 +128,10 @@ pub fn all_ids(key: &Key) -> Result<IdbKeyRange, JsValue> {
 }
 
 /// An id as far as `numbers` say; those that go on come after it.
-fn id<const N: usize>(key: &Key, numbers: [u64; N]) -> JsValue {
+fn id<const N: usize>(key: &Key, numbers: [u64; N]) -> Array {
     let id = array([key.repo.as_str(), &key.etag]);
     for number in numbers {
         id.push(&(number as f64).into());
     }
-    id.into()
+    id
 }

@@ -1,6 +1,6 @@
 //! Room for new files: within the budget, and within what the browser allows.
 
-use super::{Database, lock_name};
+use super::{Database, content_of, lock_name};
 use crate::store::origin::{self, Estimate};
 use crate::store::{Key, Record};
 use crate::{Error, Result};
@@ -33,7 +33,7 @@ impl Database {
                     break;
                 }
                 // What another tab is fetching stays.
-                if let Some(turn) = origin::try_lock(&lock_name(&content.keys[0])).await {
+                if let Some(turn) = origin::try_lock(&lock_name(&content_of(&content.keys[0]))).await {
                     freed += content.stored;
                     going.push((content, turn));
                 }

@@ -1,7 +1,7 @@
 /** An encoder that runs in this Worker: `/v1/embeddings` without a host. */
 import type { Engine } from "../../../pkg/wasm/candlewick.js";
 import type { Body } from "./body";
-import { open, refusal } from "./local";
+import { checkAlive, open, refusal } from "./local";
 import type { Env } from "./settings";
 
 /** How long others wait for the request that loads the model, in milliseconds; it may have been given up. */
@@ -14,7 +14,10 @@ let loadingSince: number | undefined;
 async function ready(name: string, env: Env, origin: string): Promise<Engine> {
   // There is no room for two. Only timers of its own can wake a request in a Worker.
   while (!encoder && loadingSince !== undefined && Date.now() - loadingSince < PATIENCE) await scheduler.wait(20);
-  if (encoder) return encoder;
+  if (encoder) {
+    checkAlive();
+    return encoder;
+  }
   loadingSince = Date.now();
   try {
     return (encoder = await open(name, env, origin));
@@ -27,12 +30,9 @@ async function ready(name: string, env: Env, origin: string): Promise<Engine> {
 export async function embed(name: string, request: Request, body: Body, env: Env): Promise<Response> {
   try {
     const engine = await ready(name, env, request.url);
-    const list = await engine.embeddings(engine.stopper(), body);
+    const list = await engine.embeddings(engine.stopper(), body, () => {});
     return Response.json({ ...list, model: name });
   } catch (error) {
-    const refused = refusal(error);
-    // After a trap nothing is certain.
-    if (refused.status >= 500) encoder = undefined;
-    throw refused;
+    throw refusal(error);
   }
 }

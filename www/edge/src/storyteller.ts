@@ -2,7 +2,7 @@
 import type { Answer, Engine } from "../../../pkg/wasm/candlewick.js";
 import type { Body } from "./body";
 import { errorBody, Refusal } from "./errors";
-import { open, refusal } from "./local";
+import { checkAlive, hasCrashed, open, refusal } from "./local";
 import type { Env } from "./settings";
 
 export const STORYTELLER = "stories260K";
@@ -22,26 +22,14 @@ interface Chunk {
  */
 const idle: Engine[] = [];
 
-/**
- * After a trap. All engines share one WebAssembly instance, and its glue makes no second one: the model is gone until
- * Cloudflare starts this Worker anew.
- */
-let broken = false;
-
 async function take(env: Env, origin: string): Promise<Engine> {
-  if (broken) throw new Refusal(500, "internal", "The model in this Worker has crashed. It comes back when the Worker is started anew.");
-  const waiting = idle.pop();
-  if (waiting) return waiting;
-  return open(STORYTELLER, env, origin);
+  checkAlive();
+  return idle.pop() ?? open(STORYTELLER, env, origin);
 }
 
-/** Gives an engine back after a request; one that has trapped must not be entered again. */
-function release(engine: Engine, answer: Answer | undefined, error?: unknown): void {
-  if (error instanceof WebAssembly.RuntimeError || error instanceof RangeError) {
-    broken = true;
-    idle.length = 0;
-  }
-  if (broken) return;
+/** Gives an engine back after a request. */
+function release(engine: Engine, answer: Answer | undefined): void {
+  if (hasCrashed()) return;
   answer?.free();
   idle.push(engine);
 }
@@ -64,8 +52,9 @@ export async function tell(request: Request, body: Body, env: Env): Promise<Resp
     release(engine, answer);
     return Response.json({ ...whole, model: STORYTELLER });
   } catch (error) {
-    release(engine, answer, error);
-    throw refusal(error);
+    const refused = refusal(error);
+    release(engine, answer);
+    throw refused;
   }
 }
 
@@ -95,9 +84,9 @@ function events(first: Chunk | undefined, answer: Answer, engine: Engine, usage:
         send("[DONE]");
         controller.close();
       } catch (error) {
-        release(engine, answer, error);
-        if (gone) return;
         const { status, code, message } = refusal(error);
+        release(engine, answer);
+        if (gone) return;
         send(JSON.stringify(errorBody(status, code, message)));
         controller.close();
       } finally {
@@ -106,7 +95,7 @@ function events(first: Chunk | undefined, answer: Answer, engine: Engine, usage:
     },
     cancel() {
       gone = true;
-      if (broken) return;
+      if (hasCrashed()) return;
       answer.stop();
       if (!working) release(engine, answer);
     },

@@ -35,6 +35,7 @@ fn f16_at(bytes: &[u8], at: usize) -> u16 {
 }
 
 /// Low nibbles are the first half, high ones the second.
+#[inline(always)]
 fn nibbles(bytes: &[u8], values: &mut [u8]) {
     let (low, high) = values.split_at_mut(bytes.len());
     for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
@@ -43,10 +44,13 @@ fn nibbles(bytes: &[u8], values: &mut [u8]) {
 }
 
 /// Adds bit `i` of `bits` as bit 4 of value `i`.
+#[inline(always)]
 fn fifth_bits(bits: &[u8], values: &mut [u8; 32]) {
-    let bits = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
-    for (index, value) in values.iter_mut().enumerate() {
-        *value |= ((bits >> index & 1) as u8) << 4;
+    for (&bits, values) in bits.iter().zip(values.as_chunks_mut::<8>().0) {
+        // Byte `i` is bit `i` where it is, then a carry into bit 7 where that is set.
+        let each = (u64::from(bits) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let set = ((each + 0x7f7f_7f7f_7f7f_7f7f) >> 3) & 0x1010_1010_1010_1010;
+        *values = (u64::from_le_bytes(*values) | set).to_le_bytes();
     }
 }
 
@@ -58,6 +62,7 @@ fn first_32(block: &mut Block) -> &mut [u8; 32] {
 pub struct Q4_0;
 impl Encoding for Q4_0 {
     const BYTES: usize = 18;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         block.scale = f16_at(bytes, 0);
         nibbles(&bytes[2..18], first_32(block));
@@ -68,6 +73,7 @@ impl Encoding for Q4_0 {
 pub struct Q4_1;
 impl Encoding for Q4_1 {
     const BYTES: usize = 20;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         (block.scale, block.minimum) = (f16_at(bytes, 0), f16_at(bytes, 2));
         nibbles(&bytes[4..20], first_32(block));
@@ -78,6 +84,7 @@ impl Encoding for Q4_1 {
 pub struct Q5_0;
 impl Encoding for Q5_0 {
     const BYTES: usize = 22;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         block.scale = f16_at(bytes, 0);
         nibbles(&bytes[6..22], first_32(block));
@@ -89,6 +96,7 @@ impl Encoding for Q5_0 {
 pub struct Q5_1;
 impl Encoding for Q5_1 {
     const BYTES: usize = 24;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         (block.scale, block.minimum) = (f16_at(bytes, 0), f16_at(bytes, 2));
         nibbles(&bytes[8..24], first_32(block));
@@ -100,6 +108,7 @@ impl Encoding for Q5_1 {
 pub struct Q8_0;
 impl Encoding for Q8_0 {
     const BYTES: usize = 34;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         block.scale = f16_at(bytes, 0);
         first_32(block).copy_from_slice(&bytes[2..34]);
@@ -107,6 +116,7 @@ impl Encoding for Q8_0 {
 }
 
 /// The 6-bit scales and minima of Q4_K and Q5_K.
+#[inline(always)]
 fn scales_and_minima(bytes: &[u8], block: &mut Block) {
     for index in 0..4 {
         let (scale, minimum, mixed) = (bytes[index], bytes[index + 4], bytes[index + 8]);
@@ -121,6 +131,7 @@ fn scales_and_minima(bytes: &[u8], block: &mut Block) {
 pub struct Q4K;
 impl Encoding for Q4K {
     const BYTES: usize = 144;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         (block.scale, block.minimum) = (f16_at(bytes, 0), f16_at(bytes, 2));
         scales_and_minima(&bytes[4..16], block);
@@ -134,15 +145,14 @@ impl Encoding for Q4K {
 pub struct Q5K;
 impl Encoding for Q5K {
     const BYTES: usize = 176;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         (block.scale, block.minimum) = (f16_at(bytes, 0), f16_at(bytes, 2));
         scales_and_minima(&bytes[4..16], block);
         for (part, bytes) in bytes[48..176].chunks_exact(32).enumerate() {
             nibbles(bytes, &mut block.values[64 * part..][..64]);
         }
-        for (column, value) in block.values.iter_mut().enumerate() {
-            *value |= (bytes[16 + column % 32] >> (column / 32) & 1) << 4;
-        }
+        high_bits::<4>(&bytes[16..48], &mut block.values);
     }
 }
 
@@ -150,6 +160,7 @@ impl Encoding for Q5K {
 pub struct Q6K;
 impl Encoding for Q6K {
     const BYTES: usize = 210;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         block.scale = f16_at(bytes, 208);
         for half in 0..2 {
@@ -170,10 +181,20 @@ impl Encoding for Q6K {
 }
 
 /// Two bits of each value: four runs of 32 columns in 32 bytes.
+#[inline(always)]
 fn bit_pairs(bytes: &[u8], values: &mut [u8; 256]) {
-    for (column, value) in values.iter_mut().enumerate() {
-        let byte = bytes[column / 128 * 32 + column % 32];
-        *value = byte >> (column / 32 % 4 * 2) & 3;
+    for (bytes, values) in bytes.chunks_exact(32).zip(values.chunks_exact_mut(128)) {
+        for (run, values) in values.chunks_exact_mut(32).enumerate() {
+            values.iter_mut().zip(bytes).for_each(|(value, byte)| *value = byte >> (2 * run) & 3);
+        }
+    }
+}
+
+/// Adds bit `run` of 32 bytes as bit `BIT` of the values of run `run`, of 32 columns.
+#[inline(always)]
+fn high_bits<const BIT: usize>(bytes: &[u8], values: &mut [u8; 256]) {
+    for (run, values) in values.chunks_exact_mut(32).enumerate() {
+        values.iter_mut().zip(bytes).for_each(|(value, byte)| *value |= (byte >> run & 1) << BIT);
     }
 }
 
@@ -181,6 +202,7 @@ fn bit_pairs(bytes: &[u8], values: &mut [u8; 256]) {
 pub struct Q2K;
 impl Encoding for Q2K {
     const BYTES: usize = 84;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         (block.scale, block.minimum) = (f16_at(bytes, 80), f16_at(bytes, 82));
         for (index, byte) in bytes[..16].iter().enumerate() {
@@ -195,12 +217,11 @@ impl Encoding for Q2K {
 pub struct Q3K;
 impl Encoding for Q3K {
     const BYTES: usize = 110;
+    #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
         block.scale = f16_at(bytes, 108);
         bit_pairs(&bytes[32..96], &mut block.values);
-        for (column, value) in block.values.iter_mut().enumerate() {
-            *value |= (bytes[column % 32] >> (column / 32) & 1) << 2;
-        }
+        high_bits::<2>(&bytes[..32], &mut block.values);
         let scales = &bytes[96..108];
         for index in 0..16 {
             let low = if index < 8 { scales[index] & 15 } else { scales[index - 8] >> 4 };

@@ -56,35 +56,46 @@ pub trait Layout {
         if Self::TURNS { Self::BYTES } else { chunks * Self::BYTES }
     }
 
-    /// Packs one row's part of a chunk, which is zero there. Rows may end in the middle of a chunk.
-    fn pack(file: &[u8], row: usize, chunk: &mut [u8]) {
+    /// Packs a row, as the file has it, into its lanes of the chunks of its group, the first of which begins `group`. Rows
+    /// may end in the middle of a chunk.
+    fn pack(file: &[u8], row: usize, group: &mut [u8]) {
         let mut block = Block::new();
-        let (scales, integers) = chunk.split_at_mut(Self::INTEGERS_AT);
+        let blocks = Self::COLUMNS / Self::BLOCK;
         for (index, bytes) in file.chunks_exact(Self::Encoding::BYTES).enumerate() {
             Self::Encoding::decode(bytes, &mut block);
-            let first = index * Self::BLOCK / 32;
-            for (at, values) in block.values[..Self::BLOCK].as_chunks::<32>().0.iter().enumerate() {
-                let target = &mut integers[(first + at) * Self::Quants::BYTES..][..Self::Quants::BYTES];
-                Self::Quants::pack(values, row, target);
+            let chunk = &mut group[index / blocks * Self::CHUNK_STEP..][..Self::BYTES];
+            let (scales, integers) = chunk.split_at_mut(Self::INTEGERS_AT);
+            let integers = &mut integers[index % blocks * (Self::BLOCK / 32 * Self::Quants::BYTES)..];
+            let values = block.values[..Self::BLOCK].as_chunks::<32>().0;
+            for (values, integers) in values.iter().zip(integers.chunks_exact_mut(Self::Quants::BYTES)) {
+                Self::Quants::pack(values, row, integers);
             }
-            let lane = 4 * row;
-            if Self::BLOCK == 32 {
-                scales[lane + 2 * index..][..2].copy_from_slice(&block.scale.to_le_bytes());
-                if Self::MINIMA {
-                    scales[16 + lane + 2 * index..][..2].copy_from_slice(&block.minimum.to_le_bytes());
-                }
-                continue;
+            Self::pack_scales(&block, index % blocks, row, scales);
+        }
+    }
+
+    /// Packs the scales and minima of a row's block, the chunk's first or second.
+    #[inline(always)]
+    fn pack_scales(block: &Block, index: usize, row: usize, scales: &mut [u8]) {
+        let lane = 4 * row;
+        if Self::BLOCK == 32 {
+            scales[lane + 2 * index..][..2].copy_from_slice(&block.scale.to_le_bytes());
+            if Self::MINIMA {
+                scales[16 + lane + 2 * index..][..2].copy_from_slice(&block.minimum.to_le_bytes());
             }
-            scales[lane..][..2].copy_from_slice(&block.scale.to_le_bytes());
-            scales[lane + 2..][..2].copy_from_slice(&block.minimum.to_le_bytes());
-            for sub in 0..Self::BLOCK / Self::SUB_BLOCK {
-                let word = 16 * (sub / 4) + lane;
-                // The first of four is on top: kernels shift them out there, with their sign.
-                scales[16 + word + 3 - sub % 4] = block.scales[sub] as u8;
-                if Self::MINIMA {
-                    // Pairs for 16-bit lanes: first and second in the low halves, third and fourth in the high ones.
-                    scales[Self::MINIMA_AT + word + [0, 2, 1, 3][sub % 4]] = block.minima[sub];
-                }
+            return;
+        }
+        let halves = [block.scale.to_le_bytes(), block.minimum.to_le_bytes()];
+        scales[lane..][..4].copy_from_slice(halves.as_flattened());
+        for four in 0..Self::BLOCK / Self::SUB_BLOCK / 4 {
+            let at = 16 * four + lane;
+            let [a, b, c, d] = block.scales.as_chunks::<4>().0[four].map(|scale| scale as u8);
+            // The first of four is on top: kernels shift them out there, with their sign.
+            scales[16 + at..][..4].copy_from_slice(&[d, c, b, a]);
+            if Self::MINIMA {
+                // Pairs for 16-bit lanes: first and second in the low halves, third and fourth in the high ones.
+                let [a, b, c, d] = block.minima.as_chunks::<4>().0[four];
+                scales[Self::MINIMA_AT + at..][..4].copy_from_slice(&[a, c, b, d]);
             }
         }
     }

@@ -83,10 +83,7 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
             let group = &mut bytes[first_chunk(index)..];
             for lane in 0..4 {
                 let (file, values) = row::<L>(columns, scales, &mut random);
-                let of_chunk = L::COLUMNS / L::BLOCK * L::Encoding::BYTES;
-                for (index, file) in file.chunks(of_chunk).enumerate() {
-                    L::pack(file, lane, &mut group[index * L::CHUNK_STEP..][..L::BYTES]);
-                }
+                L::pack(&file, lane, group);
                 let mut unpacked = vec![0.0; columns];
                 unsafe { unpack_row::<L>(group.as_ptr(), lane, &mut unpacked) };
                 for (a, b) in unpacked.iter().zip(&values) {

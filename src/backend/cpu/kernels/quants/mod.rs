@@ -74,6 +74,14 @@ pub trait Quants {
     unsafe fn input(at: *const u8, step: usize) -> Self::Input;
     /// `sum` and the products of a step with the input, in each lane.
     fn add(sum: V, step: V, input: Self::Input) -> V;
-    /// Packs the 32 integers of row `row` of four into `block`, which is zero there.
+    /// Packs the 32 integers of row `row` of four into `block`.
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]);
+}
+
+/// Puts a row's lanes into the words of a block.
+#[inline(always)]
+fn put<const WORDS: usize>(lanes: [u32; WORDS], row: usize, block: &mut [u8]) {
+    for (lane, word) in lanes.into_iter().zip(block.as_chunks_mut::<16>().0) {
+        word.as_chunks_mut::<4>().0[row] = lane.to_le_bytes();
+    }
 }

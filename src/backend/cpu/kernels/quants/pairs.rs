@@ -6,7 +6,7 @@
 //! products of a block are [`Quants::SCALE`] times as large.
 
 use super::super::simd::{self, V, add_i32, and, dot_i16, load, opaque, or, shl_i16, shr_u16, splat};
-use super::{Lanes, MOST_STEPS, Quants};
+use super::{Lanes, MOST_STEPS, Quants, put};
 
 /// Pairs in a block of 32 columns.
 pub const PAIRS: usize = MOST_STEPS;
@@ -36,11 +36,17 @@ unsafe fn word(at: *const u8, index: usize) -> V {
     unsafe { load(at.add(16 * index)) }
 }
 
-/// Sets bits of the 16-bit lane of `word` that belongs to `row` and to even (0) or odd (1) columns.
-fn set(block: &mut [u8], word: usize, row: usize, odd: usize, bits: u16) {
-    let at = 16 * word + 4 * row + 2 * odd;
-    let lane = u16::from_le_bytes([block[at], block[at + 1]]) | bits;
-    block[at..at + 2].copy_from_slice(&lane.to_le_bytes());
+/// The pairs of a row as lanes: what shifts one, shifts both of its columns.
+#[inline(always)]
+fn lanes(values: &[u8; 32]) -> [u32; PAIRS] {
+    let pairs = values.as_chunks::<2>().0;
+    std::array::from_fn(|pair| u32::from(pairs[pair][0]) | u32::from(pairs[pair][1]) << 16)
+}
+
+/// Bit `index` of both columns.
+#[inline(always)]
+fn bit(pair: u32, index: usize) -> u32 {
+    pair >> index & 0x0001_0001
 }
 
 /// 8 bits, signed: as they are.
@@ -57,9 +63,10 @@ impl Quants for Bits8 {
     unsafe fn step(at: *const u8, pair: usize, _: ()) -> V {
         unsafe { simd::load_i8(at.add(8 * pair).cast()) }
     }
+    #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (pair, columns) in values.as_chunks::<2>().0.iter().enumerate() {
-            block[8 * pair + 2 * row..][..2].copy_from_slice(columns);
+        for (columns, pair) in values.as_chunks::<2>().0.iter().zip(block.as_chunks_mut::<8>().0) {
+            pair.as_chunks_mut::<2>().0[row] = *columns;
         }
     }
 }
@@ -86,11 +93,11 @@ impl Quants for Bits4 {
             place => and(word, masks[place]),
         }
     }
+    #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (column, &value) in values.iter().enumerate() {
-            let pair = column / 2;
-            set(block, pair / 4, row, column % 2, u16::from(value) << (4 * (pair % 4)));
-        }
+        let pairs = lanes(values);
+        let lane = |[a, b, c, d]: [u32; 4]| a | b << 4 | c << 8 | d << 12;
+        put([0, 1, 2, 3].map(|word| lane(pairs.as_chunks::<4>().0[word])), row, block);
     }
 }
 
@@ -122,15 +129,14 @@ impl Quants for Bits5 {
             _ => shr_u16::<11>(word),
         }
     }
+    #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (column, &value) in values.iter().enumerate() {
-            let (pair, odd, value) = (column / 2, column % 2, u16::from(value));
-            if pair == 15 {
-                (0..5).for_each(|word| set(block, word, row, odd, value >> word & 1));
-            } else {
-                set(block, pair / 3, row, odd, value << (5 * (pair % 3) + 1));
-            }
-        }
+        let pairs = lanes(values);
+        let word = |word: usize| {
+            let [a, b, c] = pairs.as_chunks::<3>().0[word];
+            bit(pairs[15], word) | a << 1 | b << 6 | c << 11
+        };
+        put([0, 1, 2, 3, 4].map(word), row, block);
     }
 }
 
@@ -158,18 +164,16 @@ impl Quants for Bits6 {
             place => shr_u16::<10>(word(place / 2)),
         }
     }
+    #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (column, &value) in values.iter().enumerate() {
-            let (pair, odd, value) = (column / 2, column % 2, u16::from(value));
-            let first = 3 * (pair / 8);
-            match pair % 8 {
-                place @ (6 | 7) => {
-                    set(block, first + place - 6, row, odd, value & 15);
-                    set(block, first + 2, row, odd, value >> 4 << (2 * (place - 6)));
-                }
-                place => set(block, first + place / 2, row, odd, value << (4 + 6 * (place % 2))),
-            }
-        }
+        let pairs = lanes(values);
+        let half = |[a, b, c, d, e, f, g, h]: [u32; 8]| {
+            let low = |pair: u32| pair & 0x000f_000f;
+            let high = |pair: u32| pair >> 4 & 0x0003_0003;
+            [low(g) | a << 4 | b << 10, low(h) | c << 4 | d << 10, high(g) | high(h) << 2 | e << 4 | f << 10]
+        };
+        let [[a, b, c], [d, e, f]] = [0, 1].map(|index| half(pairs.as_chunks::<8>().0[index]));
+        put([a, b, c, d, e, f], row, block);
     }
 }
 
@@ -200,15 +204,14 @@ impl Quants for Bits3 {
             place => and(word, masks[place]),
         }
     }
+    #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (column, &value) in values.iter().enumerate() {
-            let (pair, odd, value) = (column / 2, column % 2, u16::from(value));
-            if pair == 15 {
-                (0..3).for_each(|word| set(block, word, row, odd, value >> word & 1));
-            } else {
-                set(block, pair / 5, row, odd, value << (3 * (pair % 5) + 1));
-            }
-        }
+        let pairs = lanes(values);
+        let word = |word: usize| {
+            let [a, b, c, d, e] = pairs.as_chunks::<5>().0[word];
+            bit(pairs[15], word) | a << 1 | b << 4 | c << 7 | d << 10 | e << 13
+        };
+        put([0, 1, 2].map(word), row, block);
     }
 }
 
@@ -236,10 +239,12 @@ impl Quants for Bits2 {
             place => and(word, masks[place]),
         }
     }
+    #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (column, &value) in values.iter().enumerate() {
-            let pair = column / 2;
-            set(block, pair / 8, row, column % 2, u16::from(value) << (2 * (pair % 8)));
-        }
+        let pairs = lanes(values);
+        let lane = |[a, b, c, d, e, f, g, h]: [u32; 8]| {
+            a | b << 2 | c << 4 | d << 6 | e << 8 | f << 10 | g << 12 | h << 14
+        };
+        put([0, 1].map(|word| lane(pairs.as_chunks::<8>().0[word])), row, block);
     }
 }

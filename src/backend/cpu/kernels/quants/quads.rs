@@ -7,7 +7,7 @@
 //! magnitude: their sum is known beforehand and starts the sum of products.
 
 use super::super::simd::{self, V, and, dot_i8, lane, load, opaque, or, shl_i16, shr_u16, xor};
-use super::{Lanes, Quants};
+use super::{Lanes, Quants, put};
 
 /// Integers of `LOW + HIGH` bits: `LOW` words of low bits, then `HIGH` words of high bits. A word has the bits of so
 /// many quads as fit a byte, the first in the lowest bits.
@@ -94,15 +94,22 @@ impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
     fn add(sum: V, step: V, input: V) -> V {
         dot_i8(input, step, sum)
     }
+    #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (column, &value) in values.iter().enumerate() {
-            let (quad, byte) = (column / 4, 4 * row + column % 4);
+        let mut lanes = [0; 8];
+        let low = 0x0101_0101 * ((1 << LOW) - 1);
+        for (quad, columns) in values.as_chunks::<4>().0.iter().enumerate() {
+            let columns = u32::from_le_bytes(*columns);
             let (word, bit) = place(quad, LOW);
-            block[16 * word + byte] |= (value & ((1 << LOW) - 1)) << bit;
+            lanes[word] |= (columns & low) << bit;
             if HIGH > 0 {
                 let (word, bit) = place(quad, HIGH);
-                block[16 * (LOW + word) + byte] |= value >> LOW << bit;
+                lanes[LOW + word] |= (columns & !low) >> LOW << bit;
             }
+        }
+        let (words, _) = block.as_chunks_mut::<16>();
+        for (lane, word) in lanes.into_iter().zip(&mut words[..LOW + HIGH]) {
+            word.as_chunks_mut::<4>().0[row] = lane.to_le_bytes();
         }
     }
 }
@@ -131,9 +138,9 @@ impl Quants for Bits8 {
     fn add(sum: V, step: V, [magnitudes, signs]: [V; 2]) -> V {
         dot_i8(xor(step, signs), magnitudes, sum)
     }
+    #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (quad, columns) in values.as_chunks::<4>().0.iter().enumerate() {
-            block[16 * quad + 4 * row..][..4].copy_from_slice(columns);
-        }
+        let quads = values.as_chunks::<4>().0;
+        put::<8>(std::array::from_fn(|quad| u32::from_le_bytes(quads[quad])), row, block);
     }
 }
