@@ -297,3 +297,99 @@ fn accumulate(target: &mut [f32], shrink: f32, products: [V; 2]) {
         *target = shrink * *target + added;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than two ranges, the last not whole.
+    const CONTEXT: usize = 2 * RANGE + 75;
+
+    fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|index| ((index * 7919 + seed) % 1009) as f32 / 252.0 - 2.0).collect()
+    }
+
+    /// Attention of every position, in steps of `step` rows.
+    fn attended(attention: &Attention, threads: usize, step: usize) -> Vec<f32> {
+        let Heads { query, kv, size } = attention.heads;
+        let (pool, mut cache) = (Pool::new(threads), Cache::new(CONTEXT, attention.heads).unwrap());
+        let [queries, keys, values] = inputs(attention.heads);
+        let mut out = vec![0.0; queries.len()];
+        let mut scratch = Vec::new();
+        let width = query * size;
+        for first in (0..CONTEXT).step_by(step) {
+            let end = CONTEXT.min(first + step);
+            for position in first..end {
+                let row = position * kv * size..(position + 1) * kv * size;
+                cache.store(position, &keys[row.clone()], &values[row]);
+            }
+            let rows = first * width..end * width;
+            let (queries, out) = (&queries[rows.clone()], &mut out[rows]);
+            cache.attend(&pool, first, queries, attention, &mut scratch, out).unwrap();
+        }
+        out
+    }
+
+    fn inputs(Heads { query, kv, size }: Heads) -> [Vec<f32>; 3] {
+        [(query, 1), (kv, 2), (kv, 3)].map(|(heads, seed)| numbers(CONTEXT * heads * size, seed))
+    }
+
+    /// The same, by definition.
+    fn expected(attention: &Attention) -> Vec<f64> {
+        let Heads { query, kv, size } = attention.heads;
+        let [queries, keys, values] = inputs(attention.heads);
+        let mut out = Vec::new();
+        for position in 0..CONTEXT {
+            for head in 0..query {
+                let first = attention.window.map_or(0, |window| (position + 1).saturating_sub(window));
+                let last = if attention.causal { position } else { CONTEXT - 1 };
+                let shared = |at: usize| (at * kv + head / (query / kv)) * size;
+                let q = &queries[(position * query + head) * size..][..size];
+                let dot = |at| q.iter().zip(&keys[shared(at)..]).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+                let cap = |score: f64| match attention.softcap {
+                    Some(cap) => f64::from(cap) * (score / f64::from(cap)).tanh(),
+                    None => score,
+                };
+                let weights: Vec<f64> =
+                    (first..=last).map(|at| cap(f64::from(attention.scale) * dot(at)).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                out.extend((0..size).map(|element| {
+                    let weighted = (first..=last).zip(&weights);
+                    weighted.map(|(at, weight)| weight * f64::from(values[shared(at) + element])).sum::<f64>()
+                        / total
+                }));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn long_contexts_are_attended_to_whatever_threads_and_steps() {
+        let heads = |query, kv, size| Heads { query, kv, size };
+        let plain =
+            Attention { heads: heads(3, 1, 20), scale: 0.2, softcap: None, window: None, causal: true };
+        let cases = [
+            plain,
+            Attention { window: Some(RANGE + 10), softcap: Some(5.0), ..plain },
+            Attention { heads: heads(5, 1, 16), window: Some(40), ..plain },
+            Attention { heads: heads(2, 2, 8), causal: false, ..plain },
+        ];
+        for attention in cases {
+            let whole = attended(&attention, 1, CONTEXT);
+            for (out, expected) in whole.iter().zip(expected(&attention)) {
+                assert!((f64::from(*out) - expected).abs() < 2e-5, "{attention:?}: {out} for {expected}");
+            }
+            // Without causality what a step sees is the step.
+            let steps: &[usize] = if attention.causal { &[1, 7, 64] } else { &[] };
+            for &step in steps {
+                assert!(attended(&attention, 1, step) == whole, "{attention:?}, steps of {step}");
+            }
+            for threads in [2, 3] {
+                assert!(attended(&attention, threads, CONTEXT) == whole, "{attention:?}, {threads} threads");
+            }
+            if attention.causal {
+                assert!(attended(&attention, 3, 1) == whole, "{attention:?}, 3 threads, steps of 1");
+            }
+        }
+    }
+}
