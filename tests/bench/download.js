@@ -72,7 +72,6 @@ for (let round = 0; round < Number(options.rounds); round++) {
     const context = await launchOnDisk(profile, gpu ? softwareGPU : []);
     for (const what of ["first", "again"]) {
       const page = await context.newPage();
-      page.setDefaultTimeout(0);
       await page.goto(server.url);
       await page.waitForFunction(() => document.title === "ready");
       const run = await page.evaluate((name) => window[name](), name);

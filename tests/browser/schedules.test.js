@@ -228,11 +228,13 @@ describe("a download", () => {
       const exact = outcomes.filter(({ exact }) => exact).length;
       const sum = (key) => outcomes.reduce((sum, outcome) => sum + outcome[key], 0);
       console.log(`${where}: ${exact} exact, ${count - exact} errors, ${sum("faults")} faults, ${sum("inFiles")} of ${sum("pieces")} pieces in files`);
-      // The schedules are neither too kind nor too cruel to say anything.
-      assert.ok(exact > count / 2 && exact < count && sum("faults") > 2 * count, `${exact} exact, ${sum("faults")} faults`);
-      // What takes the place of wrong bytes is kept in the database.
-      if (path === "/schedules") assert.ok(sum("inFiles") > 0.9 * sum("pieces"));
-      else assert.equal(sum("inFiles"), 0);
+      // The schedules are neither too kind nor too cruel to say anything; of few perhaps none ends in an error.
+      assert.ok(exact > count / 2 && sum("faults") > 2 * count, `${exact} exact, ${sum("faults")} faults`);
+      if (path === "/schedules") {
+        assert.ok(exact < count, "some end in an error");
+        // What takes the place of wrong bytes is kept in the database.
+        assert.ok(sum("inFiles") > 0.9 * sum("pieces"));
+      } else assert.equal(sum("inFiles"), 0);
       await page.close();
     });
   }

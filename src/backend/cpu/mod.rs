@@ -63,6 +63,8 @@ pub struct Cpu {
     scratch: Vec<f32>,
     /// The second factor of a gated activation.
     scratch_up: Vec<f32>,
+    /// What ranges of positions add to an attention's result.
+    scratch_attention: Vec<f32>,
     /// The input of a matrix product as its kernel wants it.
     rounded: RefCell<Input>,
     rotations: Rotations,
@@ -442,7 +444,8 @@ impl Backend for Cpu {
         let len = rows * attention.heads.query * attention.heads.size;
         let queries = &self.buffers[q.0][..len];
         let started = self.times.start();
-        self.caches[cache.0].attend(&self.pool, position, queries, attention, &mut out_values[..len])?;
+        let (cache, scratch) = (&self.caches[cache.0], &mut self.scratch_attention);
+        cache.attend(&self.pool, position, queries, attention, scratch, &mut out_values[..len])?;
         self.times.stop(started, || "attend".into());
         self.put(out, out_values);
         Ok(())
