@@ -79,13 +79,16 @@ impl Cache {
         let tiles = sharing.div_ceil(QUERIES);
         let end = position + rows;
         let ranges = end.div_ceil(RANGE);
-        let together = (PIECES / (kv * tiles)).clamp(1, ranges);
+        // The first row's window begins earliest.
+        let last = if attention.causal { position } else { end - 1 };
+        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window)) / RANGE;
+        let together = (PIECES / (kv * tiles)).clamp(1, ranges - begin);
         // A sum for each query: of all ranges so far, and of each that is computed together with others.
         let (count, width) = (rows * query, size + SOFTMAX);
-        super::resize(scratch, (1 + together) * count * width);
+        super::resize(scratch, (1 + together) * count * width)?;
         let (totals, parts) = scratch.split_at_mut(count * width);
         totals.chunks_exact_mut(width).for_each(clear);
-        for first_range in (0..ranges).step_by(together) {
+        for first_range in (begin..ranges).step_by(together) {
             let together = together.min(ranges - first_range);
             let parts = &mut parts[..together * count * width];
             let shared = Parts::new(parts);
@@ -373,6 +376,7 @@ mod tests {
             Attention { window: Some(RANGE + 10), softcap: Some(5.0), ..plain },
             Attention { heads: heads(5, 1, 16), window: Some(40), ..plain },
             Attention { heads: heads(2, 2, 8), causal: false, ..plain },
+            Attention { heads: heads(4, 2, 20), window: Some(RANGE / 2), ..plain },
         ];
         for attention in cases {
             let whole = attended(&attention, 1, CONTEXT);

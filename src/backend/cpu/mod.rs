@@ -200,7 +200,7 @@ impl Cpu {
     fn normed(&mut self, norm: &Norm, rows: Range<usize>, input: Buffer) -> Result<Vec<f32>> {
         let width = self.vectors[norm.scale.0].len();
         let mut scratch = std::mem::take(&mut self.scratch);
-        resize(&mut scratch, rows.len() * width);
+        resize(&mut scratch, rows.len() * width)?;
         let input = &self.buffers[input.0][rows.start * width..rows.end * width];
         self.norm_rows(norm, input, &mut scratch[..rows.len() * width])?;
         Ok(scratch)
@@ -231,17 +231,21 @@ impl Cpu {
 }
 
 /// Makes room for `len` numbers without giving any back.
-fn resize(scratch: &mut Vec<f32>, len: usize) {
+fn resize(scratch: &mut Vec<f32>, len: usize) -> Result<()> {
     if scratch.len() < len {
+        scratch.try_reserve_exact(len - scratch.len()).map_err(|_| no_memory(len))?;
         scratch.resize(len, 0.0);
     }
+    Ok(())
+}
+
+fn no_memory(len: usize) -> Error {
+    let megabytes = len.saturating_mul(size_of::<f32>()) / 1_000_000;
+    Error::resource_exhausted(format!("no memory for {megabytes} MB. Choose a smaller model or context"))
 }
 
 fn zeros(len: usize) -> Result<Vec<f32>> {
-    Vec::<f32>::new().try_reserve_exact(len).map_err(|_| {
-        let megabytes = len.saturating_mul(size_of::<f32>()) / 1_000_000;
-        Error::resource_exhausted(format!("no memory for {megabytes} MB. Choose a smaller model or context"))
-    })?;
+    Vec::<f32>::new().try_reserve_exact(len).map_err(|_| no_memory(len))?;
     // Zeroed by the system, page by page as they are used: a context that is never filled costs little.
     Ok(vec![0.0; len])
 }
@@ -381,7 +385,7 @@ impl Backend for Cpu {
         let width = self.matrices[linear.weight.0].rows;
         let mut x_values = self.take(x);
         let mut projected = std::mem::take(&mut self.scratch);
-        resize(&mut projected, 2 * rows * width);
+        resize(&mut projected, 2 * rows * width)?;
         let (projected_rows, normed_rows) = projected.split_at_mut(rows * width);
         self.apply(linear, rows, &self.buffers[input.0], projected_rows)?;
         match norm {
@@ -463,7 +467,7 @@ impl Backend for Cpu {
         let width = self.matrices[gate.weight.0].rows;
         self.with_input(rows, x, norm, |cpu, input| {
             let mut outs = [cpu.take(out), std::mem::take(&mut cpu.scratch_up)];
-            resize(&mut outs[1], rows * width);
+            resize(&mut outs[1], rows * width)?;
             cpu.apply_all(&[*gate, *up], rows, input, &mut outs)?;
             let [mut gated, upped] = outs;
             let used = &mut gated[..rows * width];

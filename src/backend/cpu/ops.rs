@@ -172,6 +172,28 @@ fn gelu_erf(x: V) -> V {
     sub_f32(max_f32(x, zero), mul_f32(mul_f32(all_f32(0.5), size), tail))
 }
 
+/// Scores of a vocabulary that are looked at together: hardly any is among the best.
+const RUN: usize = 64;
+
+/// Whether all are numbers below infinity.
+fn all_below_infinity(scores: &[f32]) -> bool {
+    scores.iter().fold(true, |all, score| all & (*score < f32::INFINITY))
+}
+
+/// Whether no score is above `threshold`.
+fn none_above(scores: &[f32], threshold: f32) -> bool {
+    !scores.iter().fold(false, |any, score| any | (*score > threshold))
+}
+
+/// `Σ exp(score − highest)`.
+fn sum_of_exp(scores: &[f32], highest: f32) -> f32 {
+    let (fours, rest) = scores.as_chunks::<4>();
+    let part = |scores: &[f32; 4]| exp(sub_f32(from_lanes(scores), all_f32(highest)));
+    let fours = fours.iter().fold(all_f32(0.0), |sum, four| add_f32(sum, part(four)));
+    let rest = rest.iter().map(|score| lanes(part(&[*score; 4]))[0]);
+    lanes(fours).into_iter().chain(rest).sum()
+}
+
 /// See [`crate::backend::Backend::top_k`].
 pub(crate) fn top_k(scores: &[f32], wanted: &Wanted, out: &mut Top) {
     let Wanted { count, ref places, sum } = *wanted;
@@ -179,19 +201,24 @@ pub(crate) fn top_k(scores: &[f32], wanted: &Wanted, out: &mut Top) {
         |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0));
     let best = &mut out.best;
     best.clear();
-    out.finite = scores.iter().all(|score| !score.is_nan() && *score < f32::INFINITY);
+    out.finite = scores.chunks(RUN).all(all_below_infinity);
     if !out.finite {
         return;
     }
     // With twice as many as wanted the lower half goes. A later score must then beat the lowest of the
     // others; if it only equals that one it loses, because its place is higher.
     let mut threshold = None;
-    for (place, &score) in (0..).zip(scores) {
-        if threshold.is_none_or(|threshold| score > threshold) {
-            best.push((place, score));
-            if best.len() == 2 * count {
-                threshold = Some(best.select_nth_unstable_by(count - 1, higher).1.1);
-                best.truncate(count);
+    for (run, scores) in scores.chunks(RUN).enumerate() {
+        if threshold.is_some_and(|threshold| none_above(scores, threshold)) {
+            continue;
+        }
+        for (place, &score) in (run * RUN..).zip(scores) {
+            if threshold.is_none_or(|threshold| score > threshold) {
+                best.push((place as u32, score));
+                if best.len() == 2 * count {
+                    threshold = Some(best.select_nth_unstable_by(count - 1, higher).1.1);
+                    best.truncate(count);
+                }
             }
         }
     }
@@ -201,7 +228,7 @@ pub(crate) fn top_k(scores: &[f32], wanted: &Wanted, out: &mut Top) {
     out.picked.extend(places.iter().map(|&place| scores[place as usize]));
     let highest = best.first().map_or(0.0, |(_, highest)| *highest);
     out.sum = match sum && highest > f32::NEG_INFINITY {
-        true => scores.iter().map(|score| f64::from((score - highest).exp())).sum(),
+        true => scores.chunks(RUN).map(|run| f64::from(sum_of_exp(run, highest))).sum(),
         false => 0.0,
     };
 }
