@@ -95,10 +95,12 @@ function draws(seed) {
 const look = `<!doctype html><script type="module">
   const wait = (request) => new Promise((done, fail) => Object.assign(request, { onsuccess: () => done(request.result), onerror: () => fail(request.error) }));
 
+  const contentOf = (repo, etag) => [repo.replace("/", "@"), etag].join("@");
+
   /** The bytes of pieces whose ids end so are in a file of their content's name, at the place that they have in that. */
   async function inFile([repo, etag, start, end]) {
     const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("candlewick");
-    const handle = await folder.getFileHandle([repo.replace("/", "@"), etag].join("@"));
+    const handle = await folder.getFileHandle(contentOf(repo, etag));
     return (await handle.getFile()).slice(start, end);
   }
 
@@ -107,9 +109,15 @@ const look = `<!doctype html><script type="module">
     // Opening it would make it.
     if (!(await indexedDB.databases()).some(({ name }) => name === "candlewick")) return { files: [], pieces: [] };
     const database = await wait(indexedDB.open("candlewick"));
+    const within = IDBKeyRange.bound([repo], [repo, []]);
+    const [file] = await wait(database.transaction("files").objectStore("files").getAll(within));
+    // What was being written when a download failed is written to its end.
+    return navigator.locks.request("candlewick " + contentOf(repo, file?.key.etag), () => read(database, within));
+  }
+
+  async function read(database, within) {
     const transaction = database.transaction(["files", "pieces"]);
     const pieces = transaction.objectStore("pieces");
-    const within = IDBKeyRange.bound([repo], [repo, []]);
     const [files, keys, values] = await Promise.all([transaction.objectStore("files").getAll(within), pieces.getAllKeys(within), pieces.getAll(within)].map(wait));
     database.close();
     const hex = async (value) => Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", value)), (byte) => byte.toString(16).padStart(2, "0")).join("");

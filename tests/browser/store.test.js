@@ -425,6 +425,22 @@ describe("a model by name", () => {
     assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right"]);
   });
 
+  test("is not called whole before it was checked again", async () => {
+    const repo = { commit: COMMIT.replace("0", "1"), files: { "story.gguf": { file: FILE } } };
+    const [newer, older] = [`${MODEL}@${repo.commit}`, MODEL];
+    const { options } = await world();
+    assert.equal((await tell(page, options, older)).trimEnd?.(), story);
+    // The same content by another commit.
+    const { options: same } = await world({ repo });
+    assert.equal((await tell(page, same, newer)).trimEnd?.(), story);
+    assert.deepEqual((await list(page, options)).map(({ complete }) => complete), [true, true]);
+    await inFolder(page, (folder, name) => folder.removeEntry(name));
+    const wrong = await world({ repo, rate: 1, kinds: ["flip"] });
+    assert.equal((await tell(page, wrong.options, newer)).code, "corrupt_model");
+    assert.deepEqual((await list(page, options)).map(({ commit, complete }) => [commit, complete]), [[COMMIT, false]]);
+    assert.equal((await tell(page, options, older)).trimEnd?.(), story);
+  });
+
   test("leaves no file behind that no record refers to, and takes none from who may be fetching it", async () => {
     const { options } = await world();
     await tell(page, options);
@@ -432,13 +448,15 @@ describe("a model by name", () => {
     for (const name of [orphan, busy]) await page.evaluate(async (name) => (await (await navigator.storage.getDirectory()).getDirectoryHandle("candlewick")).getFileHandle(name, { create: true }), name);
     const second = await open();
     await second.evaluate((name) => new Promise((granted) => void navigator.locks.request(`candlewick ${name}`, () => new Promise((release) => (Object.assign(window, { release }), granted())))), busy);
+    await inFolder(page, (folder) => folder.getFileHandle("somebody-elses", { create: true }));
     await list(page, options);
-    assert.deepEqual((await names(page)).sort(), [busy, CONTENT]);
+    assert.deepEqual((await names(page)).sort(), [busy, CONTENT, "somebody-elses"]);
     await second.evaluate(() => window.release());
     // What was cleared without its files leaves them to the next who comes.
     await page.evaluate(() => new Promise((done, fail) => Object.assign(indexedDB.deleteDatabase("candlewick"), { onsuccess: done, onerror: fail, onblocked: fail })));
     await list(page, options);
-    assert.deepEqual(await names(page), []);
+    assert.deepEqual(await names(page), ["somebody-elses"]);
+    await inFolder(page, (folder) => folder.removeEntry("somebody-elses"));
   });
 
   test("does not fit on a disk, says so, and goes on where there is room again", async () => {
@@ -481,6 +499,28 @@ describe("a model by name", () => {
       for (let time = 0; time < 2; time++) assert.equal((await tell(page, options)).trimEnd?.(), story);
       assert.equal(asked(await log()), storyteller.length);
     }
+  });
+
+  test("comes where a page holds another database of its name, and is kept when that is let go", async () => {
+    const { options, log } = await world();
+    await page.evaluate(
+      () =>
+        new Promise((done, fail) => {
+          indexedDB.deleteDatabase("candlewick").onsuccess = () => {
+            const request = indexedDB.open("candlewick", 1);
+            Object.assign(request, { onsuccess: () => done((window.held = request.result)), onerror: fail, onblocked: fail });
+          };
+        }).then(() => {}),
+    );
+    assert.equal((await tell(page, options)).trimEnd?.(), story);
+    assert.deepEqual(await page.evaluate(() => [...window.held.objectStoreNames]), []);
+    await page.evaluate(() => window.held.close());
+    // The first Worker may not have ended yet.
+    do assert.equal((await tell(page, options)).trimEnd?.(), story);
+    while ((await list(page, options)).length === 0);
+    const before = asked(await log());
+    assert.equal((await tell(page, options)).trimEnd?.(), story);
+    assert.equal(asked(await log()), before);
   });
 
   test("is kept where the browser stores no Blobs", async () => {

@@ -1,9 +1,13 @@
 //! An open database, and what its requests come to.
 
+use crate::http::sleep;
 use crate::{Code, Error, Result};
+use futures_util::future::{Either, select};
 use js_sys::{Array, Promise, Reflect};
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
@@ -29,13 +33,16 @@ impl Connection {
         let factory = Reflect::get(&js_sys::global(), &"indexedDB".into()).unwrap_or_default();
         let factory: IdbFactory =
             factory.dyn_into().map_err(|_| Error::internal("this browser has no IndexedDB here"))?;
-        let mut database = opened(factory.open(NAME)).await?;
+        let mut database = opened(factory.open(NAME)).await.map_err(unopened)?;
         if lacks_stores(&database) {
             let next = database.version() + 1.0;
             database.close();
-            let upgraded = opened(factory.open_with_f64(NAME, next)).await;
-            // Another tab may have been faster.
-            database = if upgraded.is_ok() { upgraded } else { opened(factory.open(NAME)).await }?;
+            let upgraded = match opened(factory.open_with_f64(NAME, next)).await {
+                // Another tab was faster.
+                Err(Some(error)) if error.name() == "VersionError" => opened(factory.open(NAME)).await,
+                upgraded => upgraded,
+            };
+            database = upgraded.map_err(unopened)?;
             if lacks_stores(&database) {
                 database.close();
                 return Err(Error::internal(format!("another database is in the way, whose name is {NAME}")));
@@ -67,28 +74,52 @@ impl Drop for Connection {
     }
 }
 
-/// The database, with the stores that it lacked where this opening made a new version of it.
-async fn opened(request: Result<IdbOpenDbRequest, JsValue>) -> Result<IdbDatabase> {
-    let request = request.map_err(failure)?;
+/// How long others have to let go of an older version.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The database, with the stores that it lacked where this opening made a new version of it; or why there is none, which
+/// is nothing where somebody holds an older version.
+async fn opened(request: Result<IdbOpenDbRequest, JsValue>) -> Result<IdbDatabase, Option<DomException>> {
+    let request = request.map_err(|error| error.dyn_into().ok())?;
     let upgrading = request.clone();
-    let upgrade = Closure::once(move || {
+    // It may be called when nobody waits any more.
+    let upgrade = Closure::once_into_js(move || {
         // An upgrade that fails makes the opening fail.
         let _ = upgrade(&upgrading);
     });
-    request.set_onupgradeneeded(Some(upgrade.as_ref().unchecked_ref()));
+    request.set_onupgradeneeded(Some(upgrade.unchecked_ref()));
     let settled = Promise::new(&mut |resolve, reject| {
         request.set_onsuccess(Some(&resolve));
         request.set_onerror(Some(&reject));
-        // A tab with an older version that does not let go.
-        request.set_onblocked(Some(&reject));
     });
-    if JsFuture::from(settled).await.is_err() {
-        return Err(match request.error() {
-            Ok(Some(error)) => failure(error.into()),
-            _ => Error::internal("another tab holds an older version of the model store. Close it"),
-        });
+    let blocked = Promise::new(&mut |resolve, _| request.set_onblocked(Some(&resolve)));
+    let blocked_for_long = async {
+        let _ = JsFuture::from(blocked).await;
+        sleep(PATIENCE).await;
+    };
+    match select(JsFuture::from(settled), pin!(blocked_for_long)).await {
+        Either::Left((Ok(_), _)) => {}
+        Either::Left(_) => return Err(request.error().unwrap_or(None)),
+        Either::Right(_) => {
+            // It is still under way, and would hold what comes of it.
+            let late = request.clone();
+            let close = Closure::once_into_js(move || {
+                if let Ok(database) = late.result() {
+                    database.unchecked_into::<IdbDatabase>().close();
+                }
+            });
+            request.set_onsuccess(Some(close.unchecked_ref()));
+            return Err(None);
+        }
     }
-    Ok(request.result().map_err(failure)?.unchecked_into())
+    Ok(request.result().map_err(|error| error.dyn_into().ok())?.unchecked_into())
+}
+
+fn unopened(error: Option<DomException>) -> Error {
+    match error {
+        Some(error) => failure(error.into()),
+        None => Error::internal(format!("a page of this site holds a database called {NAME}. Close it")),
+    }
 }
 
 fn lacks_stores(database: &IdbDatabase) -> bool {

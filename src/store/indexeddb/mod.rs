@@ -23,7 +23,8 @@ mod room;
 
 use super::at_once::at_once;
 use super::cache::{Key, Record, Store, Written};
-use super::origin;
+use super::origin::{self, Turn};
+use crate::hub::is_hash;
 use crate::{Code, Error, Result};
 use async_lock::Mutex;
 use connection::{Connection, FILES, NAME, NOTES, PIECES, committed, done, failure};
@@ -36,7 +37,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{Blob, IdbObjectStore, IdbTransaction, IdbTransactionMode};
@@ -55,6 +56,8 @@ struct Database {
     files: Option<PrivateFiles>,
     /// What there is of contents that this store may be fetching, by their names. Nobody else does meanwhile.
     begun: RefCell<HashMap<String, Written>>,
+    /// Whose turn it is, by contents. Writing that has begun keeps it, also when its download has been given up.
+    turns: RefCell<HashMap<String, Weak<Turn>>>,
 }
 
 impl IndexedDbStore {
@@ -68,6 +71,7 @@ impl IndexedDbStore {
             buffers: Cell::default(),
             files: PrivateFiles::open(NAME).await,
             begun: RefCell::default(),
+            turns: RefCell::default(),
         }));
         store.run(|database| async move { database.sweep(None).await }).await?;
         Ok(store)
@@ -177,7 +181,7 @@ impl Database {
         // Where they cannot be listed there are none that could be removed.
         let mut names = files.names().await.unwrap_or_default();
         let kept = self.contents_kept().await?;
-        names.retain(|name| !kept.contains(name));
+        names.retain(|name| is_content_name(name) && !kept.contains(name));
         for name in names {
             let turn = origin::try_lock(&lock_name(&name)).await;
             let free = turn.is_some() || mine == Some(name.as_str());
@@ -214,13 +218,19 @@ impl Database {
         let (there, lost) = self.pieces(key).await?;
         let transaction = self.writing().await?;
         let files = transaction.object_store(FILES).map_err(failure)?;
-        let same = |file: &File| {
-            file.key.repo == key.repo && file.key.etag == key.etag && file.len == len && file.whole
-        };
-        let whole = all_files(&transaction).await?.iter().any(same);
+        let mut same = all_files(&transaction).await?;
+        same.retain(|file| content_of(&file.key) == content_of(key) && file.len == len && file.whole);
+        let all = written(&there) == Written::all(len);
+        let whole = all && !same.is_empty();
+        if !all {
+            // What will come has not been checked.
+            for file in same {
+                File { whole: false, ..file }.write(&files)?;
+            }
+        }
         // They would seem to be there again when the file has grown.
         let store = transaction.object_store(PIECES).map_err(failure)?;
-        for piece in &lost {
+        for piece in lost.iter().filter(|_| self.files.is_some()) {
             store.delete(&piece.id).map_err(failure)?;
         }
         let file = File { key: key.clone(), len, whole, last_used: now() };
@@ -427,7 +437,11 @@ impl Store for IndexedDbStore {
 
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>> {
         let (key, bytes) = (key.clone(), Uint8Array::from(bytes));
-        Box::pin(self.run(move |database| async move { database.put(&key, offset, bytes).await }))
+        let turn = self.0.turns.borrow().get(&content_of(&key)).and_then(Weak::upgrade);
+        Box::pin(self.run(move |database| async move {
+            let _turn = turn;
+            database.put(&key, offset, bytes).await
+        }))
     }
 
     fn read<'a>(&'a self, key: &'a Key, offset: u64, len: usize) -> LocalBoxFuture<'a, Result<Vec<u8>>> {
@@ -446,7 +460,14 @@ impl Store for IndexedDbStore {
     }
 
     fn lock<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<Box<dyn Any>>> {
-        Box::pin(async { Ok(Box::new(origin::lock(&lock_name(&content_of(key))).await) as Box<dyn Any>) })
+        Box::pin(async {
+            let content = content_of(key);
+            let turn = Rc::new(origin::lock(&lock_name(&content)).await);
+            let mut turns = self.0.turns.borrow_mut();
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            turns.insert(content, Rc::downgrade(&turn));
+            Ok(Box::new(turn) as Box<dyn Any>)
+        })
     }
 
     fn note<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Result<Option<String>>> {
@@ -463,6 +484,11 @@ impl Store for IndexedDbStore {
 /// A content's name, for its file and its lock: neither owners nor repositories have an `@`.
 fn content_name(repo: &str, etag: &str) -> String {
     format!("{}@{etag}", repo.replace('/', "@"))
+}
+
+/// Others may keep files in that folder, too.
+fn is_content_name(name: &str) -> bool {
+    name.rsplit_once('@').is_some_and(|(repo, etag)| repo.contains('@') && is_hash(etag))
 }
 
 fn content_of(key: &Key) -> String {
