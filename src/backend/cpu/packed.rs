@@ -142,7 +142,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// [`Output::write`] for the one row of a product with one column: with a store V8's code for Q8_0 is a quarter slower.
+    /// [`Output::write`] for the one row of a product with one column: with a store V8's code for Q8_0 is a fifth slower.
     ///
     /// # Safety
     /// No other thread may write the same at the same time.
