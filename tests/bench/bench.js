@@ -130,7 +130,7 @@ if (options.wasm) {
     ? ["dist", "wasm"].flatMap((name) => built(join(options.wasm, name), `/pkg/${name}`))
     : built(options.wasm, "/pkg/wasm");
   const others = Object.fromEntries(files.map(([at, path]) => [at, readFileSync(path)]));
-  servers.push(await serve({ routes: { ...routes, ...others } }));
+  servers.push(await serve({ routes: { ...routes, ...others }, headers }), await serve({ routes: { ...routes, ...others } }));
 }
 const python = [process.env.PYTHON, "python3", "python"].find(
   (name) => name && spawnSync(name, ["-c", "import llama_cpp"], { stdio: "ignore" }).status === 0,
@@ -138,12 +138,16 @@ const python = [process.env.PYTHON, "python3", "python"].find(
 if (!python) console.log("native llama.cpp is left out: no Python with llama-cpp-python (set PYTHON)");
 
 const browser = await launch();
-const [{ url: origin }, { url: plain }, other] = servers;
+const [origin, plain, otherOrigin, otherPlain] = servers.map(({ url }) => url);
 const runners = {
   "candlewick, Chromium, 1 thread, simd128": candlewick(plain, 1),
-  ...(other && { "candlewick, Chromium, 1 thread, other wasm": candlewick(other.url, 1) }),
+  ...(options.wasm && { "candlewick, Chromium, 1 thread, simd128, other wasm": candlewick(otherPlain, 1) }),
   "candlewick, Chromium, 1 thread, relaxed": candlewick(origin, 1),
+  ...(options.wasm && { "candlewick, Chromium, 1 thread, relaxed, other wasm": candlewick(otherOrigin, 1) }),
   [`candlewick, Chromium, ${cores} threads, relaxed`]: candlewick(origin, cores),
+  ...(options.wasm && {
+    [`candlewick, Chromium, ${cores} threads, relaxed, other wasm`]: candlewick(otherOrigin, cores),
+  }),
   "wllama, Chromium, 1 thread": wllama(origin, 1),
   [`wllama, Chromium, ${cores} threads`]: wllama(origin, cores),
   "candlewick, native, 1 thread": native(1),

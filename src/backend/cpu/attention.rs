@@ -2,9 +2,7 @@
 
 use super::super::{Attention, Heads};
 use super::kernels::float::{exp, from_lanes, lanes};
-use super::kernels::simd::{
-    self, V, add_f32, all_f32, max_f32, mul_add_f32, mul_f32, splat, store, sub_f32, zero,
-};
+use super::kernels::simd::{self, V, add_f32, all_f32, max_f32, mul_add_f32, mul_f32, splat, sub_f32, zero};
 use super::pool::{Parts, Pool};
 use super::zeros;
 use crate::Result;
@@ -12,13 +10,11 @@ use std::ops::Range;
 
 /// Numbers that a kernel takes of a row at once: positions of keys, elements of values.
 const PANEL: usize = 8;
-/// Positions whose scores are computed before their values are read.
+/// Positions whose scores are computed before their values are read. What a query sees of a block is summed up by itself,
+/// and blocks are merged in their order: neither the number of threads nor the rows of a step changes a bit.
 const BLOCK: usize = 64;
 /// Queries that share what is read of the cache.
 const QUERIES: usize = 4;
-/// Positions of a range. What a query sees of one is summed up by itself, and ranges are merged in their order: threads
-/// share long contexts, and neither their number nor the rows of a step changes a bit.
-const RANGE: usize = 4 * BLOCK;
 /// Pieces that are enough for any number of threads.
 const PIECES: usize = 64;
 
@@ -78,121 +74,124 @@ impl Cache {
         let sharing = rows * group;
         let tiles = sharing.div_ceil(QUERIES);
         let end = position + rows;
-        let ranges = end.div_ceil(RANGE);
         // The first row's window begins earliest.
         let last = if attention.causal { position } else { end - 1 };
-        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window)) / RANGE;
-        let together = (PIECES / (kv * tiles)).clamp(1, ranges - begin);
-        // A sum for each query: of all ranges so far, and of each that is computed together with others.
+        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window)) / BLOCK;
+        let blocks = begin..end.div_ceil(BLOCK);
+        // Where there are too few tiles for all threads, they share blocks as well: so many at a time.
+        let share = kv * tiles < 2 * pool.threads();
+        let together = if share { (PIECES / (kv * tiles)).clamp(1, blocks.len()) } else { 1 };
+        // A sum for each query: of all blocks so far, and of each that is computed together with others.
         let (count, width) = (rows * query, size + SOFTMAX);
         super::resize(scratch, (1 + together) * count * width)?;
-        let (totals, parts) = scratch.split_at_mut(count * width);
+        let (totals, parts) = scratch[..(1 + together) * count * width].split_at_mut(count * width);
         totals.chunks_exact_mut(width).for_each(clear);
-        for first_range in (begin..ranges).step_by(together) {
-            let together = together.min(ranges - first_range);
-            let parts = &mut parts[..together * count * width];
-            let shared = Parts::new(parts);
-            let cost = 2 * QUERIES * size * RANGE.min(end);
-            pool.each(kv * together * tiles, cost, |index| {
-                let (head, range, tile) = (index / tiles / together, index / tiles % together, index % tiles);
-                let first = tile * QUERIES;
-                let task = |query_index: usize| {
-                    let (row, member) = ((first + query_index) / group, (first + query_index) % group);
-                    let place = row * query + head * group + member;
-                    // SAFETY: every query has its own sum in each range.
-                    let sum = unsafe { shared.part((range * count + place) * width, width) };
-                    let last = if attention.causal { position + row } else { end - 1 };
-                    Query { elements: &queries[place * size..][..size], last, sum }
-                };
-                let start = (first_range + range) * RANGE;
-                let positions = start..start + RANGE;
-                match (sharing - first).min(QUERIES) {
-                    1 => self.attend_tile([0].map(task), head, positions, attention),
-                    2 => self.attend_tile([0, 1].map(task), head, positions, attention),
-                    3 => self.attend_tile([0, 1, 2].map(task), head, positions, attention),
-                    _ => self.attend_tile([0, 1, 2, 3].map(task), head, positions, attention),
+        let (totals, parts) = (Parts::new(totals), Parts::new(parts));
+        // SAFETY: every query belongs to one tile, and has its own sum in each part.
+        let total = |place: usize| unsafe { totals.part(place * width, width) };
+        let part = |part: usize, place: usize| unsafe { parts.part((part * count + place) * width, width) };
+        // The row of a query of a tile, and its place among all.
+        let place =
+            |head: usize, index: usize| (index / group, index / group * query + head * group + index % group);
+        let attend = |head: usize, tile: Range<usize>, block: usize, number: usize| {
+            let query = |index: usize| {
+                let (row, place) = place(head, tile.start + index);
+                let last = if attention.causal { position + row } else { end - 1 };
+                Query { elements: &queries[place * size..][..size], last, sum: part(number, place) }
+            };
+            match tile.len() {
+                1 => self.attend_block([0].map(query), head, block, attention),
+                2 => self.attend_block([0, 1].map(query), head, block, attention),
+                3 => self.attend_block([0, 1, 2].map(query), head, block, attention),
+                _ => self.attend_block([0, 1, 2, 3].map(query), head, block, attention),
+            }
+        };
+        let tile = |index: usize| {
+            let first = index % tiles * QUERIES;
+            (index / tiles, first..sharing.min(first + QUERIES))
+        };
+        let cost = 2 * QUERIES * size * BLOCK;
+        if share {
+            for first in blocks.clone().step_by(together) {
+                let together = together.min(blocks.end - first);
+                pool.each(kv * tiles * together, cost, |index| {
+                    let (head, tile) = tile(index / together);
+                    attend(head, tile, first + index % together, index % together);
+                })?;
+                pool.each(count, 2 * together * width, |place| {
+                    (0..together).for_each(|number| merge(total(place), part(number, place)));
+                })?;
+            }
+        } else {
+            pool.each(kv * tiles, cost * blocks.len(), |index| {
+                let (head, tile) = tile(index);
+                for block in blocks.clone() {
+                    attend(head, tile.clone(), block, 0);
+                    for (_, place) in tile.clone().map(|index| place(head, index)) {
+                        merge(total(place), part(0, place));
+                    }
                 }
             })?;
-            let parts = &*parts;
-            pool.rows(totals, width, 2 * together * width, |place, total| {
-                parts
-                    .chunks_exact(count * width)
-                    .for_each(|range| merge(total, &range[place * width..][..width]));
-            })?;
         }
-        for (out, total) in out.chunks_exact_mut(size).zip(totals.chunks_exact(width)) {
+        for (place, out) in out.chunks_exact_mut(size).enumerate() {
+            let total = total(place);
             let weights = total[size + 1];
-            out.iter_mut().zip(total).for_each(|(out, value)| *out = value / weights);
+            out.iter_mut().zip(total).for_each(|(out, value)| *out = *value / weights);
         }
         Ok(())
     }
 
-    /// Online softmax over a range of positions, block by block: no scores of more than a block are kept.
-    /// Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
-    fn attend_tile<const N: usize>(
+    /// What the queries see of a block of positions: softmax relative to its highest score, weights and values.
+    fn attend_block<const N: usize>(
         &self,
         mut queries: [Query; N],
         head: usize,
-        positions: Range<usize>,
+        block: usize,
         attention: &Attention,
     ) {
         let (size, width) = (self.heads.size, width(self.heads));
-        let keys = &self.keys[head * self.positions * size..][..self.positions * size];
-        let values = &self.values[head * self.positions * width..][..self.positions * width];
-        let begins = queries.each_ref().map(|query| query.first(attention));
+        let start = block * BLOCK;
+        let at = head * self.positions + start;
+        let (keys, values) =
+            (&self.keys[at * size..][..BLOCK * size], &self.values[at * width..][..BLOCK * width]);
         let elements = queries.each_ref().map(|query| query.elements.as_ptr());
-        let first = positions.start.max(begins.iter().min().expect("a tile has queries") / BLOCK * BLOCK);
         let end = 1 + queries.iter().map(|query| query.last).max().expect("a tile has queries");
-        let end = positions.end.min(end);
+        let seen = BLOCK.min(end.saturating_sub(start));
         let mut scores = [[0.0; BLOCK]; N];
-        let mut maxima = [f32::MIN; N];
-        let mut sums = [zero(); N];
-        queries.iter_mut().for_each(|query| clear(query.sum));
-        for start in (first..end).step_by(BLOCK) {
-            let seen = BLOCK.min(end - start);
-            let panels = &keys[start * size..][..seen.div_ceil(PANEL) * PANEL * size];
-            for (panel, keys) in panels.chunks_exact(size * PANEL).enumerate() {
-                // SAFETY: queries have `size` elements and so many rows has the panel.
-                let products = unsafe { products(elements, keys.as_ptr(), size) };
-                for (scores, products) in scores.iter_mut().zip(products) {
-                    write(&mut scores[panel * PANEL..], products.map(|four| score(four, attention)));
-                }
-            }
-            let mut shrink = [0.0; N];
-            for index in 0..N {
-                let (query, scores) = (&queries[index], &mut scores[index][..seen.div_ceil(PANEL) * PANEL]);
-                // What the query must not see.
-                let before = begins[index].saturating_sub(start).min(scores.len());
-                scores[..before].fill(f32::NEG_INFINITY);
-                let after = (query.last + 1).saturating_sub(start).min(scores.len());
-                scores[after..].fill(f32::NEG_INFINITY);
-                let highest = highest(scores, maxima[index]);
-                shrink[index] = lanes(exp(all_f32(maxima[index] - highest)))[0];
-                maxima[index] = highest;
-                let (highest, mut sum) = (all_f32(highest), mul_f32(sums[index], all_f32(shrink[index])));
-                for four in scores.as_chunks_mut::<4>().0 {
-                    // SAFETY: the pointers are to 16 bytes.
-                    unsafe {
-                        let weights = exp(sub_f32(simd::load(four.as_ptr().cast()), highest));
-                        sum = add_f32(sum, weights);
-                        store(four.as_mut_ptr().cast(), weights);
-                    }
-                }
-                sums[index] = sum;
-            }
-            let weights = scores.each_ref().map(|scores| scores.as_ptr());
-            let values = &values[start * width..][..BLOCK * width];
-            for element in (0..size).step_by(PANEL) {
-                // SAFETY: there are `seen` weights and a block of values; `element` is a panel's start.
-                let products = unsafe { products(weights, values.as_ptr().add(element * BLOCK), seen) };
-                for ((query, products), shrink) in queries.iter_mut().zip(products).zip(shrink) {
-                    let end = size.min(element + PANEL);
-                    accumulate(&mut query.sum[element..end], shrink, products);
-                }
+        for (panel, keys) in keys.chunks_exact(size * PANEL).take(seen.div_ceil(PANEL)).enumerate() {
+            // SAFETY: queries have `size` elements and so many rows has the panel.
+            let products = unsafe { products(elements, keys.as_ptr(), size) };
+            for (scores, products) in scores.iter_mut().zip(products) {
+                write(&mut scores[panel * PANEL..][..PANEL], products.map(|four| score(four, attention)));
             }
         }
-        for (query, (maximum, sum)) in queries.iter_mut().zip(maxima.into_iter().zip(sums)) {
-            query.sum[size..].copy_from_slice(&[maximum, lanes(sum).iter().sum()]);
+        let mut softmax = [[0.0; SOFTMAX]; N];
+        for ((query, scores), softmax) in queries.iter().zip(&mut scores).zip(&mut softmax) {
+            let scores = &mut scores[..seen.div_ceil(PANEL) * PANEL];
+            // What the query must not see.
+            let before = query.first(attention).saturating_sub(start).min(scores.len());
+            scores[..before].fill(f32::NEG_INFINITY);
+            let after = (query.last + 1).saturating_sub(start).min(scores.len());
+            scores[after..].fill(f32::NEG_INFINITY);
+            let highest = highest(scores);
+            let mut sum = zero();
+            for four in scores.as_chunks_mut::<4>().0 {
+                let weights = exp(sub_f32(from_lanes(four), all_f32(highest)));
+                sum = add_f32(sum, weights);
+                *four = lanes(weights);
+            }
+            *softmax = [highest, lanes(sum).iter().sum()];
+        }
+        let weights = scores.each_ref().map(|scores| scores.as_ptr());
+        for (panel, values) in values.chunks_exact(BLOCK * PANEL).enumerate() {
+            // SAFETY: there are `seen` weights, and as many rows.
+            let products = unsafe { products(weights, values.as_ptr(), seen) };
+            for (query, products) in queries.iter_mut().zip(products) {
+                write(&mut query.sum[panel * PANEL..size.min((panel + 1) * PANEL)], products);
+            }
+        }
+        for (query, softmax) in queries.iter_mut().zip(softmax) {
+            query.sum[size..].copy_from_slice(&softmax);
         }
     }
 }
@@ -207,12 +206,13 @@ fn clear(sum: &mut [f32]) {
     softmax.copy_from_slice(&[f32::MIN, 0.0]);
 }
 
-/// Adds the sum of a range to that of those before it.
-fn merge(total: &mut [f32], range: &[f32]) {
+/// Adds the sum of a block to that of those before it: Milakov and Gimelshein, "Online normalizer calculation for
+/// softmax", 2018.
+fn merge(total: &mut [f32], block: &[f32]) {
     let size = total.len() - SOFTMAX;
-    let highest = total[size].max(range[size]);
-    let [old, new] = [total[size], range[size]].map(|score| lanes(exp(all_f32(score - highest)))[0]);
-    total.iter_mut().zip(range).for_each(|(total, value)| *total = *total * old + value * new);
+    let highest = total[size].max(block[size]);
+    let [old, new] = [total[size], block[size]].map(|score| lanes(exp(all_f32(score - highest)))[0]);
+    total.iter_mut().zip(block).for_each(|(total, value)| *total = *total * old + value * new);
     total[size] = highest;
 }
 
@@ -268,45 +268,29 @@ unsafe fn products<const N: usize>(left: [*const f32; N], right: *const f32, len
     sums
 }
 
+/// As far as the target goes.
 #[inline(always)]
-fn write(target: &mut [f32], [low, high]: [V; 2]) {
-    let target = &mut target[..PANEL];
-    // SAFETY: the target has eight numbers.
-    unsafe {
-        store(target.as_mut_ptr().cast(), low);
-        store(target.as_mut_ptr().add(4).cast(), high);
+fn write(target: &mut [f32], eight: [V; 2]) {
+    let eight = eight.map(lanes);
+    match <&mut [f32; PANEL]>::try_from(&mut *target) {
+        Ok(target) => target.copy_from_slice(eight.as_flattened()),
+        Err(_) => target.iter_mut().zip(eight.as_flattened()).for_each(|(target, value)| *target = *value),
     }
 }
 
-/// The highest of `scores` and `least`.
+/// The highest of `scores`.
 #[inline(always)]
-fn highest(scores: &[f32], least: f32) -> f32 {
+fn highest(scores: &[f32]) -> f32 {
     let fours = scores.as_chunks().0.iter().map(from_lanes);
-    lanes(fours.fold(all_f32(least), max_f32)).into_iter().fold(least, f32::max)
-}
-
-/// `target = shrink · target + products`, as far as the target goes.
-#[inline(always)]
-fn accumulate(target: &mut [f32], shrink: f32, products: [V; 2]) {
-    if let Ok(target) = <&mut [f32; PANEL]>::try_from(&mut *target) {
-        for (four, products) in target.as_chunks_mut().0.iter_mut().zip(products) {
-            *four = lanes(mul_add_f32(all_f32(shrink), from_lanes(four), products));
-        }
-        return;
-    }
-    let mut added = [0.0; PANEL];
-    write(&mut added, products);
-    for (target, added) in target.iter_mut().zip(added) {
-        *target = shrink * *target + added;
-    }
+    lanes(fours.fold(all_f32(f32::MIN), max_f32)).into_iter().fold(f32::MIN, f32::max)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// More than two ranges, the last not whole.
-    const CONTEXT: usize = 2 * RANGE + 75;
+    /// Several blocks, the last not whole.
+    const CONTEXT: usize = 9 * BLOCK + 11;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
         (0..len).map(|index| ((index * 7919 + seed) % 1009) as f32 / 252.0 - 2.0).collect()
@@ -373,10 +357,10 @@ mod tests {
             Attention { heads: heads(3, 1, 20), scale: 0.2, softcap: None, window: None, causal: true };
         let cases = [
             plain,
-            Attention { window: Some(RANGE + 10), softcap: Some(5.0), ..plain },
+            Attention { window: Some(4 * BLOCK + 10), softcap: Some(5.0), ..plain },
             Attention { heads: heads(5, 1, 16), window: Some(40), ..plain },
             Attention { heads: heads(2, 2, 8), causal: false, ..plain },
-            Attention { heads: heads(4, 2, 20), window: Some(RANGE / 2), ..plain },
+            Attention { heads: heads(4, 2, 20), window: Some(2 * BLOCK), ..plain },
         ];
         for attention in cases {
             let whole = attended(&attention, 1, CONTEXT);

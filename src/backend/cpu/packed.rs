@@ -36,12 +36,7 @@ impl<L: Layout> Packed<L> {
     }
 
     const fn strip_bytes(columns: usize) -> usize {
-        columns.div_ceil(L::COLUMNS) * Self::GROUPS * L::BYTES
-    }
-
-    /// The first chunk of a group, in its strip.
-    fn group_start(group: usize, columns: usize) -> usize {
-        group % Self::GROUPS * L::group_step(columns.div_ceil(L::COLUMNS))
+        columns.div_ceil(L::COLUMNS) * L::BYTES
     }
 
     fn strips(&self) -> usize {
@@ -51,12 +46,6 @@ impl<L: Layout> Packed<L> {
     fn strip(&self, index: usize) -> *const u8 {
         let words = Self::strip_bytes(self.columns) / size_of::<u128>();
         self.words[index * words..][..words].as_ptr().cast()
-    }
-
-    /// The first chunk of a group.
-    fn group(&self, index: usize) -> *const u8 {
-        // SAFETY: the strip has so many groups.
-        unsafe { self.strip(index / Self::GROUPS).add(Self::group_start(index, self.columns)) }
     }
 
     fn multiply_column(&self, pool: &Pool, input: &Input, out: &mut [f32]) -> Result<()> {
@@ -80,7 +69,12 @@ impl<L: Layout> Packed<L> {
                 let totals = &mut totals[..rows.div_ceil(tile::ROWS)];
                 // SAFETY: the groups have the matrix's columns, and so has the input; they are of one strip, and apart.
                 unsafe {
-                    tile::multiply::<L>(self.group(first), input, totals);
+                    tile::multiply::<L>(
+                        self.strip(first / Self::GROUPS),
+                        first % Self::GROUPS,
+                        input,
+                        totals,
+                    );
                     for (row, totals) in totals.as_flattened()[..rows].iter().enumerate() {
                         out.write(row, first, totals);
                     }
@@ -131,38 +125,21 @@ impl<'a> Output<'a> {
     ///
     /// # Safety
     /// No other thread may write the same at the same time.
+    #[inline(always)]
     pub unsafe fn write(&self, row: usize, first: usize, groups: &[V]) {
+        // Strips are whole, rows need not be.
+        let at = self.width.min(4 * first);
+        let len = (self.width - at).min(4 * groups.len());
         // SAFETY: the caller's.
-        unsafe {
-            self.write_with(row, first, groups, |target, four| match target.len() {
-                // The target has 16 bytes. A copy of any length would be a call, which V8 takes long for.
-                4 => store(target.as_mut_ptr().cast(), four),
-                len => target.copy_from_slice(&lanes(four)[..len]),
-            });
+        let target = unsafe { self.numbers.part(row * self.width + at, len) };
+        let (fours, rest) = target.as_chunks_mut::<4>();
+        for (four, &group) in fours.iter_mut().zip(groups) {
+            // SAFETY: four numbers are 16 bytes.
+            unsafe { store(four.as_mut_ptr().cast(), group) };
         }
-    }
-
-    /// [`Output::write`] for the one row of a product with one column: with a store V8's code for Q8_0 is a fifth slower.
-    ///
-    /// # Safety
-    /// No other thread may write the same at the same time.
-    #[inline(always)]
-    unsafe fn write_column(&self, first: usize, groups: &[V]) {
-        let copy = |target: &mut [f32], four| target.copy_from_slice(&lanes(four)[..target.len()]);
-        // SAFETY: the caller's.
-        unsafe { self.write_with(0, first, groups, copy) };
-    }
-
-    #[inline(always)]
-    unsafe fn write_with(&self, row: usize, first: usize, groups: &[V], put: impl Fn(&mut [f32], V)) {
-        for (index, &four) in groups.iter().enumerate() {
-            let at = 4 * (first + index);
-            let len = 4.min(self.width.saturating_sub(at));
-            if len == 0 {
-                break; // Groups are even in number, rows need not be.
-            }
-            // SAFETY: the caller's.
-            put(unsafe { self.numbers.part(row * self.width + at, len) }, four);
+        if let Some(&group) = groups.get(fours.len()) {
+            // A copy of any length would be a call, which V8 takes long for.
+            rest.iter_mut().zip(lanes(group)).for_each(|(target, value)| *target = value);
         }
     }
 }
@@ -183,8 +160,7 @@ impl<L: Layout> Blocks for Packed<L> {
             // SAFETY: strips do not overlap, and each comes once.
             let target = unsafe { target.part(strip * strip_bytes, strip_bytes) };
             for row in first.max(strip_rows * strip)..end.min(strip_rows * (strip + 1)) {
-                let group = &mut target[Self::group_start(row / 4, self.columns)..];
-                L::pack(&bytes[(row - first) * row_bytes..][..row_bytes], row % 4, group);
+                L::pack(&bytes[(row - first) * row_bytes..][..row_bytes], row % strip_rows, target);
             }
         })
     }
@@ -218,14 +194,15 @@ impl<L: Layout> Blocks for Packed<L> {
         // SAFETY: the strip has the matrix's columns, and so has the input; the rest is the caller's.
         unsafe {
             match Self::GROUPS {
-                2 => out.write_column(first, &column::multiply::<L, 2>(strip, input)),
-                _ => out.write_column(first, &column::multiply::<L, 4>(strip, input)),
+                2 => out.write(0, first, &column::multiply::<L, 2>(strip, input)),
+                _ => out.write(0, first, &column::multiply::<L, 4>(strip, input)),
             }
         }
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
-        // SAFETY: the group has the matrix's columns.
-        unsafe { layout::unpack_row::<L>(self.group(index / 4), index % 4, out) };
+        let strip_rows = 4 * Self::GROUPS;
+        // SAFETY: the strip has the matrix's columns.
+        unsafe { layout::unpack_row::<L>(self.strip(index / strip_rows), index % strip_rows, out) };
     }
 }

@@ -8,11 +8,12 @@ use super::simd::{
     sub_f32, to_f32, zero,
 };
 use super::unroll;
+use std::array::from_fn;
 
 /// The products of a strip of `GROUPS` groups of four rows with the input.
 ///
 /// # Safety
-/// `strip` points to as many chunks of each group as the input has.
+/// `strip` points to as many chunks as the input has.
 #[inline(always)]
 pub unsafe fn multiply<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
     // SAFETY: passed on.
@@ -63,14 +64,12 @@ fn pin(sum: V) {
 unsafe fn plain<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
     let (masks, halves) = (L::Quants::masks(), Halves::new());
     let mut totals = [zero(); GROUPS];
-    let group_step = L::group_step(input.blocks / 2);
     for chunk in 0..input.blocks / 2 {
         // SAFETY: the chunk is there, and the input has as many blocks.
         unsafe {
-            let at = strip.add(chunk * L::CHUNK_STEP);
-            let chunks: [_; GROUPS] = std::array::from_fn(|group| at.add(group * group_step));
+            let at = strip.add(chunk * L::BYTES);
             unroll!(SECOND in [0 1] {
-                let integers = chunks.map(|chunk| chunk.add(L::INTEGERS_AT + SECOND * L::Quants::BYTES));
+                let integers: [_; GROUPS] = from_fn(|group| at.add(L::integers_at(group, SECOND)));
                 let block = 2 * chunk + SECOND;
                 let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast::<u8>();
                 let mut sums = [splat(input.starts.as_ptr().add(block).cast()); GROUPS];
@@ -78,11 +77,14 @@ unsafe fn plain<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input)
                 products!(sums, 1, integers, lanes, masks);
                 let scale = splat(input.scales.as_ptr().add(block).cast());
                 let block_sum = splat(input.block_sums.as_ptr().add(block).cast());
-                let half = |at: *const u8| if SECOND == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
-                for ((total, sum), chunk) in totals.iter_mut().zip(sums).zip(chunks) {
-                    *total = mul_add_f32(mul_f32(to_f32(sum), scale), half(chunk), *total);
+                let half = |group, word| {
+                    let halves_of = load(at.add(L::scales_at(group, word)));
+                    if SECOND == 0 { halves.low(halves_of) } else { halves.high(halves_of) }
+                };
+                for (group, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                    *total = mul_add_f32(mul_f32(to_f32(sum), scale), half(group, 0), *total);
                     if L::MINIMA {
-                        *total = mul_add_f32(half(chunk.add(L::MINIMA_AT)), block_sum, *total);
+                        *total = mul_add_f32(half(group, L::MINIMA_AT), block_sum, *total);
                     }
                 }
             });
@@ -95,19 +97,18 @@ unsafe fn plain<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input)
 unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
     let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
     let mut totals = [zero(); GROUPS];
-    let group_step = L::group_step(input.blocks / 8);
     for super_block in 0..input.blocks / 8 {
         // SAFETY: the chunk is there, and the input has as many blocks.
         unsafe {
-            let at = strip.add(super_block * L::CHUNK_STEP);
-            let chunks: [_; GROUPS] = std::array::from_fn(|group| at.add(group * group_step));
+            let at = strip.add(super_block * L::BYTES);
+            let scales_of = |group, word| load(at.add(L::scales_at(group, word)));
             let mut weighted = [zero(); GROUPS];
             // Blocks whose sub-blocks' scales are one word.
             let together = L::SUB_BLOCK / 8;
             for word in 0..8 / together {
-                let mut scales = chunks.map(|chunk| load(chunk.add(16 + 16 * word)));
+                let mut scales: [_; GROUPS] = from_fn(|group| scales_of(group, 1 + word));
                 for block in together * word..together * (word + 1) {
-                    let integers = chunks.map(|chunk| chunk.add(L::INTEGERS_AT + block * L::Quants::BYTES));
+                    let integers: [_; GROUPS] = from_fn(|group| at.add(L::integers_at(group, block)));
                     let block = 8 * super_block + block;
                     let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast::<u8>();
                     let starts = input.starts.as_ptr().add(block).cast::<u8>();
@@ -122,14 +123,14 @@ unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: *const u8, inpu
                 }
             }
             let scale = splat(input.scales.as_ptr().add(8 * super_block).cast());
-            for ((total, weighted), chunk) in totals.iter_mut().zip(weighted).zip(chunks) {
-                let scales = load(chunk);
+            for (group, (total, weighted)) in totals.iter_mut().zip(weighted).enumerate() {
+                let scales = scales_of(group, 0);
                 let mut worth = mul_f32(to_f32(weighted), halves.low(scales));
                 if L::MINIMA {
                     let pairs = input.sums.as_ptr().add(super_block * 128 / L::SUB_BLOCK).cast::<u8>();
                     let mut minima = zero();
                     for word in 0..64 / L::SUB_BLOCK {
-                        let bytes = load(chunk.add(L::MINIMA_AT + 16 * word));
+                        let bytes = scales_of(group, L::MINIMA_AT + word);
                         let pair = pairs.add(8 * word);
                         minima = add_i32(minima, dot_i16(and(bytes, low_bytes), splat(pair)));
                         minima = add_i32(minima, dot_i16(shr_u16::<8>(bytes), splat(pair.add(4))));

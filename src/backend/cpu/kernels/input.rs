@@ -220,7 +220,7 @@ impl Rounding {
             magic: opaque(12_582_912f32.to_bits()),
             ones: opaque(0x0001_0001),
             // SAFETY: the pointers are to 16 bytes of the factors.
-            factors: [0, 4, 8, 12].map(|at| unsafe { simd::load(factors.as_ptr().add(at).cast()) }),
+            factors: std::array::from_fn(|four| unsafe { simd::load(factors.as_ptr().add(4 * four).cast()) }),
         }
     }
 

@@ -1,13 +1,15 @@
-//! How matrices lie in memory: in groups of four rows, and in these in chunks of columns.
+//! How matrices lie in memory: in strips of so many groups of four rows as the kernel for one column takes at once, and
+//! in these in chunks of columns.
 //!
-//! A chunk is all that a kernel needs for so many columns of its four rows: scales first, then the integers as
-//! [`Quants`] packs them. So many groups as the kernel for one column takes at once are a *strip*, and strips follow each
-//! other. A strip is the first chunk of each group, then the second of each, … — one stream of memory; for some types its
-//! groups follow each other ([`Layout::TURNS`]).
+//! A chunk is all that a kernel needs for so many columns of its strip: scales first, then the integers as [`Quants`]
+//! packs them. All of it is 128-bit words (half of them for some types), and a word of the first group is followed by
+//! the same of the second, … — so a kernel reads memory strictly from front to back, cache line by cache line. Where each
+//! group's words lay together instead, processors did not see one stream, and whole models, whose weights come from
+//! memory, were up to half as fast.
 
 use super::decode::{Block, Encoding};
 use super::float::lanes;
-use super::quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Lanes, Quants};
+use super::quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Quants, WORD};
 use super::simd::{V, and, mul_f32, opaque, shl_i32, shr_i32};
 use half::f16;
 use std::marker::PhantomData;
@@ -29,90 +31,91 @@ pub trait Layout {
 
     /// Columns of a chunk: two blocks of 32, or one of 256.
     const COLUMNS: usize = if Self::BLOCK == 32 { 64 } else { 256 };
-    /// The scales of sub-blocks, and as many of their minima: one byte each.
-    const SUB_SCALES: usize = if Self::BLOCK == 32 { 0 } else { 4 * Self::BLOCK / Self::SUB_BLOCK };
-    /// Where the minima are.
-    const MINIMA_AT: usize = 16 + Self::SUB_SCALES;
-    /// Where the integers begin.
+    /// Words of a group with the scales of sub-blocks, and as many with their minima: one byte each.
+    const SUB_SCALES: usize = if Self::BLOCK == 32 { 0 } else { Self::BLOCK / Self::SUB_BLOCK / 4 };
+    /// The word of a group where the minima are.
+    const MINIMA_AT: usize = 1 + Self::SUB_SCALES;
+    /// The word of a group after all scales.
     const INTEGERS_AT: usize = Self::MINIMA_AT
         + match (Self::MINIMA, Self::BLOCK) {
             (false, _) => 0,
-            (true, 32) => 16,
+            (true, 32) => 1,
             (true, _) => Self::SUB_SCALES,
         };
-    /// Bytes of a chunk: a multiple of 16.
-    const BYTES: usize = Self::INTEGERS_AT + Self::COLUMNS / 32 * Self::Quants::BYTES;
+    /// Bytes of a chunk.
+    const BYTES: usize =
+        WORD * Self::Quants::GROUPS * Self::INTEGERS_AT + Self::COLUMNS / 32 * Self::Quants::BYTES;
 
-    /// Whether the chunks of a strip's groups take turns. Measured with whole models, whose weights come from memory:
-    /// without it Q4_0 in pairs answers a quarter faster, Q8_0 and Q5_0 a third slower.
-    const TURNS: bool = !(matches!(Self::Quants::LANES, Lanes::Pairs)
-        && Self::Quants::BITS == 4
-        && Self::BLOCK == 32
-        && !Self::MINIMA);
-    /// Bytes from a chunk of a group to its next one.
-    const CHUNK_STEP: usize = if Self::TURNS { Self::Quants::GROUPS * Self::BYTES } else { Self::BYTES };
-    /// Bytes from the first chunk of a group, which has so many, to that of the strip's next group.
-    fn group_step(chunks: usize) -> usize {
-        if Self::TURNS { Self::BYTES } else { chunks * Self::BYTES }
+    /// Where in a chunk word `word` of a group's scales is.
+    #[inline(always)]
+    fn scales_at(group: usize, word: usize) -> usize {
+        WORD * (Self::Quants::GROUPS * word + group)
     }
 
-    /// Packs a row, as the file has it, into its lanes of the chunks of its group, the first of which begins `group`. Rows
-    /// may end in the middle of a chunk.
-    fn pack(file: &[u8], row: usize, group: &mut [u8]) {
+    /// Where in a chunk a group's integers of block `block` begin.
+    #[inline(always)]
+    fn integers_at(group: usize, block: usize) -> usize {
+        WORD * Self::Quants::GROUPS * Self::INTEGERS_AT
+            + block * Self::Quants::BYTES
+            + group * Self::Quants::UNIT
+    }
+
+    /// Packs a row, as the file has it, into its lanes of a strip. Rows may end in the middle of a chunk.
+    fn pack(file: &[u8], row: usize, strip: &mut [u8]) {
         let mut block = Block::new();
+        let (group, lane) = (row / 4, row % 4);
         let blocks = Self::COLUMNS / Self::BLOCK;
         for (index, bytes) in file.chunks_exact(Self::Encoding::BYTES).enumerate() {
             Self::Encoding::decode(bytes, &mut block);
-            let chunk = &mut group[index / blocks * Self::CHUNK_STEP..][..Self::BYTES];
-            let (scales, integers) = chunk.split_at_mut(Self::INTEGERS_AT);
-            let integers = &mut integers[index % blocks * (Self::BLOCK / 32 * Self::Quants::BYTES)..];
+            let chunk = &mut strip[index / blocks * Self::BYTES..][..Self::BYTES];
             let values = block.values[..Self::BLOCK].as_chunks::<32>().0;
-            for (values, integers) in values.iter().zip(integers.chunks_exact_mut(Self::Quants::BYTES)) {
-                Self::Quants::pack(values, row, integers);
+            for (values, place) in values.iter().zip(index % blocks * (Self::BLOCK / 32)..) {
+                Self::Quants::pack(values, lane, &mut chunk[Self::integers_at(group, place)..]);
             }
-            Self::pack_scales(&block, index % blocks, row, scales);
+            Self::pack_scales(&block, index % blocks, row, chunk);
         }
     }
 
     /// Packs the scales and minima of a row's block, the chunk's first or second.
     #[inline(always)]
-    fn pack_scales(block: &Block, index: usize, row: usize, scales: &mut [u8]) {
-        let lane = 4 * row;
+    fn pack_scales(block: &Block, index: usize, row: usize, chunk: &mut [u8]) {
+        let at = |word: usize| Self::scales_at(row / 4, word) + 4 * (row % 4);
+        let mut put = |at: usize, bytes: &[u8]| chunk[at..][..bytes.len()].copy_from_slice(bytes);
         if Self::BLOCK == 32 {
-            scales[lane + 2 * index..][..2].copy_from_slice(&block.scale.to_le_bytes());
+            put(at(0) + 2 * index, &block.scale.to_le_bytes());
             if Self::MINIMA {
-                scales[16 + lane + 2 * index..][..2].copy_from_slice(&block.minimum.to_le_bytes());
+                put(at(Self::MINIMA_AT) + 2 * index, &block.minimum.to_le_bytes());
             }
             return;
         }
-        let halves = [block.scale.to_le_bytes(), block.minimum.to_le_bytes()];
-        scales[lane..][..4].copy_from_slice(halves.as_flattened());
-        for four in 0..Self::BLOCK / Self::SUB_BLOCK / 4 {
-            let at = 16 * four + lane;
-            let [a, b, c, d] = block.scales.as_chunks::<4>().0[four].map(|scale| scale as u8);
+        put(at(0), [block.scale.to_le_bytes(), block.minimum.to_le_bytes()].as_flattened());
+        for word in 0..Self::SUB_SCALES {
+            let [a, b, c, d] = block.scales.as_chunks::<4>().0[word].map(|scale| scale as u8);
             // The first of four is on top: kernels shift them out there, with their sign.
-            scales[16 + at..][..4].copy_from_slice(&[d, c, b, a]);
+            put(at(1 + word), &[d, c, b, a]);
             if Self::MINIMA {
                 // Pairs for 16-bit lanes: first and second in the low halves, third and fourth in the high ones.
-                let [a, b, c, d] = block.minima.as_chunks::<4>().0[four];
-                scales[Self::MINIMA_AT + at..][..4].copy_from_slice(&[a, c, b, d]);
+                let [a, b, c, d] = block.minima.as_chunks::<4>().0[word];
+                put(at(Self::MINIMA_AT + word), &[a, c, b, d]);
             }
         }
     }
 }
 
-/// Unpacks one of four rows into floats, as kernels see them.
+/// Unpacks a row of a strip into floats, as kernels see them.
 ///
 /// # Safety
-/// `group` points to the first of as many chunks of a strip as `out` has.
-pub unsafe fn unpack_row<L: Layout>(group: *const u8, row: usize, out: &mut [f32]) {
+/// `strip` points to as many chunks as `out` has.
+pub unsafe fn unpack_row<L: Layout>(strip: *const u8, row: usize, out: &mut [f32]) {
     let masks = L::Quants::masks();
+    let (group, row) = (row / 4, row % 4);
     for (index, out) in out.chunks_mut(L::COLUMNS).enumerate() {
         // SAFETY: the caller's; a chunk has its bytes.
-        let chunk = unsafe { std::slice::from_raw_parts(group.add(index * L::CHUNK_STEP), L::BYTES) };
-        let half = |at: usize| f16::from_le_bytes([chunk[4 * row + at], chunk[4 * row + at + 1]]).to_f32();
+        let chunk = unsafe { std::slice::from_raw_parts(strip.add(index * L::BYTES), L::BYTES) };
+        let at = |word: usize| L::scales_at(group, word) + 4 * row;
+        let half = |at: usize| f16::from_le_bytes([chunk[at], chunk[at + 1]]).to_f32();
         for (block, out) in out.chunks_mut(32).enumerate() {
-            let integers = chunk[L::INTEGERS_AT + block * L::Quants::BYTES..].as_ptr();
+            let integers = chunk[L::integers_at(group, block)..].as_ptr();
             let columns = 32 / L::Quants::STEPS;
             for (step, out) in out.chunks_mut(columns).enumerate() {
                 // SAFETY: the integers are a block's.
@@ -127,19 +130,20 @@ pub unsafe fn unpack_row<L: Layout>(group: *const u8, row: usize, out: &mut [f32
                     let integer = if L::Quants::BITS < 8 { integer & 0xffff } else { integer };
                     let integer = (integer / excess - L::OFFSET) as f32;
                     let sub_block = (32 * block + columns * step + column) / L::SUB_BLOCK;
-                    let place = 16 * (sub_block / 4) + 4 * row;
+                    let (word, byte) = (sub_block / 4, sub_block % 4);
                     *out = match (L::BLOCK, L::MINIMA) {
-                        (32, false) => half(2 * block) * integer,
-                        (32, true) => half(2 * block) * integer + half(L::MINIMA_AT + 2 * block),
+                        (32, false) => half(at(0) + 2 * block) * integer,
+                        (32, true) => half(at(0) + 2 * block) * integer + half(at(L::MINIMA_AT) + 2 * block),
                         (_, minima) => {
-                            let scale = chunk[16 + place + 3 - sub_block % 4] as i8 as f32;
+                            let scale = chunk[at(1 + word) + 3 - byte] as i8 as f32;
                             let minimum = match minima {
                                 true => {
-                                    half(2) * chunk[L::MINIMA_AT + place + [0, 2, 1, 3][sub_block % 4]] as f32
+                                    let minimum = chunk[at(L::MINIMA_AT + word) + [0, 2, 1, 3][byte]];
+                                    half(at(0) + 2) * minimum as f32
                                 }
                                 false => 0.0,
                             };
-                            half(0) * (scale * integer) - minimum
+                            half(at(0)) * (scale * integer) - minimum
                         }
                     };
                 }

@@ -24,19 +24,18 @@ const STEPS: usize = 4;
 /// Adds the products of a strip with every row of the input to `totals`, which has them by tiles of rows.
 ///
 /// # Safety
-/// `strip` points to as many chunks of each group as the input has, and the input has as many tiles as `totals`.
+/// `strip` points to as many chunks as the input has, and the input has as many tiles as `totals`.
 pub unsafe fn multiply<L: Layout>(strip: *const u8, input: &Input, totals: &mut [[[V; GROUPS]; ROWS]]) {
     let mut room = [[[zero(); PAIR]; ROWS]; MOST_ROWS / ROWS];
     for chunk in 0..input.blocks / (L::COLUMNS / 32) {
         for first in (0..GROUPS).step_by(PAIR) {
             // SAFETY: passed on.
             unsafe {
-                let at = strip.add((chunk * GROUPS + first) * L::BYTES);
-                let (chunks, room) = ([at, at.add(L::BYTES)], &mut room[..totals.len()]);
+                let (at, room) = (strip.add(chunk * L::BYTES), &mut room[..totals.len()]);
                 if L::BLOCK == 32 {
-                    plain::<L>(chunks, chunk, first, input, room, totals);
+                    plain::<L>(at, chunk, first, input, room, totals);
                 } else {
-                    with_sub_blocks::<L>(chunks, chunk, first, input, room, totals);
+                    with_sub_blocks::<L>(at, chunk, first, input, room, totals);
                 }
             }
         }
@@ -67,8 +66,15 @@ unsafe fn weights<L: Layout, const HALF: usize>(
     integers: [*const u8; PAIR],
     masks: <L::Quants as Quants>::Masks,
 ) -> [[V; STEPS]; PAIR] {
-    // SAFETY: the caller's.
-    integers.map(|at| [0, 1, 2, 3].map(|step| unsafe { L::Quants::step(at, STEPS * HALF + step, masks) }))
+    let mut weights = [[zero(); STEPS]; PAIR];
+    // Not `map`, which the compiler leaves as calls.
+    for (weights, at) in weights.iter_mut().zip(integers) {
+        unroll!(STEP in [0 1 2 3] {
+            // SAFETY: the caller's.
+            weights[STEP] = unsafe { L::Quants::step(at, STEPS * HALF + STEP, masks) };
+        });
+    }
+    weights
 }
 
 /// `sums` and the products of a half with row `row` of a tile.
@@ -102,7 +108,7 @@ unsafe fn start<L: Layout, const HALF: usize>(input: &Input, place: usize, row: 
 
 #[inline(always)]
 unsafe fn plain<L: Layout>(
-    chunks: [*const u8; PAIR],
+    at: *const u8,
     chunk: usize,
     first: usize,
     input: &Input,
@@ -112,10 +118,10 @@ unsafe fn plain<L: Layout>(
     let (masks, halves) = (L::Quants::masks(), Halves::new());
     let (tiles, sums, totals) = (totals.len(), sums.as_mut_ptr(), totals.as_mut_ptr());
     unroll!(SECOND in [0 1] {
-        // SAFETY: the chunks are there, the input has as many blocks, and there are so many sums and totals.
+        // SAFETY: the chunk is there, the input has as many blocks, and there are so many sums and totals.
         unsafe {
             let block = 2 * chunk + SECOND;
-            let integers = chunks.map(|at| at.add(L::INTEGERS_AT + SECOND * L::Quants::BYTES));
+            let integers = [0, 1].map(|group| at.add(L::integers_at(first + group, SECOND)));
             let held = weights::<L, 0>(integers, masks);
             each_tile::<L>(input, block, tiles, |tile, place, lanes| {
                 let sums = &mut *sums.add(tile);
@@ -124,9 +130,12 @@ unsafe fn plain<L: Layout>(
                 });
             });
             let held = weights::<L, 1>(integers, masks);
-            let half = |at: *const u8| if SECOND == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
-            let scales = chunks.map(half);
-            let minima = if L::MINIMA { chunks.map(|at| half(at.add(L::MINIMA_AT))) } else { [zero(); PAIR] };
+            let half = |group, word| {
+                let halves_of = load(at.add(L::scales_at(first + group, word)));
+                if SECOND == 0 { halves.low(halves_of) } else { halves.high(halves_of) }
+            };
+            let scales = [0, 1].map(|group| half(group, 0));
+            let minima = [0, 1].map(|group| if L::MINIMA { half(group, L::MINIMA_AT) } else { zero() });
             each_tile::<L>(input, block, tiles, |tile, place, lanes| {
                 let (sums, totals) = (&*sums.add(tile), &mut *totals.add(tile));
                 unroll!(ROW in [0 1 2 3] {
@@ -149,7 +158,7 @@ unsafe fn plain<L: Layout>(
 
 #[inline(always)]
 unsafe fn with_sub_blocks<L: Layout>(
-    chunks: [*const u8; PAIR],
+    at: *const u8,
     super_block: usize,
     first: usize,
     input: &Input,
@@ -160,19 +169,23 @@ unsafe fn with_sub_blocks<L: Layout>(
     let (tiles, sums) = (totals.len(), sums.as_mut_ptr());
     let mut weighted = [[[zero(); PAIR]; ROWS]; MOST_ROWS / ROWS];
     let weighted = weighted[..tiles].as_mut_ptr();
+    let scales_of = |group: usize, word| {
+        // SAFETY: the chunk has the word.
+        unsafe { load(at.add(L::scales_at(first + group, word))) }
+    };
     let weigh = |weighted: &mut [V; PAIR], sums: [V; PAIR], scales: [V; PAIR]| {
         for group in 0..PAIR {
             weighted[group] = add_i32(weighted[group], mul_i32(sums[group], shr_i32::<24>(scales[group])));
         }
     };
-    // SAFETY: the chunks are there, the input has as many blocks, and there are so many sums and totals.
+    // SAFETY: the chunk is there, the input has as many blocks, and there are so many sums and totals.
     unsafe {
         // Blocks whose sub-blocks' scales are one word.
         let together = L::SUB_BLOCK / 8;
         for word in 0..8 / together {
-            let mut scales = chunks.map(|at| load(at.add(16 + 16 * word)));
+            let mut scales = [0, 1].map(|group| scales_of(group, 1 + word));
             for block in together * word..together * (word + 1) {
-                let integers = chunks.map(|at| at.add(L::INTEGERS_AT + block * L::Quants::BYTES));
+                let integers = [0, 1].map(|group| at.add(L::integers_at(first + group, block)));
                 let block = 8 * super_block + block;
                 let held = weights::<L, 0>(integers, masks);
                 each_tile::<L>(input, block, tiles, |tile, place, lanes| {
@@ -202,8 +215,8 @@ unsafe fn with_sub_blocks<L: Layout>(
         }
         // Pairs of sub-blocks.
         for pair in 0..if L::MINIMA { 128 / L::SUB_BLOCK } else { 0 } {
-            let minima = chunks.map(|at| {
-                let bytes = load(at.add(L::MINIMA_AT + 16 * (pair / 2)));
+            let minima = [0, 1].map(|group| {
+                let bytes = scales_of(group, L::MINIMA_AT + pair / 2);
                 if pair % 2 == 0 { and(bytes, low_bytes) } else { shr_u16::<8>(bytes) }
             });
             each_tile::<L>(input, super_block * 128 / L::SUB_BLOCK + pair, tiles, |tile, place, _| {
@@ -217,7 +230,7 @@ unsafe fn with_sub_blocks<L: Layout>(
                 });
             });
         }
-        let scales = chunks.map(|at| load(at));
+        let scales = [0, 1].map(|group| scales_of(group, 0));
         let (scales, minimum_scales) = (scales.map(|at| halves.low(at)), scales.map(|at| halves.high(at)));
         let totals = totals.as_mut_ptr();
         each_tile::<L>(input, 8 * super_block, tiles, |tile, place, _| {

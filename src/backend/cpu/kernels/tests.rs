@@ -39,7 +39,7 @@ fn row<L: Layout>(columns: usize, scales: &[usize], random: &mut Random) -> (Vec
         L::Encoding::decode(block, &mut decoded);
         let number = |bits: u16| f16::from_bits(bits).to_f32();
         for (column, &value) in decoded.values[..L::BLOCK].iter().enumerate() {
-            let eight_bits = L::Quants::BYTES == 128;
+            let eight_bits = L::Quants::BITS == 8;
             let integer = if eight_bits { value as i8 as i32 } else { value as i32 } - L::OFFSET;
             let sub_block = column / L::SUB_BLOCK;
             values.push(match (L::BLOCK, L::MINIMA) {
@@ -71,31 +71,23 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
         let columns = blocks * L::BLOCK;
         let chunks = columns.div_ceil(L::COLUMNS);
         // Four groups of four rows.
-        let mut memory = vec![0u128; 4 * chunks * L::BYTES / 16];
+        let mut memory = vec![0u128; 4 / strip_groups * chunks * L::BYTES / 16];
         let len = size_of_val(memory.as_slice());
         let bytes: &mut [u8] = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), len) };
         let mut weights = Vec::new();
-        let first_chunk = |group: usize| {
-            group / strip_groups * strip_groups * chunks * L::BYTES
-                + group % strip_groups * L::group_step(chunks)
-        };
-        for index in 0..4 {
-            let group = &mut bytes[first_chunk(index)..];
-            for lane in 0..4 {
+        for strip in bytes.chunks_exact_mut(chunks * L::BYTES) {
+            for index in 0..4 * strip_groups {
                 let (file, values) = row::<L>(columns, scales, &mut random);
-                L::pack(&file, lane, group);
+                L::pack(&file, index, strip);
                 let mut unpacked = vec![0.0; columns];
-                unsafe { unpack_row::<L>(group.as_ptr(), lane, &mut unpacked) };
+                unsafe { unpack_row::<L>(strip.as_ptr(), index, &mut unpacked) };
                 for (a, b) in unpacked.iter().zip(&values) {
-                    assert!(
-                        (a - b).abs() <= 1e-6 * b.abs().max(1e-2),
-                        "row {index}.{lane} unpacks to {a}, not {b}"
-                    );
+                    assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-2), "row {index} unpacks to {a}, not {b}");
                 }
                 weights.push(values);
             }
         }
-        let group = |index: usize| memory.as_ptr().cast::<u8>().wrapping_add(first_chunk(index));
+        let strip = |index: usize| memory.as_ptr().cast::<u8>().wrapping_add(index * chunks * L::BYTES);
 
         let rows = 11;
         let input: Vec<f32> = (0..rows * columns).map(|_| random.float()).collect();
@@ -123,7 +115,7 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
         for row in 0..rows {
             order.fill(&pool, &Order::one::<L>(), columns, &input[row * columns..][..columns]).unwrap();
             let first = by_column.len();
-            for strip in (0..4).step_by(strip_groups).map(group) {
+            for strip in (0..4 / strip_groups).map(strip) {
                 match strip_groups {
                     2 => by_column.extend(unsafe { column::multiply::<L, 2>(strip, &order) }.map(lanes)),
                     _ => by_column.extend(unsafe { column::multiply::<L, 4>(strip, &order) }.map(lanes)),
@@ -138,14 +130,21 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
         if let Lanes::Pairs = L::Quants::LANES {
             for first in [0, 2] {
                 let mut totals = [[[zero(); tile::GROUPS]; tile::ROWS]; 3];
-                unsafe { tile::multiply::<L>(group(first), &order, &mut totals) };
+                unsafe {
+                    tile::multiply::<L>(
+                        strip(first / strip_groups),
+                        first % strip_groups,
+                        &order,
+                        &mut totals,
+                    )
+                };
                 for (together, totals) in together.iter_mut().zip(totals.as_flattened()) {
                     together[first..][..2].copy_from_slice(&totals.map(lanes));
                 }
             }
         } else {
             let mut totals = [[[zero(); rows::GROUPS]; rows::ROWS]; 3];
-            unsafe { rows::multiply::<L>(group(0), &order, &mut totals) };
+            unsafe { rows::multiply::<L>(strip(0), &order, &mut totals) };
             together = totals.as_flattened()[..rows].iter().map(|totals| totals.map(lanes)).collect();
         }
         assert_eq!(together.as_flattened(), by_column, "{columns} columns together and one by one");

@@ -40,24 +40,25 @@ impl Panel {
         }
     }
 
-    /// Unpacks `blocks` blocks.
+    /// Unpacks `blocks` blocks of group `from` of a strip as the panel's group `group`.
     ///
     /// # Safety
-    /// `chunk` points to the first of as many chunks of a strip.
-    unsafe fn fill<L: Layout>(&mut self, group: usize, chunk: *const u8, blocks: usize) {
+    /// `strip` points to as many chunks of it.
+    unsafe fn fill<L: Layout>(&mut self, group: usize, strip: *const u8, from: usize, blocks: usize) {
         let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
         let low_halves = opaque(0x0000_ffff);
         let offset = opaque((-L::OFFSET as i16 as u16 as u32) * 0x1_0001);
         for block in 0..blocks {
             // SAFETY: the chunks are there.
             unsafe {
-                let chunk = chunk.add(block / (L::COLUMNS / 32) * L::CHUNK_STEP);
+                let chunk = strip.add(block / (L::COLUMNS / 32) * L::BYTES);
                 let within = block % (L::COLUMNS / 32);
-                let integers = chunk.add(L::INTEGERS_AT + within * L::Quants::BYTES);
+                let integers = chunk.add(L::integers_at(from, within));
+                let scales_of = |word| load(chunk.add(L::scales_at(from, word)));
                 // The scales of the block's two halves, in both 16-bit lanes.
                 let weights = [0, 1].map(|half| {
                     let sub_block = (32 * within + 16 * half) / L::SUB_BLOCK;
-                    let bytes = load(chunk.add(16 + 16 * (sub_block / 4)));
+                    let bytes = scales_of(1 + sub_block / 4);
                     let scale = shr_i32::<24>(match sub_block % 4 {
                         0 => bytes,
                         1 => shl_i32::<8>(bytes),
@@ -81,19 +82,20 @@ impl Panel {
                     self.integers[block][PAIR][group] =
                         if L::BLOCK == 32 { value } else { mul_i16(value, weights[PAIR / 8]) };
                 });
-                let half =
-                    |at: *const u8| if within == 0 { halves.low(load(at)) } else { halves.high(load(at)) };
+                let half = |word| {
+                    if within == 0 { halves.low(scales_of(word)) } else { halves.high(scales_of(word)) }
+                };
                 if L::BLOCK == 32 {
-                    self.scales[block][group] = half(chunk);
+                    self.scales[block][group] = half(0);
                     if L::MINIMA {
-                        self.minimum_scales[block][group] = half(chunk.add(L::MINIMA_AT));
+                        self.minimum_scales[block][group] = half(L::MINIMA_AT);
                     }
                 } else if within == 0 {
-                    self.scales[0][group] = halves.low(load(chunk));
+                    self.scales[0][group] = halves.low(scales_of(0));
                     if L::MINIMA {
-                        self.minimum_scales[0][group] = halves.high(load(chunk));
+                        self.minimum_scales[0][group] = halves.high(scales_of(0));
                         for word in 0..64 / L::SUB_BLOCK {
-                            let bytes = load(chunk.add(L::MINIMA_AT + 16 * word));
+                            let bytes = scales_of(L::MINIMA_AT + word);
                             self.minima[2 * word][group] = and(bytes, low_bytes);
                             self.minima[2 * word + 1][group] = shr_u16::<8>(bytes);
                         }
@@ -169,20 +171,27 @@ impl Panel {
     }
 }
 
-/// The products of `GROUPS` groups of four rows with every row of the input: `totals[tile][row][group]`.
+/// The products of `GROUPS` groups of a strip, from group `from` on, with every row of the input:
+/// `totals[tile][row][group]`.
 ///
 /// # Safety
-/// `groups` points to the first of as many chunks of a strip as the input has, and the next groups are in it too.
-pub unsafe fn multiply<L: Layout>(groups: *const u8, input: &Input, totals: &mut [[[V; GROUPS]; ROWS]]) {
+/// `strip` points to as many chunks as the input has, and the groups are in it.
+pub unsafe fn multiply<L: Layout>(
+    strip: *const u8,
+    from: usize,
+    input: &Input,
+    totals: &mut [[[V; GROUPS]; ROWS]],
+) {
     let mut panel = Panel::new();
     totals.fill([[zero(); GROUPS]; ROWS]);
     for first in (0..input.blocks).step_by(PANEL) {
         let blocks = PANEL.min(input.blocks - first);
         for group in 0..GROUPS {
-            let chunk = first / (L::COLUMNS / 32) * L::CHUNK_STEP;
-            let at = chunk + group * L::group_step(input.blocks / (L::COLUMNS / 32));
             // SAFETY: passed on; a panel starts with a chunk.
-            unsafe { panel.fill::<L>(group, groups.add(at), blocks) };
+            unsafe {
+                let chunks = strip.add(first / (L::COLUMNS / 32) * L::BYTES);
+                panel.fill::<L>(group, chunks, from + group, blocks);
+            }
         }
         for (tile, totals) in totals.iter_mut().enumerate() {
             // SAFETY: the input has the tile.

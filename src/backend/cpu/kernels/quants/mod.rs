@@ -9,12 +9,15 @@ pub mod pairs;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
 pub mod quads;
 
-use super::simd::V;
+use super::simd::{V, load};
 
 #[cfg(not(target_feature = "relaxed-simd"))]
 pub use pairs::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
 #[cfg(target_feature = "relaxed-simd")]
 pub use quads::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
+
+/// Bytes of what one operation works on: four lanes of 32 bits.
+pub const WORD: usize = 16;
 
 /// Most steps in a block of 32 columns.
 pub const MOST_STEPS: usize = 16;
@@ -45,8 +48,10 @@ impl Lanes {
 pub trait Quants {
     /// Of an integer.
     const BITS: usize;
-    /// Of four rows and 32 columns.
-    const BYTES: usize = 16 * Self::BITS;
+    /// Of a strip's rows and 32 columns.
+    const BYTES: usize = WORD * Self::BITS * Self::GROUPS;
+    /// Bytes of a group that are followed by those of the next one.
+    const UNIT: usize = WORD;
     /// In a block of 32 columns.
     const STEPS: usize;
     /// What the input must be like.
@@ -55,7 +60,7 @@ pub trait Quants {
     const FACTORS: [i16; MOST_STEPS] = [1; MOST_STEPS];
     /// Integer times factor.
     const SCALE: i32 = 1;
-    /// Groups of four rows that a kernel for one column takes at once: as many as registers allow.
+    /// Groups of four rows in a strip, which a kernel for one column takes at once: as many as registers allow.
     const GROUPS: usize;
     /// Masks, kept in registers.
     type Masks: Copy;
@@ -67,21 +72,29 @@ pub trait Quants {
     /// The integers of a step, times `SCALE / FACTORS[step]`.
     ///
     /// # Safety
-    /// `at` is the start of a block's integers of four rows; `step` is below `STEPS`. It should be a constant.
+    /// `at` is the start of a block's integers of a group; `step` is below `STEPS`. It should be a constant.
     unsafe fn step(at: *const u8, step: usize, masks: Self::Masks) -> V;
     /// # Safety
     /// `at` is the start of a row's lanes of a block, where they lie together. `step` should be a constant.
     unsafe fn input(at: *const u8, step: usize) -> Self::Input;
     /// `sum` and the products of a step with the input, in each lane.
     fn add(sum: V, step: V, input: Self::Input) -> V;
-    /// Packs the 32 integers of row `row` of four into `block`.
+    /// Packs the 32 integers of row `row` of a group into `block`, which starts with the group's first unit.
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]);
 }
 
-/// Puts a row's lanes into the words of a block.
+/// Puts a row's lanes into a group's words of a block.
 #[inline(always)]
-fn put<const WORDS: usize>(lanes: [u32; WORDS], row: usize, block: &mut [u8]) {
-    for (lane, word) in lanes.into_iter().zip(block.as_chunks_mut::<16>().0) {
+fn put<Q: Quants, const WORDS: usize>(lanes: [u32; WORDS], row: usize, block: &mut [u8]) {
+    for (lane, word) in lanes.into_iter().zip(block.as_chunks_mut::<WORD>().0.iter_mut().step_by(Q::GROUPS)) {
         word.as_chunks_mut::<4>().0[row] = lane.to_le_bytes();
     }
+}
+
+/// # Safety
+/// There are more than `index` words of the group at `at`.
+#[inline(always)]
+unsafe fn word<Q: Quants>(at: *const u8, index: usize) -> V {
+    // SAFETY: the caller's.
+    unsafe { load(at.add(WORD * Q::GROUPS * index)) }
 }

@@ -5,8 +5,8 @@
 //! large. The input makes up for it: its pair p is multiplied by [`Quants::FACTORS`]`[p]` beforehand, so that all
 //! products of a block are [`Quants::SCALE`] times as large.
 
-use super::super::simd::{self, V, add_i32, and, dot_i16, load, opaque, or, shl_i16, shr_u16, splat};
-use super::{Lanes, MOST_STEPS, Quants, put};
+use super::super::simd::{self, V, add_i32, and, dot_i16, opaque, or, shl_i16, shr_u16, splat};
+use super::{Lanes, MOST_STEPS, Quants, put, word};
 
 /// Pairs in a block of 32 columns.
 pub const PAIRS: usize = MOST_STEPS;
@@ -29,13 +29,6 @@ macro_rules! pairs {
     };
 }
 
-/// # Safety
-/// There are more than `index` words at `at`.
-#[inline(always)]
-unsafe fn word(at: *const u8, index: usize) -> V {
-    unsafe { load(at.add(16 * index)) }
-}
-
 /// The pairs of a row as lanes: what shifts one, shifts both of its columns.
 #[inline(always)]
 fn lanes(values: &[u8; 32]) -> [u32; PAIRS] {
@@ -55,17 +48,19 @@ pub struct Bits8;
 impl Quants for Bits8 {
     pairs!();
     const BITS: usize = 8;
+    const UNIT: usize = 8;
     const GROUPS: usize = 4;
     type Masks = ();
 
     fn masks() {}
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, _: ()) -> V {
-        unsafe { simd::load_i8(at.add(8 * pair).cast()) }
+        unsafe { simd::load_i8(at.add(Self::UNIT * Self::GROUPS * pair).cast()) }
     }
     #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        for (columns, pair) in values.as_chunks::<2>().0.iter().zip(block.as_chunks_mut::<8>().0) {
+        let units = block.as_chunks_mut::<{ Self::UNIT }>().0.iter_mut().step_by(Self::GROUPS);
+        for (columns, pair) in values.as_chunks::<2>().0.iter().zip(units) {
             pair.as_chunks_mut::<2>().0[row] = *columns;
         }
     }
@@ -87,7 +82,7 @@ impl Quants for Bits4 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 3]) -> V {
-        let word = unsafe { word(at, pair / 4) };
+        let word = unsafe { word::<Self>(at, pair / 4) };
         match pair % 4 {
             3 => shr_u16::<12>(word),
             place => and(word, masks[place]),
@@ -97,7 +92,7 @@ impl Quants for Bits4 {
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
         let pairs = lanes(values);
         let lane = |[a, b, c, d]: [u32; 4]| a | b << 4 | c << 8 | d << 12;
-        put([0, 1, 2, 3].map(|word| lane(pairs.as_chunks::<4>().0[word])), row, block);
+        put::<Self, _>([0, 1, 2, 3].map(|word| lane(pairs.as_chunks::<4>().0[word])), row, block);
     }
 }
 
@@ -118,11 +113,11 @@ impl Quants for Bits5 {
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, [low, middle, left]: [V; 3]) -> V {
         if pair == 15 {
-            let bits = [0, 1, 2, 3, 4].map(|index| and(unsafe { word(at, index) }, left));
+            let bits = [0, 1, 2, 3, 4].map(|index| and(unsafe { word::<Self>(at, index) }, left));
             let high = or(or(shl_i16::<2>(bits[2]), shl_i16::<3>(bits[3])), shl_i16::<4>(bits[4]));
             return or(or(bits[0], shl_i16::<1>(bits[1])), high);
         }
-        let word = unsafe { word(at, pair / 3) };
+        let word = unsafe { word::<Self>(at, pair / 3) };
         match pair % 3 {
             0 => and(word, low),
             1 => and(word, middle),
@@ -136,7 +131,7 @@ impl Quants for Bits5 {
             let [a, b, c] = pairs.as_chunks::<3>().0[word];
             bit(pairs[15], word) | a << 1 | b << 6 | c << 11
         };
-        put([0, 1, 2, 3, 4].map(word), row, block);
+        put::<Self, _>([0, 1, 2, 3, 4].map(word), row, block);
     }
 }
 
@@ -156,7 +151,7 @@ impl Quants for Bits6 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, [middle, left, first, second]: [V; 4]) -> V {
-        let word = |index: usize| unsafe { word(at, 3 * (pair / 8) + index) };
+        let word = |index: usize| unsafe { word::<Self>(at, 3 * (pair / 8) + index) };
         match pair % 8 {
             6 => or(and(word(0), left), shl_i16::<4>(and(word(2), first))),
             7 => or(and(word(1), left), shl_i16::<2>(and(word(2), second))),
@@ -173,7 +168,7 @@ impl Quants for Bits6 {
             [low(g) | a << 4 | b << 10, low(h) | c << 4 | d << 10, high(g) | high(h) << 2 | e << 4 | f << 10]
         };
         let [[a, b, c], [d, e, f]] = [0, 1].map(|index| half(pairs.as_chunks::<8>().0[index]));
-        put([a, b, c, d, e, f], row, block);
+        put::<Self, _>([a, b, c, d, e, f], row, block);
     }
 }
 
@@ -194,10 +189,10 @@ impl Quants for Bits3 {
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 5]) -> V {
         if pair == 15 {
-            let bits = [0, 1, 2].map(|index| and(unsafe { word(at, index) }, masks[4]));
+            let bits = [0, 1, 2].map(|index| and(unsafe { word::<Self>(at, index) }, masks[4]));
             return or(or(bits[0], shl_i16::<1>(bits[1])), shl_i16::<2>(bits[2]));
         }
-        let word = unsafe { word(at, pair / 5) };
+        let word = unsafe { word::<Self>(at, pair / 5) };
         match pair % 5 {
             3 => and(shr_u16::<10>(word), masks[3]),
             4 => shr_u16::<13>(word),
@@ -211,7 +206,7 @@ impl Quants for Bits3 {
             let [a, b, c, d, e] = pairs.as_chunks::<5>().0[word];
             bit(pairs[15], word) | a << 1 | b << 4 | c << 7 | d << 10 | e << 13
         };
-        put([0, 1, 2].map(word), row, block);
+        put::<Self, _>([0, 1, 2].map(word), row, block);
     }
 }
 
@@ -231,7 +226,7 @@ impl Quants for Bits2 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 5]) -> V {
-        let word = unsafe { word(at, pair / 8) };
+        let word = unsafe { word::<Self>(at, pair / 8) };
         match pair % 8 {
             5 => and(shr_u16::<10>(word), masks[0]),
             6 => and(shr_u16::<10>(word), masks[1]),
@@ -245,6 +240,6 @@ impl Quants for Bits2 {
         let lane = |[a, b, c, d, e, f, g, h]: [u32; 8]| {
             a | b << 2 | c << 4 | d << 6 | e << 8 | f << 10 | g << 12 | h << 14
         };
-        put([0, 1].map(|word| lane(pairs.as_chunks::<8>().0[word])), row, block);
+        put::<Self, _>([0, 1].map(|word| lane(pairs.as_chunks::<8>().0[word])), row, block);
     }
 }

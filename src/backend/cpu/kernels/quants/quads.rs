@@ -6,11 +6,11 @@
 //! 7 bits, and signs, which go to the weights. −w is the complement of w plus 1, so what the complement lacks is the
 //! magnitude: their sum is known beforehand and starts the sum of products.
 
-use super::super::simd::{self, V, and, dot_i8, lane_at, opaque, or, shl_i16, shr_u16, xor};
-use super::{Lanes, Quants, put};
+use super::super::simd::{V, and, dot_i8, lane_at, opaque, or, shl_i16, shr_u16, xor};
+use super::{Lanes, Quants, WORD, put};
 
-/// Integers of `LOW + HIGH` bits: `LOW` words of low bits, then `HIGH` words of high bits. A word has the bits of so
-/// many quads as fit a byte, the first in the lowest bits.
+/// Integers of `LOW + HIGH` bits: `LOW` words of low bits and `HIGH` words of high bits, in the order in which quads need
+/// them. A word has the bits of so many quads as fit a byte, the first in the lowest bits.
 pub struct Bits<const LOW: usize, const HIGH: usize>;
 
 pub type Bits2 = Bits<2, 0>;
@@ -23,6 +23,26 @@ pub type Bits6 = Bits<4, 2>;
 const fn place(quad: usize, bits: usize) -> (usize, usize) {
     let together = 8 / bits;
     (quad / together, quad % together * bits)
+}
+
+impl<const LOW: usize, const HIGH: usize> Bits<LOW, HIGH> {
+    /// The place among all words of low word `word`: high words are before it whose first quad is not after its own.
+    const fn low(word: usize) -> usize {
+        let mut high = 0;
+        while high < HIGH && high * (8 / HIGH) <= word * (8 / LOW) {
+            high += 1;
+        }
+        word + high
+    }
+
+    /// That of high word `word`.
+    const fn high(word: usize) -> usize {
+        let mut low = 0;
+        while HIGH > 0 && low < LOW && low * (8 / LOW) < word * (8 / HIGH) {
+            low += 1;
+        }
+        word + low
+    }
 }
 
 /// Bits moved down, or up where `by` is negative. What crosses from byte to byte must be masked.
@@ -59,13 +79,13 @@ impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
     unsafe fn step(at: *const u8, step: usize, [low, high]: [V; 2]) -> V {
         let (word, bit) = place(step, LOW);
         // SAFETY: the word is one of the block.
-        let value = and(down(unsafe { simd::load(at.add(16 * word)) }, bit as isize), low);
+        let value = and(down(unsafe { super::word::<Self>(at, Self::low(word)) }, bit as isize), low);
         if HIGH == 0 {
             return value;
         }
         let (word, bit) = place(step, HIGH);
         // SAFETY: the word is one of the block.
-        let word = unsafe { simd::load(at.add(16 * (LOW + word))) };
+        let word = unsafe { super::word::<Self>(at, Self::high(word)) };
         or(value, and(down(word, bit as isize - LOW as isize), high))
     }
     #[inline(always)]
@@ -83,14 +103,14 @@ impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
         for (quad, columns) in values.as_chunks::<4>().0.iter().enumerate() {
             let columns = u32::from_le_bytes(*columns);
             let (word, bit) = place(quad, LOW);
-            lanes[word] |= (columns & low) << bit;
+            lanes[Self::low(word)] |= (columns & low) << bit;
             if HIGH > 0 {
                 let (word, bit) = place(quad, HIGH);
-                lanes[LOW + word] |= (columns & !low) >> LOW << bit;
+                lanes[Self::high(word)] |= (columns & !low) >> LOW << bit;
             }
         }
-        let (words, _) = block.as_chunks_mut::<16>();
-        for (lane, word) in lanes.into_iter().zip(&mut words[..LOW + HIGH]) {
+        let words = block.as_chunks_mut::<WORD>().0.iter_mut().step_by(Self::GROUPS);
+        for (lane, word) in lanes.into_iter().zip(words).take(Self::BITS) {
             word.as_chunks_mut::<4>().0[row] = lane.to_le_bytes();
         }
     }
@@ -110,7 +130,7 @@ impl Quants for Bits8 {
     fn masks() {}
     #[inline(always)]
     unsafe fn step(at: *const u8, step: usize, _: ()) -> V {
-        unsafe { simd::load(at.add(16 * step)) }
+        unsafe { super::word::<Self>(at, step) }
     }
     #[inline(always)]
     unsafe fn input(at: *const u8, step: usize) -> [V; 2] {
@@ -123,6 +143,6 @@ impl Quants for Bits8 {
     #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
         let quads = values.as_chunks::<4>().0;
-        put::<8>(std::array::from_fn(|quad| u32::from_le_bytes(quads[quad])), row, block);
+        put::<Self, 8>(std::array::from_fn(|quad| u32::from_le_bytes(quads[quad])), row, block);
     }
 }
