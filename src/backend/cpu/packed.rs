@@ -4,8 +4,8 @@ use super::blocks::{Blocks, Column};
 use super::kernels::decode::Encoding;
 use super::kernels::float::lanes;
 use super::kernels::input::{Input, Order};
-use super::kernels::layout::{self, Layout};
-use super::kernels::quants::{Lanes, Quants};
+use super::kernels::layout::{self, Layout, Strip};
+use super::kernels::quants::{Lanes, Quants, WORD};
 use super::kernels::simd::{V, store, zero};
 use super::kernels::{column, rows, tile};
 use super::pool::{Parts, Pool};
@@ -15,12 +15,13 @@ use std::marker::PhantomData;
 /// Most rows of the input that a pass over the weights serves: those of a step through a prompt.
 const MOST_ROWS: usize = rows::MOST_ROWS;
 
-/// A matrix in the layout `L`: strips of groups of four rows; rows and columns that are not there are zeros.
+/// A matrix in the layout `L`: strips of groups of four rows; rows that are not there are zeros.
 pub(super) struct Packed<L> {
     rows: usize,
     columns: usize,
     /// In 16-byte words, for their alignment.
-    words: Vec<u128>,
+    integers: Vec<u128>,
+    scales: Vec<u128>,
     layout: PhantomData<fn(L)>,
 }
 
@@ -31,21 +32,17 @@ impl<L: Layout> Packed<L> {
     /// Zeroed room; `columns` must be whole blocks.
     pub fn new(rows: usize, columns: usize) -> Result<Self> {
         let strips = rows.div_ceil(4 * Self::GROUPS);
-        let words = words(strips.saturating_mul(Self::strip_bytes(columns)) / size_of::<u128>())?;
-        Ok(Packed { rows, columns, words, layout: PhantomData })
-    }
-
-    const fn strip_bytes(columns: usize) -> usize {
-        columns.div_ceil(L::COLUMNS) * L::BYTES
+        let [integers, scales] =
+            L::strip_bytes(columns / 32).map(|bytes| words(strips.saturating_mul(bytes) / WORD));
+        Ok(Packed { rows, columns, integers: integers?, scales: scales?, layout: PhantomData })
     }
 
     fn strips(&self) -> usize {
         self.rows.div_ceil(4 * Self::GROUPS)
     }
 
-    fn strip(&self, index: usize) -> *const u8 {
-        let words = Self::strip_bytes(self.columns) / size_of::<u128>();
-        self.words[index * words..][..words].as_ptr().cast()
+    fn strip(&self, index: usize) -> Strip {
+        L::strip(&self.integers, &self.scales, index, self.columns / 32)
     }
 
     fn multiply_column(&self, pool: &Pool, input: &Input, out: &mut [f32]) -> Result<()> {
@@ -151,16 +148,19 @@ impl<L: Layout> Blocks for Packed<L> {
         if end > self.rows || !bytes.len().is_multiple_of(row_bytes) {
             return Err(Error::internal("a matrix is written past its end"));
         }
-        let strip_bytes = Self::strip_bytes(self.columns);
-        let target = Parts::new(bytes_of(&mut self.words));
+        let [integer_bytes, scale_bytes] = L::strip_bytes(self.columns / 32);
+        let integers = Parts::new(bytes_of(&mut self.integers));
+        let scales = Parts::new(bytes_of(&mut self.scales));
         let strip_rows = 4 * Self::GROUPS;
         let first_strip = first / strip_rows;
         pool.each(end.div_ceil(strip_rows) - first_strip, strip_rows * self.columns, |index| {
             let strip = first_strip + index;
             // SAFETY: strips do not overlap, and each comes once.
-            let target = unsafe { target.part(strip * strip_bytes, strip_bytes) };
+            let integers = unsafe { integers.part(strip * integer_bytes, integer_bytes) };
+            // SAFETY: the same.
+            let scales = unsafe { scales.part(strip * scale_bytes, scale_bytes) };
             for row in first.max(strip_rows * strip)..end.min(strip_rows * (strip + 1)) {
-                L::pack(&bytes[(row - first) * row_bytes..][..row_bytes], row % strip_rows, target);
+                L::pack(&bytes[(row - first) * row_bytes..][..row_bytes], row % strip_rows, integers, scales);
             }
         })
     }

@@ -1,7 +1,7 @@
 //! Matrix times one column, which is what a new token costs.
 
 use super::input::Input;
-use super::layout::{Halves, Layout};
+use super::layout::{Halves, Layout, Strip};
 use super::quants::{Lanes, Quants};
 use super::simd::{
     V, add_i32, and, dot_i16, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
@@ -9,13 +9,14 @@ use super::simd::{
 };
 use super::unroll;
 use std::array::from_fn;
+use std::hint::black_box;
 
 /// The products of a strip of `GROUPS` groups of four rows with the input.
 ///
 /// # Safety
-/// `strip` points to as many chunks as the input has.
+/// The strip has as many columns as the input.
 #[inline(always)]
-pub unsafe fn multiply<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
+pub unsafe fn multiply<L: Layout, const GROUPS: usize>(strip: Strip, input: &Input) -> [V; GROUPS] {
     // SAFETY: passed on.
     unsafe {
         if L::BLOCK == 32 {
@@ -26,29 +27,110 @@ pub unsafe fn multiply<L: Layout, const GROUPS: usize>(strip: *const u8, input: 
     }
 }
 
-/// Adds the products of the first or second half of a block with the input at `$lanes` to `$sums`. The block's integers
-/// are at `$integers` in each group.
-macro_rules! products {
-    ($sums:ident, $half:literal, $integers:ident, $lanes:ident, $masks:ident) => {
-        if let Lanes::Pairs = L::Quants::LANES {
-            unroll!(STEP in [0 1 2 3 4 5 6 7] {
-                let step = 8 * $half + STEP;
-                let input = L::Quants::input($lanes, step);
-                for (sum, at) in $sums.iter_mut().zip($integers) {
-                    *sum = L::Quants::add(*sum, L::Quants::step(at, step, $masks), input);
+/// What is multiplied in a block of 32 columns: its integers in each group, and the input's lanes.
+struct Products<L: Layout, const GROUPS: usize> {
+    integers: [*const u8; GROUPS],
+    lanes: *const u8,
+    masks: <L::Quants as Quants>::Masks,
+    /// [`Quants::TURNS`], which the compiler must not know: see [`Products::turns`].
+    turns: usize,
+}
+
+/// `sums` and the products of the steps from `first` on.
+macro_rules! steps {
+    ($sums:ident, $block:expr, $first:expr, [$($step:literal)*]) => {{
+        unroll!(STEP in [$($step)*] {
+            let input = L::Quants::input($block.lanes, $first + STEP);
+            for (sum, at) in $sums.iter_mut().zip($block.integers) {
+                *sum = L::Quants::add(*sum, L::Quants::step(at, $first + STEP, $block.masks), input);
+            }
+        });
+    }};
+}
+
+/// # Safety
+/// All of these: the pointers are to a block.
+impl<L: Layout, const GROUPS: usize> Products<L, GROUPS> {
+    const TURNS: usize = L::Quants::TURNS;
+    const PERIOD: usize = L::Quants::STEPS / Self::TURNS;
+
+    /// `sums` and all products of the block with the input.
+    #[inline(always)]
+    unsafe fn all(&self, sums: [V; GROUPS]) -> [V; GROUPS] {
+        // SAFETY: the caller's.
+        unsafe {
+            if Self::TURNS == 1 {
+                return self.unrolled::<1>(self.unrolled::<0>(sums));
+            }
+            let mut sums = self.turns(sums, 0, self.turns);
+            if Self::PERIOD * Self::TURNS < L::Quants::STEPS {
+                steps!(sums, self, L::Quants::STEPS - 1, [0]);
+            }
+            sums
+        }
+    }
+
+    /// `sums` and the products of the first or second half.
+    #[inline(always)]
+    unsafe fn half<const HALF: usize>(&self, sums: [V; GROUPS]) -> [V; GROUPS] {
+        // SAFETY: the caller's.
+        unsafe {
+            match Self::TURNS {
+                1 => self.unrolled::<HALF>(sums),
+                turns => self.turns(sums, HALF * turns / 2, self.turns / 2),
+            }
+        }
+    }
+
+    /// Some turns from `first` on. Of a loop that it can unroll the compiler would make one expression for each group, and
+    /// keep all of the input for the next ones, in more registers than there are.
+    #[inline(always)]
+    unsafe fn turns(&self, mut sums: [V; GROUPS], first: usize, count: usize) -> [V; GROUPS] {
+        let mut turn = Products { ..*self };
+        // SAFETY: the caller's.
+        unsafe {
+            turn.skip(first);
+            for _ in 0..count {
+                match Self::PERIOD {
+                    3 => steps!(sums, turn, 0, [0 1 2]),
+                    4 => steps!(sums, turn, 0, [0 1 2 3]),
+                    _ => steps!(sums, turn, 0, [0 1 2 3 4 5 6 7]),
                 }
-            });
-        } else {
-            for (sum, at) in $sums.iter_mut().zip($integers) {
-                unroll!(STEP in [0 1 2 3] {
-                    let step = 4 * $half + STEP;
-                    let input = L::Quants::input($lanes, step);
-                    *sum = L::Quants::add(*sum, L::Quants::step(at, step, $masks), input);
-                });
+                turn.skip(1);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn skip(&mut self, turns: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            self.integers = self.integers.map(|at| at.add(turns * (L::Quants::BYTES / Self::TURNS)));
+            self.lanes = self.lanes.add(turns * 4 * Self::PERIOD);
+        }
+    }
+
+    /// A half whose steps are all different.
+    #[inline(always)]
+    unsafe fn unrolled<const HALF: usize>(&self, mut sums: [V; GROUPS]) -> [V; GROUPS] {
+        // SAFETY: the caller's.
+        unsafe {
+            if let Lanes::Pairs = L::Quants::LANES {
+                steps!(sums, self, 8 * HALF, [0 1 2 3 4 5 6 7]);
+                return sums;
+            }
+            for (sum, at) in sums.iter_mut().zip(self.integers) {
+                let group =
+                    Products::<L, 1> { integers: [at], lanes: self.lanes, masks: self.masks, turns: 1 };
+                let mut only = [*sum];
+                steps!(only, group, 4 * HALF, [0 1 2 3]);
+                [*sum] = only;
                 pin(*sum);
             }
         }
-    };
+        sums
+    }
 }
 
 /// Has what comes before computed before what comes after. The compiler for WebAssembly makes one expression of a sum,
@@ -61,65 +143,62 @@ fn pin(sum: V) {
 }
 
 #[inline(always)]
-unsafe fn plain<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
-    let (masks, halves) = (L::Quants::masks(), Halves::new());
+unsafe fn plain<L: Layout, const GROUPS: usize>(strip: Strip, input: &Input) -> [V; GROUPS] {
+    let (masks, halves, turns) = (L::Quants::masks(), Halves::new(), black_box(L::Quants::TURNS));
     let mut totals = [zero(); GROUPS];
-    for chunk in 0..input.blocks / 2 {
-        // SAFETY: the chunk is there, and the input has as many blocks.
+    for block in 0..input.blocks {
+        // SAFETY: the block is there, and the input has as many.
         unsafe {
-            let at = strip.add(chunk * L::BYTES);
-            unroll!(SECOND in [0 1] {
-                let integers: [_; GROUPS] = from_fn(|group| at.add(L::integers_at(group, SECOND)));
-                let block = 2 * chunk + SECOND;
-                let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast::<u8>();
-                let mut sums = [splat(input.starts.as_ptr().add(block).cast()); GROUPS];
-                products!(sums, 0, integers, lanes, masks);
-                products!(sums, 1, integers, lanes, masks);
-                let scale = splat(input.scales.as_ptr().add(block).cast());
-                let block_sum = splat(input.block_sums.as_ptr().add(block).cast());
-                let half = |group, word| {
-                    let halves_of = load(at.add(L::scales_at(group, word)));
-                    if SECOND == 0 { halves.low(halves_of) } else { halves.high(halves_of) }
-                };
-                for (group, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
-                    *total = mul_add_f32(mul_f32(to_f32(sum), scale), half(group, 0), *total);
-                    if L::MINIMA {
-                        *total = mul_add_f32(half(group, L::MINIMA_AT), block_sum, *total);
-                    }
+            let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast();
+            let integers = from_fn(|group| strip.integers.add(L::integers_at(group, block)));
+            let products = Products::<L, GROUPS> { integers, lanes, masks, turns };
+            let sums = products.all([splat(input.starts.as_ptr().add(block).cast()); GROUPS]);
+            let scale = splat(input.scales.as_ptr().add(block).cast());
+            let block_sum = splat(input.block_sums.as_ptr().add(block).cast());
+            let scales = strip.scales.add(block * L::SCALES_STEP);
+            for (group, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+                let worth = halves.four(scales.add(L::scales_at(group, 0)));
+                *total = mul_add_f32(mul_f32(to_f32(sum), scale), worth, *total);
+                if L::MINIMA {
+                    let minimum = halves.four(scales.add(L::scales_at(group, L::MINIMA_AT)));
+                    *total = mul_add_f32(minimum, block_sum, *total);
                 }
-            });
+            }
         }
     }
     totals
 }
 
 #[inline(always)]
-unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: *const u8, input: &Input) -> [V; GROUPS] {
+unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: Strip, input: &Input) -> [V; GROUPS] {
     let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
+    let (turns, words) = (black_box(L::Quants::TURNS), black_box(L::SUB_SCALES));
+    // Blocks whose sub-blocks' scales are one word.
+    let together = black_box(L::SUB_BLOCK / 8);
     let mut totals = [zero(); GROUPS];
+    let mut block = 0;
     for super_block in 0..input.blocks / 8 {
-        // SAFETY: the chunk is there, and the input has as many blocks.
+        // SAFETY: the super-block is there, and the input has as many.
         unsafe {
-            let at = strip.add(super_block * L::BYTES);
-            let scales_of = |group, word| load(at.add(L::scales_at(group, word)));
+            let scales = strip.scales.add(super_block * L::SCALES_STEP);
+            let scales_of = |group, word| load(scales.add(L::scales_at(group, word)));
             let mut weighted = [zero(); GROUPS];
-            // Blocks whose sub-blocks' scales are one word.
-            let together = L::SUB_BLOCK / 8;
-            for word in 0..8 / together {
+            for word in 0..words {
                 let mut scales: [_; GROUPS] = from_fn(|group| scales_of(group, 1 + word));
-                for block in together * word..together * (word + 1) {
-                    let integers: [_; GROUPS] = from_fn(|group| at.add(L::integers_at(group, block)));
-                    let block = 8 * super_block + block;
-                    let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast::<u8>();
+                for _ in 0..together {
+                    let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast();
+                    let integers = from_fn(|group| strip.integers.add(L::integers_at(group, block)));
+                    let products = Products::<L, GROUPS> { integers, lanes, masks, turns };
                     let starts = input.starts.as_ptr().add(block).cast::<u8>();
-                    let mut sums = [splat(starts); GROUPS];
-                    products!(sums, 0, integers, lanes, masks);
+                    let first = [splat(starts); GROUPS];
                     if L::SUB_BLOCK == 16 {
-                        weigh::<L, GROUPS>(&mut weighted, sums, &mut scales);
-                        sums = [splat(starts.add(4)); GROUPS];
+                        weigh::<L, GROUPS>(&mut weighted, products.half::<0>(first), &mut scales);
+                        let second = [splat(starts.add(4)); GROUPS];
+                        weigh::<L, GROUPS>(&mut weighted, products.half::<1>(second), &mut scales);
+                    } else {
+                        weigh::<L, GROUPS>(&mut weighted, products.all(first), &mut scales);
                     }
-                    products!(sums, 1, integers, lanes, masks);
-                    weigh::<L, GROUPS>(&mut weighted, sums, &mut scales);
+                    block += 1;
                 }
             }
             let scale = splat(input.scales.as_ptr().add(8 * super_block).cast());

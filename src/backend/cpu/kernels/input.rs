@@ -17,8 +17,6 @@ pub struct Order {
     block: usize,
     /// Columns with one sum: 16 or 32.
     sub_block: usize,
-    /// Columns are made up to a multiple of this with zeros.
-    chunk: usize,
     /// What a step takes.
     lanes: Lanes,
     /// Of each step; see [`Quants::FACTORS`].
@@ -38,7 +36,6 @@ impl Order {
         Order {
             block: L::BLOCK,
             sub_block: L::SUB_BLOCK,
-            chunk: L::COLUMNS,
             lanes: L::Quants::LANES,
             factors: L::Quants::FACTORS,
             excess: if L::BLOCK == 32 { scale as f32 } else { 1.0 },
@@ -92,7 +89,7 @@ impl Input {
             return Ok(());
         }
         self.made = None;
-        let blocks = columns.div_ceil(order.chunk) * order.chunk / 32;
+        let blocks = columns / 32;
         let tiles = input.chunks(order.rows * columns).len();
         let len = order.rows * blocks;
         self.blocks = blocks;
@@ -115,7 +112,7 @@ impl Input {
                 }
             };
             let rows = input[index * order.rows * columns..].chunks_exact(columns).take(order.rows);
-            if rows.len() < order.rows || !columns.is_multiple_of(order.chunk) {
+            if rows.len() < order.rows {
                 tile.clear();
             }
             rows.enumerate().for_each(|(lane, row)| tile.fill(lane, row));
@@ -136,7 +133,7 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Zeros, for the rows and columns that are not there.
+    /// Zeros, for the rows that are not there.
     fn clear(&mut self) {
         self.lanes.fill(Default::default());
         self.scales.fill(Default::default());

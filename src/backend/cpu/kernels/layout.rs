@@ -1,16 +1,16 @@
-//! How matrices lie in memory: in strips of so many groups of four rows as the kernel for one column takes at once, and
-//! in these in chunks of columns.
+//! How matrices lie in memory: in strips of so many groups of four rows as the kernel for one column takes at once.
 //!
-//! A chunk is all that a kernel needs for so many columns of its strip: scales first, then the integers as [`Quants`]
-//! packs them. All of it is 128-bit words (half of them for some types), and a word of the first group is followed by
-//! the same of the second, … — so a kernel reads memory strictly from front to back, cache line by cache line. Where each
-//! group's words lay together instead, processors did not see one stream, and whole models, whose weights come from
-//! memory, were up to half as fast.
+//! Integers and scales lie apart, each strip after strip. A strip's integers are those of its blocks of 32 columns, one
+//! after the other as [`Quants`] packs them; its scales are those of its blocks of 32 or 256. All are words of 128 or 64
+//! bits, and one of the first group is followed by the same of the second, … So a kernel's loop reads integers strictly
+//! from front to back, each of its loads always as many bytes after the last time. Processors that fetch ahead by that
+//! distance are thrown off by anything in between: with scales among the integers whole models, whose weights come from
+//! memory, were up to half as fast (`tests/bench/README.md`).
 
 use super::decode::{Block, Encoding};
 use super::float::lanes;
 use super::quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Quants, WORD};
-use super::simd::{V, and, mul_f32, opaque, shl_i32, shr_i32};
+use super::simd::{V, and, load_i16, mul_f32, opaque, shl_i32, shr_i32};
 use half::f16;
 use std::marker::PhantomData;
 
@@ -29,66 +29,89 @@ pub trait Layout {
     /// Whether blocks or sub-blocks have a minimum.
     const MINIMA: bool;
 
-    /// Columns of a chunk: two blocks of 32, or one of 256.
-    const COLUMNS: usize = if Self::BLOCK == 32 { 64 } else { 256 };
     /// Words of a group with the scales of sub-blocks, and as many with their minima: one byte each.
     const SUB_SCALES: usize = if Self::BLOCK == 32 { 0 } else { Self::BLOCK / Self::SUB_BLOCK / 4 };
-    /// The word of a group where the minima are.
+    /// The word of a group where a block's minima are.
     const MINIMA_AT: usize = 1 + Self::SUB_SCALES;
-    /// The word of a group after all scales.
-    const INTEGERS_AT: usize = Self::MINIMA_AT
-        + match (Self::MINIMA, Self::BLOCK) {
-            (false, _) => 0,
-            (true, 32) => 1,
-            (true, _) => Self::SUB_SCALES,
+    /// Bytes of such a word: a row has an f16, or a lane of 32 bits.
+    const SCALE: usize = if Self::BLOCK == 32 { WORD / 2 } else { WORD };
+    /// Bytes of a block's scales in a strip.
+    const SCALES: usize = Self::SCALE
+        * Self::Quants::GROUPS
+        * match (Self::MINIMA, Self::BLOCK) {
+            (false, _) => Self::MINIMA_AT,
+            (true, 32) => 2,
+            (true, _) => 1 + 2 * Self::SUB_SCALES,
         };
-    /// Bytes of a chunk.
-    const BYTES: usize =
-        WORD * Self::Quants::GROUPS * Self::INTEGERS_AT + Self::COLUMNS / 32 * Self::Quants::BYTES;
 
-    /// Where in a chunk word `word` of a group's scales is.
-    #[inline(always)]
-    fn scales_at(group: usize, word: usize) -> usize {
-        WORD * (Self::Quants::GROUPS * word + group)
+    /// Whether a block's scales follow its integers.
+    const MIXED: bool = Self::BLOCK == 32;
+    /// Bytes from the integers of 32 columns to the next ones.
+    const STEP: usize = Self::Quants::BYTES + if Self::MIXED { Self::SCALES } else { 0 };
+    /// Bytes from a block's scales to the next ones.
+    const SCALES_STEP: usize = if Self::MIXED { Self::STEP } else { Self::SCALES };
+
+    /// Bytes of a strip of so many blocks of 32 columns: its integers, with its scales where these are mixed, and else these.
+    fn strip_bytes(blocks: usize) -> [usize; 2] {
+        let scales = blocks / (Self::BLOCK / 32) * Self::SCALES;
+        [blocks * Self::STEP, if Self::MIXED { 0 } else { scales }]
     }
 
-    /// Where in a chunk a group's integers of block `block` begin.
-    #[inline(always)]
-    fn integers_at(group: usize, block: usize) -> usize {
-        WORD * Self::Quants::GROUPS * Self::INTEGERS_AT
-            + block * Self::Quants::BYTES
-            + group * Self::Quants::UNIT
-    }
-
-    /// Packs a row, as the file has it, into its lanes of a strip. Rows may end in the middle of a chunk.
-    fn pack(file: &[u8], row: usize, strip: &mut [u8]) {
-        let mut block = Block::new();
-        let (group, lane) = (row / 4, row % 4);
-        let blocks = Self::COLUMNS / Self::BLOCK;
-        for (index, bytes) in file.chunks_exact(Self::Encoding::BYTES).enumerate() {
-            Self::Encoding::decode(bytes, &mut block);
-            let chunk = &mut strip[index / blocks * Self::BYTES..][..Self::BYTES];
-            let values = block.values[..Self::BLOCK].as_chunks::<32>().0;
-            for (values, place) in values.iter().zip(index % blocks * (Self::BLOCK / 32)..) {
-                Self::Quants::pack(values, lane, &mut chunk[Self::integers_at(group, place)..]);
-            }
-            Self::pack_scales(&block, index % blocks, row, chunk);
+    /// Strip `index` of a matrix of so many blocks of 32 columns.
+    fn strip(integers: &[u128], scales: &[u128], index: usize, blocks: usize) -> Strip {
+        let [integer_words, scale_words] = Self::strip_bytes(blocks).map(|bytes| bytes / WORD);
+        let integers = integers[index * integer_words..][..integer_words].as_ptr().cast::<u8>();
+        let scales = scales[index * scale_words..][..scale_words].as_ptr().cast();
+        Strip {
+            integers,
+            scales: if Self::MIXED { integers.wrapping_add(Self::Quants::BYTES) } else { scales },
         }
     }
 
-    /// Packs the scales and minima of a row's block, the chunk's first or second.
+    /// Where in a block's scales word `word` of a group is.
     #[inline(always)]
-    fn pack_scales(block: &Block, index: usize, row: usize, chunk: &mut [u8]) {
-        let at = |word: usize| Self::scales_at(row / 4, word) + 4 * (row % 4);
-        let mut put = |at: usize, bytes: &[u8]| chunk[at..][..bytes.len()].copy_from_slice(bytes);
+    fn scales_at(group: usize, word: usize) -> usize {
+        Self::SCALE * (Self::Quants::GROUPS * word + group)
+    }
+
+    /// Where in a strip's integers those of a group in block `block` of 32 columns begin.
+    #[inline(always)]
+    fn integers_at(group: usize, block: usize) -> usize {
+        block * Self::STEP + Self::Quants::UNIT * group
+    }
+
+    /// Packs row `row` of a strip, as the file has it, into what [`Layout::strip_bytes`] says.
+    fn pack(file: &[u8], row: usize, integers: &mut [u8], scales: &mut [u8]) {
+        let mut block = Block::new();
+        for (index, bytes) in file.chunks_exact(Self::Encoding::BYTES).enumerate() {
+            Self::Encoding::decode(bytes, &mut block);
+            let values = block.values[..Self::BLOCK].as_chunks::<32>().0;
+            for (values, place) in values.iter().zip(index * (Self::BLOCK / 32)..) {
+                Self::Quants::pack(values, row % 4, &mut integers[Self::integers_at(row / 4, place)..]);
+            }
+            match Self::MIXED {
+                true => {
+                    Self::pack_scales(&block, row, &mut integers[index * Self::STEP + Self::Quants::BYTES..])
+                }
+                false => Self::pack_scales(&block, row, &mut scales[index * Self::SCALES..]),
+            }
+        }
+    }
+
+    /// Packs the scales and minima of a row's block.
+    #[inline(always)]
+    fn pack_scales(block: &Block, row: usize, scales: &mut [u8]) {
+        let at = |word: usize| Self::scales_at(row / 4, word) + Self::SCALE / 4 * (row % 4);
+        let mut put = |at: usize, bytes: &[u8]| scales[at..][..bytes.len()].copy_from_slice(bytes);
+        let (scale, minimum) = (block.scale.to_le_bytes(), block.minimum.to_le_bytes());
+        put(at(0), &scale);
         if Self::BLOCK == 32 {
-            put(at(0) + 2 * index, &block.scale.to_le_bytes());
             if Self::MINIMA {
-                put(at(Self::MINIMA_AT) + 2 * index, &block.minimum.to_le_bytes());
+                put(at(Self::MINIMA_AT), &minimum);
             }
             return;
         }
-        put(at(0), [block.scale.to_le_bytes(), block.minimum.to_le_bytes()].as_flattened());
+        put(at(0) + 2, &minimum);
         for word in 0..Self::SUB_SCALES {
             let [a, b, c, d] = block.scales.as_chunks::<4>().0[word].map(|scale| scale as u8);
             // The first of four is on top: kernels shift them out there, with their sign.
@@ -102,20 +125,30 @@ pub trait Layout {
     }
 }
 
+/// Where a strip is.
+#[derive(Clone, Copy)]
+pub struct Strip {
+    pub integers: *const u8,
+    pub scales: *const u8,
+}
+
 /// Unpacks a row of a strip into floats, as kernels see them.
 ///
 /// # Safety
-/// `strip` points to as many chunks as `out` has.
-pub unsafe fn unpack_row<L: Layout>(strip: *const u8, row: usize, out: &mut [f32]) {
+/// The strip has as many columns as `out`.
+pub unsafe fn unpack_row<L: Layout>(strip: Strip, row: usize, out: &mut [f32]) {
     let masks = L::Quants::masks();
     let (group, row) = (row / 4, row % 4);
-    for (index, out) in out.chunks_mut(L::COLUMNS).enumerate() {
-        // SAFETY: the caller's; a chunk has its bytes.
-        let chunk = unsafe { std::slice::from_raw_parts(strip.add(index * L::BYTES), L::BYTES) };
-        let at = |word: usize| L::scales_at(group, word) + 4 * row;
-        let half = |at: usize| f16::from_le_bytes([chunk[at], chunk[at + 1]]).to_f32();
+    for (index, out) in out.chunks_mut(L::BLOCK).enumerate() {
+        // SAFETY: the caller's.
+        let scales =
+            unsafe { std::slice::from_raw_parts(strip.scales.add(index * L::SCALES_STEP), L::SCALES) };
+        let at = |word: usize| L::scales_at(group, word) + L::SCALE / 4 * row;
+        let half = |at: usize| f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
         for (block, out) in out.chunks_mut(32).enumerate() {
-            let integers = chunk[L::integers_at(group, block)..].as_ptr();
+            // SAFETY: the block is one of the strip.
+            let integers =
+                unsafe { strip.integers.add(L::integers_at(group, index * (L::BLOCK / 32) + block)) };
             let columns = 32 / L::Quants::STEPS;
             for (step, out) in out.chunks_mut(columns).enumerate() {
                 // SAFETY: the integers are a block's.
@@ -132,13 +165,13 @@ pub unsafe fn unpack_row<L: Layout>(strip: *const u8, row: usize, out: &mut [f32
                     let sub_block = (32 * block + columns * step + column) / L::SUB_BLOCK;
                     let (word, byte) = (sub_block / 4, sub_block % 4);
                     *out = match (L::BLOCK, L::MINIMA) {
-                        (32, false) => half(at(0) + 2 * block) * integer,
-                        (32, true) => half(at(0) + 2 * block) * integer + half(at(L::MINIMA_AT) + 2 * block),
+                        (32, false) => half(at(0)) * integer,
+                        (32, true) => half(at(0)) * integer + half(at(L::MINIMA_AT)),
                         (_, minima) => {
-                            let scale = chunk[at(1 + word) + 3 - byte] as i8 as f32;
+                            let scale = scales[at(1 + word) + 3 - byte] as i8 as f32;
                             let minimum = match minima {
                                 true => {
-                                    let minimum = chunk[at(L::MINIMA_AT + word) + [0, 2, 1, 3][byte]];
+                                    let minimum = scales[at(L::MINIMA_AT + word) + [0, 2, 1, 3][byte]];
                                     half(at(0) + 2) * minimum as f32
                                 }
                                 false => 0.0,
@@ -176,6 +209,17 @@ impl Halves {
     #[inline(always)]
     pub fn high(self, words: V) -> V {
         mul_f32(and(shr_i32::<3>(words), self.mask), self.power)
+    }
+
+    /// Four that lie one after the other.
+    ///
+    /// # Safety
+    /// The pointer is to 8 bytes.
+    #[inline(always)]
+    pub unsafe fn four(self, at: *const u8) -> V {
+        // SAFETY: the caller's. The sign is in all of the upper bits.
+        let words = shl_i32::<13>(unsafe { load_i16(at.cast()) });
+        mul_f32(and(words, self.mask), self.power)
     }
 }
 

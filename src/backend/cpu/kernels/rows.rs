@@ -2,7 +2,7 @@
 //! while the rows of the input pass, four at a time: what these need lies at constant distances, which V8 puts into loads.
 
 use super::input::Input;
-use super::layout::{Halves, Layout};
+use super::layout::{Halves, Layout, Strip};
 use super::quants::{Lanes, Quants};
 use super::simd::{
     V, add_i32, and, dot_i16, lane_at, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32,
@@ -24,18 +24,18 @@ const STEPS: usize = 4;
 /// Adds the products of a strip with every row of the input to `totals`, which has them by tiles of rows.
 ///
 /// # Safety
-/// `strip` points to as many chunks as the input has, and the input has as many tiles as `totals`.
-pub unsafe fn multiply<L: Layout>(strip: *const u8, input: &Input, totals: &mut [[[V; GROUPS]; ROWS]]) {
+/// The strip has as many columns as the input, and this as many tiles as `totals`.
+pub unsafe fn multiply<L: Layout>(strip: Strip, input: &Input, totals: &mut [[[V; GROUPS]; ROWS]]) {
     let mut room = [[[zero(); PAIR]; ROWS]; MOST_ROWS / ROWS];
-    for chunk in 0..input.blocks / (L::COLUMNS / 32) {
+    for block in 0..input.blocks / (L::BLOCK / 32) {
         for first in (0..GROUPS).step_by(PAIR) {
             // SAFETY: passed on.
             unsafe {
-                let (at, room) = (strip.add(chunk * L::BYTES), &mut room[..totals.len()]);
+                let room = &mut room[..totals.len()];
                 if L::BLOCK == 32 {
-                    plain::<L>(at, chunk, first, input, room, totals);
+                    plain::<L>(strip, block, first, input, room, totals);
                 } else {
-                    with_sub_blocks::<L>(at, chunk, first, input, room, totals);
+                    with_sub_blocks::<L>(strip, block, first, input, room, totals);
                 }
             }
         }
@@ -108,8 +108,8 @@ unsafe fn start<L: Layout, const HALF: usize>(input: &Input, place: usize, row: 
 
 #[inline(always)]
 unsafe fn plain<L: Layout>(
-    at: *const u8,
-    chunk: usize,
+    strip: Strip,
+    block: usize,
     first: usize,
     input: &Input,
     sums: &mut [[[V; PAIR]; ROWS]],
@@ -117,48 +117,45 @@ unsafe fn plain<L: Layout>(
 ) {
     let (masks, halves) = (L::Quants::masks(), Halves::new());
     let (tiles, sums, totals) = (totals.len(), sums.as_mut_ptr(), totals.as_mut_ptr());
-    unroll!(SECOND in [0 1] {
-        // SAFETY: the chunk is there, the input has as many blocks, and there are so many sums and totals.
-        unsafe {
-            let block = 2 * chunk + SECOND;
-            let integers = [0, 1].map(|group| at.add(L::integers_at(first + group, SECOND)));
-            let held = weights::<L, 0>(integers, masks);
-            each_tile::<L>(input, block, tiles, |tile, place, lanes| {
-                let sums = &mut *sums.add(tile);
-                unroll!(ROW in [0 1 2 3] {
-                    sums[ROW] = products::<L, 0>(start::<L, 0>(input, place, ROW), &held, lanes, ROW);
-                });
+    // SAFETY: the block is there, the input has as many, and there are so many sums and totals.
+    unsafe {
+        let integers = [0, 1].map(|group| strip.integers.add(L::integers_at(first + group, block)));
+        let held = weights::<L, 0>(integers, masks);
+        each_tile::<L>(input, block, tiles, |tile, place, lanes| {
+            let sums = &mut *sums.add(tile);
+            unroll!(ROW in [0 1 2 3] {
+                sums[ROW] = products::<L, 0>(start::<L, 0>(input, place, ROW), &held, lanes, ROW);
             });
-            let held = weights::<L, 1>(integers, masks);
-            let half = |group, word| {
-                let halves_of = load(at.add(L::scales_at(first + group, word)));
-                if SECOND == 0 { halves.low(halves_of) } else { halves.high(halves_of) }
-            };
-            let scales = [0, 1].map(|group| half(group, 0));
-            let minima = [0, 1].map(|group| if L::MINIMA { half(group, L::MINIMA_AT) } else { zero() });
-            each_tile::<L>(input, block, tiles, |tile, place, lanes| {
-                let (sums, totals) = (&*sums.add(tile), &mut *totals.add(tile));
-                unroll!(ROW in [0 1 2 3] {
-                    let sums = products::<L, 1>(sums[ROW], &held, lanes, ROW);
-                    let scale = lane_at(input.scales.as_ptr().add(place).cast(), ROW);
-                    for group in 0..PAIR {
-                        let total = &mut totals[ROW][first + group];
-                        // In the order in which the kernel for one column adds them: to the bit the same.
-                        *total = mul_add_f32(mul_f32(to_f32(sums[group]), scale), scales[group], *total);
-                        if L::MINIMA {
-                            let block_sum = lane_at(input.block_sums.as_ptr().add(place).cast(), ROW);
-                            *total = mul_add_f32(minima[group], block_sum, *total);
-                        }
+        });
+        let held = weights::<L, 1>(integers, masks);
+        let scales_of = |word| {
+            let scales = strip.scales.add(block * L::SCALES_STEP);
+            [0, 1].map(|group| halves.four(scales.add(L::scales_at(first + group, word))))
+        };
+        let scales = scales_of(0);
+        let minima = if L::MINIMA { scales_of(L::MINIMA_AT) } else { [zero(); PAIR] };
+        each_tile::<L>(input, block, tiles, |tile, place, lanes| {
+            let (sums, totals) = (&*sums.add(tile), &mut *totals.add(tile));
+            unroll!(ROW in [0 1 2 3] {
+                let sums = products::<L, 1>(sums[ROW], &held, lanes, ROW);
+                let scale = lane_at(input.scales.as_ptr().add(place).cast(), ROW);
+                for group in 0..PAIR {
+                    let total = &mut totals[ROW][first + group];
+                    // In the order in which the kernel for one column adds them: to the bit the same.
+                    *total = mul_add_f32(mul_f32(to_f32(sums[group]), scale), scales[group], *total);
+                    if L::MINIMA {
+                        let block_sum = lane_at(input.block_sums.as_ptr().add(place).cast(), ROW);
+                        *total = mul_add_f32(minima[group], block_sum, *total);
                     }
-                });
+                }
             });
-        }
-    });
+        });
+    }
 }
 
 #[inline(always)]
 unsafe fn with_sub_blocks<L: Layout>(
-    at: *const u8,
+    strip: Strip,
     super_block: usize,
     first: usize,
     input: &Input,
@@ -170,23 +167,25 @@ unsafe fn with_sub_blocks<L: Layout>(
     let mut weighted = [[[zero(); PAIR]; ROWS]; MOST_ROWS / ROWS];
     let weighted = weighted[..tiles].as_mut_ptr();
     let scales_of = |group: usize, word| {
-        // SAFETY: the chunk has the word.
-        unsafe { load(at.add(L::scales_at(first + group, word))) }
+        // SAFETY: the block has the word.
+        unsafe {
+            let scales = strip.scales.add(super_block * L::SCALES_STEP);
+            load(scales.add(L::scales_at(first + group, word)))
+        }
     };
     let weigh = |weighted: &mut [V; PAIR], sums: [V; PAIR], scales: [V; PAIR]| {
         for group in 0..PAIR {
             weighted[group] = add_i32(weighted[group], mul_i32(sums[group], shr_i32::<24>(scales[group])));
         }
     };
-    // SAFETY: the chunk is there, the input has as many blocks, and there are so many sums and totals.
+    // SAFETY: the block is there, the input has as many blocks, and there are so many sums and totals.
     unsafe {
-        // Blocks whose sub-blocks' scales are one word.
-        let together = L::SUB_BLOCK / 8;
-        for word in 0..8 / together {
+        // A word has the scales of so many blocks' sub-blocks.
+        for word in 0..L::SUB_SCALES {
             let mut scales = [0, 1].map(|group| scales_of(group, 1 + word));
-            for block in together * word..together * (word + 1) {
-                let integers = [0, 1].map(|group| at.add(L::integers_at(first + group, block)));
-                let block = 8 * super_block + block;
+            let together = L::SUB_BLOCK / 8;
+            for block in (together * word..together * (word + 1)).map(|block| 8 * super_block + block) {
+                let integers = [0, 1].map(|group| strip.integers.add(L::integers_at(first + group, block)));
                 let held = weights::<L, 0>(integers, masks);
                 each_tile::<L>(input, block, tiles, |tile, place, lanes| {
                     let (weighted, sums) = (&mut *weighted.add(tile), &mut *sums.add(tile));

@@ -4,7 +4,7 @@
 //! Functions are named for their lanes: `i16` for 8 of 16 bits, `i32` and `f32` for 4 of 32.
 //!
 //! # Safety
-//! Those that take a pointer read or write 16 bytes there, `load_i8` 8 and `splat` 4, at any alignment.
+//! Those that take a pointer read or write 16 bytes there, `load_i8` and `load_i16` 8, `splat` 4, at any alignment.
 
 #[cfg(not(any(target_arch = "wasm32", target_arch = "x86_64")))]
 pub use plain::*;
@@ -136,6 +136,10 @@ mod wasm {
         unsafe { i16x8_load_extend_i8x8(at) }
     }
     #[inline(always)]
+    pub unsafe fn load_i16(at: *const i16) -> V {
+        unsafe { i32x4_load_extend_i16x4(at) }
+    }
+    #[inline(always)]
     pub unsafe fn splat(at: *const u8) -> V {
         unsafe { v128_load32_splat(at.cast()) }
     }
@@ -261,6 +265,13 @@ mod sse2 {
         }
     }
     #[inline(always)]
+    pub unsafe fn load_i16(at: *const i16) -> V {
+        unsafe {
+            let words = _mm_loadl_epi64(at.cast());
+            _mm_srai_epi32::<16>(_mm_unpacklo_epi16(words, words))
+        }
+    }
+    #[inline(always)]
     pub unsafe fn splat(at: *const u8) -> V {
         unsafe { _mm_set1_epi32(at.cast::<i32>().read_unaligned()) }
     }
@@ -305,6 +316,9 @@ pub mod plain {
     }
     pub unsafe fn load_i8(at: *const i8) -> V {
         from_i16s(std::array::from_fn(|lane| unsafe { *at.add(lane) } as i16))
+    }
+    pub unsafe fn load_i16(at: *const i16) -> V {
+        std::array::from_fn(|lane| unsafe { at.add(lane).read_unaligned() }.into())
     }
     pub unsafe fn splat(at: *const u8) -> V {
         [unsafe { at.cast::<i32>().read_unaligned() }; 4]

@@ -1,5 +1,6 @@
 //! Kernels against plain arithmetic, and the SIMD functions against their plain twins.
 
+use super::super::packed::bytes_of;
 use super::super::pool::Pool;
 use super::decode::{Block, Encoding, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::float16::{self, Binary16, Brain16, Format};
@@ -69,25 +70,34 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
     let mut random = Random(0x5eed);
     for blocks in [1, 2, 3, 9] {
         let columns = blocks * L::BLOCK;
-        let chunks = columns.div_ceil(L::COLUMNS);
+        let bytes = L::strip_bytes(columns / 32);
         // Four groups of four rows.
-        let mut memory = vec![0u128; 4 / strip_groups * chunks * L::BYTES / 16];
-        let len = size_of_val(memory.as_slice());
-        let bytes: &mut [u8] = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), len) };
+        let [mut integers, mut block_scales] = bytes.map(|bytes| vec![0u128; 4 / strip_groups * bytes / 16]);
         let mut weights = Vec::new();
-        for strip in bytes.chunks_exact_mut(chunks * L::BYTES) {
+        for strip in 0..4 / strip_groups {
             for index in 0..4 * strip_groups {
                 let (file, values) = row::<L>(columns, scales, &mut random);
-                L::pack(&file, index, strip);
+                L::pack(
+                    &file,
+                    index,
+                    &mut bytes_of(&mut integers)[strip * bytes[0]..][..bytes[0]],
+                    &mut bytes_of(&mut block_scales)[strip * bytes[1]..][..bytes[1]],
+                );
                 let mut unpacked = vec![0.0; columns];
-                unsafe { unpack_row::<L>(strip.as_ptr(), index, &mut unpacked) };
+                unsafe {
+                    unpack_row::<L>(
+                        L::strip(&integers, &block_scales, strip, columns / 32),
+                        index,
+                        &mut unpacked,
+                    )
+                };
                 for (a, b) in unpacked.iter().zip(&values) {
                     assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-2), "row {index} unpacks to {a}, not {b}");
                 }
                 weights.push(values);
             }
         }
-        let strip = |index: usize| memory.as_ptr().cast::<u8>().wrapping_add(index * chunks * L::BYTES);
+        let strip = |index: usize| L::strip(&integers, &block_scales, index, columns / 32);
 
         let rows = 11;
         let input: Vec<f32> = (0..rows * columns).map(|_| random.float()).collect();

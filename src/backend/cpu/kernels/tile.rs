@@ -1,7 +1,7 @@
 //! Matrix times several columns, a prompt, where steps are pairs. Weights are unpacked once for all of them.
 
 use super::input::Input;
-use super::layout::{Halves, Layout};
+use super::layout::{Halves, Layout, Strip};
 use super::quants::Quants;
 use super::quants::pairs::PAIRS;
 use super::simd::{
@@ -40,24 +40,32 @@ impl Panel {
         }
     }
 
-    /// Unpacks `blocks` blocks of group `from` of a strip as the panel's group `group`.
+    /// Unpacks `blocks` blocks from `first` on, of group `from` of a strip as the panel's group `group`.
     ///
     /// # Safety
-    /// `strip` points to as many chunks of it.
-    unsafe fn fill<L: Layout>(&mut self, group: usize, strip: *const u8, from: usize, blocks: usize) {
+    /// They are in the strip, and `first` is the first block of 32 columns of one of the file's.
+    unsafe fn fill<L: Layout>(
+        &mut self,
+        group: usize,
+        strip: Strip,
+        from: usize,
+        (first, blocks): (usize, usize),
+    ) {
         let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
         let low_halves = opaque(0x0000_ffff);
         let offset = opaque((-L::OFFSET as i16 as u16 as u32) * 0x1_0001);
         for block in 0..blocks {
             // SAFETY: the chunks are there.
             unsafe {
-                let chunk = strip.add(block / (L::COLUMNS / 32) * L::BYTES);
-                let within = block % (L::COLUMNS / 32);
-                let integers = chunk.add(L::integers_at(from, within));
-                let scales_of = |word| load(chunk.add(L::scales_at(from, word)));
+                let integers = strip.integers.add(L::integers_at(from, first + block));
+                let scales = strip.scales.add((first + block) / (L::BLOCK / 32) * L::SCALES_STEP);
+                let scales_of = |word| load(scales.add(L::scales_at(from, word)));
                 // The scales of the block's two halves, in both 16-bit lanes.
                 let weights = [0, 1].map(|half| {
-                    let sub_block = (32 * within + 16 * half) / L::SUB_BLOCK;
+                    if L::BLOCK == 32 {
+                        return zero();
+                    }
+                    let sub_block = (32 * block + 16 * half) / L::SUB_BLOCK;
                     let bytes = scales_of(1 + sub_block / 4);
                     let scale = shr_i32::<24>(match sub_block % 4 {
                         0 => bytes,
@@ -82,15 +90,13 @@ impl Panel {
                     self.integers[block][PAIR][group] =
                         if L::BLOCK == 32 { value } else { mul_i16(value, weights[PAIR / 8]) };
                 });
-                let half = |word| {
-                    if within == 0 { halves.low(scales_of(word)) } else { halves.high(scales_of(word)) }
-                };
                 if L::BLOCK == 32 {
-                    self.scales[block][group] = half(0);
+                    self.scales[block][group] = halves.four(scales.add(L::scales_at(from, 0)));
                     if L::MINIMA {
-                        self.minimum_scales[block][group] = half(L::MINIMA_AT);
+                        let minima = scales.add(L::scales_at(from, L::MINIMA_AT));
+                        self.minimum_scales[block][group] = halves.four(minima);
                     }
-                } else if within == 0 {
+                } else if block == 0 {
                     self.scales[0][group] = halves.low(scales_of(0));
                     if L::MINIMA {
                         self.minimum_scales[0][group] = halves.high(scales_of(0));
@@ -129,9 +135,9 @@ impl Panel {
                     unroll!(PAIR in [0 1 2 3] {
                         let weights = [0, 1].map(|group| load(weights.add(16 * (GROUPS * PAIR + group))));
                         for (row, sums) in sums.iter_mut().enumerate() {
-                            let input = L::Quants::input(lanes, ROWS * PAIR + row);
+                            let input = splat(lanes.add(4 * (ROWS * PAIR + row)));
                             for (sum, weights) in sums.iter_mut().zip(weights) {
-                                *sum = L::Quants::add(*sum, weights, input);
+                                *sum = add_i32(*sum, dot_i16(weights, input));
                             }
                         }
                     });
@@ -175,9 +181,9 @@ impl Panel {
 /// `totals[tile][row][group]`.
 ///
 /// # Safety
-/// `strip` points to as many chunks as the input has, and the groups are in it.
+/// The strip has as many columns as the input, and the groups.
 pub unsafe fn multiply<L: Layout>(
-    strip: *const u8,
+    strip: Strip,
     from: usize,
     input: &Input,
     totals: &mut [[[V; GROUPS]; ROWS]],
@@ -187,11 +193,8 @@ pub unsafe fn multiply<L: Layout>(
     for first in (0..input.blocks).step_by(PANEL) {
         let blocks = PANEL.min(input.blocks - first);
         for group in 0..GROUPS {
-            // SAFETY: passed on; a panel starts with a chunk.
-            unsafe {
-                let chunks = strip.add(first / (L::COLUMNS / 32) * L::BYTES);
-                panel.fill::<L>(group, chunks, from + group, blocks);
-            }
+            // SAFETY: passed on; a panel is no more than one block of 256 columns.
+            unsafe { panel.fill::<L>(group, strip, from + group, (first, blocks)) };
         }
         for (tile, totals) in totals.iter_mut().enumerate() {
             // SAFETY: the input has the tile.

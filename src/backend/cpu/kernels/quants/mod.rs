@@ -54,6 +54,9 @@ pub trait Quants {
     const UNIT: usize = WORD;
     /// In a block of 32 columns.
     const STEPS: usize;
+    /// Turns of as many steps, each done like the one before it, so many words further on. One or an even number, or there
+    /// is a last step by itself.
+    const TURNS: usize = 1;
     /// What the input must be like.
     const LANES: Lanes;
     /// The input's factor for each step.

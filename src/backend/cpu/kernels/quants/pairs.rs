@@ -5,7 +5,7 @@
 //! large. The input makes up for it: its pair p is multiplied by [`Quants::FACTORS`]`[p]` beforehand, so that all
 //! products of a block are [`Quants::SCALE`] times as large.
 
-use super::super::simd::{self, V, add_i32, and, dot_i16, opaque, or, shl_i16, shr_u16, splat};
+use super::super::simd::{self, V, add_i32, and, dot_i16, lane_at, opaque, or, shl_i16, shr_u16};
 use super::{Lanes, MOST_STEPS, Quants, put, word};
 
 /// Pairs in a block of 32 columns.
@@ -20,7 +20,7 @@ macro_rules! pairs {
 
         #[inline(always)]
         unsafe fn input(at: *const u8, pair: usize) -> V {
-            unsafe { splat(at.add(4 * pair)) }
+            unsafe { lane_at(at, pair) }
         }
         #[inline(always)]
         fn add(sum: V, step: V, input: V) -> V {
@@ -48,6 +48,7 @@ pub struct Bits8;
 impl Quants for Bits8 {
     pairs!();
     const BITS: usize = 8;
+    const TURNS: usize = 4;
     const UNIT: usize = 8;
     const GROUPS: usize = 4;
     type Masks = ();
@@ -72,6 +73,7 @@ pub struct Bits4;
 impl Quants for Bits4 {
     pairs!();
     const BITS: usize = 4;
+    const TURNS: usize = 4;
     const FACTORS: [i16; PAIRS] = [256, 16, 1, 256, 256, 16, 1, 256, 256, 16, 1, 256, 256, 16, 1, 256];
     const SCALE: i32 = 256;
     const GROUPS: usize = 4;
@@ -102,6 +104,7 @@ pub struct Bits5;
 impl Quants for Bits5 {
     pairs!();
     const BITS: usize = 5;
+    const TURNS: usize = 5;
     const FACTORS: [i16; PAIRS] = [32, 1, 64, 32, 1, 64, 32, 1, 64, 32, 1, 64, 32, 1, 64, 64];
     const SCALE: i32 = 64;
     const GROUPS: usize = 2;
@@ -141,6 +144,7 @@ pub struct Bits6;
 impl Quants for Bits6 {
     pairs!();
     const BITS: usize = 6;
+    const TURNS: usize = 2;
     const FACTORS: [i16; PAIRS] = [1, 16, 1, 16, 1, 16, 16, 16, 1, 16, 1, 16, 1, 16, 16, 16];
     const SCALE: i32 = 16;
     const GROUPS: usize = 2;
@@ -216,6 +220,7 @@ pub struct Bits2;
 impl Quants for Bits2 {
     pairs!();
     const BITS: usize = 2;
+    const TURNS: usize = 2;
     const FACTORS: [i16; PAIRS] = [256, 64, 16, 4, 1, 256, 64, 256, 256, 64, 16, 4, 1, 256, 64, 256];
     const SCALE: i32 = 256;
     const GROUPS: usize = 2;

@@ -66,6 +66,7 @@ fn down(word: V, by: isize) -> V {
 impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
     const BITS: usize = LOW + HIGH;
     const STEPS: usize = 8;
+    const TURNS: usize = if HIGH == 1 { 1 } else { 2 };
     const LANES: Lanes = Lanes::Quads;
     const GROUPS: usize = 4;
     type Masks = [V; 2];
@@ -122,6 +123,7 @@ pub struct Bits8;
 impl Quants for Bits8 {
     const BITS: usize = 8;
     const STEPS: usize = 8;
+    const TURNS: usize = 2;
     const LANES: Lanes = Lanes::SignedQuads;
     const GROUPS: usize = 4;
     type Masks = ();
