@@ -5,7 +5,7 @@ use super::kernels::decode::Encoding;
 use super::kernels::float::lanes;
 use super::kernels::input::{Input, Order};
 use super::kernels::layout::{self, Layout, Strip};
-use super::kernels::quants::{Lanes, Quants, WORD};
+use super::kernels::quants::{GROUPS, Lanes, Quants, WORD};
 use super::kernels::simd::{V, store, zero};
 use super::kernels::{column, rows, tile};
 use super::pool::{Parts, Pool};
@@ -26,19 +26,16 @@ pub(super) struct Packed<L> {
 }
 
 impl<L: Layout> Packed<L> {
-    /// Groups of a strip.
-    const GROUPS: usize = L::Quants::GROUPS;
-
     /// Zeroed room; `columns` must be whole blocks.
     pub fn new(rows: usize, columns: usize) -> Result<Self> {
-        let strips = rows.div_ceil(4 * Self::GROUPS);
+        let strips = rows.div_ceil(layout::ROWS);
         let [integers, scales] =
             L::strip_bytes(columns / 32).map(|bytes| words(strips.saturating_mul(bytes) / WORD));
         Ok(Packed { rows, columns, integers: integers?, scales: scales?, layout: PhantomData })
     }
 
     fn strips(&self) -> usize {
-        self.rows.div_ceil(4 * Self::GROUPS)
+        self.rows.div_ceil(layout::ROWS)
     }
 
     fn strip(&self, index: usize) -> Strip {
@@ -53,39 +50,24 @@ impl<L: Layout> Packed<L> {
 
     /// Multiplications with one column.
     fn strip_cost(&self) -> usize {
-        4 * Self::GROUPS * self.columns
+        layout::ROWS * self.columns
     }
 
     fn multiply_columns(&self, pool: &Pool, rows: usize, input: &Input, out: &mut [f32]) -> Result<()> {
         let out = Output::new(out, self.rows);
-        if let Lanes::Pairs = L::Quants::LANES {
-            let count = self.rows.div_ceil(4 * tile::GROUPS);
-            return pool.each(count, 4 * tile::GROUPS * rows * self.columns, |index| {
-                let first = index * tile::GROUPS;
-                let mut totals = [[[zero(); tile::GROUPS]; tile::ROWS]; MOST_ROWS / tile::ROWS];
-                let totals = &mut totals[..rows.div_ceil(tile::ROWS)];
-                // SAFETY: the groups have the matrix's columns, and so has the input; they are of one strip, and apart.
-                unsafe {
-                    tile::multiply::<L>(
-                        self.strip(first / Self::GROUPS),
-                        first % Self::GROUPS,
-                        input,
-                        totals,
-                    );
-                    for (row, totals) in totals.as_flattened()[..rows].iter().enumerate() {
-                        out.write(row, first, totals);
-                    }
-                }
-            });
-        }
         pool.each(self.strips(), rows * self.strip_cost(), |index| {
-            let mut totals = [[[zero(); rows::GROUPS]; rows::ROWS]; MOST_ROWS / rows::ROWS];
+            let mut totals = [[[zero(); GROUPS]; rows::ROWS]; MOST_ROWS / rows::ROWS];
             let totals = &mut totals[..rows.div_ceil(rows::ROWS)];
             // SAFETY: the strip has the matrix's columns, and so has the input; strips are apart.
             unsafe {
-                rows::multiply::<L>(self.strip(index), input, totals);
+                match L::Quants::LANES {
+                    Lanes::Pairs => tile::multiply::<L>(self.strip(index), input, totals),
+                    Lanes::Quads | Lanes::SignedQuads => {
+                        rows::multiply::<L>(self.strip(index), input, totals)
+                    }
+                }
                 for (row, totals) in totals.as_flattened()[..rows].iter().enumerate() {
-                    out.write(row, index * Self::GROUPS, totals);
+                    out.write(row, index * GROUPS, totals);
                 }
             }
         })
@@ -151,7 +133,7 @@ impl<L: Layout> Blocks for Packed<L> {
         let [integer_bytes, scale_bytes] = L::strip_bytes(self.columns / 32);
         let integers = Parts::new(bytes_of(&mut self.integers));
         let scales = Parts::new(bytes_of(&mut self.scales));
-        let strip_rows = 4 * Self::GROUPS;
+        let strip_rows = layout::ROWS;
         let first_strip = first / strip_rows;
         pool.each(end.div_ceil(strip_rows) - first_strip, strip_rows * self.columns, |index| {
             let strip = first_strip + index;
@@ -190,18 +172,12 @@ impl<L: Layout> Blocks for Packed<L> {
     }
 
     unsafe fn part(&self, index: usize, input: &Input, out: &Output) {
-        let (strip, first) = (self.strip(index), index * Self::GROUPS);
         // SAFETY: the strip has the matrix's columns, and so has the input; the rest is the caller's.
-        unsafe {
-            match Self::GROUPS {
-                2 => out.write(0, first, &column::multiply::<L, 2>(strip, input)),
-                _ => out.write(0, first, &column::multiply::<L, 4>(strip, input)),
-            }
-        }
+        unsafe { out.write(0, index * GROUPS, &column::multiply::<L>(self.strip(index), input)) };
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
-        let strip_rows = 4 * Self::GROUPS;
+        let strip_rows = layout::ROWS;
         // SAFETY: the strip has the matrix's columns.
         unsafe { layout::unpack_row::<L>(self.strip(index / strip_rows), index % strip_rows, out) };
     }

@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::layout::{Halves, Layout, Strip};
-use super::quants::{Lanes, Quants};
+use super::quants::{GROUPS, Lanes, Quants};
 use super::simd::{
     V, add_i32, and, dot_i16, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
     sub_f32, to_f32, zero,
@@ -11,20 +11,14 @@ use super::unroll;
 use std::array::from_fn;
 use std::hint::black_box;
 
-/// The products of a strip of `GROUPS` groups of four rows with the input.
+/// The products of a strip with the input.
 ///
 /// # Safety
 /// The strip has as many columns as the input.
 #[inline(always)]
-pub unsafe fn multiply<L: Layout, const GROUPS: usize>(strip: Strip, input: &Input) -> [V; GROUPS] {
+pub unsafe fn multiply<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
     // SAFETY: passed on.
-    unsafe {
-        if L::BLOCK == 32 {
-            plain::<L, GROUPS>(strip, input)
-        } else {
-            with_sub_blocks::<L, GROUPS>(strip, input)
-        }
-    }
+    unsafe { if L::BLOCK == 32 { plain::<L>(strip, input) } else { with_sub_blocks::<L>(strip, input) } }
 }
 
 /// What is multiplied in a block of 32 columns: its integers in each group, and the input's lanes.
@@ -143,7 +137,7 @@ fn pin(sum: V) {
 }
 
 #[inline(always)]
-unsafe fn plain<L: Layout, const GROUPS: usize>(strip: Strip, input: &Input) -> [V; GROUPS] {
+unsafe fn plain<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
     let (masks, halves, turns) = (L::Quants::masks(), Halves::new(), black_box(L::Quants::TURNS));
     let mut totals = [zero(); GROUPS];
     for block in 0..input.blocks {
@@ -170,7 +164,7 @@ unsafe fn plain<L: Layout, const GROUPS: usize>(strip: Strip, input: &Input) -> 
 }
 
 #[inline(always)]
-unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: Strip, input: &Input) -> [V; GROUPS] {
+unsafe fn with_sub_blocks<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
     let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
     let (turns, words) = (black_box(L::Quants::TURNS), black_box(L::SUB_SCALES));
     // Blocks whose sub-blocks' scales are one word.
@@ -192,11 +186,11 @@ unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: Strip, input: &
                     let starts = input.starts.as_ptr().add(block).cast::<u8>();
                     let first = [splat(starts); GROUPS];
                     if L::SUB_BLOCK == 16 {
-                        weigh::<L, GROUPS>(&mut weighted, products.half::<0>(first), &mut scales);
+                        weigh::<L>(&mut weighted, products.half::<0>(first), &mut scales);
                         let second = [splat(starts.add(4)); GROUPS];
-                        weigh::<L, GROUPS>(&mut weighted, products.half::<1>(second), &mut scales);
+                        weigh::<L>(&mut weighted, products.half::<1>(second), &mut scales);
                     } else {
-                        weigh::<L, GROUPS>(&mut weighted, products.all(first), &mut scales);
+                        weigh::<L>(&mut weighted, products.all(first), &mut scales);
                     }
                     block += 1;
                 }
@@ -225,11 +219,7 @@ unsafe fn with_sub_blocks<L: Layout, const GROUPS: usize>(strip: Strip, input: &
 
 /// Adds the sums of a sub-block times its scales, which are the top bytes of `scales`; the next ones follow.
 #[inline(always)]
-fn weigh<L: Layout, const GROUPS: usize>(
-    weighted: &mut [V; GROUPS],
-    sums: [V; GROUPS],
-    scales: &mut [V; GROUPS],
-) {
+fn weigh<L: Layout>(weighted: &mut [V; GROUPS], sums: [V; GROUPS], scales: &mut [V; GROUPS]) {
     for ((weighted, sum), scales) in weighted.iter_mut().zip(sums).zip(scales) {
         let sum = match L::Quants::SCALE {
             256 => shr_i32::<8>(sum),

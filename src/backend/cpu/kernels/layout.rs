@@ -1,4 +1,4 @@
-//! How matrices lie in memory: in strips of so many groups of four rows as the kernel for one column takes at once.
+//! How matrices lie in memory: in strips of [`GROUPS`] groups of four rows, which the kernel for one column takes at once.
 //!
 //! Integers and scales lie apart, each strip after strip. A strip's integers are those of its blocks of 32 columns, one
 //! after the other as [`Quants`] packs them; its scales are those of its blocks of 32 or 256. All are words of 128 or 64
@@ -9,7 +9,7 @@
 
 use super::decode::{Block, Encoding};
 use super::float::lanes;
-use super::quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Quants, WORD};
+use super::quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, GROUPS, Quants, WORD};
 use super::simd::{V, and, load_i16, mul_f32, opaque, shl_i32, shr_i32};
 use half::f16;
 use std::marker::PhantomData;
@@ -37,7 +37,7 @@ pub trait Layout {
     const SCALE: usize = if Self::BLOCK == 32 { WORD / 2 } else { WORD };
     /// Bytes of a block's scales in a strip.
     const SCALES: usize = Self::SCALE
-        * Self::Quants::GROUPS
+        * GROUPS
         * match (Self::MINIMA, Self::BLOCK) {
             (false, _) => Self::MINIMA_AT,
             (true, 32) => 2,
@@ -71,7 +71,7 @@ pub trait Layout {
     /// Where in a block's scales word `word` of a group is.
     #[inline(always)]
     fn scales_at(group: usize, word: usize) -> usize {
-        Self::SCALE * (Self::Quants::GROUPS * word + group)
+        Self::SCALE * (GROUPS * word + group)
     }
 
     /// Where in a strip's integers those of a group in block `block` of 32 columns begin.
@@ -124,6 +124,9 @@ pub trait Layout {
         }
     }
 }
+
+/// Rows of a strip.
+pub const ROWS: usize = 4 * GROUPS;
 
 /// Where a strip is.
 #[derive(Clone, Copy)]

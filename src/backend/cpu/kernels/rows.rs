@@ -3,7 +3,7 @@
 
 use super::input::Input;
 use super::layout::{Halves, Layout, Strip};
-use super::quants::{Lanes, Quants};
+use super::quants::{GROUPS, Lanes, Quants};
 use super::simd::{
     V, add_i32, and, dot_i16, lane_at, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32,
     shr_u16, sub_f32, to_f32, zero,
@@ -14,8 +14,6 @@ use super::unroll;
 pub const ROWS: usize = 4;
 /// Most rows of the input.
 pub const MOST_ROWS: usize = 64;
-/// Groups of a strip.
-pub const GROUPS: usize = 4;
 /// Groups that go together.
 const PAIR: usize = 2;
 /// Steps of half a block.

@@ -5,8 +5,8 @@ use super::super::pool::Pool;
 use super::decode::{Block, Encoding, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::float16::{self, Binary16, Brain16, Format};
 use super::input::{Input, Order};
-use super::layout::{Layout, Plain, Raised, Super, SuperRaised, unpack_row};
-use super::quants::{Lanes, Quants, pairs, quads};
+use super::layout::{self, Layout, Plain, Raised, Super, SuperRaised, unpack_row};
+use super::quants::{GROUPS, Lanes, Quants, pairs, quads};
 use super::simd::{self, V, store, zero};
 use super::{column, float, rows, simd::plain, tile};
 use half::{bf16, f16};
@@ -66,38 +66,24 @@ fn lanes(words: V) -> [f32; 4] {
 /// The products of a few matrices, as bits.
 fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
     let mut results = Vec::new();
-    let strip_groups = L::Quants::GROUPS;
     let mut random = Random(0x5eed);
     for blocks in [1, 2, 3, 9] {
         let columns = blocks * L::BLOCK;
         let bytes = L::strip_bytes(columns / 32);
-        // Four groups of four rows.
-        let [mut integers, mut block_scales] = bytes.map(|bytes| vec![0u128; 4 / strip_groups * bytes / 16]);
+        let [mut integers, mut block_scales] = bytes.map(|bytes| vec![0u128; bytes / 16]);
         let mut weights = Vec::new();
-        for strip in 0..4 / strip_groups {
-            for index in 0..4 * strip_groups {
-                let (file, values) = row::<L>(columns, scales, &mut random);
-                L::pack(
-                    &file,
-                    index,
-                    &mut bytes_of(&mut integers)[strip * bytes[0]..][..bytes[0]],
-                    &mut bytes_of(&mut block_scales)[strip * bytes[1]..][..bytes[1]],
-                );
-                let mut unpacked = vec![0.0; columns];
-                unsafe {
-                    unpack_row::<L>(
-                        L::strip(&integers, &block_scales, strip, columns / 32),
-                        index,
-                        &mut unpacked,
-                    )
-                };
-                for (a, b) in unpacked.iter().zip(&values) {
-                    assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-2), "row {index} unpacks to {a}, not {b}");
-                }
-                weights.push(values);
+        for index in 0..layout::ROWS {
+            let (file, values) = row::<L>(columns, scales, &mut random);
+            L::pack(&file, index, bytes_of(&mut integers), bytes_of(&mut block_scales));
+            let mut unpacked = vec![0.0; columns];
+            let strip = L::strip(&integers, &block_scales, 0, columns / 32);
+            unsafe { unpack_row::<L>(strip, index, &mut unpacked) };
+            for (a, b) in unpacked.iter().zip(&values) {
+                assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-2), "row {index} unpacks to {a}, not {b}");
             }
+            weights.push(values);
         }
-        let strip = |index: usize| L::strip(&integers, &block_scales, index, columns / 32);
+        let strip = L::strip(&integers, &block_scales, 0, columns / 32);
 
         let rows = 11;
         let input: Vec<f32> = (0..rows * columns).map(|_| random.float()).collect();
@@ -125,38 +111,18 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
         for row in 0..rows {
             order.fill(&pool, &Order::one::<L>(), columns, &input[row * columns..][..columns]).unwrap();
             let first = by_column.len();
-            for strip in (0..4 / strip_groups).map(strip) {
-                match strip_groups {
-                    2 => by_column.extend(unsafe { column::multiply::<L, 2>(strip, &order) }.map(lanes)),
-                    _ => by_column.extend(unsafe { column::multiply::<L, 4>(strip, &order) }.map(lanes)),
-                }
-            }
+            by_column.extend(unsafe { column::multiply::<L>(strip, &order) }.map(lanes));
             for (index, result) in by_column[first..].as_flattened().iter().enumerate() {
                 check(row, index, *result, "one column");
             }
         }
         order.fill(&pool, &Order::several::<L>(), columns, &input).unwrap();
-        let mut together = vec![[[0.0; 4]; 4]; rows];
-        if let Lanes::Pairs = L::Quants::LANES {
-            for first in [0, 2] {
-                let mut totals = [[[zero(); tile::GROUPS]; tile::ROWS]; 3];
-                unsafe {
-                    tile::multiply::<L>(
-                        strip(first / strip_groups),
-                        first % strip_groups,
-                        &order,
-                        &mut totals,
-                    )
-                };
-                for (together, totals) in together.iter_mut().zip(totals.as_flattened()) {
-                    together[first..][..2].copy_from_slice(&totals.map(lanes));
-                }
-            }
-        } else {
-            let mut totals = [[[zero(); rows::GROUPS]; rows::ROWS]; 3];
-            unsafe { rows::multiply::<L>(strip(0), &order, &mut totals) };
-            together = totals.as_flattened()[..rows].iter().map(|totals| totals.map(lanes)).collect();
+        let mut totals = [[[zero(); GROUPS]; rows::ROWS]; 3];
+        match L::Quants::LANES {
+            Lanes::Pairs => unsafe { tile::multiply::<L>(strip, &order, &mut totals) },
+            _ => unsafe { rows::multiply::<L>(strip, &order, &mut totals) },
         }
+        let together: Vec<_> = totals.as_flattened()[..rows].iter().map(|totals| totals.map(lanes)).collect();
         assert_eq!(together.as_flattened(), by_column, "{columns} columns together and one by one");
         results.extend(by_column.as_flattened().iter().map(|result| result.to_bits()));
     }

@@ -2,8 +2,8 @@
 
 use super::input::Input;
 use super::layout::{Halves, Layout, Strip};
-use super::quants::Quants;
 use super::quants::pairs::PAIRS;
+use super::quants::{GROUPS, Quants};
 use super::simd::{
     V, add_i16, add_i32, and, dot_i16, load, mul_add_f32, mul_f32, mul_i16, opaque, or, shl_i32, shr_i32,
     shr_u16, splat, sub_f32, to_f32, zero,
@@ -12,28 +12,28 @@ use super::unroll;
 
 /// Rows of the input that go together.
 pub const ROWS: usize = 4;
-/// Groups of four weight rows that go together.
-pub const GROUPS: usize = 2;
+/// Groups of a strip that go together.
+const PAIR: usize = 2;
 /// Blocks of 32 columns of a panel: what of the weights is unpacked at a time.
 const PANEL: usize = 8;
 
-/// Weights of `GROUPS` groups of four rows and `PANEL` blocks, as 16-bit integers. It stays in the first-level cache.
+/// Weights of `PAIR` groups of four rows and `PANEL` blocks, as 16-bit integers. It stays in the first-level cache.
 pub struct Panel {
     /// Without the offset, times the scale of the sub-block.
-    integers: [[[V; GROUPS]; PAIRS]; PANEL],
+    integers: [[[V; PAIR]; PAIRS]; PANEL],
     /// By blocks of 32, or the first for all.
-    scales: [[V; GROUPS]; PANEL],
+    scales: [[V; PAIR]; PANEL],
     /// By blocks of 32, or the first for all.
-    minimum_scales: [[V; GROUPS]; PANEL],
+    minimum_scales: [[V; PAIR]; PANEL],
     /// By pairs of sub-blocks.
-    minima: [[V; GROUPS]; PANEL],
+    minima: [[V; PAIR]; PANEL],
 }
 
 impl Panel {
     pub fn new() -> Self {
-        let zeros = [[zero(); GROUPS]; PANEL];
+        let zeros = [[zero(); PAIR]; PANEL];
         Panel {
-            integers: [[[zero(); GROUPS]; PAIRS]; PANEL],
+            integers: [[[zero(); PAIR]; PAIRS]; PANEL],
             scales: zeros,
             minimum_scales: zeros,
             minima: zeros,
@@ -75,9 +75,9 @@ impl Panel {
                     });
                     or(and(scale, low_halves), shl_i32::<16>(scale))
                 });
-                unroll!(PAIR in [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15] {
-                    let pair = L::Quants::step(integers, PAIR, masks);
-                    let value = match L::Quants::SCALE / L::Quants::FACTORS[PAIR] as i32 {
+                unroll!(STEP in [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15] {
+                    let pair = L::Quants::step(integers, STEP, masks);
+                    let value = match L::Quants::SCALE / L::Quants::FACTORS[STEP] as i32 {
                         1 => pair,
                         2 => shr_u16::<1>(pair),
                         4 => shr_u16::<2>(pair),
@@ -87,8 +87,8 @@ impl Panel {
                         _ => shr_u16::<8>(pair),
                     };
                     let value = if L::OFFSET == 0 { value } else { add_i16(value, offset) };
-                    self.integers[block][PAIR][group] =
-                        if L::BLOCK == 32 { value } else { mul_i16(value, weights[PAIR / 8]) };
+                    self.integers[block][STEP][group] =
+                        if L::BLOCK == 32 { value } else { mul_i16(value, weights[STEP / 8]) };
                 });
                 if L::BLOCK == 32 {
                     self.scales[block][group] = halves.four(scales.add(L::scales_at(from, 0)));
@@ -111,8 +111,8 @@ impl Panel {
         }
     }
 
-    /// Adds the products of blocks from `first` on with tile `tile` of the input to `totals`, which has four weight
-    /// rows of each group of each of its rows.
+    /// Adds the products of blocks from `first` on with tile `tile` of the input to those of the groups from `from` on in
+    /// `totals`, which has four weight rows of each group of each of its rows.
     #[inline(always)]
     unsafe fn multiply<L: Layout>(
         &self,
@@ -120,41 +120,43 @@ impl Panel {
         blocks: usize,
         tile: usize,
         input: &Input,
+        from: usize,
         totals: &mut [[V; GROUPS]; ROWS],
     ) {
         let (step, scaled) = if L::BLOCK == 32 { (1, blocks) } else { (blocks, 1) };
         for place in 0..scaled {
             // SAFETY: the input has the blocks.
             unsafe {
-                let mut sums = [[zero(); GROUPS]; ROWS];
+                let mut sums = [[zero(); PAIR]; ROWS];
                 let at = (tile * input.blocks + first + place) * ROWS;
                 let mut lanes = input.lanes.as_ptr().add(PAIRS * at).cast::<u8>();
                 let mut weights = self.integers[place].as_ptr().cast::<u8>();
                 // Loops of four pairs: unrolled further, the compiler loads more than registers hold.
                 for _ in 0..step * PAIRS / 4 {
-                    unroll!(PAIR in [0 1 2 3] {
-                        let weights = [0, 1].map(|group| load(weights.add(16 * (GROUPS * PAIR + group))));
+                    unroll!(STEP in [0 1 2 3] {
+                        let weights = [0, 1].map(|group| load(weights.add(16 * (PAIR * STEP + group))));
                         for (row, sums) in sums.iter_mut().enumerate() {
-                            let input = splat(lanes.add(4 * (ROWS * PAIR + row)));
+                            let input = splat(lanes.add(4 * (ROWS * STEP + row)));
                             for (sum, weights) in sums.iter_mut().zip(weights) {
                                 *sum = add_i32(*sum, dot_i16(weights, input));
                             }
                         }
                     });
                     lanes = lanes.add(4 * 4 * ROWS);
-                    weights = weights.add(4 * 16 * GROUPS);
+                    weights = weights.add(4 * 16 * PAIR);
                 }
                 for (row, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
                     let scale = splat(input.scales.as_ptr().add(at + row).cast());
                     let block_sum = splat(input.block_sums.as_ptr().add(at + row).cast());
                     // In the order in which the kernel for one column adds them: to the bit the same.
-                    for group in 0..GROUPS {
+                    for group in 0..PAIR {
                         let (sum, weight) = (to_f32(sums[group]), self.scales[place][group]);
+                        let total = &mut totals[from + group];
                         if L::BLOCK == 32 {
-                            totals[group] = mul_add_f32(mul_f32(sum, scale), weight, totals[group]);
+                            *total = mul_add_f32(mul_f32(sum, scale), weight, *total);
                             if L::MINIMA {
                                 let minimum = self.minimum_scales[place][group];
-                                totals[group] = mul_add_f32(minimum, block_sum, totals[group]);
+                                *total = mul_add_f32(minimum, block_sum, *total);
                             }
                             continue;
                         }
@@ -169,7 +171,7 @@ impl Panel {
                             }
                             worth = sub_f32(worth, mul_f32(to_f32(minima), self.minimum_scales[0][group]));
                         }
-                        totals[group] = mul_add_f32(worth, scale, totals[group]);
+                        *total = mul_add_f32(worth, scale, *total);
                     }
                 }
             }
@@ -177,28 +179,24 @@ impl Panel {
     }
 }
 
-/// The products of `GROUPS` groups of a strip, from group `from` on, with every row of the input:
-/// `totals[tile][row][group]`.
+/// The products of a strip with every row of the input: `totals[tile][row][group]`.
 ///
 /// # Safety
-/// The strip has as many columns as the input, and the groups.
-pub unsafe fn multiply<L: Layout>(
-    strip: Strip,
-    from: usize,
-    input: &Input,
-    totals: &mut [[[V; GROUPS]; ROWS]],
-) {
+/// The strip has as many columns as the input, and this as many tiles as `totals`.
+pub unsafe fn multiply<L: Layout>(strip: Strip, input: &Input, totals: &mut [[[V; GROUPS]; ROWS]]) {
     let mut panel = Panel::new();
     totals.fill([[zero(); GROUPS]; ROWS]);
     for first in (0..input.blocks).step_by(PANEL) {
         let blocks = PANEL.min(input.blocks - first);
-        for group in 0..GROUPS {
-            // SAFETY: passed on; a panel is no more than one block of 256 columns.
-            unsafe { panel.fill::<L>(group, strip, from + group, (first, blocks)) };
-        }
-        for (tile, totals) in totals.iter_mut().enumerate() {
-            // SAFETY: the input has the tile.
-            unsafe { panel.multiply::<L>(first, blocks, tile, input, totals) };
+        for from in (0..GROUPS).step_by(PAIR) {
+            for group in 0..PAIR {
+                // SAFETY: passed on; a panel is no more than one block of 256 columns.
+                unsafe { panel.fill::<L>(group, strip, from + group, (first, blocks)) };
+            }
+            for (tile, totals) in totals.iter_mut().enumerate() {
+                // SAFETY: the input has the tile.
+                unsafe { panel.multiply::<L>(first, blocks, tile, input, from, totals) };
+            }
         }
     }
 }

@@ -11,9 +11,9 @@ mod backend {
 
 use backend::cpu::kernels::decode::Encoding;
 use backend::cpu::kernels::input::{Input, Order};
-use backend::cpu::kernels::layout::*;
-use backend::cpu::kernels::quants::{Lanes, Quants};
-use backend::cpu::kernels::simd::{V, zero};
+use backend::cpu::kernels::layout::{self, *};
+use backend::cpu::kernels::quants::{GROUPS, Lanes, Quants};
+use backend::cpu::kernels::simd::zero;
 use backend::cpu::kernels::{column, rows, tile};
 use backend::cpu::pool::Pool;
 use std::cell::RefCell;
@@ -52,7 +52,7 @@ impl<L: Layout> Matrix<L> {
             seed ^= seed << 5;
             seed
         };
-        let strip_rows = 4 * L::Quants::GROUPS;
+        let strip_rows = layout::ROWS;
         let strip = L::strip_bytes(columns / 32);
         let [mut integers, mut block_scales] = strip.map(|bytes| vec![0u128; rows / strip_rows * bytes / 16]);
         let mut file = vec![0; columns / L::BLOCK * L::Encoding::BYTES];
@@ -94,34 +94,23 @@ impl<L: Layout> Case for Matrix<L> {
         _ = self.input.fill(&Pool, &Order::one::<L>(), self.columns, &self.numbers[..self.columns]);
         for strip in self.strips() {
             // SAFETY: the strip has the matrix's columns, and so has the input.
-            unsafe {
-                match L::Quants::GROUPS {
-                    2 => _ = black_box(column::multiply::<L, 2>(strip, &self.input)),
-                    _ => _ = black_box(column::multiply::<L, 4>(strip, &self.input)),
-                }
-            }
+            _ = black_box(unsafe { column::multiply::<L>(strip, &self.input) });
         }
     }
 
     fn many(&mut self) {
         self.input.forget();
         _ = self.input.fill(&Pool, &Order::several::<L>(), self.columns, &self.numbers);
+        let mut totals = [[[zero(); GROUPS]; rows::ROWS]; ROWS / rows::ROWS];
         for strip in self.strips() {
             // SAFETY: the strip has the matrix's columns, and so has the input.
             unsafe {
-                if let Lanes::Pairs = L::Quants::LANES {
-                    for from in (0..L::Quants::GROUPS).step_by(tile::GROUPS) {
-                        let mut totals = [[[zero(); tile::GROUPS]; tile::ROWS]; ROWS / tile::ROWS];
-                        tile::multiply::<L>(strip, from, &self.input, &mut totals);
-                        black_box(&totals);
-                    }
-                } else {
-                    let mut totals: [[[V; _]; _]; _] =
-                        [[[zero(); rows::GROUPS]; rows::ROWS]; ROWS / rows::ROWS];
-                    rows::multiply::<L>(strip, &self.input, &mut totals);
-                    black_box(&totals);
+                match L::Quants::LANES {
+                    Lanes::Pairs => tile::multiply::<L>(strip, &self.input, &mut totals),
+                    _ => rows::multiply::<L>(strip, &self.input, &mut totals),
                 }
             }
+            black_box(&totals);
         }
     }
 }

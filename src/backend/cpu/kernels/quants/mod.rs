@@ -19,6 +19,9 @@ pub use quads::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
 /// Bytes of what one operation works on: four lanes of 32 bits.
 pub const WORD: usize = 16;
 
+/// Groups of four rows in a strip, which kernels take at once: as many as registers allow.
+pub const GROUPS: usize = 4;
+
 /// Most steps in a block of 32 columns.
 pub const MOST_STEPS: usize = 16;
 
@@ -49,7 +52,7 @@ pub trait Quants {
     /// Of an integer.
     const BITS: usize;
     /// Of a strip's rows and 32 columns.
-    const BYTES: usize = WORD * Self::BITS * Self::GROUPS;
+    const BYTES: usize = WORD * Self::BITS * GROUPS;
     /// Bytes of a group that are followed by those of the next one.
     const UNIT: usize = WORD;
     /// In a block of 32 columns.
@@ -63,8 +66,6 @@ pub trait Quants {
     const FACTORS: [i16; MOST_STEPS] = [1; MOST_STEPS];
     /// Integer times factor.
     const SCALE: i32 = 1;
-    /// Groups of four rows in a strip, which a kernel for one column takes at once: as many as registers allow.
-    const GROUPS: usize;
     /// Masks, kept in registers.
     type Masks: Copy;
     /// What a step takes of the input, in each lane the same.
@@ -88,8 +89,8 @@ pub trait Quants {
 
 /// Puts a row's lanes into a group's words of a block.
 #[inline(always)]
-fn put<Q: Quants, const WORDS: usize>(lanes: [u32; WORDS], row: usize, block: &mut [u8]) {
-    for (lane, word) in lanes.into_iter().zip(block.as_chunks_mut::<WORD>().0.iter_mut().step_by(Q::GROUPS)) {
+fn put<const WORDS: usize>(lanes: [u32; WORDS], row: usize, block: &mut [u8]) {
+    for (lane, word) in lanes.into_iter().zip(block.as_chunks_mut::<WORD>().0.iter_mut().step_by(GROUPS)) {
         word.as_chunks_mut::<4>().0[row] = lane.to_le_bytes();
     }
 }
@@ -97,7 +98,7 @@ fn put<Q: Quants, const WORDS: usize>(lanes: [u32; WORDS], row: usize, block: &m
 /// # Safety
 /// There are more than `index` words of the group at `at`.
 #[inline(always)]
-unsafe fn word<Q: Quants>(at: *const u8, index: usize) -> V {
+unsafe fn word(at: *const u8, index: usize) -> V {
     // SAFETY: the caller's.
-    unsafe { load(at.add(WORD * Q::GROUPS * index)) }
+    unsafe { load(at.add(WORD * GROUPS * index)) }
 }

@@ -6,7 +6,7 @@
 //! products of a block are [`Quants::SCALE`] times as large.
 
 use super::super::simd::{self, V, add_i32, and, dot_i16, lane_at, opaque, or, shl_i16, shr_u16};
-use super::{Lanes, MOST_STEPS, Quants, put, word};
+use super::{GROUPS, Lanes, MOST_STEPS, Quants, put, word};
 
 /// Pairs in a block of 32 columns.
 pub const PAIRS: usize = MOST_STEPS;
@@ -50,17 +50,16 @@ impl Quants for Bits8 {
     const BITS: usize = 8;
     const TURNS: usize = 4;
     const UNIT: usize = 8;
-    const GROUPS: usize = 4;
     type Masks = ();
 
     fn masks() {}
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, _: ()) -> V {
-        unsafe { simd::load_i8(at.add(Self::UNIT * Self::GROUPS * pair).cast()) }
+        unsafe { simd::load_i8(at.add(Self::UNIT * GROUPS * pair).cast()) }
     }
     #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        let units = block.as_chunks_mut::<{ Self::UNIT }>().0.iter_mut().step_by(Self::GROUPS);
+        let units = block.as_chunks_mut::<{ Self::UNIT }>().0.iter_mut().step_by(GROUPS);
         for (columns, pair) in values.as_chunks::<2>().0.iter().zip(units) {
             pair.as_chunks_mut::<2>().0[row] = *columns;
         }
@@ -76,7 +75,6 @@ impl Quants for Bits4 {
     const TURNS: usize = 4;
     const FACTORS: [i16; PAIRS] = [256, 16, 1, 256, 256, 16, 1, 256, 256, 16, 1, 256, 256, 16, 1, 256];
     const SCALE: i32 = 256;
-    const GROUPS: usize = 4;
     type Masks = [V; 3];
 
     fn masks() -> [V; 3] {
@@ -84,7 +82,7 @@ impl Quants for Bits4 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 3]) -> V {
-        let word = unsafe { word::<Self>(at, pair / 4) };
+        let word = unsafe { word(at, pair / 4) };
         match pair % 4 {
             3 => shr_u16::<12>(word),
             place => and(word, masks[place]),
@@ -94,7 +92,7 @@ impl Quants for Bits4 {
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
         let pairs = lanes(values);
         let lane = |[a, b, c, d]: [u32; 4]| a | b << 4 | c << 8 | d << 12;
-        put::<Self, _>([0, 1, 2, 3].map(|word| lane(pairs.as_chunks::<4>().0[word])), row, block);
+        put([0, 1, 2, 3].map(|word| lane(pairs.as_chunks::<4>().0[word])), row, block);
     }
 }
 
@@ -107,7 +105,6 @@ impl Quants for Bits5 {
     const TURNS: usize = 5;
     const FACTORS: [i16; PAIRS] = [32, 1, 64, 32, 1, 64, 32, 1, 64, 32, 1, 64, 32, 1, 64, 64];
     const SCALE: i32 = 64;
-    const GROUPS: usize = 2;
     type Masks = [V; 3];
 
     fn masks() -> [V; 3] {
@@ -116,11 +113,11 @@ impl Quants for Bits5 {
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, [low, middle, left]: [V; 3]) -> V {
         if pair == 15 {
-            let bits = [0, 1, 2, 3, 4].map(|index| and(unsafe { word::<Self>(at, index) }, left));
+            let bits = [0, 1, 2, 3, 4].map(|index| and(unsafe { word(at, index) }, left));
             let high = or(or(shl_i16::<2>(bits[2]), shl_i16::<3>(bits[3])), shl_i16::<4>(bits[4]));
             return or(or(bits[0], shl_i16::<1>(bits[1])), high);
         }
-        let word = unsafe { word::<Self>(at, pair / 3) };
+        let word = unsafe { word(at, pair / 3) };
         match pair % 3 {
             0 => and(word, low),
             1 => and(word, middle),
@@ -134,7 +131,7 @@ impl Quants for Bits5 {
             let [a, b, c] = pairs.as_chunks::<3>().0[word];
             bit(pairs[15], word) | a << 1 | b << 6 | c << 11
         };
-        put::<Self, _>([0, 1, 2, 3, 4].map(word), row, block);
+        put([0, 1, 2, 3, 4].map(word), row, block);
     }
 }
 
@@ -147,7 +144,6 @@ impl Quants for Bits6 {
     const TURNS: usize = 2;
     const FACTORS: [i16; PAIRS] = [1, 16, 1, 16, 1, 16, 16, 16, 1, 16, 1, 16, 1, 16, 16, 16];
     const SCALE: i32 = 16;
-    const GROUPS: usize = 2;
     type Masks = [V; 4];
 
     fn masks() -> [V; 4] {
@@ -155,7 +151,7 @@ impl Quants for Bits6 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, [middle, left, first, second]: [V; 4]) -> V {
-        let word = |index: usize| unsafe { word::<Self>(at, 3 * (pair / 8) + index) };
+        let word = |index: usize| unsafe { word(at, 3 * (pair / 8) + index) };
         match pair % 8 {
             6 => or(and(word(0), left), shl_i16::<4>(and(word(2), first))),
             7 => or(and(word(1), left), shl_i16::<2>(and(word(2), second))),
@@ -172,7 +168,7 @@ impl Quants for Bits6 {
             [low(g) | a << 4 | b << 10, low(h) | c << 4 | d << 10, high(g) | high(h) << 2 | e << 4 | f << 10]
         };
         let [[a, b, c], [d, e, f]] = [0, 1].map(|index| half(pairs.as_chunks::<8>().0[index]));
-        put::<Self, _>([a, b, c, d, e, f], row, block);
+        put([a, b, c, d, e, f], row, block);
     }
 }
 
@@ -184,7 +180,6 @@ impl Quants for Bits3 {
     const BITS: usize = 3;
     const FACTORS: [i16; PAIRS] = [64, 8, 1, 128, 128, 64, 8, 1, 128, 128, 64, 8, 1, 128, 128, 128];
     const SCALE: i32 = 128;
-    const GROUPS: usize = 2;
     type Masks = [V; 5];
 
     fn masks() -> [V; 5] {
@@ -193,10 +188,10 @@ impl Quants for Bits3 {
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 5]) -> V {
         if pair == 15 {
-            let bits = [0, 1, 2].map(|index| and(unsafe { word::<Self>(at, index) }, masks[4]));
+            let bits = [0, 1, 2].map(|index| and(unsafe { word(at, index) }, masks[4]));
             return or(or(bits[0], shl_i16::<1>(bits[1])), shl_i16::<2>(bits[2]));
         }
-        let word = unsafe { word::<Self>(at, pair / 5) };
+        let word = unsafe { word(at, pair / 5) };
         match pair % 5 {
             3 => and(shr_u16::<10>(word), masks[3]),
             4 => shr_u16::<13>(word),
@@ -210,7 +205,7 @@ impl Quants for Bits3 {
             let [a, b, c, d, e] = pairs.as_chunks::<5>().0[word];
             bit(pairs[15], word) | a << 1 | b << 4 | c << 7 | d << 10 | e << 13
         };
-        put::<Self, _>([0, 1, 2].map(word), row, block);
+        put([0, 1, 2].map(word), row, block);
     }
 }
 
@@ -223,7 +218,6 @@ impl Quants for Bits2 {
     const TURNS: usize = 2;
     const FACTORS: [i16; PAIRS] = [256, 64, 16, 4, 1, 256, 64, 256, 256, 64, 16, 4, 1, 256, 64, 256];
     const SCALE: i32 = 256;
-    const GROUPS: usize = 2;
     type Masks = [V; 5];
 
     fn masks() -> [V; 5] {
@@ -231,7 +225,7 @@ impl Quants for Bits2 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 5]) -> V {
-        let word = unsafe { word::<Self>(at, pair / 8) };
+        let word = unsafe { word(at, pair / 8) };
         match pair % 8 {
             5 => and(shr_u16::<10>(word), masks[0]),
             6 => and(shr_u16::<10>(word), masks[1]),
@@ -245,6 +239,6 @@ impl Quants for Bits2 {
         let lane = |[a, b, c, d, e, f, g, h]: [u32; 8]| {
             a | b << 2 | c << 4 | d << 6 | e << 8 | f << 10 | g << 12 | h << 14
         };
-        put::<Self, _>([0, 1].map(|word| lane(pairs.as_chunks::<8>().0[word])), row, block);
+        put([0, 1].map(|word| lane(pairs.as_chunks::<8>().0[word])), row, block);
     }
 }

@@ -7,7 +7,7 @@
 //! magnitude: their sum is known beforehand and starts the sum of products.
 
 use super::super::simd::{V, and, dot_i8, lane_at, opaque, or, shl_i16, shr_u16, xor};
-use super::{Lanes, Quants, WORD, put};
+use super::{GROUPS, Lanes, Quants, WORD, put};
 
 /// Integers of `LOW + HIGH` bits: `LOW` words of low bits and `HIGH` words of high bits, in the order in which quads need
 /// them. A word has the bits of so many quads as fit a byte, the first in the lowest bits.
@@ -68,7 +68,6 @@ impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
     const STEPS: usize = 8;
     const TURNS: usize = if HIGH == 1 { 1 } else { 2 };
     const LANES: Lanes = Lanes::Quads;
-    const GROUPS: usize = 4;
     type Masks = [V; 2];
     type Input = V;
 
@@ -80,13 +79,13 @@ impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
     unsafe fn step(at: *const u8, step: usize, [low, high]: [V; 2]) -> V {
         let (word, bit) = place(step, LOW);
         // SAFETY: the word is one of the block.
-        let value = and(down(unsafe { super::word::<Self>(at, Self::low(word)) }, bit as isize), low);
+        let value = and(down(unsafe { super::word(at, Self::low(word)) }, bit as isize), low);
         if HIGH == 0 {
             return value;
         }
         let (word, bit) = place(step, HIGH);
         // SAFETY: the word is one of the block.
-        let word = unsafe { super::word::<Self>(at, Self::high(word)) };
+        let word = unsafe { super::word(at, Self::high(word)) };
         or(value, and(down(word, bit as isize - LOW as isize), high))
     }
     #[inline(always)]
@@ -110,7 +109,7 @@ impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
                 lanes[Self::high(word)] |= (columns & !low) >> LOW << bit;
             }
         }
-        let words = block.as_chunks_mut::<WORD>().0.iter_mut().step_by(Self::GROUPS);
+        let words = block.as_chunks_mut::<WORD>().0.iter_mut().step_by(GROUPS);
         for (lane, word) in lanes.into_iter().zip(words).take(Self::BITS) {
             word.as_chunks_mut::<4>().0[row] = lane.to_le_bytes();
         }
@@ -125,14 +124,13 @@ impl Quants for Bits8 {
     const STEPS: usize = 8;
     const TURNS: usize = 2;
     const LANES: Lanes = Lanes::SignedQuads;
-    const GROUPS: usize = 4;
     type Masks = ();
     type Input = [V; 2];
 
     fn masks() {}
     #[inline(always)]
     unsafe fn step(at: *const u8, step: usize, _: ()) -> V {
-        unsafe { super::word::<Self>(at, step) }
+        unsafe { super::word(at, step) }
     }
     #[inline(always)]
     unsafe fn input(at: *const u8, step: usize) -> [V; 2] {
@@ -145,6 +143,6 @@ impl Quants for Bits8 {
     #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
         let quads = values.as_chunks::<4>().0;
-        put::<Self, 8>(std::array::from_fn(|quad| u32::from_le_bytes(quads[quad])), row, block);
+        put::<8>(std::array::from_fn(|quad| u32::from_le_bytes(quads[quad])), row, block);
     }
 }
