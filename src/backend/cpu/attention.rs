@@ -81,23 +81,20 @@ impl Cache {
         // Where there are too few tiles for all threads, they share blocks as well: so many at a time.
         let share = kv * tiles < 2 * pool.threads();
         let together = if share { (PIECES / (kv * tiles)).clamp(1, blocks.len()) } else { 1 };
-        // A sum for each query: of all blocks so far, and of each that is computed together with others.
+        // A sum for each query in each slot: the first is of all blocks so far, the others of those that are computed together.
         let (count, width) = (rows * query, size + SOFTMAX);
         super::resize(scratch, (1 + together) * count * width)?;
-        let (totals, parts) = scratch[..(1 + together) * count * width].split_at_mut(count * width);
-        totals.chunks_exact_mut(width).for_each(clear);
-        let (totals, parts) = (Parts::new(totals), Parts::new(parts));
-        // SAFETY: every query belongs to one tile, and has its own sum in each part.
-        let total = |place: usize| unsafe { totals.part(place * width, width) };
-        let part = |part: usize, place: usize| unsafe { parts.part((part * count + place) * width, width) };
+        let sums = Parts::new(scratch);
+        // SAFETY: every query belongs to one tile, and no slot is written and read at the same time.
+        let sum = |slot: usize, place: usize| unsafe { sums.part((slot * count + place) * width, width) };
         // The row of a query of a tile, and its place among all.
         let place =
             |head: usize, index: usize| (index / group, index / group * query + head * group + index % group);
-        let attend = |head: usize, tile: Range<usize>, block: usize, number: usize| {
+        let attend = |head: usize, tile: Range<usize>, block: usize, slot: usize| {
             let query = |index: usize| {
                 let (row, place) = place(head, tile.start + index);
                 let last = if attention.causal { position + row } else { end - 1 };
-                Query { elements: &queries[place * size..][..size], last, sum: part(number, place) }
+                Query { elements: &queries[place * size..][..size], last, sum: sum(slot, place) }
             };
             match tile.len() {
                 1 => self.attend_block([0].map(query), head, block, attention),
@@ -112,29 +109,32 @@ impl Cache {
         };
         let cost = 2 * QUERIES * size * BLOCK;
         if share {
-            for first in blocks.clone().step_by(together) {
-                let together = together.min(blocks.end - first);
-                pool.each(kv * tiles * together, cost, |index| {
-                    let (head, tile) = tile(index / together);
-                    attend(head, tile, first + index % together, index % together);
+            let mut first = blocks.start;
+            while first < blocks.end {
+                let (slot, now) = (usize::from(first > blocks.start), together.min(blocks.end - first));
+                pool.each(kv * tiles * now, cost, |index| {
+                    let (head, tile) = tile(index / now);
+                    attend(head, tile, first + index % now, slot + index % now);
                 })?;
-                pool.each(count, 2 * together * width, |place| {
-                    (0..together).for_each(|number| merge(total(place), part(number, place)));
+                pool.each(count, 2 * now * width, |place| {
+                    (1..slot + now).for_each(|slot| merge(sum(0, place), sum(slot, place)));
                 })?;
+                first += now;
             }
         } else {
             pool.each(kv * tiles, cost * blocks.len(), |index| {
                 let (head, tile) = tile(index);
-                for block in blocks.clone() {
-                    attend(head, tile.clone(), block, 0);
+                attend(head, tile.clone(), blocks.start, 0);
+                for block in blocks.start + 1..blocks.end {
+                    attend(head, tile.clone(), block, 1);
                     for (_, place) in tile.clone().map(|index| place(head, index)) {
-                        merge(total(place), part(0, place));
+                        merge(sum(0, place), sum(1, place));
                     }
                 }
             })?;
         }
         for (place, out) in out.chunks_exact_mut(size).enumerate() {
-            let total = total(place);
+            let total = sum(0, place);
             let weights = total[size + 1];
             out.iter_mut().zip(total).for_each(|(out, value)| *out = *value / weights);
         }
@@ -198,13 +198,6 @@ impl Cache {
 
 /// What comes after a sum of values by their weights: the highest score, whose weight is 1, and the sum of the weights.
 const SOFTMAX: usize = 2;
-
-/// Makes it the sum of nothing.
-fn clear(sum: &mut [f32]) {
-    let (values, softmax) = sum.split_at_mut(sum.len() - SOFTMAX);
-    values.fill(0.0);
-    softmax.copy_from_slice(&[f32::MIN, 0.0]);
-}
 
 /// Adds the sum of a block to that of those before it: Milakov and Gimelshein, "Online normalizer calculation for
 /// softmax", 2018.
