@@ -471,6 +471,8 @@ run_tests() {
   stage "format" cargo fmt --check
   stage "clippy" cargo clippy --locked --all-targets -- -D warnings
   stage "clippy without a GPU" cargo clippy --locked --lib --no-default-features -- -D warnings
+  stage "clippy for the kernels' benchmark" env CARGO_TARGET_DIR=target/kernels \
+    cargo clippy --locked --manifest-path tests/bench/kernels/Cargo.toml -- -D warnings
   # Tests run beside each other: more threads in each would only wait for one another.
   stage "cargo test" env RAYON_NUM_THREADS=1 cargo test --locked
   [[ -z $LAVAPIPE ]] || stage "GPU tests on lavapipe" gpu_tests "$LAVAPIPE"
@@ -511,6 +513,7 @@ usage: ./build.sh TARGET... [--release] [--port N] [-- BENCH OPTIONS]
   edge     the Cloudflare Worker, www/edge/dist, ready to be deployed
   test     everything that must be green
   bench    measure; options after --, see tests/bench/README.md
+  kernels  the same for the CPU's matrix kernels alone
   clean    remove what was built; keeps target/tools
   help     this
 
@@ -529,7 +532,31 @@ bench() {
   stage "demo page" once page
   stage "browser" once setup_chrome
   npm_install tests
+  stage "kernels alone" once build_kernels
   stage "bench" node tests/bench/bench.js ${BENCH_OPTIONS[@]+"${BENCH_OPTIONS[@]}"}
+}
+
+# What a matrix product takes without the rest of a model: its ceiling.
+build_kernels() {
+  local form flags
+  once setup_rust
+  once pick_wasm
+  for form in simd128 relaxed; do
+    flags=$WASM_FLAGS
+    [[ $form == simd128 ]] || flags+=,+relaxed-simd
+    env ${WASM_ENV[@]+"${WASM_ENV[@]}"} RUSTFLAGS="$flags -C llvm-args=-disable-lsr" CARGO_TARGET_DIR="target/kernels/$form" \
+      "$WASM_CARGO" build --locked --release --manifest-path tests/bench/kernels/Cargo.toml --target "$WASM_TARGET" \
+      ${WASM_ARGS[@]+"${WASM_ARGS[@]}"}
+    cp "target/kernels/$form/$WASM_TARGET/release/kernels.wasm" "target/kernels/$form.wasm"
+  done
+}
+
+kernels() {
+  stage "demo page" once page
+  stage "browser" once setup_chrome
+  npm_install tests
+  stage "kernels alone" once build_kernels
+  stage "kernels" node tests/bench/kernels.js ${BENCH_OPTIONS[@]+"${BENCH_OPTIONS[@]}"}
 }
 
 main() {
@@ -541,7 +568,7 @@ main() {
       --port=*) PORT=${1#*=} ;;
       -h | --help) targets+=(help) ;;
       --) shift && BENCH_OPTIONS=("$@") && break ;;
-      setup | native | wasm | npm | demo | edge | test | bench | clean | help) targets+=("$1") ;;
+      setup | native | wasm | npm | demo | edge | test | bench | kernels | clean | help) targets+=("$1") ;;
       *) usage >&2 && die "unknown target: $1" ;;
     esac
     shift
@@ -558,6 +585,7 @@ main() {
       edge) stage "edge Worker" once edge ;;
       test) run_tests ;;
       bench) bench ;;
+      kernels) kernels ;;
       clean) clean ;;
       help) usage ;;
     esac

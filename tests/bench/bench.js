@@ -9,7 +9,8 @@ import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { blank, launch, openPage, repository, serve } from "../browser/support.js";
 import { picture } from "./picture.js";
-import { prompt, writeRandomModel } from "./random-model.js";
+import { ceilings, kernelsAreBuilt } from "./kernels.js";
+import { multiplications, prompt, writeRandomModel } from "./random-model.js";
 
 const { values: options } = parseArgs({
   options: {
@@ -174,6 +175,7 @@ for (const name of options.models.split(",")) {
       }
     }
     await Promise.all(started.map(({ close }) => close()));
+    const limits = kernelsAreBuilt() && (await ceilings(browser, multiplications(name, type), lengths[0]));
     for (const [index, length] of lengths.entries()) {
       const [first] = started;
       const megabytes = (statSync(path).size / 1e6).toFixed(0);
@@ -195,7 +197,16 @@ for (const name of options.models.split(",")) {
           return `${median.toFixed(1).padStart(6)} (${min.toFixed(1)} to ${max.toFixed(1)}) ×${ratio.toFixed(2)}${slower}`.padEnd(index ? 48 : 34);
         };
         const load = seconds ? ` loaded in ${seconds.toFixed(2)} s` : "";
-        console.log(`  ${where.padEnd(42)} prompt ${show(speed.prompt_per_second)} answer ${show(speed.predicted_per_second)}${load}`);
+        const limit = index === 0 && limits && /Chromium, 1 thread, (simd128|relaxed)$/.exec(where);
+        let share = "";
+        if (limit) {
+          result.of_kernels = Object.fromEntries(
+            Object.entries(speed).map(([key, { median }]) => [key, median / limits[limit[1]][key.replace("_per_second", "")]]),
+          );
+          const shares = Object.values(result.of_kernels).map((share) => share.toFixed(2));
+          share = ` ${shares[0]} and ${shares[1]} of what the kernels alone do`;
+        }
+        console.log(`  ${where.padEnd(42)} prompt ${show(speed.prompt_per_second)} answer ${show(speed.predicted_per_second)}${load}${share}`);
       }
     }
   }

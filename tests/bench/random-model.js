@@ -139,6 +139,19 @@ function metadata(name, shape) {
   return { bytes: out.done(), count: count + 3 };
 }
 
+/** Multiplications of a token by type of matrix: in all layers, and for its scores. */
+export function multiplications(shapeName, typeName) {
+  const shape = SHAPES[shapeName];
+  const counts = {};
+  for (const { name, dimensions, type } of tensors(shape, typeName)) {
+    if (type === F32 || (name === "token_embd.weight" && !shape.tied)) continue;
+    const [key] = Object.entries(TYPES).find(([, other]) => other === type);
+    const count = (counts[key] ??= { layers: 0, scores: 0 });
+    count[name.startsWith("blk.") ? "layers" : "scores"] += dimensions[0] * dimensions[1];
+  }
+  return counts;
+}
+
 const size = ({ dimensions, type }) => (dimensions.reduce((a, b) => a * b) / type.elements) * type.bytes;
 const padded = (bytes) => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 
