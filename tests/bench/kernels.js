@@ -96,8 +96,10 @@ async function main() {
   const show = (numbers) =>
     `${median(numbers).toFixed(1).padStart(5)} (${Math.min(...numbers).toFixed(1)} to ${Math.max(...numbers).toFixed(1)})`.padEnd(22);
   for (const shape of options.shapes.split(",")) {
+    const [rows, columns] = shape.split("x").map(Number);
+    if (!(rows % 16 === 0 && columns % 256 === 0)) throw new Error(`${shape}: not a multiple of 16 rows × 256 columns`);
     for (const type of options.types.split(",")) {
-      const results = await measure(browser, type, shape.split("x").map(Number), Number(options.rounds), options.other);
+      const results = await measure(browser, type, [rows, columns], Number(options.rounds), options.other);
       for (const { form, one, many } of results) {
         console.log(`${type} ${shape.padEnd(12)} ${form.padEnd(14)} one column ${show(one)} 64 columns ${show(many)}`);
       }

@@ -15,7 +15,7 @@ const PANEL: usize = 8;
 const BLOCK: usize = 64;
 /// Queries that share what is read of the cache.
 const QUERIES: usize = 4;
-/// Pieces that are enough for any number of threads.
+/// Pieces that are worth a region of the pool.
 const PIECES: usize = 64;
 
 /// A layer's keys and values.
@@ -78,9 +78,11 @@ impl Cache {
         let last = if attention.causal { position } else { end - 1 };
         let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window)) / BLOCK;
         let blocks = begin..end.div_ceil(BLOCK);
-        // Where there are too few tiles for all threads, they share blocks as well: so many at a time.
-        let share = kv * tiles < 2 * pool.threads();
-        let together = if share { (PIECES / (kv * tiles)).clamp(1, blocks.len()) } else { 1 };
+        // Where tiles are too few for all threads to have as many, they share blocks as well: so many at a time.
+        let threads = pool.threads();
+        let share = !(kv * tiles).is_multiple_of(threads) && kv * tiles < 4 * threads;
+        let together =
+            if share { (PIECES.max(8 * threads) / (kv * tiles)).clamp(1, blocks.len()) } else { 1 };
         // A sum for each query in each slot: the first is of all blocks so far, the others of those that are computed together.
         let (count, width) = (rows * query, size + SOFTMAX);
         super::resize(scratch, (1 + together) * count * width)?;
@@ -369,7 +371,11 @@ mod tests {
                 assert!(attended(&attention, threads, CONTEXT) == whole, "{attention:?}, {threads} threads");
             }
             if attention.causal {
-                assert!(attended(&attention, 3, 1) == whole, "{attention:?}, 3 threads, steps of 1");
+                // With 13 threads not all blocks are computed at once.
+                for (threads, step) in [(3, 1), (3, 7), (13, 16)] {
+                    let shared = attended(&attention, threads, step);
+                    assert!(shared == whole, "{attention:?}, {threads} threads, steps of {step}");
+                }
             }
         }
     }

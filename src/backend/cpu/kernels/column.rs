@@ -21,9 +21,9 @@ pub unsafe fn multiply<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
     unsafe { if L::BLOCK == 32 { plain::<L>(strip, input) } else { with_sub_blocks::<L>(strip, input) } }
 }
 
-/// What is multiplied in a block of 32 columns: its integers in each group, and the input's lanes.
-struct Products<L: Layout, const GROUPS: usize> {
-    integers: [*const u8; GROUPS],
+/// What is multiplied in a block of 32 columns: its integers, and the input's lanes.
+struct Products<L: Layout> {
+    integers: *const u8,
     lanes: *const u8,
     masks: <L::Quants as Quants>::Masks,
     /// [`Quants::TURNS`], which the compiler must not know: see [`Products::turns`].
@@ -35,7 +35,8 @@ macro_rules! steps {
     ($sums:ident, $block:expr, $first:expr, [$($step:literal)*]) => {{
         unroll!(STEP in [$($step)*] {
             let input = L::Quants::input($block.lanes, $first + STEP);
-            for (sum, at) in $sums.iter_mut().zip($block.integers) {
+            for (group, sum) in $sums.iter_mut().enumerate() {
+                let at = $block.integers.add(L::Quants::UNIT * group);
                 *sum = L::Quants::add(*sum, L::Quants::step(at, $first + STEP, $block.masks), input);
             }
         });
@@ -44,7 +45,7 @@ macro_rules! steps {
 
 /// # Safety
 /// All of these: the pointers are to a block.
-impl<L: Layout, const GROUPS: usize> Products<L, GROUPS> {
+impl<L: Layout> Products<L> {
     const TURNS: usize = L::Quants::TURNS;
     const PERIOD: usize = L::Quants::STEPS / Self::TURNS;
 
@@ -88,7 +89,8 @@ impl<L: Layout, const GROUPS: usize> Products<L, GROUPS> {
                 match Self::PERIOD {
                     3 => steps!(sums, turn, 0, [0 1 2]),
                     4 => steps!(sums, turn, 0, [0 1 2 3]),
-                    _ => steps!(sums, turn, 0, [0 1 2 3 4 5 6 7]),
+                    8 => steps!(sums, turn, 0, [0 1 2 3 4 5 6 7]),
+                    _ => unreachable!("no type has such turns"),
                 }
                 turn.skip(1);
             }
@@ -98,9 +100,9 @@ impl<L: Layout, const GROUPS: usize> Products<L, GROUPS> {
 
     #[inline(always)]
     unsafe fn skip(&mut self, turns: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's; after the last turn it is the end.
         unsafe {
-            self.integers = self.integers.map(|at| at.add(turns * (L::Quants::BYTES / Self::TURNS)));
+            self.integers = self.integers.add(turns * (L::Quants::BYTES / Self::TURNS));
             self.lanes = self.lanes.add(turns * 4 * Self::PERIOD);
         }
     }
@@ -114,12 +116,13 @@ impl<L: Layout, const GROUPS: usize> Products<L, GROUPS> {
                 steps!(sums, self, 8 * HALF, [0 1 2 3 4 5 6 7]);
                 return sums;
             }
-            for (sum, at) in sums.iter_mut().zip(self.integers) {
-                let group =
-                    Products::<L, 1> { integers: [at], lanes: self.lanes, masks: self.masks, turns: 1 };
-                let mut only = [*sum];
-                steps!(only, group, 4 * HALF, [0 1 2 3]);
-                [*sum] = only;
+            for (group, sum) in sums.iter_mut().enumerate() {
+                let at = self.integers.add(L::Quants::UNIT * group);
+                unroll!(STEP in [0 1 2 3] {
+                    let step = 4 * HALF + STEP;
+                    let input = L::Quants::input(self.lanes, step);
+                    *sum = L::Quants::add(*sum, L::Quants::step(at, step, self.masks), input);
+                });
                 pin(*sum);
             }
         }
@@ -144,8 +147,8 @@ unsafe fn plain<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
         // SAFETY: the block is there, and the input has as many.
         unsafe {
             let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast();
-            let integers = from_fn(|group| strip.integers.add(L::integers_at(group, block)));
-            let products = Products::<L, GROUPS> { integers, lanes, masks, turns };
+            let integers = strip.integers.add(L::integers_at(0, block));
+            let products = Products::<L> { integers, lanes, masks, turns };
             let sums = products.all([splat(input.starts.as_ptr().add(block).cast()); GROUPS]);
             let scale = splat(input.scales.as_ptr().add(block).cast());
             let block_sum = splat(input.block_sums.as_ptr().add(block).cast());
@@ -165,6 +168,7 @@ unsafe fn plain<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
 
 #[inline(always)]
 unsafe fn with_sub_blocks<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
+    const { assert!(L::SUB_BLOCK == 32 || L::Quants::TURNS == 1 || L::Quants::TURNS.is_multiple_of(2)) };
     let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
     let (turns, words) = (black_box(L::Quants::TURNS), black_box(L::SUB_SCALES));
     // Blocks whose sub-blocks' scales are one word.
@@ -181,8 +185,8 @@ unsafe fn with_sub_blocks<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS]
                 let mut scales: [_; GROUPS] = from_fn(|group| scales_of(group, 1 + word));
                 for _ in 0..together {
                     let lanes = input.lanes.as_ptr().add(L::Quants::LANES.count() * block).cast();
-                    let integers = from_fn(|group| strip.integers.add(L::integers_at(group, block)));
-                    let products = Products::<L, GROUPS> { integers, lanes, masks, turns };
+                    let integers = strip.integers.add(L::integers_at(0, block));
+                    let products = Products::<L> { integers, lanes, masks, turns };
                     let starts = input.starts.as_ptr().add(block).cast::<u8>();
                     let first = [splat(starts); GROUPS];
                     if L::SUB_BLOCK == 16 {

@@ -1,11 +1,11 @@
 //! How matrices lie in memory: in strips of [`GROUPS`] groups of four rows, which the kernel for one column takes at once.
 //!
-//! Integers and scales lie apart, each strip after strip. A strip's integers are those of its blocks of 32 columns, one
-//! after the other as [`Quants`] packs them; its scales are those of its blocks of 32 or 256. All are words of 128 or 64
-//! bits, and one of the first group is followed by the same of the second, … So a kernel's loop reads integers strictly
-//! from front to back, each of its loads always as many bytes after the last time. Processors that fetch ahead by that
-//! distance are thrown off by anything in between: with scales among the integers whole models, whose weights come from
-//! memory, were up to half as fast (`tests/bench/README.md`).
+//! A strip's integers are those of its blocks of 32 columns, one after the other as [`Quants`] packs them. All are words of
+//! 128 or 64 bits, and one of the first group is followed by the same of the second, … So a kernel's loop reads memory
+//! from front to back, line by line. A block of 32 columns has its scales right after its integers. Those of blocks of
+//! 256 lie apart, after each other for the whole matrix: each load of the loop is then always as many bytes after the one
+//! before, and in whole models, whose weights come from memory, such matrices are twice as fast. For blocks of 32 it is
+//! the other way round (`tests/bench/README.md`).
 
 use super::decode::{Block, Encoding};
 use super::float::lanes;

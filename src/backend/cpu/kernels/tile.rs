@@ -130,7 +130,7 @@ impl Panel {
                 let mut sums = [[zero(); PAIR]; ROWS];
                 let at = (tile * input.blocks + first + place) * ROWS;
                 let mut lanes = input.lanes.as_ptr().add(PAIRS * at).cast::<u8>();
-                let mut weights = self.integers[place].as_ptr().cast::<u8>();
+                let mut weights = self.integers[place..].as_ptr().cast::<u8>();
                 // Loops of four pairs: unrolled further, the compiler loads more than registers hold.
                 for _ in 0..step * PAIRS / 4 {
                     unroll!(STEP in [0 1 2 3] {

@@ -53,6 +53,7 @@ impl<L: Layout> Matrix<L> {
             seed
         };
         let strip_rows = layout::ROWS;
+        assert!(rows.is_multiple_of(strip_rows) && columns.is_multiple_of(L::BLOCK));
         let strip = L::strip_bytes(columns / 32);
         let [mut integers, mut block_scales] = strip.map(|bytes| vec![0u128; rows / strip_rows * bytes / 16]);
         let mut file = vec![0; columns / L::BLOCK * L::Encoding::BYTES];
