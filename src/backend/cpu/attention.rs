@@ -10,9 +10,12 @@ use std::ops::Range;
 
 /// Numbers that a kernel takes of a row at once: positions of keys, elements of values.
 const PANEL: usize = 8;
-/// Positions whose scores are computed before their values are read. What a query sees of a block is summed up by itself,
-/// and blocks are merged in their order: neither the number of threads nor the rows of a step changes a bit.
+/// Positions whose scores are computed before their values are read.
 const BLOCK: usize = 64;
+/// Positions of a long range. What a query sees of a range is summed up by itself, and ranges are merged in their order:
+/// neither the number of threads nor the rows of a step changes a bit. The first of these is made of ranges of one block,
+/// so that threads can share short contexts too.
+const LONG: usize = 4 * BLOCK;
 /// Queries that share what is read of the cache.
 const QUERIES: usize = 4;
 /// Pieces that are worth a region of the pool.
@@ -76,14 +79,14 @@ impl Cache {
         let end = position + rows;
         // The first row's window begins earliest.
         let last = if attention.causal { position } else { end - 1 };
-        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window)) / BLOCK;
-        let blocks = begin..end.div_ceil(BLOCK);
-        // Where tiles are too few for all threads to have as many, they share blocks as well: so many at a time.
+        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window));
+        let ranges = range_of(begin)..range_of(end - 1) + 1;
+        // Where tiles are too few for all threads to have as many, they share ranges as well: so many at a time.
         let threads = pool.threads();
         let share = !(kv * tiles).is_multiple_of(threads) && kv * tiles < 4 * threads;
         let together =
-            if share { (PIECES.max(8 * threads) / (kv * tiles)).clamp(1, blocks.len()) } else { 1 };
-        // A sum for each query in each slot: the first is of all blocks so far, the others of those that are computed together.
+            if share { (PIECES.max(8 * threads) / (kv * tiles)).clamp(1, ranges.len()) } else { 1 };
+        // A sum for each query in each slot: the first is of all ranges so far, the others of those that are computed together.
         let (count, width) = (rows * query, size + SOFTMAX);
         super::resize(scratch, (1 + together) * count * width)?;
         let sums = Parts::new(scratch);
@@ -92,17 +95,17 @@ impl Cache {
         // The row of a query of a tile, and its place among all.
         let place =
             |head: usize, index: usize| (index / group, index / group * query + head * group + index % group);
-        let attend = |head: usize, tile: Range<usize>, block: usize, slot: usize| {
+        let attend = |head: usize, tile: Range<usize>, range: usize, slot: usize| {
             let query = |index: usize| {
                 let (row, place) = place(head, tile.start + index);
                 let last = if attention.causal { position + row } else { end - 1 };
                 Query { elements: &queries[place * size..][..size], last, sum: sum(slot, place) }
             };
             match tile.len() {
-                1 => self.attend_block([0].map(query), head, block, attention),
-                2 => self.attend_block([0, 1].map(query), head, block, attention),
-                3 => self.attend_block([0, 1, 2].map(query), head, block, attention),
-                _ => self.attend_block([0, 1, 2, 3].map(query), head, block, attention),
+                1 => self.attend_range([0].map(query), head, positions(range), attention),
+                2 => self.attend_range([0, 1].map(query), head, positions(range), attention),
+                3 => self.attend_range([0, 1, 2].map(query), head, positions(range), attention),
+                _ => self.attend_range([0, 1, 2, 3].map(query), head, positions(range), attention),
             }
         };
         let tile = |index: usize| {
@@ -111,9 +114,9 @@ impl Cache {
         };
         let cost = 2 * QUERIES * size * BLOCK;
         if share {
-            let mut first = blocks.start;
-            while first < blocks.end {
-                let (slot, now) = (usize::from(first > blocks.start), together.min(blocks.end - first));
+            let mut first = ranges.start;
+            while first < ranges.end {
+                let (slot, now) = (usize::from(first > ranges.start), together.min(ranges.end - first));
                 pool.each(kv * tiles * now, cost, |index| {
                     let (head, tile) = tile(index / now);
                     attend(head, tile, first + index % now, slot + index % now);
@@ -124,11 +127,11 @@ impl Cache {
                 first += now;
             }
         } else {
-            pool.each(kv * tiles, cost * blocks.len(), |index| {
+            pool.each(kv * tiles, cost * ranges.len(), |index| {
                 let (head, tile) = tile(index);
-                attend(head, tile.clone(), blocks.start, 0);
-                for block in blocks.start + 1..blocks.end {
-                    attend(head, tile.clone(), block, 1);
+                attend(head, tile.clone(), ranges.start, 0);
+                for range in ranges.start + 1..ranges.end {
+                    attend(head, tile.clone(), range, 1);
                     for (_, place) in tile.clone().map(|index| place(head, index)) {
                         merge(sum(0, place), sum(1, place));
                     }
@@ -143,71 +146,100 @@ impl Cache {
         Ok(())
     }
 
-    /// What the queries see of a block of positions: softmax relative to its highest score, weights and values.
-    fn attend_block<const N: usize>(
+    /// What the queries see of some positions. Online softmax, block by block: no scores of more than a block are kept.
+    /// Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
+    fn attend_range<const N: usize>(
         &self,
         mut queries: [Query; N],
         head: usize,
-        block: usize,
+        positions: Range<usize>,
         attention: &Attention,
     ) {
         let (size, width) = (self.heads.size, width(self.heads));
-        let start = block * BLOCK;
-        let at = head * self.positions + start;
-        let (keys, values) =
-            (&self.keys[at * size..][..BLOCK * size], &self.values[at * width..][..BLOCK * width]);
+        let begins = queries.each_ref().map(|query| query.first(attention));
         let elements = queries.each_ref().map(|query| query.elements.as_ptr());
         let end = 1 + queries.iter().map(|query| query.last).max().expect("a tile has queries");
-        let seen = BLOCK.min(end.saturating_sub(start));
         let mut scores = [[0.0; BLOCK]; N];
-        for (panel, keys) in keys.chunks_exact(size * PANEL).take(seen.div_ceil(PANEL)).enumerate() {
-            // SAFETY: queries have `size` elements and so many rows has the panel.
-            let products = unsafe { products(elements, keys.as_ptr(), size) };
-            for (scores, products) in scores.iter_mut().zip(products) {
-                write(&mut scores[panel * PANEL..][..PANEL], products.map(|four| score(four, attention)));
+        let mut maxima = [f32::MIN; N];
+        let mut sums = [zero(); N];
+        // Blocks before all windows, but the last, and those after all queries, but the first, add nothing.
+        let begin = begins.iter().min().expect("a tile has queries") / BLOCK * BLOCK;
+        let first = begin.clamp(positions.start, positions.end - BLOCK);
+        for start in (first..positions.end).step_by(BLOCK) {
+            if start > first && start >= end {
+                break;
+            }
+            let at = head * self.positions + start;
+            let keys = &self.keys[at * size..][..BLOCK * size];
+            let values = &self.values[at * width..][..BLOCK * width];
+            let seen = BLOCK.min(end.saturating_sub(start));
+            for (panel, keys) in keys.chunks_exact(size * PANEL).take(seen.div_ceil(PANEL)).enumerate() {
+                // SAFETY: queries have `size` elements and so many rows has the panel.
+                let products = unsafe { products(elements, keys.as_ptr(), size) };
+                for (scores, products) in scores.iter_mut().zip(products) {
+                    write(&mut scores[panel * PANEL..][..PANEL], products.map(|four| score(four, attention)));
+                }
+            }
+            let mut shrink = [0.0; N];
+            for index in 0..N {
+                let (query, scores) = (&queries[index], &mut scores[index][..seen.div_ceil(PANEL) * PANEL]);
+                // What the query must not see.
+                let before = begins[index].saturating_sub(start).min(scores.len());
+                scores[..before].fill(f32::NEG_INFINITY);
+                let after = (query.last + 1).saturating_sub(start).min(scores.len());
+                scores[after..].fill(f32::NEG_INFINITY);
+                let highest = highest(scores, maxima[index]);
+                shrink[index] = lanes(exp(all_f32(maxima[index] - highest)))[0];
+                maxima[index] = highest;
+                let mut sum = mul_f32(sums[index], all_f32(shrink[index]));
+                for four in scores.as_chunks_mut::<4>().0 {
+                    let weights = exp(sub_f32(from_lanes(four), all_f32(highest)));
+                    sum = add_f32(sum, weights);
+                    *four = lanes(weights);
+                }
+                sums[index] = sum;
+            }
+            let weights = scores.each_ref().map(|scores| scores.as_ptr());
+            for (panel, values) in values.chunks_exact(BLOCK * PANEL).enumerate() {
+                // SAFETY: there are `seen` weights, and as many rows.
+                let products = unsafe { products(weights, values.as_ptr(), seen) };
+                for ((query, products), shrink) in queries.iter_mut().zip(products).zip(shrink) {
+                    let target = &mut query.sum[panel * PANEL..size.min((panel + 1) * PANEL)];
+                    match start == first {
+                        true => write(target, products),
+                        false => accumulate(target, shrink, products),
+                    }
+                }
             }
         }
-        let mut softmax = [[0.0; SOFTMAX]; N];
-        for ((query, scores), softmax) in queries.iter().zip(&mut scores).zip(&mut softmax) {
-            let scores = &mut scores[..seen.div_ceil(PANEL) * PANEL];
-            // What the query must not see.
-            let before = query.first(attention).saturating_sub(start).min(scores.len());
-            scores[..before].fill(f32::NEG_INFINITY);
-            let after = (query.last + 1).saturating_sub(start).min(scores.len());
-            scores[after..].fill(f32::NEG_INFINITY);
-            let highest = highest(scores);
-            let mut sum = zero();
-            for four in scores.as_chunks_mut::<4>().0 {
-                let weights = exp(sub_f32(from_lanes(four), all_f32(highest)));
-                sum = add_f32(sum, weights);
-                *four = lanes(weights);
-            }
-            *softmax = [highest, lanes(sum).iter().sum()];
+        for (query, (maximum, sum)) in queries.iter_mut().zip(maxima.into_iter().zip(sums)) {
+            query.sum[size..].copy_from_slice(&[maximum, lanes(sum).iter().sum()]);
         }
-        let weights = scores.each_ref().map(|scores| scores.as_ptr());
-        for (panel, values) in values.chunks_exact(BLOCK * PANEL).enumerate() {
-            // SAFETY: there are `seen` weights, and as many rows.
-            let products = unsafe { products(weights, values.as_ptr(), seen) };
-            for (query, products) in queries.iter_mut().zip(products) {
-                write(&mut query.sum[panel * PANEL..size.min((panel + 1) * PANEL)], products);
-            }
-        }
-        for (query, softmax) in queries.iter_mut().zip(softmax) {
-            query.sum[size..].copy_from_slice(&softmax);
-        }
+    }
+}
+
+/// The range that has a position.
+fn range_of(position: usize) -> usize {
+    if position < LONG { position / BLOCK } else { LONG / BLOCK - 1 + position / LONG }
+}
+
+/// The positions of a range.
+fn positions(range: usize) -> Range<usize> {
+    match range.checked_sub(LONG / BLOCK) {
+        None => range * BLOCK..(range + 1) * BLOCK,
+        Some(long) => (long + 1) * LONG..(long + 2) * LONG,
     }
 }
 
 /// What comes after a sum of values by their weights: the highest score, whose weight is 1, and the sum of the weights.
 const SOFTMAX: usize = 2;
 
-/// Adds the sum of a block to that of those before it: Milakov and Gimelshein, "Online normalizer calculation for
-/// softmax", 2018.
-fn merge(total: &mut [f32], block: &[f32]) {
+/// Adds the sum of a range to that of those before it.
+fn merge(total: &mut [f32], range: &[f32]) {
     let size = total.len() - SOFTMAX;
-    let highest = total[size].max(block[size]);
-    let [old, new] = [total[size], block[size]].map(|score| lanes(exp(all_f32(score - highest)))[0]);
-    total.iter_mut().zip(block).for_each(|(total, value)| *total = *total * old + value * new);
+    let highest = total[size].max(range[size]);
+    let [old, new] = [total[size], range[size]].map(|score| lanes(exp(all_f32(score - highest)))[0]);
+    total.iter_mut().zip(range).for_each(|(total, value)| *total = *total * old + value * new);
     total[size] = highest;
 }
 
@@ -273,19 +305,34 @@ fn write(target: &mut [f32], eight: [V; 2]) {
     }
 }
 
-/// The highest of `scores`.
+/// The highest of `scores` and `least`.
 #[inline(always)]
-fn highest(scores: &[f32]) -> f32 {
+fn highest(scores: &[f32], least: f32) -> f32 {
     let fours = scores.as_chunks().0.iter().map(from_lanes);
-    lanes(fours.fold(all_f32(f32::MIN), max_f32)).into_iter().fold(f32::MIN, f32::max)
+    lanes(fours.fold(all_f32(least), max_f32)).into_iter().fold(least, f32::max)
+}
+
+/// `target = shrink · target + products`, as far as the target goes.
+#[inline(always)]
+fn accumulate(target: &mut [f32], shrink: f32, products: [V; 2]) {
+    if let Ok(target) = <&mut [f32; PANEL]>::try_from(&mut *target) {
+        for (four, products) in target.as_chunks_mut().0.iter_mut().zip(products) {
+            *four = lanes(mul_add_f32(all_f32(shrink), from_lanes(four), products));
+        }
+        return;
+    }
+    let added = products.map(lanes);
+    for (target, added) in target.iter_mut().zip(added.as_flattened()) {
+        *target = shrink * *target + added;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Several blocks, the last not whole.
-    const CONTEXT: usize = 9 * BLOCK + 11;
+    /// Short ranges and long ones, the last not whole.
+    const CONTEXT: usize = 2 * LONG + BLOCK + 11;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
         (0..len).map(|index| ((index * 7919 + seed) % 1009) as f32 / 252.0 - 2.0).collect()
@@ -371,7 +418,7 @@ mod tests {
                 assert!(attended(&attention, threads, CONTEXT) == whole, "{attention:?}, {threads} threads");
             }
             if attention.causal {
-                // With 13 threads not all blocks are computed at once.
+                // With 13 threads not all ranges are computed at once.
                 for (threads, step) in [(3, 1), (3, 7), (13, 16)] {
                     let shared = attended(&attention, threads, step);
                     assert!(shared == whole, "{attention:?}, {threads} threads, steps of {step}");
