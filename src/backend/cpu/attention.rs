@@ -2,7 +2,9 @@
 
 use super::super::{Attention, Heads};
 use super::kernels::float::{exp, from_lanes, lanes};
-use super::kernels::simd::{self, V, add_f32, all_f32, max_f32, mul_add_f32, mul_f32, splat, sub_f32, zero};
+use super::kernels::simd::{
+    self, V, add_f32, all_f32, max_f32, mul_add_f32, mul_f32, splat, store, sub_f32, zero,
+};
 use super::pool::{Parts, Pool};
 use super::zeros;
 use crate::Result;
@@ -12,13 +14,12 @@ use std::ops::Range;
 const PANEL: usize = 8;
 /// Positions whose scores are computed before their values are read.
 const BLOCK: usize = 64;
-/// Positions of a long range. What a query sees of a range is summed up by itself, and ranges are merged in their order:
-/// neither the number of threads nor the rows of a step changes a bit. The first of these is made of ranges of one block,
-/// so that threads can share short contexts too.
-const LONG: usize = 4 * BLOCK;
 /// Queries that share what is read of the cache.
 const QUERIES: usize = 4;
-/// Pieces that are worth a region of the pool.
+/// Positions of a range. What a query sees of one is summed up by itself, and ranges are merged in their order: threads
+/// share long contexts, and neither their number nor the rows of a step changes a bit.
+const RANGE: usize = 4 * BLOCK;
+/// Pieces that are enough for any number of threads.
 const PIECES: usize = 64;
 
 /// A layer's keys and values.
@@ -77,78 +78,58 @@ impl Cache {
         let sharing = rows * group;
         let tiles = sharing.div_ceil(QUERIES);
         let end = position + rows;
+        let ranges = end.div_ceil(RANGE);
         // The first row's window begins earliest.
         let last = if attention.causal { position } else { end - 1 };
-        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window));
-        let ranges = range_of(begin)..range_of(end - 1) + 1;
-        // Where tiles are too few for all threads to have as many, they share ranges as well: so many at a time.
-        let threads = pool.threads();
-        let share = !(kv * tiles).is_multiple_of(threads) && kv * tiles < 4 * threads;
-        let together =
-            if share { (PIECES.max(8 * threads) / (kv * tiles)).clamp(1, ranges.len()) } else { 1 };
-        // A sum for each query in each slot: the first is of all ranges so far, the others of those that are computed together.
+        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window)) / RANGE;
+        let together = (PIECES / (kv * tiles)).clamp(1, ranges - begin);
+        // A sum for each query: of all ranges so far, and of each that is computed together with others.
         let (count, width) = (rows * query, size + SOFTMAX);
         super::resize(scratch, (1 + together) * count * width)?;
-        let sums = Parts::new(scratch);
-        // SAFETY: every query belongs to one tile, and no slot is written and read at the same time.
-        let sum = |slot: usize, place: usize| unsafe { sums.part((slot * count + place) * width, width) };
-        // The row of a query of a tile, and its place among all.
-        let place =
-            |head: usize, index: usize| (index / group, index / group * query + head * group + index % group);
-        let attend = |head: usize, tile: Range<usize>, range: usize, slot: usize| {
-            let query = |index: usize| {
-                let (row, place) = place(head, tile.start + index);
-                let last = if attention.causal { position + row } else { end - 1 };
-                Query { elements: &queries[place * size..][..size], last, sum: sum(slot, place) }
-            };
-            match tile.len() {
-                1 => self.attend_range([0].map(query), head, positions(range), attention),
-                2 => self.attend_range([0, 1].map(query), head, positions(range), attention),
-                3 => self.attend_range([0, 1, 2].map(query), head, positions(range), attention),
-                _ => self.attend_range([0, 1, 2, 3].map(query), head, positions(range), attention),
-            }
-        };
-        let tile = |index: usize| {
-            let first = index % tiles * QUERIES;
-            (index / tiles, first..sharing.min(first + QUERIES))
-        };
-        let cost = 2 * QUERIES * size * BLOCK;
-        if share {
-            let mut first = ranges.start;
-            while first < ranges.end {
-                let (slot, now) = (usize::from(first > ranges.start), together.min(ranges.end - first));
-                pool.each(kv * tiles * now, cost, |index| {
-                    let (head, tile) = tile(index / now);
-                    attend(head, tile, first + index % now, slot + index % now);
-                })?;
-                pool.each(count, 2 * now * width, |place| {
-                    (1..slot + now).for_each(|slot| merge(sum(0, place), sum(slot, place)));
-                })?;
-                first += now;
-            }
-        } else {
-            pool.each(kv * tiles, cost * ranges.len(), |index| {
-                let (head, tile) = tile(index);
-                attend(head, tile.clone(), ranges.start, 0);
-                for range in ranges.start + 1..ranges.end {
-                    attend(head, tile.clone(), range, 1);
-                    for (_, place) in tile.clone().map(|index| place(head, index)) {
-                        merge(sum(0, place), sum(1, place));
-                    }
+        let (totals, parts) = scratch.split_at_mut(count * width);
+        totals.chunks_exact_mut(width).for_each(clear);
+        for first_range in (begin..ranges).step_by(together) {
+            let together = together.min(ranges - first_range);
+            let parts = &mut parts[..together * count * width];
+            let shared = Parts::new(parts);
+            let cost = 2 * QUERIES * size * RANGE.min(end);
+            pool.each(kv * together * tiles, cost, |index| {
+                let (head, range, tile) = (index / tiles / together, index / tiles % together, index % tiles);
+                let first = tile * QUERIES;
+                let task = |query_index: usize| {
+                    let (row, member) = ((first + query_index) / group, (first + query_index) % group);
+                    let place = row * query + head * group + member;
+                    // SAFETY: every query has its own sum in each range.
+                    let sum = unsafe { shared.part((range * count + place) * width, width) };
+                    let last = if attention.causal { position + row } else { end - 1 };
+                    Query { elements: &queries[place * size..][..size], last, sum }
+                };
+                let start = (first_range + range) * RANGE;
+                let positions = start..start + RANGE;
+                match (sharing - first).min(QUERIES) {
+                    1 => self.attend_tile([0].map(task), head, positions, attention),
+                    2 => self.attend_tile([0, 1].map(task), head, positions, attention),
+                    3 => self.attend_tile([0, 1, 2].map(task), head, positions, attention),
+                    _ => self.attend_tile([0, 1, 2, 3].map(task), head, positions, attention),
                 }
             })?;
+            let parts = &*parts;
+            pool.rows(totals, width, 2 * together * width, |place, total| {
+                parts
+                    .chunks_exact(count * width)
+                    .for_each(|range| merge(total, &range[place * width..][..width]));
+            })?;
         }
-        for (place, out) in out.chunks_exact_mut(size).enumerate() {
-            let total = sum(0, place);
+        for (out, total) in out.chunks_exact_mut(size).zip(totals.chunks_exact(width)) {
             let weights = total[size + 1];
-            out.iter_mut().zip(total).for_each(|(out, value)| *out = *value / weights);
+            out.iter_mut().zip(total).for_each(|(out, value)| *out = value / weights);
         }
         Ok(())
     }
 
-    /// What the queries see of some positions. Online softmax, block by block: no scores of more than a block are kept.
+    /// Online softmax over a range of positions, block by block: no scores of more than a block are kept.
     /// Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
-    fn attend_range<const N: usize>(
+    fn attend_tile<const N: usize>(
         &self,
         mut queries: [Query; N],
         head: usize,
@@ -156,28 +137,25 @@ impl Cache {
         attention: &Attention,
     ) {
         let (size, width) = (self.heads.size, width(self.heads));
+        let keys = &self.keys[head * self.positions * size..][..self.positions * size];
+        let values = &self.values[head * self.positions * width..][..self.positions * width];
         let begins = queries.each_ref().map(|query| query.first(attention));
         let elements = queries.each_ref().map(|query| query.elements.as_ptr());
+        let first = positions.start.max(begins.iter().min().expect("a tile has queries") / BLOCK * BLOCK);
         let end = 1 + queries.iter().map(|query| query.last).max().expect("a tile has queries");
+        let end = positions.end.min(end);
         let mut scores = [[0.0; BLOCK]; N];
         let mut maxima = [f32::MIN; N];
         let mut sums = [zero(); N];
-        // Blocks before all windows, but the last, and those after all queries, but the first, add nothing.
-        let begin = begins.iter().min().expect("a tile has queries") / BLOCK * BLOCK;
-        let first = begin.clamp(positions.start, positions.end - BLOCK);
-        for start in (first..positions.end).step_by(BLOCK) {
-            if start > first && start >= end {
-                break;
-            }
-            let at = head * self.positions + start;
-            let keys = &self.keys[at * size..][..BLOCK * size];
-            let values = &self.values[at * width..][..BLOCK * width];
-            let seen = BLOCK.min(end.saturating_sub(start));
-            for (panel, keys) in keys.chunks_exact(size * PANEL).take(seen.div_ceil(PANEL)).enumerate() {
+        queries.iter_mut().for_each(|query| clear(query.sum));
+        for start in (first..end).step_by(BLOCK) {
+            let seen = BLOCK.min(end - start);
+            let panels = &keys[start * size..][..seen.div_ceil(PANEL) * PANEL * size];
+            for (panel, keys) in panels.chunks_exact(size * PANEL).enumerate() {
                 // SAFETY: queries have `size` elements and so many rows has the panel.
                 let products = unsafe { products(elements, keys.as_ptr(), size) };
                 for (scores, products) in scores.iter_mut().zip(products) {
-                    write(&mut scores[panel * PANEL..][..PANEL], products.map(|four| score(four, attention)));
+                    write(&mut scores[panel * PANEL..], products.map(|four| score(four, attention)));
                 }
             }
             let mut shrink = [0.0; N];
@@ -191,24 +169,25 @@ impl Cache {
                 let highest = highest(scores, maxima[index]);
                 shrink[index] = lanes(exp(all_f32(maxima[index] - highest)))[0];
                 maxima[index] = highest;
-                let mut sum = mul_f32(sums[index], all_f32(shrink[index]));
+                let (highest, mut sum) = (all_f32(highest), mul_f32(sums[index], all_f32(shrink[index])));
                 for four in scores.as_chunks_mut::<4>().0 {
-                    let weights = exp(sub_f32(from_lanes(four), all_f32(highest)));
-                    sum = add_f32(sum, weights);
-                    *four = lanes(weights);
+                    // SAFETY: the pointers are to 16 bytes.
+                    unsafe {
+                        let weights = exp(sub_f32(simd::load(four.as_ptr().cast()), highest));
+                        sum = add_f32(sum, weights);
+                        store(four.as_mut_ptr().cast(), weights);
+                    }
                 }
                 sums[index] = sum;
             }
             let weights = scores.each_ref().map(|scores| scores.as_ptr());
-            for (panel, values) in values.chunks_exact(BLOCK * PANEL).enumerate() {
-                // SAFETY: there are `seen` weights, and as many rows.
-                let products = unsafe { products(weights, values.as_ptr(), seen) };
+            let values = &values[start * width..][..BLOCK * width];
+            for element in (0..size).step_by(PANEL) {
+                // SAFETY: there are `seen` weights and a block of values; `element` is a panel's start.
+                let products = unsafe { products(weights, values.as_ptr().add(element * BLOCK), seen) };
                 for ((query, products), shrink) in queries.iter_mut().zip(products).zip(shrink) {
-                    let target = &mut query.sum[panel * PANEL..size.min((panel + 1) * PANEL)];
-                    match start == first {
-                        true => write(target, products),
-                        false => accumulate(target, shrink, products),
-                    }
+                    let end = size.min(element + PANEL);
+                    accumulate(&mut query.sum[element..end], shrink, products);
                 }
             }
         }
@@ -218,21 +197,15 @@ impl Cache {
     }
 }
 
-/// The range that has a position.
-fn range_of(position: usize) -> usize {
-    if position < LONG { position / BLOCK } else { LONG / BLOCK - 1 + position / LONG }
-}
-
-/// The positions of a range.
-fn positions(range: usize) -> Range<usize> {
-    match range.checked_sub(LONG / BLOCK) {
-        None => range * BLOCK..(range + 1) * BLOCK,
-        Some(long) => (long + 1) * LONG..(long + 2) * LONG,
-    }
-}
-
 /// What comes after a sum of values by their weights: the highest score, whose weight is 1, and the sum of the weights.
 const SOFTMAX: usize = 2;
+
+/// Makes it the sum of nothing.
+fn clear(sum: &mut [f32]) {
+    let (values, softmax) = sum.split_at_mut(sum.len() - SOFTMAX);
+    values.fill(0.0);
+    softmax.copy_from_slice(&[f32::MIN, 0.0]);
+}
 
 /// Adds the sum of a range to that of those before it.
 fn merge(total: &mut [f32], range: &[f32]) {
@@ -295,13 +268,13 @@ unsafe fn products<const N: usize>(left: [*const f32; N], right: *const f32, len
     sums
 }
 
-/// As far as the target goes.
 #[inline(always)]
-fn write(target: &mut [f32], eight: [V; 2]) {
-    let eight = eight.map(lanes);
-    match <&mut [f32; PANEL]>::try_from(&mut *target) {
-        Ok(target) => target.copy_from_slice(eight.as_flattened()),
-        Err(_) => target.iter_mut().zip(eight.as_flattened()).for_each(|(target, value)| *target = *value),
+fn write(target: &mut [f32], [low, high]: [V; 2]) {
+    let target = &mut target[..PANEL];
+    // SAFETY: the target has eight numbers.
+    unsafe {
+        store(target.as_mut_ptr().cast(), low);
+        store(target.as_mut_ptr().add(4).cast(), high);
     }
 }
 
@@ -321,8 +294,9 @@ fn accumulate(target: &mut [f32], shrink: f32, products: [V; 2]) {
         }
         return;
     }
-    let added = products.map(lanes);
-    for (target, added) in target.iter_mut().zip(added.as_flattened()) {
+    let mut added = [0.0; PANEL];
+    write(&mut added, products);
+    for (target, added) in target.iter_mut().zip(added) {
         *target = shrink * *target + added;
     }
 }
@@ -331,8 +305,8 @@ fn accumulate(target: &mut [f32], shrink: f32, products: [V; 2]) {
 mod tests {
     use super::*;
 
-    /// Short ranges and long ones, the last not whole.
-    const CONTEXT: usize = 2 * LONG + BLOCK + 11;
+    /// More than two ranges, the last not whole.
+    const CONTEXT: usize = 2 * RANGE + 75;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
         (0..len).map(|index| ((index * 7919 + seed) % 1009) as f32 / 252.0 - 2.0).collect()
@@ -399,10 +373,10 @@ mod tests {
             Attention { heads: heads(3, 1, 20), scale: 0.2, softcap: None, window: None, causal: true };
         let cases = [
             plain,
-            Attention { window: Some(4 * BLOCK + 10), softcap: Some(5.0), ..plain },
+            Attention { window: Some(RANGE + 10), softcap: Some(5.0), ..plain },
             Attention { heads: heads(5, 1, 16), window: Some(40), ..plain },
             Attention { heads: heads(2, 2, 8), causal: false, ..plain },
-            Attention { heads: heads(4, 2, 20), window: Some(2 * BLOCK), ..plain },
+            Attention { heads: heads(4, 2, 20), window: Some(RANGE / 2), ..plain },
         ];
         for attention in cases {
             let whole = attended(&attention, 1, CONTEXT);
@@ -418,11 +392,7 @@ mod tests {
                 assert!(attended(&attention, threads, CONTEXT) == whole, "{attention:?}, {threads} threads");
             }
             if attention.causal {
-                // With 13 threads not all ranges are computed at once.
-                for (threads, step) in [(3, 1), (3, 7), (13, 16)] {
-                    let shared = attended(&attention, threads, step);
-                    assert!(shared == whole, "{attention:?}, {threads} threads, steps of {step}");
-                }
+                assert!(attended(&attention, 3, 1) == whole, "{attention:?}, 3 threads, steps of 1");
             }
         }
     }

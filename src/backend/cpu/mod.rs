@@ -63,7 +63,7 @@ pub struct Cpu {
     scratch: Vec<f32>,
     /// The second factor of a gated activation.
     scratch_up: Vec<f32>,
-    /// Sums of attention: so far, and of blocks of positions.
+    /// What ranges of positions add to an attention's result.
     scratch_attention: Vec<f32>,
     /// The input of a matrix product as its kernel wants it.
     rounded: RefCell<Input>,
