@@ -241,6 +241,7 @@ fn simd_agrees_with_its_plain_twin() {
         unsafe {
             let bytes = a.as_ptr().cast::<u8>();
             assert_eq!(array(simd::load_i8(bytes.cast())), plain::load_i8(bytes.cast()));
+            assert_eq!(array(simd::load_i16(bytes.cast())), plain::load_i16(bytes.cast()));
             assert_eq!(array(simd::splat(bytes)), plain::splat(bytes));
         }
     }

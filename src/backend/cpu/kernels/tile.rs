@@ -55,7 +55,7 @@ impl Panel {
         let low_halves = opaque(0x0000_ffff);
         let offset = opaque((-L::OFFSET as i16 as u16 as u32) * 0x1_0001);
         for block in 0..blocks {
-            // SAFETY: the chunks are there.
+            // SAFETY: the blocks are there.
             unsafe {
                 let integers = strip.integers.add(L::integers_at(from, first + block));
                 let scales = strip.scales.add((first + block) / (L::BLOCK / 32) * L::SCALES_STEP);
