@@ -1,11 +1,15 @@
 //! Threads that work on one thing at a time: a region of small pieces.
 //!
-//! A token is more than a hundred regions of a few microseconds. So helpers spin for a while before they sleep, opening
-//! a region is one store, and the caller works too. Each thread goes through a share of its own, from its first piece to
-//! its last: weights are read as fast as memory gives them only in long runs, which threads that take turns do not have
-//! (two of them were slower than one). Who has nothing left takes half of what another has. So a helper that is
-//! not there in time is not waited for: the caller only waits for pieces that somebody has begun. Which thread does a
-//! piece changes nothing about its result.
+//! A token is more than a hundred regions of a few microseconds. So helpers spin for a while before they sleep, and the
+//! caller works too. Each thread goes through a share of its own, from its first piece to its last: weights are read as
+//! fast as memory gives them only in long runs, which threads that take turns do not have (two of them were slower than
+//! one). Who has nothing left takes half of what another has. So a helper that is not there in time is not waited for:
+//! the caller only waits for pieces that somebody has begun. Which thread does a piece changes nothing about its result.
+//!
+//! What takes time is to exchange a word that others may change, too: it waits for all that was read before, and what
+//! comes next waits for it. So a thread begins half of its share at once, then half of the rest, …. And cache lines
+//! that go from core to core take up to a quarter of a microsecond: all that a helper must know of a region is on one,
+//! its [`Seat`], and the caller opens a region with plain stores, for which it does not wait.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
@@ -23,9 +27,10 @@ use web as platform;
 use crate::{Error, Result};
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -33,7 +38,7 @@ use std::time::Duration;
 /// Most threads of a pool, the caller included.
 pub const MOST_THREADS: usize = 64;
 
-/// Multiplications that are worth a piece: a few microseconds, several times what handing it out takes.
+/// Multiplications that are worth beginning at once: a microsecond, several times what it takes to begin.
 const PIECE: usize = 1 << 15;
 
 /// Rounds before a helper, or a caller that waits for one, sleeps: some fifty microseconds.
@@ -42,10 +47,8 @@ const SPINS: u32 = if cfg!(target_arch = "wasm32") { 50_000 } else { 2_000 };
 /// How often a sleeping caller looks whether a helper has crashed. It is woken when the helper is done.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// In [`Shared::state`]: one for each helper at work.
-const HELPERS: u32 = 0xff;
-/// Set while helpers may join. Above it, regions are counted.
-const OPEN: u32 = 0x100;
+/// Most pieces that a [`Share`] can count.
+const MOST_PIECES: usize = u16::MAX as usize;
 
 /// Threads that are worth trying where nobody says how many: the machine's, up to where memory is the limit.
 pub fn most_threads() -> usize {
@@ -56,8 +59,8 @@ pub fn most_threads() -> usize {
 pub struct Pool {
     shared: Arc<Shared>,
     helpers: Vec<platform::Helper>,
-    /// One region at a time: a pool belongs to one thread, and work cannot reach it.
-    _one_caller: PhantomData<Cell<()>>,
+    /// The last region's number. One at a time: a pool belongs to one thread, and work cannot reach it.
+    region: Cell<u32>,
 }
 
 /// On a cache line of its own.
@@ -65,12 +68,8 @@ pub struct Pool {
 struct Line<T>(T);
 
 struct Shared {
-    /// See [`HELPERS`] and [`OPEN`].
-    state: Line<AtomicU32>,
-    /// The pieces of each thread that nobody has begun.
-    shares: Box<[Line<AtomicU64>]>,
-    /// Written while the region is closed and nobody is in it.
-    region: UnsafeCell<Region>,
+    /// Of each thread, the caller's first.
+    seats: Box<[Line<Seat>]>,
     /// A piece has panicked.
     panicked: AtomicBool,
     /// Helpers that a trap has ended. Only in WebAssembly, where JavaScript counts them.
@@ -84,22 +83,44 @@ struct Shared {
     caller: Mutex<Option<Thread>>,
 }
 
-/// What there is to do.
-struct Region {
-    work: *const (dyn Fn(usize) + Sync),
-    /// Threads that have a share of it.
-    threads: usize,
+/// What a thread has of a region.
+struct Seat {
+    /// Written before the share, and read by who has pieces: until they are done, the region does not end.
+    work: UnsafeCell<*const Work<'static>>,
+    /// Pieces that are worth beginning at once.
+    least: AtomicUsize,
+    /// Its pieces that nobody has begun. A new region's is what a helper waits for.
+    share: AtomicU64,
+    /// The region, and how many pieces of it the thread has done, its own or another's.
+    done: AtomicU64,
 }
 
-/// Pieces from the first number to before the second, as one word that is exchanged at once.
-type Share = u64;
+/// Does some pieces.
+type Work<'a> = dyn Fn(Range<usize>) + Sync + 'a;
 
-const fn share(first: usize, end: usize) -> Share {
-    (first as u64) << 32 | end as u64
+/// A region's number, and of its pieces those from the first number to before the second: one word that is exchanged
+/// at once.
+#[derive(Clone, Copy)]
+struct Share {
+    region: u32,
+    first: usize,
+    end: usize,
 }
 
-const fn bounds(share: Share) -> (usize, usize) {
-    ((share >> 32) as usize, share as u32 as usize)
+impl Share {
+    const fn word(self) -> u64 {
+        (self.region as u64) << 32 | (self.first as u64) << 16 | self.end as u64
+    }
+
+    const fn new(word: u64) -> Self {
+        Share { region: (word >> 32) as u32, first: (word >> 16) as u16 as usize, end: word as u16 as usize }
+    }
+
+    /// Without its first half, or what is worth it.
+    fn begun(self, least: usize) -> Self {
+        let half = (self.end - self.first).div_ceil(2);
+        Share { first: self.end.min(self.first + half.max(least)), ..self }
+    }
 }
 
 #[derive(Default)]
@@ -108,8 +129,8 @@ struct Sleeper {
     thread: OnceLock<Thread>,
 }
 
-// SAFETY: `region` is written by the one caller, before it opens the region with a release and after all helpers have
-// left the one before; they read it after they have joined with an acquire.
+// SAFETY: a seat's `work` is written by the one caller when all pieces of the region before are done, and released with
+// its share; a thread that has taken pieces reads it, after it has acquired that share.
 unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
@@ -118,9 +139,7 @@ impl Pool {
     pub fn new(threads: usize) -> Pool {
         let threads = threads.clamp(1, MOST_THREADS);
         let shared = Arc::new(Shared {
-            state: Line(AtomicU32::new(0)),
-            shares: (0..threads).map(|_| Line(AtomicU64::new(0))).collect(),
-            region: UnsafeCell::new(Region { work: &|_| (), threads: 1 }),
+            seats: (0..threads).map(|_| Line(Seat::new())).collect(),
             panicked: AtomicBool::new(false),
             crashed: AtomicU32::new(0),
             limit: AtomicUsize::new(threads),
@@ -136,7 +155,7 @@ impl Pool {
         // A machine that refuses one thread refuses the next ones too.
         let helpers: Vec<_> = (1..threads).map_while(start).collect();
         shared.limit.store(helpers.len() + 1, Relaxed);
-        Pool { shared, helpers, _one_caller: PhantomData }
+        Pool { shared, helpers, region: Cell::new(0) }
     }
 
     /// Threads that work, the caller's included.
@@ -157,44 +176,57 @@ impl Pool {
     fn keep(&self, threads: usize) {
         self.shared.limit.store(threads, SeqCst);
         self.shared.kept.store(threads, SeqCst);
-        self.shared.wake_all();
+        fence(SeqCst);
+        self.shared.wake(self.shared.seats.len());
     }
 
-    /// Calls `work` with every number below `pieces`, each once, on whatever thread is free. All are done when this
-    /// returns. If one panics, the others may be left undone.
-    pub fn run(&self, pieces: usize, work: impl Fn(usize) + Sync) -> Result<()> {
+    /// Calls `work` with every number below `len`, each once, on whatever thread is free. All are done when this returns.
+    /// If one panics, others may be left undone. `cost`: of each, in multiplications or what takes as long. What is not
+    /// worth sharing is not.
+    pub fn each(&self, len: usize, cost: usize, work: impl Fn(usize) + Sync) -> Result<()> {
+        let unit = len.div_ceil(MOST_PIECES).max(1);
+        let least = PIECE.div_ceil(cost.saturating_mul(unit).max(1));
+        self.run(len.div_ceil(unit), least, |pieces| {
+            (pieces.start * unit..len.min(pieces.end * unit)).for_each(&work);
+        })
+    }
+
+    /// Has every piece done once. `least`: pieces that are worth beginning at once.
+    fn run(&self, pieces: usize, least: usize, work: impl Fn(Range<usize>) + Sync) -> Result<()> {
         let shared = &*self.shared;
-        // The caller's own calls write to the stack right below: on a line that helpers read they would slow them down.
-        let work = Line(work);
-        let work: &(dyn Fn(usize) + Sync) = &work.0;
-        let threads = if pieces <= 1 { 1 } else { self.threads() };
-        // SAFETY: nobody is in a region. The work lives until `finish` has seen the last helper leave.
-        unsafe {
-            let work = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work);
-            *shared.region.get() = Region { work, threads };
-        }
-        for (index, Line(target)) in shared.shares[..threads].iter().enumerate() {
-            target.store(share(index * pieces / threads, (index + 1) * pieces / threads), Relaxed);
-        }
-        if threads > 1 {
-            shared.state.0.fetch_add(OPEN, SeqCst);
+        let threads = self.threads().min(pieces.div_ceil(least));
+        if threads <= 1 {
+            shared.caught(|| work(0..pieces));
+        } else {
+            // The caller's own calls write to the stack right below: on a line that helpers read they would slow them down.
+            let work = Line(work);
+            let work: &Work = &work.0;
+            let region = self.region.get().wrapping_add(1);
+            self.region.set(region);
+            let share = |index: usize| Share {
+                region,
+                first: index * pieces / threads,
+                end: (index + 1) * pieces / threads,
+            };
+            // The caller's first pieces are in hand: an exchange would wait until all that was stored has arrived.
+            let begun = share(0).begun(least);
+            // SAFETY: the last region has ended, and this returns when all pieces are done.
+            unsafe {
+                let work = std::mem::transmute::<&Work, &'static Work<'static>>(work);
+                for (index, Line(seat)) in shared.seats[..threads].iter().enumerate().rev() {
+                    seat.open(work, least, if index == 0 { begun } else { share(index) });
+                }
+            }
             shared.wake(threads);
+            let done = shared.work(0, region, Some(0..begun.first));
+            shared.finish(threads, region, pieces - done);
         }
-        shared.work(0);
-        if threads > 1 {
-            shared.finish();
-        }
-        if shared.panicked.swap(false, Relaxed) {
+        // Read first: to write it each time would take its line from the helpers.
+        if shared.panicked.load(Relaxed) {
+            shared.panicked.store(false, Relaxed);
             return Err(Error::internal("the engine's work has panicked (its message is on stderr)"));
         }
         Ok(())
-    }
-
-    /// The same, where each number costs so many multiplications, or what takes as long: as many as are worth it
-    /// go together.
-    pub fn each(&self, len: usize, cost: usize, work: impl Fn(usize) + Sync) -> Result<()> {
-        let step = PIECE.div_ceil(cost.max(1));
-        self.run(len.div_ceil(step), |piece| (piece * step..len.min((piece + 1) * step)).for_each(&work))
     }
 
     /// The same for each `width` numbers of `out`.
@@ -231,24 +263,22 @@ impl Shared {
     fn help(&self, index: usize) {
         let sleeper = &self.sleepers[index - 1].0;
         _ = sleeper.thread.set(thread::current());
-        let mut last_region = 0;
-        let mut spins = 0;
+        let seat = &self.seats[index].0;
+        let (mut last, mut spins) = (0, 0);
         while index < self.kept.load(Acquire) {
-            let state = self.state.0.load(Acquire);
-            let region = state & !HELPERS;
-            if state & OPEN != 0 && region != last_region && index < self.limit.load(Relaxed) {
-                if self.state.0.compare_exchange_weak(state, state + 1, Acquire, Relaxed).is_ok() {
-                    self.work(index);
-                    self.leave();
-                    (last_region, spins) = (region, 0);
-                }
+            let region = Share::new(seat.share.load(Acquire)).region;
+            if region != last {
+                let pieces = seat.begin(region).or_else(|| self.steal(index, region));
+                self.work(index, region, pieces);
+                self.leave();
+                (last, spins) = (region, 0);
             } else if spins < SPINS {
                 spins += 1;
                 std::hint::spin_loop();
             } else {
                 sleeper.sleeps.store(true, SeqCst);
-                // Whoever changes one of these afterwards sees that we sleep.
-                if self.state.0.load(SeqCst) == state && index < self.kept.load(SeqCst) {
+                // Whoever ends threads afterwards sees that we sleep. A region may be missed, and does without us.
+                if Share::new(seat.share.load(SeqCst)).region == last && index < self.kept.load(SeqCst) {
                     thread::park();
                     spins = 0;
                 }
@@ -257,96 +287,144 @@ impl Shared {
         }
     }
 
-    /// Does pieces, as thread `index`, until nobody has any left.
-    fn work(&self, index: usize) {
-        // SAFETY: the region stays as it is while somebody is in it.
-        let (work, threads) = unsafe {
-            let region = &*self.region.get();
-            (&*region.work, region.threads)
-        };
-        let shares = &self.shares[..threads];
-        let all = catch_unwind(AssertUnwindSafe(|| {
-            while let Some(piece) = next(shares, index) {
-                work(piece);
+    /// Does these pieces of a region as thread `index`, and then others until nobody has any left. Gives how many.
+    fn work(&self, index: usize, region: u32, mut pieces: Option<Range<usize>>) -> usize {
+        let seat = &self.seats[index].0;
+        let mut done = 0;
+        while let Some(begun) = pieces {
+            done += begun.len();
+            // SAFETY: pieces of this region are not done.
+            let work = unsafe { &**seat.work.get() };
+            if !self.caught(|| work(begun)) {
+                // What others have not begun need not be.
+                done += self.seats.iter().map(|Line(seat)| seat.clear(region)).sum::<usize>();
             }
-        }));
-        if all.is_err() {
-            self.panicked.store(true, Relaxed);
-            shares.iter().for_each(|Line(share)| share.store(0, Relaxed));
+            pieces = seat.begin(region).or_else(|| {
+                seat.done.store(u64::from(region) << 32 | done as u64, Release);
+                self.steal(index, region)
+            });
         }
+        done
     }
 
-    /// A helper's work in this region is done.
+    /// Whether `work` did not panic.
+    fn caught(&self, work: impl FnOnce()) -> bool {
+        let fine = catch_unwind(AssertUnwindSafe(work)).is_ok();
+        if !fine {
+            self.panicked.store(true, Relaxed);
+        }
+        fine
+    }
+
+    /// Makes half of another thread's share that of thread `index`, which is empty, and begins with it.
+    fn steal(&self, index: usize, region: u32) -> Option<Range<usize>> {
+        let half = |Share { region, first, end }| Share { region, first, end: first + (end - first) / 2 };
+        let others = (1..self.seats.len()).map(|step| &self.seats[(index + step) % self.seats.len()].0);
+        let (before, left) = others.into_iter().find_map(|other| other.exchange(region, half))?;
+        let seat = &self.seats[index].0;
+        let begun = Share { first: left.end, ..before }.begun(seat.least.load(Relaxed));
+        // Nobody exchanges a share that is empty.
+        seat.share.store(begun.word(), Relaxed);
+        Some(left.end..begun.first)
+    }
+
+    /// A helper has done what it could in a region.
     fn leave(&self) {
-        let last = self.state.0.fetch_sub(1, SeqCst) & (OPEN | HELPERS) == 1;
-        if last && self.caller_sleeps.load(SeqCst) {
+        // Either it sees that the caller sleeps, or the caller sees before that what it has done.
+        fence(SeqCst);
+        if self.caller_sleeps.load(Relaxed) {
             let caller = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
             caller.iter().for_each(Thread::unpark);
         }
     }
 
-    /// Lets nobody join any more, and waits for those who have.
-    fn finish(&self) {
-        self.state.0.fetch_add(OPEN, AcqRel);
+    /// Waits until the helpers among the first `threads` threads have done so many pieces.
+    fn finish(&self, threads: usize, region: u32, pieces: usize) {
+        let helpers = &self.seats[1..threads];
+        let finished = || helpers.iter().map(|Line(seat)| seat.done_in(region)).sum::<usize>() == pieces;
         for _ in 0..SPINS {
-            if self.state.0.load(Acquire) & HELPERS == 0 {
+            if finished() {
                 return;
             }
             std::hint::spin_loop();
         }
         *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
         self.caller_sleeps.store(true, SeqCst);
-        while self.state.0.load(SeqCst) & HELPERS != 0 {
+        fence(SeqCst);
+        while !finished() {
             thread::park_timeout(LOOK);
-            // It will never leave, and others may still be in the work: there is no way back from here.
+            // It will never be done, and others may still be in the work: there is no way back from here.
             assert!(self.crashed.load(Relaxed) == 0, "a helper of the engine has crashed");
         }
         self.caller_sleeps.store(false, Relaxed);
     }
 
-    /// Wakes those that sleep of the first `threads` threads.
+    /// Wakes those that sleep of the first `threads` threads. One that is about to sleep may be missed.
     fn wake(&self, threads: usize) {
         for Line(sleeper) in &self.sleepers[..threads - 1] {
-            if sleeper.sleeps.load(SeqCst) && sleeper.sleeps.swap(false, SeqCst) {
+            if sleeper.sleeps.load(Relaxed) && sleeper.sleeps.swap(false, SeqCst) {
                 sleeper.thread.get().into_iter().for_each(Thread::unpark);
             }
         }
     }
-
-    fn wake_all(&self) {
-        self.wake(self.sleepers.len() + 1);
-    }
 }
 
-/// The next piece of thread `index`: the first of its share, or of half of another's.
-fn next(shares: &[Line<AtomicU64>], index: usize) -> Option<usize> {
-    let own = &shares[index].0;
-    let take = |first: usize, end: usize| (share(first + 1, end), first);
-    let stolen =
-        |first: usize, end: usize| (share(first, first + (end - first) / 2), first + (end - first) / 2);
-    if let Some((piece, _)) = exchange(own, take) {
-        return Some(piece);
+impl Seat {
+    fn new() -> Self {
+        Seat {
+            work: UnsafeCell::new(&|_| ()),
+            least: AtomicUsize::new(1),
+            share: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+        }
     }
-    let others = (1..shares.len()).map(|step| &shares[(index + step) % shares.len()].0);
-    let (first, end) = others.into_iter().find_map(|other| exchange(other, stolen))?;
-    // Nobody exchanges a share that is empty.
-    own.store(share(first + 1, end), Relaxed);
-    Some(first)
-}
 
-/// Replaces a share, unless it is empty, by what `split` leaves of it. Gives where the rest begins, and its end.
-fn exchange(target: &AtomicU64, split: impl Fn(usize, usize) -> (Share, usize)) -> Option<(usize, usize)> {
-    let mut now = target.load(Relaxed);
-    loop {
-        let (first, end) = bounds(now);
-        if first >= end {
-            return None;
+    /// Hands out a region.
+    ///
+    /// # Safety
+    /// All pieces of the one before are done, and the work lives on until those of this one are.
+    unsafe fn open(&self, work: *const Work<'static>, least: usize, share: Share) {
+        // SAFETY: nobody reads it who has no pieces.
+        unsafe { *self.work.get() = work };
+        self.least.store(least, Relaxed);
+        // A number of the same region may be there after four billion others.
+        self.done.store(0, Relaxed);
+        self.share.store(share.word(), Release);
+    }
+
+    /// Pieces done in a region.
+    fn done_in(&self, region: u32) -> usize {
+        let done = self.done.load(Acquire);
+        if (done >> 32) as u32 == region { done as u32 as usize } else { 0 }
+    }
+
+    /// Replaces what is left of a region's share, unless that is empty. Gives the share before and after.
+    fn exchange(&self, region: u32, with: impl Fn(Share) -> Share) -> Option<(Share, Share)> {
+        let mut word = self.share.load(Relaxed);
+        loop {
+            let before = Share::new(word);
+            if before.region != region || before.first >= before.end {
+                return None;
+            }
+            let after = with(before);
+            match self.share.compare_exchange_weak(word, after.word(), Relaxed, Relaxed) {
+                Ok(_) => return Some((before, after)),
+                Err(other) => word = other,
+            }
         }
-        let (left, rest) = split(first, end);
-        match target.compare_exchange_weak(now, left, Relaxed, Relaxed) {
-            Ok(_) => return Some((rest, end)),
-            Err(other) => now = other,
-        }
+    }
+
+    /// Begins with what is left of the share.
+    fn begin(&self, region: u32) -> Option<Range<usize>> {
+        let least = self.least.load(Relaxed);
+        let (before, left) = self.exchange(region, |share| share.begun(least))?;
+        Some(before.first..left.first)
+    }
+
+    /// Takes all that is left of a region. Gives how many pieces.
+    fn clear(&self, region: u32) -> usize {
+        let cleared = self.exchange(region, |share| Share { first: share.end, ..share });
+        cleared.map_or(0, |(before, _)| before.end - before.first)
     }
 }
 

@@ -1,5 +1,5 @@
 use super::super::ops::dot;
-use super::{MOST_THREADS, Parts, Pool};
+use super::{MOST_THREADS, PIECE, Parts, Pool};
 use crate::Code;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier, LazyLock};
 /// Runs that count how often each piece is done.
 fn check(pool: &Pool, pieces: usize) {
     let done: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
-    pool.run(pieces, |piece| {
+    pool.each(pieces, PIECE, |piece| {
         done[piece].fetch_add(1, Relaxed);
     })
     .unwrap();
@@ -32,7 +32,7 @@ fn many_regions_follow_each_other() {
     let pool = Pool::new(3);
     let mut sum = AtomicUsize::new(0);
     for _ in 0..100_000 {
-        pool.run(4, |piece| _ = sum.fetch_add(piece, Relaxed)).unwrap();
+        pool.each(4, PIECE, |piece| _ = sum.fetch_add(piece, Relaxed)).unwrap();
     }
     assert_eq!(*sum.get_mut(), 600_000);
 }
@@ -42,7 +42,7 @@ fn helpers_do_help() {
     let pool = Pool::new(3);
     // No thread gets past its piece before three of them have one.
     let barrier = Barrier::new(3);
-    pool.run(3, |_| _ = barrier.wait()).unwrap();
+    pool.each(3, PIECE, |_| _ = barrier.wait()).unwrap();
 }
 
 /// A helper that has slept is woken for the next region.
@@ -55,7 +55,7 @@ fn sleepers_wake() {
             std::thread::yield_now();
         }
         let barrier = Barrier::new(2);
-        pool.run(2, |_| _ = barrier.wait()).unwrap();
+        pool.each(2, PIECE, |_| _ = barrier.wait()).unwrap();
     }
 }
 
@@ -67,7 +67,7 @@ fn the_caller_waits() {
     for _ in 0..20 {
         let barrier = Barrier::new(2);
         let helped = AtomicUsize::new(0);
-        pool.run(2, |_| {
+        pool.each(2, PIECE, |_| {
             barrier.wait();
             if std::thread::current().id() != caller {
                 while !shared.caller_sleeps.load(SeqCst) {
@@ -86,13 +86,13 @@ fn a_panic_ends_the_region_and_nothing_else() {
     let pool = Pool::new(3);
     let caller = std::thread::current().id();
     for round in 0..100 {
-        let error = pool.run(100, |piece| assert_ne!(piece, round, "on purpose")).unwrap_err();
+        let error = pool.each(100, PIECE, |piece| assert_ne!(piece, round, "on purpose")).unwrap_err();
         assert_eq!(error.code, Code::Internal);
         check(&pool, 100);
     }
     // In each of the threads, and at once.
     let barrier = Barrier::new(3);
-    let error = pool.run(3, |_| {
+    let error = pool.each(3, PIECE, |_| {
         barrier.wait();
         panic!("on purpose, {}", std::thread::current().id() == caller);
     });
@@ -115,7 +115,7 @@ fn a_crash_is_noticed() {
             std::thread::yield_now();
         }
     };
-    let crash = catch_unwind(AssertUnwindSafe(|| pool.run(2, work)));
+    let crash = catch_unwind(AssertUnwindSafe(|| pool.each(2, PIECE, work)));
     assert!(crash.unwrap_err().downcast::<&str>().unwrap().contains("crashed"));
     MAY_LEAVE.store(true, SeqCst);
 }
@@ -184,20 +184,25 @@ fn parts_lie_within_the_slice() {
     unsafe { Parts::new(&mut numbers).part(5, 0) };
 }
 
-/// `cargo test --profile fast --lib regions_per_second -- --ignored --nocapture`
+/// What regions cost beyond their work: `cargo test --profile fast --lib costs_of_regions -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement"]
-fn regions_per_second() {
-    const REGIONS: u32 = 200_000;
-    for threads in [1, 2, 4] {
-        let pool = Pool::new(threads);
-        for pieces in [2, 8] {
-            let start = web_time::Instant::now();
-            for _ in 0..REGIONS {
-                pool.run(pieces, |piece| _ = std::hint::black_box(piece)).unwrap();
-            }
-            let nanoseconds = start.elapsed().as_nanos() / u128::from(REGIONS);
-            println!("{threads} threads, {pieces} pieces: {nanoseconds} ns a region");
+fn costs_of_regions() {
+    const REGIONS: u32 = 20_000;
+    // Each of half a microsecond or so.
+    let piece = |_| (0..1000).for_each(|step| _ = std::hint::black_box(step));
+    for pieces in [4, 12, 40] {
+        for threads in [1, 2, 4] {
+            let pool = Pool::new(threads);
+            let mut nanoseconds: Vec<_> = (0..9)
+                .map(|_| {
+                    let start = web_time::Instant::now();
+                    (0..REGIONS).for_each(|_| pool.each(pieces, PIECE, piece).unwrap());
+                    start.elapsed().as_nanos() / u128::from(REGIONS)
+                })
+                .collect();
+            nanoseconds.sort();
+            println!("{pieces} pieces, {threads} threads: {} ns a region", nanoseconds[4]);
         }
     }
 }

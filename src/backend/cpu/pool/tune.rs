@@ -40,7 +40,7 @@ impl Pool {
         let mut least = f64::INFINITY;
         for _ in 0..ROUNDS {
             let start = Instant::now();
-            self.run(PIECES, |piece| {
+            self.each(PIECES, FLOATS / PIECES, |piece| {
                 let numbers = &numbers[piece * (FLOATS / PIECES)..][..FLOATS / PIECES];
                 std::hint::black_box(dot(numbers, numbers));
             })?;
