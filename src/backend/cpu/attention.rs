@@ -17,10 +17,26 @@ const BLOCK: usize = 64;
 /// Queries that share what is read of the cache.
 const QUERIES: usize = 4;
 /// Positions of a range. What a query sees of one is summed up by itself, and ranges are merged in their order: threads
-/// share long contexts, and neither their number nor the rows of a step changes a bit.
+/// share contexts, and neither their number nor the rows of a step changes a bit.
 const RANGE: usize = 4 * BLOCK;
+/// Of the first one, after which another has the rest of `RANGE`: three heads are no even work for two threads.
+const FIRST_RANGE: usize = BLOCK;
 /// Pieces that are enough for any number of threads.
 const PIECES: usize = 64;
+
+/// The positions of range `index`.
+fn range(index: usize) -> Range<usize> {
+    match index {
+        0 => 0..FIRST_RANGE,
+        1 => FIRST_RANGE..RANGE,
+        _ => (index - 1) * RANGE..index * RANGE,
+    }
+}
+
+/// The range of a position.
+fn range_of(position: usize) -> usize {
+    if position < FIRST_RANGE { 0 } else { 1 + position / RANGE }
+}
 
 /// A layer's keys and values.
 pub(super) struct Cache {
@@ -78,39 +94,43 @@ impl Cache {
         let sharing = rows * group;
         let tiles = sharing.div_ceil(QUERIES);
         let end = position + rows;
-        let ranges = end.div_ceil(RANGE);
         // The first row's window begins earliest.
         let last = if attention.causal { position } else { end - 1 };
-        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window)) / RANGE;
-        let together = (PIECES / (kv * tiles)).clamp(1, ranges - begin);
+        let begin = attention.window.map_or(0, |window| (last + 1).saturating_sub(window));
+        let ranges = range_of(begin)..1 + range_of(end - 1);
+        let together = (PIECES / (kv * tiles)).clamp(1, ranges.len());
         // A sum for each query: of all ranges so far, and of each that is computed together with others.
         let (count, width) = (rows * query, size + SOFTMAX);
         super::resize(scratch, (1 + together) * count * width)?;
         let (totals, parts) = scratch.split_at_mut(count * width);
         totals.chunks_exact_mut(width).for_each(clear);
-        for first_range in (begin..ranges).step_by(together) {
-            let together = together.min(ranges - first_range);
+        for first_range in ranges.clone().step_by(together) {
+            let together = together.min(ranges.end - first_range);
+            // The two short ranges go together where there are longer ones: pieces are to take equally long.
+            let joined = usize::from(first_range == 0 && together > 2);
+            let pieces = together - joined;
             let parts = &mut parts[..together * count * width];
             let shared = Parts::new(parts);
             let cost = 2 * QUERIES * size * RANGE.min(end);
-            pool.each(kv * together * tiles, cost, |index| {
-                let (head, range, tile) = (index / tiles / together, index / tiles % together, index % tiles);
+            pool.each(kv * pieces * tiles, cost, |index| {
+                let (head, piece, tile) = (index / tiles / pieces, index / tiles % pieces, index % tiles);
                 let first = tile * QUERIES;
-                let task = |query_index: usize| {
+                let task = |part: usize, query_index: usize| {
                     let (row, member) = ((first + query_index) / group, (first + query_index) % group);
                     let place = row * query + head * group + member;
                     // SAFETY: every query has its own sum in each range.
-                    let sum = unsafe { shared.part((range * count + place) * width, width) };
+                    let sum = unsafe { shared.part((part * count + place) * width, width) };
                     let last = if attention.causal { position + row } else { end - 1 };
                     Query { elements: &queries[place * size..][..size], last, sum }
                 };
-                let start = (first_range + range) * RANGE;
-                let positions = start..start + RANGE;
-                match (sharing - first).min(QUERIES) {
-                    1 => self.attend_tile([0].map(task), head, positions, attention),
-                    2 => self.attend_tile([0, 1].map(task), head, positions, attention),
-                    3 => self.attend_tile([0, 1, 2].map(task), head, positions, attention),
-                    _ => self.attend_tile([0, 1, 2, 3].map(task), head, positions, attention),
+                for part in if piece == 0 { 0..1 + joined } else { piece + joined..piece + joined + 1 } {
+                    let (task, positions) = (|index| task(part, index), range(first_range + part));
+                    match (sharing - first).min(QUERIES) {
+                        1 => self.attend_tile([0].map(task), head, positions, attention),
+                        2 => self.attend_tile([0, 1].map(task), head, positions, attention),
+                        3 => self.attend_tile([0, 1, 2].map(task), head, positions, attention),
+                        _ => self.attend_tile([0, 1, 2, 3].map(task), head, positions, attention),
+                    }
                 }
             })?;
             let parts = &*parts;
