@@ -10,6 +10,7 @@ mod packed;
 mod packed16;
 pub(crate) mod pool;
 mod times;
+mod together;
 
 use super::{
     Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, NormKind, Rope,
@@ -18,12 +19,11 @@ use super::{
 use crate::model::gguf::TensorType;
 use crate::{Error, Result};
 use attention::Cache;
-use blocks::{Blocks, Column};
+use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
 use kernels::input::Input;
 use ops::Rotations;
 pub(crate) use ops::top_k;
-use packed::Output;
 pub use pool::MOST_THREADS;
 use pool::Pool;
 use std::cell::RefCell;
@@ -31,12 +31,10 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use times::Times;
+use together::TOGETHER;
 
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
 const PREFILL_ROWS: usize = 64;
-
-/// Most products that have one input: queries, keys and values.
-const TOGETHER: usize = 3;
 
 /// What a sine or an exponential takes, in multiplications.
 const SLOW: usize = 8;
@@ -46,6 +44,13 @@ struct WeightMatrix {
     rows: usize,
     columns: usize,
     blocks: Box<dyn Blocks>,
+}
+
+impl WeightMatrix {
+    /// For the table of times.
+    fn label(&self) -> String {
+        format!("{} {} × {}", self.kind.name(), self.rows, self.columns)
+    }
 }
 
 /// Runs models on the CPU.
@@ -65,8 +70,8 @@ pub struct Cpu {
     scratch_up: Vec<f32>,
     /// What ranges of positions add to an attention's result.
     scratch_attention: Vec<f32>,
-    /// The input of a matrix product as its kernel wants it.
-    rounded: RefCell<Input>,
+    /// The input of matrix products as their kernels want it; all but the first where several want it differently.
+    rounded: RefCell<[Input; TOGETHER]>,
     rotations: Rotations,
     times: Times,
     last_choice: u32,
@@ -106,58 +111,24 @@ impl Cpu {
         self.buffers[buffer.0] = values;
     }
 
+    /// What is multiplied next is another input.
+    fn forget_input(&self) {
+        self.rounded.borrow_mut().iter_mut().for_each(Input::forget);
+    }
+
     /// `out = W·input + b`.
     fn apply(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
-        self.rounded.borrow_mut().forget();
+        self.forget_input();
         self.apply_same(linear, rows, input, out)
     }
 
     /// The same for several, at most [`TOGETHER`].
     fn apply_all(&self, linears: &[Linear], rows: usize, input: &[f32], outs: &mut [Vec<f32>]) -> Result<()> {
-        self.rounded.borrow_mut().forget();
+        self.forget_input();
         if rows == 1 && self.apply_together(linears, input, outs)? {
             return Ok(());
         }
         linears.iter().zip(outs).try_for_each(|(linear, out)| self.apply_same(linear, rows, input, out))
-    }
-
-    /// Products with one row as one region: in short ones threads would wait for each other. False where the matrices
-    /// want their input in different forms.
-    fn apply_together(&self, linears: &[Linear], input: &[f32], outs: &mut [Vec<f32>]) -> Result<bool> {
-        let matrix = |linear: &Linear| &self.matrices[linear.weight.0];
-        let (kind, columns) = (matrix(&linears[0]).kind, matrix(&linears[0]).columns);
-        let Some(Column { order, cost, .. }) = matrix(&linears[0]).blocks.column() else { return Ok(false) };
-        let mut products = [const { None }; TOGETHER];
-        let mut parts = 0;
-        for ((product, linear), out) in products.iter_mut().zip(linears).zip(outs.iter_mut()) {
-            let matrix = matrix(linear);
-            let column = matrix.blocks.column().filter(|other| other.order == order);
-            let Some(column) = column.filter(|_| matrix.columns == columns) else { return Ok(false) };
-            let out = Output::new(&mut out[..matrix.rows], matrix.rows);
-            *product = Some((parts..parts + column.parts, &*matrix.blocks, out));
-            parts += column.parts;
-        }
-        let started = self.times.start();
-        let rounded = &mut *self.rounded.borrow_mut();
-        rounded.fill(&self.pool, &order, columns, &input[..columns])?;
-        let rounded = &*rounded;
-        self.pool.each(parts, cost, |index| {
-            let mine = products.iter().flatten().find(|(parts, ..)| parts.contains(&index));
-            if let Some((parts, blocks, out)) = mine {
-                // SAFETY: all want this input, and each part comes once.
-                unsafe { blocks.part(index - parts.start, rounded, out) }
-            }
-        })?;
-        self.times.stop(started, || {
-            let rows: Vec<_> = linears.iter().map(|linear| matrix(linear).rows.to_string()).collect();
-            format!("{} {} × {columns}", kind.name(), rows.join(" + "))
-        });
-        for (linear, out) in linears.iter().zip(outs) {
-            if let Some(bias) = linear.bias {
-                ops::add(&mut out[..matrix(linear).rows], &self.vectors[bias.0]);
-            }
-        }
-        Ok(true)
     }
 
     /// The same with the input of the last time.
@@ -166,8 +137,8 @@ impl Cpu {
         let out = &mut out[..rows * matrix.rows];
         let input = &input[..rows * matrix.columns];
         let started = self.times.start();
-        matrix.blocks.multiply(&self.pool, rows, input, &mut self.rounded.borrow_mut(), out)?;
-        self.times.stop(started, || format!("{} {} × {}", matrix.kind.name(), matrix.rows, matrix.columns));
+        matrix.blocks.multiply(&self.pool, rows, input, &mut self.rounded.borrow_mut()[0], out)?;
+        self.times.stop(started, || matrix.label());
         if let Some(bias) = linear.bias {
             let bias = &self.vectors[bias.0];
             for row in out.chunks_exact_mut(matrix.rows) {
@@ -186,10 +157,10 @@ impl Cpu {
         };
         let width = scale.len();
         self.pool.rows(out, width, 2 * width, |row, out| {
-            out.copy_from_slice(&input[row * width..][..width]);
+            let row = &input[row * width..][..width];
             match bias {
-                None => ops::rms_norm(out, scale, norm.epsilon),
-                Some(bias) => ops::layer_norm(out, scale, bias, norm.epsilon),
+                None => ops::rms_norm(row, scale, norm.epsilon, out),
+                Some(bias) => ops::layer_norm(row, scale, bias, norm.epsilon, out),
             }
         })?;
         self.times.stop(started, || "norm".into());
@@ -418,7 +389,7 @@ impl Backend for Cpu {
             let used = &mut values[..rows * width];
             if let Some(norms) = norms {
                 let scale = &self.vectors[norms[index].scale.0];
-                ops::rms_norm(used, scale, norms[index].epsilon);
+                ops::rms_norm_runs(used, scale, norms[index].epsilon);
             }
             let angles = self.rotations.angles(position, rows, rope);
             for (values, angles) in used.chunks_exact_mut(width).zip(angles) {
