@@ -61,7 +61,7 @@ impl<L: Layout> Packed<L> {
             // SAFETY: the strip has the matrix's columns, and so has the input; strips are apart.
             unsafe {
                 match L::Quants::LANES {
-                    Lanes::Pairs => tile::multiply::<L>(self.strip(index), input, totals),
+                    Lanes::Pairs | Lanes::BytePairs => tile::multiply::<L>(self.strip(index), input, totals),
                     Lanes::Quads | Lanes::SignedQuads => {
                         rows::multiply::<L>(self.strip(index), input, totals)
                     }

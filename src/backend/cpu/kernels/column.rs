@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::layout::{Halves, Layout, Strip};
-use super::quants::{GROUPS, Lanes, Quants};
+use super::quants::{GROUPS, Lanes, Quants, WORD};
 use super::simd::{
     V, add_i32, and, dot_i16, load, mul_add_f32, mul_f32, mul_i32, opaque, shl_i32, shr_i32, shr_u16, splat,
     sub_f32, to_f32, zero,
@@ -36,7 +36,7 @@ macro_rules! steps {
         unroll!(STEP in [$($step)*] {
             let input = L::Quants::input($block.lanes, $first + STEP);
             for (group, sum) in $sums.iter_mut().enumerate() {
-                let at = $block.integers.add(L::Quants::UNIT * group);
+                let at = $block.integers.add(WORD * group);
                 *sum = L::Quants::add(*sum, L::Quants::step(at, $first + STEP, $block.masks), input);
             }
         });
@@ -117,7 +117,7 @@ impl<L: Layout> Products<L> {
                 return sums;
             }
             for (group, sum) in sums.iter_mut().enumerate() {
-                let at = self.integers.add(L::Quants::UNIT * group);
+                let at = self.integers.add(WORD * group);
                 unroll!(STEP in [0 1 2 3] {
                     let step = 4 * HALF + STEP;
                     let input = L::Quants::input(self.lanes, step);

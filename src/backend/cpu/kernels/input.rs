@@ -5,7 +5,7 @@ use super::layout::Layout;
 use super::quants::{Lanes, MOST_STEPS, Quants};
 use super::simd::{
     self, V, add_f32, add_i32, all_f32, and, dot_i16, less_i16, max_f32, mul_f32, mul_i16, opaque, pack_i16,
-    pack_i32, sub_i16, sub_i32, xor, zero,
+    pack_i32, shl_i16, sub_i16, sub_i32, xor, zero,
 };
 use super::{rows, tile};
 use crate::Result;
@@ -48,9 +48,14 @@ impl Order {
     pub const fn several<L: Layout>() -> Self {
         let one = Self::one::<L>();
         match L::Quants::LANES {
-            Lanes::Pairs => {
-                Order { factors: [1; MOST_STEPS], excess: 1.0, start: 0, rows: tile::ROWS, ..one }
-            }
+            Lanes::Pairs | Lanes::BytePairs => Order {
+                lanes: Lanes::Pairs,
+                factors: [1; MOST_STEPS],
+                excess: 1.0,
+                start: 0,
+                rows: tile::ROWS,
+                ..one
+            },
             Lanes::Quads | Lanes::SignedQuads => Order { rows: rows::ROWS, ..one },
         }
     }
@@ -157,6 +162,11 @@ impl Tile<'_> {
                 let mut start = order.start * sum;
                 match order.lanes {
                     Lanes::Pairs => self.write(block, row, rounding.pairs(integers)),
+                    Lanes::BytePairs => {
+                        let (lanes, excess) = rounding.byte_pairs(integers);
+                        self.write(block, row, lanes);
+                        start -= excess;
+                    }
                     Lanes::Quads => self.write(block, row, quads(integers)),
                     Lanes::SignedQuads => {
                         let (lanes, lacking) = signed_quads(integers);
@@ -254,6 +264,19 @@ impl Rounding {
     fn sum(&self, integers: [V; 2]) -> i32 {
         let sums = integers.map(|eight| dot_i16(eight, self.ones));
         to_array(add_i32(sums[0], sums[1])).iter().map(|lane| lane.to_bits() as i32).sum()
+    }
+
+    /// A block's pairs for [`Lanes::BytePairs`], and what they give too much.
+    #[inline(always)]
+    fn byte_pairs(&self, integers: [V; 4]) -> ([u32; 16], i32) {
+        let [a, b, c, d] = integers;
+        let rest = |whole, upper| to_lanes::<1, 4>([sub_i16(upper, shl_i16::<8>(whole))]);
+        let halves = [(to_lanes::<1, 4>([a]), rest(a, b)), (to_lanes([c]), rest(c, d))];
+        let lanes = std::array::from_fn(|step| {
+            let (whole, rest) = &halves[step / 8];
+            if step.is_multiple_of(2) { whole[step % 8 / 2] } else { rest[step % 8 / 2] }
+        });
+        (lanes, 128 * self.sum([a, c]))
     }
 
     /// A block's pairs.

@@ -77,7 +77,7 @@ pub trait Layout {
     /// Where in a strip's integers those of a group in block `block` of 32 columns begin.
     #[inline(always)]
     fn integers_at(group: usize, block: usize) -> usize {
-        block * Self::STEP + Self::Quants::UNIT * group
+        block * Self::STEP + WORD * group
     }
 
     /// Packs row `row` of a strip, as the file has it, into what [`Layout::strip_bytes`] says.
@@ -155,16 +155,13 @@ pub unsafe fn unpack_row<L: Layout>(strip: Strip, row: usize, out: &mut [f32]) {
             let columns = 32 / L::Quants::STEPS;
             for (step, out) in out.chunks_mut(columns).enumerate() {
                 // SAFETY: the integers are a block's.
-                let lane = lanes(unsafe { L::Quants::step(integers, step, masks) })[row].to_bits();
-                let excess = L::Quants::SCALE / L::Quants::FACTORS[step] as i32;
+                let lane = lanes(unsafe { L::Quants::integers(integers, step, masks) })[row].to_bits();
                 for (column, out) in out.iter_mut().enumerate() {
                     let integer = match columns {
                         2 => (lane >> (16 * column)) as i16 as i32,
                         _ => (lane >> (8 * column)) as i8 as i32,
                     };
-                    // Some have the lane's top bits, and are no negative numbers.
-                    let integer = if L::Quants::BITS < 8 { integer & 0xffff } else { integer };
-                    let integer = (integer / excess - L::OFFSET) as f32;
+                    let integer = (integer - L::OFFSET) as f32;
                     let sub_block = (32 * block + columns * step + column) / L::SUB_BLOCK;
                     let (word, byte) = (sub_block / 4, sub_block % 4);
                     *out = match (L::BLOCK, L::MINIMA) {

@@ -4,7 +4,7 @@
 //! Functions are named for their lanes: `i16` for 8 of 16 bits, `i32` and `f32` for 4 of 32.
 //!
 //! # Safety
-//! Those that take a pointer read or write 16 bytes there, `load_i8` and `load_i16` 8, `splat` 4, at any alignment.
+//! Those that take a pointer read or write 16 bytes there, `load_i16` 8, `splat` 4, at any alignment.
 
 #[cfg(not(any(target_arch = "wasm32", target_arch = "x86_64")))]
 pub use plain::*;
@@ -91,6 +91,7 @@ mod wasm {
     }
     shift! {
         shl_i16 = i16x8_shl;
+        shr_i16 = i16x8_shr;
         shr_u16 = u16x8_shr;
         shl_i32 = i32x4_shl;
         shr_i32 = i32x4_shr;
@@ -130,10 +131,6 @@ mod wasm {
     #[inline(always)]
     pub unsafe fn store(at: *mut u8, a: V) {
         unsafe { v128_store(at.cast(), a) }
-    }
-    #[inline(always)]
-    pub unsafe fn load_i8(at: *const i8) -> V {
-        unsafe { i16x8_load_extend_i8x8(at) }
     }
     #[inline(always)]
     pub unsafe fn load_i16(at: *const i16) -> V {
@@ -198,6 +195,7 @@ mod sse2 {
     }
     shift! {
         shl_i16 = _mm_sll_epi16;
+        shr_i16 = _mm_sra_epi16;
         shr_u16 = _mm_srl_epi16;
         shl_i32 = _mm_sll_epi32;
         shr_i32 = _mm_sra_epi32;
@@ -258,13 +256,6 @@ mod sse2 {
         unsafe { _mm_storeu_si128(at.cast(), a) }
     }
     #[inline(always)]
-    pub unsafe fn load_i8(at: *const i8) -> V {
-        unsafe {
-            let bytes = _mm_loadl_epi64(at.cast());
-            _mm_srai_epi16::<8>(_mm_unpacklo_epi8(bytes, bytes))
-        }
-    }
-    #[inline(always)]
     pub unsafe fn load_i16(at: *const i16) -> V {
         unsafe {
             let words = _mm_loadl_epi64(at.cast());
@@ -313,9 +304,6 @@ pub mod plain {
     }
     pub unsafe fn store(at: *mut u8, a: V) {
         unsafe { at.cast::<V>().write_unaligned(a) }
-    }
-    pub unsafe fn load_i8(at: *const i8) -> V {
-        from_i16s(std::array::from_fn(|lane| unsafe { *at.add(lane) } as i16))
     }
     pub unsafe fn load_i16(at: *const i16) -> V {
         std::array::from_fn(|lane| unsafe { at.add(lane).read_unaligned() }.into())
@@ -403,6 +391,9 @@ pub mod plain {
     }
     pub fn shl_i16<const BITS: u32>(a: V) -> V {
         i16_lanes(a, a, |a, _| a << BITS)
+    }
+    pub fn shr_i16<const BITS: u32>(a: V) -> V {
+        i16_lanes(a, a, |a, _| a >> BITS)
     }
     pub fn shr_u16<const BITS: u32>(a: V) -> V {
         i16_lanes(a, a, |a, _| (a as u16 >> BITS) as i16)

@@ -76,16 +76,7 @@ impl Panel {
                     or(and(scale, low_halves), shl_i32::<16>(scale))
                 });
                 unroll!(STEP in [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15] {
-                    let pair = L::Quants::step(integers, STEP, masks);
-                    let value = match L::Quants::SCALE / L::Quants::FACTORS[STEP] as i32 {
-                        1 => pair,
-                        2 => shr_u16::<1>(pair),
-                        4 => shr_u16::<2>(pair),
-                        16 => shr_u16::<4>(pair),
-                        64 => shr_u16::<6>(pair),
-                        128 => shr_u16::<7>(pair),
-                        _ => shr_u16::<8>(pair),
-                    };
+                    let value = L::Quants::integers(integers, STEP, masks);
                     let value = if L::OFFSET == 0 { value } else { add_i16(value, offset) };
                     self.integers[block][STEP][group] =
                         if L::BLOCK == 32 { value } else { mul_i16(value, weights[STEP / 8]) };

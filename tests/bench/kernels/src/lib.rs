@@ -107,7 +107,7 @@ impl<L: Layout> Case for Matrix<L> {
             // SAFETY: the strip has the matrix's columns, and so has the input.
             unsafe {
                 match L::Quants::LANES {
-                    Lanes::Pairs => tile::multiply::<L>(strip, &self.input, &mut totals),
+                    Lanes::Pairs | Lanes::BytePairs => tile::multiply::<L>(strip, &self.input, &mut totals),
                     _ => rows::multiply::<L>(strip, &self.input, &mut totals),
                 }
             }

@@ -9,7 +9,7 @@ pub mod pairs;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
 pub mod quads;
 
-use super::simd::{V, load};
+use super::simd::{V, load, shr_u16};
 
 #[cfg(not(target_feature = "relaxed-simd"))]
 pub use pairs::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
@@ -31,6 +31,8 @@ pub const MOST_STEPS: usize = 16;
 pub enum Lanes {
     /// Two integers of 16 bits, times [`Quants::FACTORS`].
     Pairs,
+    /// The same for words of which a step takes both bytes and another the upper ones: see [`pairs::Bits8`].
+    BytePairs,
     /// Four of 8 bits.
     Quads,
     /// Those of all steps as magnitudes of 7 bits, then their signs: all bits of a byte set where it is negative.
@@ -41,7 +43,7 @@ impl Lanes {
     /// Of 32 bits each, in a block of 32 columns.
     pub const fn count(self) -> usize {
         match self {
-            Lanes::Pairs | Lanes::SignedQuads => 16,
+            Lanes::Pairs | Lanes::BytePairs | Lanes::SignedQuads => 16,
             Lanes::Quads => 8,
         }
     }
@@ -53,8 +55,6 @@ pub trait Quants {
     const BITS: usize;
     /// Of a strip's rows and 32 columns.
     const BYTES: usize = WORD * Self::BITS * GROUPS;
-    /// Bytes of a group that are followed by those of the next one.
-    const UNIT: usize = WORD;
     /// In a block of 32 columns.
     const STEPS: usize;
     /// Turns of as many steps, each done like the one before it, so many words further on. One or an even number, or there
@@ -73,11 +73,29 @@ pub trait Quants {
 
     /// Ready to use.
     fn masks() -> Self::Masks;
-    /// The integers of a step, times `SCALE / FACTORS[step]`.
+    /// What a step multiplies by the input's lane: integers times `SCALE / FACTORS[step]`, but for [`Lanes::BytePairs`].
     ///
     /// # Safety
     /// `at` is the start of a block's integers of a group; `step` is below `STEPS`. It should be a constant.
     unsafe fn step(at: *const u8, step: usize, masks: Self::Masks) -> V;
+    /// The integers of as many columns as a step has, the block's first ones for step 0 and so on.
+    ///
+    /// # Safety
+    /// The same.
+    #[inline(always)]
+    unsafe fn integers(at: *const u8, step: usize, masks: Self::Masks) -> V {
+        // SAFETY: the caller's.
+        let integers = unsafe { Self::step(at, step, masks) };
+        match Self::SCALE / Self::FACTORS[step] as i32 {
+            1 => integers,
+            2 => shr_u16::<1>(integers),
+            4 => shr_u16::<2>(integers),
+            16 => shr_u16::<4>(integers),
+            64 => shr_u16::<6>(integers),
+            128 => shr_u16::<7>(integers),
+            _ => shr_u16::<8>(integers),
+        }
+    }
     /// # Safety
     /// `at` is the start of a row's lanes of a block, where they lie together. `step` should be a constant.
     unsafe fn input(at: *const u8, step: usize) -> Self::Input;

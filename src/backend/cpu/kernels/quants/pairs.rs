@@ -5,8 +5,8 @@
 //! large. The input makes up for it: its pair p is multiplied by [`Quants::FACTORS`]`[p]` beforehand, so that all
 //! products of a block are [`Quants::SCALE`] times as large.
 
-use super::super::simd::{self, V, add_i32, and, dot_i16, lane_at, opaque, or, shl_i16, shr_u16};
-use super::{GROUPS, Lanes, MOST_STEPS, Quants, put, word};
+use super::super::simd::{V, add_i32, and, dot_i16, lane_at, opaque, or, shl_i16, shr_i16, shr_u16, sub_i16};
+use super::{Lanes, MOST_STEPS, Quants, put, word};
 
 /// Pairs in a block of 32 columns.
 pub const PAIRS: usize = MOST_STEPS;
@@ -14,8 +14,11 @@ pub const PAIRS: usize = MOST_STEPS;
 /// What all types have in common.
 macro_rules! pairs {
     () => {
+        pairs!(Lanes::Pairs);
+    };
+    ($lanes:expr) => {
         const STEPS: usize = PAIRS;
-        const LANES: Lanes = Lanes::Pairs;
+        const LANES: Lanes = $lanes;
         type Input = V;
 
         #[inline(always)]
@@ -42,27 +45,39 @@ fn bit(pair: u32, index: usize) -> u32 {
     pair >> index & 0x0001_0001
 }
 
-/// 8 bits, signed: as they are.
+/// 8 bits, signed. Taking them apart would cost as much as multiplying them, so a word of 16 bits is multiplied as it is,
+/// 256·b + a, where a is 128 more than its integer; and then b alone, by what the first product has too much of it:
+/// (256·b + a)·x + b·(y − 256·x) = a·x + b·y. So the columns of a and b are eight apart, which a vector of the input has.
 pub struct Bits8;
 
 impl Quants for Bits8 {
-    pairs!();
+    pairs!(Lanes::BytePairs);
     const BITS: usize = 8;
     const TURNS: usize = 4;
-    const UNIT: usize = 8;
     type Masks = ();
 
     fn masks() {}
     #[inline(always)]
-    unsafe fn step(at: *const u8, pair: usize, _: ()) -> V {
-        unsafe { simd::load_i8(at.add(Self::UNIT * GROUPS * pair).cast()) }
+    unsafe fn step(at: *const u8, step: usize, _: ()) -> V {
+        let word = unsafe { word(at, step / 2) };
+        if step.is_multiple_of(2) { word } else { shr_i16::<8>(word) }
+    }
+    #[inline(always)]
+    unsafe fn integers(at: *const u8, pair: usize, _: ()) -> V {
+        let word = unsafe { word(at, pair / 8 * 4 + pair % 4) };
+        match pair % 8 {
+            0..4 => sub_i16(shr_u16::<8>(shl_i16::<8>(word)), opaque(0x0080_0080)),
+            _ => shr_i16::<8>(word),
+        }
     }
     #[inline(always)]
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
-        let units = block.as_chunks_mut::<{ Self::UNIT }>().0.iter_mut().step_by(GROUPS);
-        for (columns, pair) in values.as_chunks::<2>().0.iter().zip(units) {
-            pair.as_chunks_mut::<2>().0[row] = *columns;
-        }
+        let lane = |word: usize| {
+            let first = word / 4 * 16 + word % 4 * 2;
+            let [a, b, c, d] = [0, 8, 1, 9].map(|more| values[first + more]);
+            u32::from_le_bytes([a ^ 0x80, b, c ^ 0x80, d])
+        };
+        put([0, 1, 2, 3, 4, 5, 6, 7].map(lane), row, block);
     }
 }
 
