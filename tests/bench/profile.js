@@ -11,12 +11,15 @@ const { values: options, positionals } = parseArgs({
   options: {
     prompt: { type: "string", default: "128" },
     predict: { type: "string", default: "32" },
+    /** 0 takes the likeliest token. */
+    temperature: { type: "string", default: "0" },
     threads: { type: "string", default: "1" },
     /** Lines of each table. */
     lines: { type: "string", default: "14" },
   },
 });
-const [length, predict, threads, lines] = [options.prompt, options.predict, options.threads, options.lines].map(Number);
+const numbers = [options.prompt, options.predict, options.threads, options.lines, options.temperature].map(Number);
+const [length, predict, threads, lines, temperature] = numbers;
 const url = `/${relative(repository, resolve(positionals[0]))}`;
 
 const headers = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
@@ -38,10 +41,10 @@ for (const [name, settings] of Object.entries(builds)) {
   page.setDefaultTimeout(0);
   await page.waitForFunction(() => document.title === "ready");
   const measured = await page.evaluate(
-    async ({ url, prompts, predict, threads }) => {
+    async ({ url, prompts, predict, threads, temperature }) => {
       const contextLength = prompts[0].length + predict + 64;
       const engine = await load(url, { contextLength, threads, device: "cpu", profile: true });
-      const complete = (prompt, max_tokens) => engine.completions.create({ prompt, max_tokens, temperature: 0, ignore_eos: true });
+      const complete = (prompt, max_tokens) => engine.completions.create({ prompt, max_tokens, temperature, ignore_eos: true });
       await complete(prompts[0], 4); // warms up
       await engine.profile();
       await complete(prompts[1], 1);
@@ -50,7 +53,7 @@ for (const [name, settings] of Object.entries(builds)) {
       await complete(prompts[1], predict);
       return { prompted, predicted: await engine.profile() };
     },
-    { url, prompts: [0, 1].map((turn) => prompt(length, turn).tokens), predict, threads },
+    { url, prompts: [0, 1].map((turn) => prompt(length, turn).tokens), predict, threads, temperature },
   );
   table(`${name}, ${threads} threads, prompt of ${length} tokens`, measured.prompted);
   table(`${name}, ${threads} threads, answer of ${predict} tokens after it`, measured.predicted);

@@ -302,6 +302,32 @@ mod tests {
         stored.bytes_mut().to_vec()
     }
 
+    /// Products with one column and with several are those with the rows, in more than one strip, of which the last
+    /// is not whole.
+    fn multiplies(matrix: &dyn Blocks, pool: &Pool, (rows, columns): (usize, usize)) {
+        for count in [1, 6] {
+            // Integers of 8 bits, with the largest in each block: kernels round nothing away.
+            let integer =
+                |index: usize| if index.is_multiple_of(16) { -127 } else { (index * 37 % 255) as i32 - 127 };
+            let input: Vec<f32> = (0..count * columns).map(|index| integer(index) as f32).collect();
+            let mut out = vec![f32::NAN; count * rows];
+            matrix.multiply(pool, count, &input, &mut Input::default(), &mut out).unwrap();
+            let mut weights = vec![0.0; columns];
+            for row in 0..rows {
+                matrix.row(row, &mut weights);
+                for (index, input) in input.chunks(columns).enumerate() {
+                    let products = || weights.iter().zip(input).map(|(a, b)| f64::from(a * b));
+                    let (exact, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+                    let ours = f64::from(out[index * rows + row]);
+                    assert!(
+                        (ours - exact).abs() <= 1e-5 * size,
+                        "{index} of {count}, row {row}: {ours}, not {exact}"
+                    );
+                }
+            }
+        }
+    }
+
     /// Packed rows are what candle makes of the file's, wherever pieces begin and end.
     fn packs<T: PlainOldData>(kind: TensorType) {
         let (rows, columns) = (37, 3 * T::BLCK_SIZE.max(2));
@@ -324,6 +350,7 @@ mod tests {
                     assert!((a - b).abs() <= 1e-6, "{}, {row}.{column}: {a}, not {b}", kind.name());
                 }
             }
+            multiplies(&*packed, &pool, (rows, columns));
         }
     }
 

@@ -154,6 +154,27 @@ layouts! {
     q6_k Super<Q6K, Bits6, 32> [208];
 }
 
+/// Words of two bytes times what makes up for the lower one: the largest that there are.
+#[test]
+fn the_largest_bytes_are_multiplied_exactly() {
+    type Signed = Plain<Q8_0, pairs::Bits8, 0>;
+    for signs in 0..16u32 {
+        let sign = |index: usize, of: u32| if signs >> of & 1 == index as u32 % 2 { 1.0 } else { -1.0 };
+        let input: [f32; 32] = std::array::from_fn(|index| 127.0 * sign(index / 8, 0) * sign(index, 1));
+        let weights: [i8; 32] =
+            std::array::from_fn(|index| (128.0 * sign(index / 8, 2) * sign(index, 3)) as i8);
+        let mut file = f16::from_f32(1.0).to_le_bytes().to_vec();
+        file.extend(weights.map(|weight| weight as u8));
+        let mut integers = vec![0u128; Signed::strip_bytes(1)[0] / 16];
+        (0..layout::ROWS).for_each(|row| Signed::pack(&file, row, bytes_of(&mut integers), &mut []));
+        let mut rounded = Input::default();
+        rounded.fill(&Pool::default(), &Order::one::<Signed>(), 32, &input).unwrap();
+        let products = unsafe { column::multiply::<Signed>(Signed::strip(&integers, &[], 0, 1), &rounded) };
+        let exact: f32 = input.iter().zip(weights).map(|(x, weight)| x * f32::from(weight)).sum();
+        assert_eq!(products.map(lanes), [[exact; 4]; GROUPS], "signs {signs:04b}");
+    }
+}
+
 /// Every product and sum that the input's rounding allows must fit what the instruction keeps it in.
 #[test]
 fn input_that_is_no_number_stays_within_seven_bits() {
