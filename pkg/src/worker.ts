@@ -1,8 +1,8 @@
 /**
  * The Worker's side: one wasm engine, any number of requests.
  *
- * The engine works synchronously inside `next()`, so between two of them the Worker goes back to its event loop, where
- * aborts and new requests come in.
+ * The engine works synchronously inside `next()`, so every few milliseconds the Worker goes back to its event loop between two
+ * of them, where aborts and new requests come in.
  */
 import type { Answer, Engine, Models, Stopper } from "../wasm/candlewick.js";
 import { CandlewickError } from "./errors.js";
@@ -213,7 +213,7 @@ port1.onmessage = () => waiting.shift()?.();
 const BREATH = 8;
 let breathed = 0;
 
-/** Lets other messages in, where they have waited: a turn of the event loop takes a few per cent of a small model's token. */
+/** Lets other messages in, at most every `BREATH` ms: a turn of the event loop takes a few per cent of a small model's token. */
 async function breathe(): Promise<void> {
   if (performance.now() - breathed < BREATH) return;
   // A timer would cost 4 ms each time.

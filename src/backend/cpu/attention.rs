@@ -404,7 +404,7 @@ mod tests {
                 assert!((f64::from(*out) - expected).abs() < 2e-5, "{attention:?}: {out} for {expected}");
             }
             // Without causality what a step sees is the step.
-            let steps: &[usize] = if attention.causal { &[1, 7, 64] } else { &[] };
+            let steps: &[usize] = if attention.causal { &[1, 7, 24, 32, 64] } else { &[] };
             for &step in steps {
                 assert!(attended(&attention, 1, step) == whole, "{attention:?}, steps of {step}");
             }

@@ -60,7 +60,7 @@ pub(super) trait Blocks: Sync {
 ///
 /// # Safety
 /// No padding, and every bit pattern is valid.
-unsafe trait PlainOldData: GgmlType {}
+pub(super) unsafe trait PlainOldData: GgmlType {}
 
 macro_rules! plain_old_data {
     ($($block:ty)*) => {
@@ -286,11 +286,11 @@ fn stored<T: PlainOldData>(rows: usize, columns: usize) -> Result<Stored<T>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A few rows in `T`, as a file has them.
-    fn encoded<T: PlainOldData>(rows: usize, columns: usize) -> Vec<u8> {
+    pub fn encoded<T: PlainOldData>(rows: usize, columns: usize) -> Vec<u8> {
         let mut stored = stored::<T>(rows, columns).unwrap();
         let mut random = 0x5eed_u32;
         let mut float = || {

@@ -28,25 +28,31 @@ impl Cpu {
         input: &[f32],
         outs: &mut [Vec<f32>],
     ) -> Result<bool> {
+        let matrix = |linear: &Linear| &self.matrices[linear.weight.0];
+        if linears.iter().any(|linear| matrix(linear).blocks.column().is_none()) {
+            return Ok(false);
+        }
         let started = self.times.start();
         let inputs = &mut *self.rounded.borrow_mut();
         let mut products = [const { None::<Product> }; TOGETHER];
         let (mut parts, mut cost) = (0, 0);
         for (index, (linear, out)) in linears.iter().zip(&mut *outs).enumerate() {
-            let matrix = &self.matrices[linear.weight.0];
-            let Some(column) = matrix.blocks.column() else { return Ok(false) };
-            let mut others = products.iter().flatten();
-            let same = others.position(|other| other.column.order == column.order).unwrap_or(index);
+            let matrix = matrix(linear);
+            let Some(column) = matrix.blocks.column() else { continue };
+            let same = |other: &Product| {
+                other.column.order == column.order && other.matrix.columns == matrix.columns
+            };
+            let same = products.iter().flatten().position(same).unwrap_or(index);
             inputs[same].fill(&self.pool, &column.order, matrix.columns, &input[..matrix.columns])?;
             let out = Output::new(&mut out[..matrix.rows], matrix.rows);
             let first = parts;
-            (parts, cost) = (first + column.parts, column.cost);
+            (parts, cost) = (first + column.parts, column.cost.max(cost));
             products[index] = Some(Product { matrix, column, first, input: same, out });
         }
         let inputs = &*inputs;
         self.pool.each(parts, cost, |index| {
             if let Some(mine) = products.iter().flatten().rfind(|product| product.first <= index) {
-                // SAFETY: the input is in the order that the matrix wants, and each part comes once.
+                // SAFETY: the input is as long and in the order that the matrix wants, and each part comes once.
                 unsafe { mine.matrix.blocks.part(index - mine.first, &inputs[mine.input], &mine.out) };
             }
         })?;
@@ -56,9 +62,59 @@ impl Cpu {
         });
         for (linear, out) in linears.iter().zip(outs) {
             if let Some(bias) = linear.bias {
-                ops::add(&mut out[..self.matrices[linear.weight.0].rows], &self.vectors[bias.0]);
+                ops::add(&mut out[..matrix(linear).rows], &self.vectors[bias.0]);
             }
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::blocks::tests::encoded;
+    use super::*;
+    use crate::backend::{Backend, Buffer};
+    use crate::model::gguf::TensorType::{self, F32, Q4_0, Q4_K, Q5_0, Q8_0};
+    use candle_core::quantized::k_quants::{BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ8_0};
+    use std::num::NonZeroUsize;
+
+    const COLUMNS: usize = 512;
+
+    fn linear(cpu: &mut Cpu, kind: TensorType, rows: usize) -> Linear {
+        let bytes = match kind {
+            Q4_0 => encoded::<BlockQ4_0>(rows, COLUMNS),
+            Q5_0 => encoded::<BlockQ5_0>(rows, COLUMNS),
+            Q8_0 => encoded::<BlockQ8_0>(rows, COLUMNS),
+            Q4_K => encoded::<BlockQ4K>(rows, COLUMNS),
+            _ => encoded::<f32>(rows, COLUMNS),
+        };
+        let weight = cpu.matrix(rows, COLUMNS, kind).unwrap();
+        cpu.write_rows(weight, 0, &bytes).unwrap();
+        Linear { weight, bias: None }
+    }
+
+    /// Whatever their types, and whatever was multiplied before.
+    #[test]
+    fn products_are_the_same_together_and_alone() {
+        for kinds in [[Q4_K, Q8_0, Q5_0], [Q4_0, Q8_0, Q4_0], [Q8_0, Q4_K, F32], [Q8_0; 3]] {
+            let mut cpu = Cpu::with_threads(NonZeroUsize::new(2));
+            let x = cpu.buffer(1, COLUMNS).unwrap();
+            let outputs: Vec<(Linear, Buffer)> = kinds
+                .into_iter()
+                .zip([37, 512, 4])
+                .map(|(kind, rows)| (linear(&mut cpu, kind, rows), cpu.buffer(1, rows).unwrap()))
+                .collect();
+            for seed in [3, 5] {
+                let values: Vec<f32> = (0..COLUMNS).map(|index| (index as f32 * seed as f32).sin()).collect();
+                cpu.write(x, &values).unwrap();
+                cpu.project(1, x, None, &outputs).unwrap();
+                let results =
+                    |cpu: &Cpu| outputs.iter().map(|(_, out)| cpu.buffers[out.0].clone()).collect::<Vec<_>>();
+                let together = results(&cpu);
+                outputs.iter().for_each(|output| cpu.project(1, x, None, &[*output]).unwrap());
+                assert!(together == results(&cpu), "{kinds:?}");
+                assert!(together.iter().flatten().all(|value| value.is_finite() && *value != 0.0));
+            }
+        }
     }
 }

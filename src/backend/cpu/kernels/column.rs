@@ -112,7 +112,7 @@ impl<L: Layout> Products<L> {
     unsafe fn unrolled<const HALF: usize>(&self, mut sums: [V; GROUPS]) -> [V; GROUPS] {
         // SAFETY: the caller's.
         unsafe {
-            if let Lanes::Pairs = L::Quants::LANES {
+            if let Lanes::Pairs | Lanes::BytePairs = L::Quants::LANES {
                 steps!(sums, self, 8 * HALF, [0 1 2 3 4 5 6 7]);
                 return sums;
             }

@@ -159,7 +159,8 @@ impl Tile<'_> {
                 let integers = rounding.round(input, inverse);
                 let halves = [0, 2].map(|eight| rounding.sum([integers[eight], integers[eight + 1]]));
                 let sum = halves[0] + halves[1];
-                let mut start = order.start * sum;
+                // What is no number may give any integer.
+                let mut start = order.start.wrapping_mul(sum);
                 match order.lanes {
                     Lanes::Pairs => self.write(block, row, rounding.pairs(integers)),
                     Lanes::BytePairs => {
@@ -177,7 +178,7 @@ impl Tile<'_> {
                 self.scales[at] = scale / order.excess;
                 self.block_sums[at] = scale * sum as f32;
                 if order.sub_block == 16 {
-                    self.starts[at] = halves.map(|half| order.start * half);
+                    self.starts[at] = halves.map(|half| order.start.wrapping_mul(half));
                     self.sums[at] = halves.map(|half| half as i16);
                 } else {
                     self.starts[at][0] = start;

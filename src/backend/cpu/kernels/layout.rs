@@ -1,8 +1,8 @@
 //! How matrices lie in memory: in strips of [`GROUPS`] groups of four rows, which the kernel for one column takes at once.
 //!
 //! A strip's integers are those of its blocks of 32 columns, one after the other as [`Quants`] packs them. All are words of
-//! 128 or 64 bits, and one of the first group is followed by the same of the second, … So a kernel's loop reads memory
-//! from front to back, line by line. A block of 32 columns has its scales right after its integers. Those of blocks of
+//! 128 bits (scales also of 64), and one of the first group is followed by the same of the second, … So a kernel's loop
+//! reads memory from front to back, line by line. A block of 32 columns has its scales right after its integers. Those of blocks of
 //! 256 lie apart, after each other for the whole matrix: each load of the loop is then always as many bytes after the one
 //! before, and in whole models, whose weights come from memory, such matrices are twice as fast. For blocks of 32 it is
 //! the other way round (`tests/bench/README.md`).

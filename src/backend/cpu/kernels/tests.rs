@@ -182,6 +182,13 @@ fn input_that_is_no_number_stays_within_seven_bits() {
     let (mut rounded, pool) = (Input::default(), Pool::default());
     for kept in 1..=numbers.len() {
         let input: Vec<f32> = (0..64).map(|index| numbers[index % kept]).collect();
+        // Nor does any overflow panic.
+        for order in
+            [Order::one::<Plain<Q4_0, pairs::Bits4, 8>>(), Order::one::<Plain<Q8_0, pairs::Bits8, 0>>()]
+        {
+            rounded.fill(&pool, &order, 64, &input).unwrap();
+            rounded.fill(&pool, &order, 64, &[numbers[kept - 1]; 64]).unwrap();
+        }
         let order = Order::one::<Plain<Q8_0, quads::Bits8, 0>>();
         rounded.forget();
         rounded.fill(&pool, &order, 64, &input).unwrap();

@@ -4,12 +4,12 @@
 //! caller works too. Each thread goes through a share of its own, from its first piece to its last: weights are read as
 //! fast as memory gives them only in long runs, which threads that take turns do not have (two of them were slower than
 //! one). Who has nothing left takes half of what another has. So a helper that is not there in time is not waited for:
-//! the caller only waits for pieces that somebody has begun. Which thread does a piece changes nothing about its result.
+//! the caller only waits for pieces that somebody has taken. Which thread does a piece changes nothing about its result.
 //!
 //! What takes time is to exchange a word that others may change, too: it waits for all that was read before, and what
-//! comes next waits for it. So a thread begins half of its share at once, then half of the rest, …. And cache lines
-//! that go from core to core take up to a quarter of a microsecond: all that a helper must know of a region is on one,
-//! its [`Seat`], and the caller opens a region with plain stores, for which it does not wait.
+//! comes next waits for it. So a thread takes half of its share at once, then half of the rest, …. And cache lines that
+//! go from core to core take up to a quarter of a microsecond: all that a helper must know of a region is on one, its
+//! [`Seat`].
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
@@ -87,9 +87,9 @@ struct Shared {
 struct Seat {
     /// Written before the share, and read by who has pieces: until they are done, the region does not end.
     work: UnsafeCell<*const Work<'static>>,
-    /// Pieces that are worth beginning at once.
-    least: AtomicUsize,
-    /// Its pieces that nobody has begun. A new region's is what a helper waits for.
+    /// Fewest pieces that are worth taking.
+    grain: AtomicUsize,
+    /// Its pieces that nobody has taken. A new region's is what a helper waits for.
     share: AtomicU64,
     /// The region, and how many pieces of it the thread has done, its own or another's.
     done: AtomicU64,
@@ -116,10 +116,10 @@ impl Share {
         Share { region: (word >> 32) as u32, first: (word >> 16) as u16 as usize, end: word as u16 as usize }
     }
 
-    /// Without its first half, or what is worth it.
-    fn begun(self, least: usize) -> Self {
+    /// What is left when a thread has taken half, or what is worth it.
+    fn rest(self, grain: usize) -> Self {
         let half = (self.end - self.first).div_ceil(2);
-        Share { first: self.end.min(self.first + half.max(least)), ..self }
+        Share { first: self.end.min(self.first + half.max(grain)), ..self }
     }
 }
 
@@ -135,7 +135,7 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Pool {
-    /// A pool of `threads` threads (at least 1, at most [`MOST_THREADS`]), or of as many as can be started.
+    /// A pool of `threads` threads (at grain 1, at most [`MOST_THREADS`]), or of as many as can be started.
     pub fn new(threads: usize) -> Pool {
         let threads = threads.clamp(1, MOST_THREADS);
         let shared = Arc::new(Shared {
@@ -185,16 +185,16 @@ impl Pool {
     /// worth sharing is not.
     pub fn each(&self, len: usize, cost: usize, work: impl Fn(usize) + Sync) -> Result<()> {
         let unit = len.div_ceil(MOST_PIECES).max(1);
-        let least = PIECE.div_ceil(cost.saturating_mul(unit).max(1));
-        self.run(len.div_ceil(unit), least, |pieces| {
+        let grain = PIECE.div_ceil(cost.saturating_mul(unit).max(1));
+        self.run(len.div_ceil(unit), grain, |pieces| {
             (pieces.start * unit..len.min(pieces.end * unit)).for_each(&work);
         })
     }
 
-    /// Has every piece done once. `least`: pieces that are worth beginning at once.
-    fn run(&self, pieces: usize, least: usize, work: impl Fn(Range<usize>) + Sync) -> Result<()> {
+    /// Has every piece done once. `grain`: fewest that are worth taking.
+    fn run(&self, pieces: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) -> Result<()> {
         let shared = &*self.shared;
-        let threads = self.threads().min(pieces.div_ceil(least));
+        let threads = self.threads().min(pieces.div_ceil(grain));
         if threads <= 1 {
             shared.caught(|| work(0..pieces));
         } else {
@@ -203,22 +203,26 @@ impl Pool {
             let work: &Work = &work.0;
             let region = self.region.get().wrapping_add(1);
             self.region.set(region);
+            if region == 0 {
+                // After four billion regions numbers come again.
+                shared.seats.iter().for_each(|Line(seat)| seat.done.store(0, Relaxed));
+            }
             let share = |index: usize| Share {
                 region,
                 first: index * pieces / threads,
                 end: (index + 1) * pieces / threads,
             };
             // The caller's first pieces are in hand: an exchange would wait until all that was stored has arrived.
-            let begun = share(0).begun(least);
+            let rest = share(0).rest(grain);
             // SAFETY: the last region has ended, and this returns when all pieces are done.
             unsafe {
                 let work = std::mem::transmute::<&Work, &'static Work<'static>>(work);
                 for (index, Line(seat)) in shared.seats[..threads].iter().enumerate().rev() {
-                    seat.open(work, least, if index == 0 { begun } else { share(index) });
+                    seat.open(work, grain, if index == 0 { rest } else { share(index) });
                 }
             }
             shared.wake(threads);
-            let done = shared.work(0, region, Some(0..begun.first));
+            let done = shared.work(0, region, Some(0..rest.first));
             shared.finish(threads, region, pieces - done);
         }
         // Read first: to write it each time would take its line from the helpers.
@@ -268,7 +272,7 @@ impl Shared {
         while index < self.kept.load(Acquire) {
             let region = Share::new(seat.share.load(Acquire)).region;
             if region != last {
-                let pieces = seat.begin(region).or_else(|| self.steal(index, region));
+                let pieces = seat.take(region).or_else(|| self.steal(index, region));
                 self.work(index, region, pieces);
                 self.leave();
                 (last, spins) = (region, 0);
@@ -291,15 +295,15 @@ impl Shared {
     fn work(&self, index: usize, region: u32, mut pieces: Option<Range<usize>>) -> usize {
         let seat = &self.seats[index].0;
         let mut done = 0;
-        while let Some(begun) = pieces {
-            done += begun.len();
+        while let Some(taken) = pieces {
+            done += taken.len();
             // SAFETY: pieces of this region are not done.
             let work = unsafe { &**seat.work.get() };
-            if !self.caught(|| work(begun)) {
-                // What others have not begun need not be.
+            if !self.caught(|| work(taken)) {
+                // What nobody has taken need not be done.
                 done += self.seats.iter().map(|Line(seat)| seat.clear(region)).sum::<usize>();
             }
-            pieces = seat.begin(region).or_else(|| {
+            pieces = seat.take(region).or_else(|| {
                 seat.done.store(u64::from(region) << 32 | done as u64, Release);
                 self.steal(index, region)
             });
@@ -322,10 +326,10 @@ impl Shared {
         let others = (1..self.seats.len()).map(|step| &self.seats[(index + step) % self.seats.len()].0);
         let (before, left) = others.into_iter().find_map(|other| other.exchange(region, half))?;
         let seat = &self.seats[index].0;
-        let begun = Share { first: left.end, ..before }.begun(seat.least.load(Relaxed));
+        let rest = Share { first: left.end, ..before }.rest(seat.grain.load(Relaxed));
         // Nobody exchanges a share that is empty.
-        seat.share.store(begun.word(), Relaxed);
-        Some(left.end..begun.first)
+        seat.share.store(rest.word(), Relaxed);
+        Some(left.end..rest.first)
     }
 
     /// A helper has done what it could in a region.
@@ -373,7 +377,7 @@ impl Seat {
     fn new() -> Self {
         Seat {
             work: UnsafeCell::new(&|_| ()),
-            least: AtomicUsize::new(1),
+            grain: AtomicUsize::new(1),
             share: AtomicU64::new(0),
             done: AtomicU64::new(0),
         }
@@ -383,12 +387,10 @@ impl Seat {
     ///
     /// # Safety
     /// All pieces of the one before are done, and the work lives on until those of this one are.
-    unsafe fn open(&self, work: *const Work<'static>, least: usize, share: Share) {
+    unsafe fn open(&self, work: *const Work<'static>, grain: usize, share: Share) {
         // SAFETY: nobody reads it who has no pieces.
         unsafe { *self.work.get() = work };
-        self.least.store(least, Relaxed);
-        // A number of the same region may be there after four billion others.
-        self.done.store(0, Relaxed);
+        self.grain.store(grain, Relaxed);
         self.share.store(share.word(), Release);
     }
 
@@ -414,10 +416,10 @@ impl Seat {
         }
     }
 
-    /// Begins with what is left of the share.
-    fn begin(&self, region: u32) -> Option<Range<usize>> {
-        let least = self.least.load(Relaxed);
-        let (before, left) = self.exchange(region, |share| share.begun(least))?;
+    /// Some of what is left of the share.
+    fn take(&self, region: u32) -> Option<Range<usize>> {
+        let grain = self.grain.load(Relaxed);
+        let (before, left) = self.exchange(region, |share| share.rest(grain))?;
         Some(before.first..left.first)
     }
 

@@ -1,10 +1,11 @@
 use super::super::ops::dot;
-use super::{MOST_THREADS, PIECE, Parts, Pool};
+use super::{MOST_THREADS, PIECE, Parts, Pool, Shared};
 use crate::Code;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Barrier, LazyLock};
+use std::sync::{Arc, OnceLock};
 
 /// Runs that count how often each piece is done.
 fn check(pool: &Pool, pieces: usize) {
@@ -16,6 +17,21 @@ fn check(pool: &Pool, pieces: usize) {
     assert!(done.iter().all(|count| count.load(Relaxed) == 1), "{pieces} pieces, {} threads", pool.threads());
 }
 
+/// No thread gets past it before so many have come. Helpers that were about to sleep when the region was opened miss it,
+/// which nothing but a test minds: they are woken.
+#[derive(Default)]
+struct Meeting(AtomicUsize);
+
+impl Meeting {
+    fn wait(&self, threads: usize, shared: &Shared) {
+        self.0.fetch_add(1, SeqCst);
+        while self.0.load(SeqCst) < threads {
+            shared.wake(threads);
+            std::thread::yield_now();
+        }
+    }
+}
+
 #[test]
 fn every_piece_is_done_once() {
     for threads in [1, 2, 3, 8, MOST_THREADS] {
@@ -24,7 +40,27 @@ fn every_piece_is_done_once() {
         for pieces in [0, 1, 2, 3, 7, 64, 1000] {
             (0..50).for_each(|_| check(&pool, pieces));
         }
+        // As many as a share can count, and more.
+        [65_535, 65_536, 70_001].into_iter().for_each(|pieces| check(&pool, pieces));
     }
+}
+
+/// A helper that does not come is not waited for.
+#[test]
+fn the_caller_does_all_where_nobody_helps() {
+    let mut pool = Pool::new(2);
+    pool.keep(1);
+    pool.helpers.drain(..).for_each(super::platform::Helper::join);
+    pool.shared.limit.store(2, SeqCst);
+    (0..10).for_each(|_| check(&pool, 100));
+}
+
+#[test]
+fn numbers_of_regions_begin_anew() {
+    let pool = Pool::new(3);
+    check(&pool, 100);
+    pool.region.set(u32::MAX - 3);
+    (0..10).for_each(|_| check(&pool, 100));
 }
 
 #[test]
@@ -40,9 +76,8 @@ fn many_regions_follow_each_other() {
 #[test]
 fn helpers_do_help() {
     let pool = Pool::new(3);
-    // No thread gets past its piece before three of them have one.
-    let barrier = Barrier::new(3);
-    pool.each(3, PIECE, |_| _ = barrier.wait()).unwrap();
+    let meeting = Meeting::default();
+    pool.each(3, PIECE, |_| meeting.wait(3, &pool.shared)).unwrap();
 }
 
 /// A helper that has slept is woken for the next region.
@@ -54,8 +89,15 @@ fn sleepers_wake() {
         while !asleep(&pool) {
             std::thread::yield_now();
         }
-        let barrier = Barrier::new(2);
-        pool.each(2, PIECE, |_| _ = barrier.wait()).unwrap();
+        // The region must have woken it, so nothing here does.
+        let meeting = Meeting::default();
+        pool.each(2, PIECE, |_| {
+            meeting.0.fetch_add(1, SeqCst);
+            while meeting.0.load(SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+        })
+        .unwrap();
     }
 }
 
@@ -65,10 +107,9 @@ fn the_caller_waits() {
     let pool = Pool::new(2);
     let (shared, caller) = (&pool.shared, std::thread::current().id());
     for _ in 0..20 {
-        let barrier = Barrier::new(2);
-        let helped = AtomicUsize::new(0);
+        let (meeting, helped) = (Meeting::default(), AtomicUsize::new(0));
         pool.each(2, PIECE, |_| {
-            barrier.wait();
+            meeting.wait(2, shared);
             if std::thread::current().id() != caller {
                 while !shared.caller_sleeps.load(SeqCst) {
                     std::thread::yield_now();
@@ -91,9 +132,9 @@ fn a_panic_ends_the_region_and_nothing_else() {
         check(&pool, 100);
     }
     // In each of the threads, and at once.
-    let barrier = Barrier::new(3);
+    let meeting = Meeting::default();
     let error = pool.each(3, PIECE, |_| {
-        barrier.wait();
+        meeting.wait(3, &pool.shared);
         panic!("on purpose, {}", std::thread::current().id() == caller);
     });
     assert_eq!(error.unwrap_err().code, Code::Internal);
@@ -103,19 +144,21 @@ fn a_panic_ends_the_region_and_nothing_else() {
 /// A helper that is gone for good would be waited for in vain.
 #[test]
 fn a_crash_is_noticed() {
-    static BOTH: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
+    static BOTH: Meeting = Meeting(AtomicUsize::new(0));
     static MAY_LEAVE: AtomicBool = AtomicBool::new(false);
+    static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
     let pool = Pool::new(2);
     pool.shared.crashed.store(1, SeqCst);
+    assert!(SHARED.set(pool.shared.clone()).is_ok());
     // It captures nothing, for the helper is still in it when the caller has left.
-    let work = |_| {
-        BOTH.wait();
+    let work = |_: Range<usize>| {
+        SHARED.get().into_iter().for_each(|shared| BOTH.wait(2, shared));
         let helps = std::thread::current().name().is_some_and(|name| name.starts_with("candlewick-"));
         while helps && !MAY_LEAVE.load(SeqCst) {
             std::thread::yield_now();
         }
     };
-    let crash = catch_unwind(AssertUnwindSafe(|| pool.each(2, PIECE, work)));
+    let crash = catch_unwind(AssertUnwindSafe(|| pool.run(2, 1, work)));
     assert!(crash.unwrap_err().downcast::<&str>().unwrap().contains("crashed"));
     MAY_LEAVE.store(true, SeqCst);
 }
@@ -204,5 +247,29 @@ fn costs_of_regions() {
             nanoseconds.sort();
             println!("{pieces} pieces, {threads} threads: {} ns a region", nanoseconds[4]);
         }
+    }
+}
+
+/// What memory gives, which bounds answers: `cargo test --profile fast --lib memory_of_threads -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn memory_of_threads() {
+    const LEN: usize = 1 << 26;
+    let numbers = vec![1.0f32; LEN];
+    for threads in [1, 2, 4] {
+        let pool = Pool::new(threads);
+        let mut seconds: Vec<_> = (0..9)
+            .map(|_| {
+                let start = web_time::Instant::now();
+                let run = 1 << 14;
+                let sum = |piece: usize| {
+                    _ = std::hint::black_box(dot(&numbers[piece * run..][..run], &numbers[..run]))
+                };
+                pool.each(LEN / run, run, sum).unwrap();
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        seconds.sort_by(f64::total_cmp);
+        println!("{threads} threads: {:.1} GB/s", 4e-9 * LEN as f64 / seconds[4]);
     }
 }

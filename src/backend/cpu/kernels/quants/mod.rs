@@ -101,7 +101,7 @@ pub trait Quants {
     unsafe fn input(at: *const u8, step: usize) -> Self::Input;
     /// `sum` and the products of a step with the input, in each lane.
     fn add(sum: V, step: V, input: Self::Input) -> V;
-    /// Packs the 32 integers of row `row` of a group into `block`, which starts with the group's first unit.
+    /// Packs the 32 integers of row `row` of a group into `block`, which starts with the group's first word.
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]);
 }
 

@@ -54,19 +54,21 @@ impl Quants for Bits8 {
     pairs!(Lanes::BytePairs);
     const BITS: usize = 8;
     const TURNS: usize = 4;
-    type Masks = ();
+    type Masks = V;
 
-    fn masks() {}
+    fn masks() -> V {
+        opaque(0x0080_0080)
+    }
     #[inline(always)]
-    unsafe fn step(at: *const u8, step: usize, _: ()) -> V {
+    unsafe fn step(at: *const u8, step: usize, _: V) -> V {
         let word = unsafe { word(at, step / 2) };
         if step.is_multiple_of(2) { word } else { shr_i16::<8>(word) }
     }
     #[inline(always)]
-    unsafe fn integers(at: *const u8, pair: usize, _: ()) -> V {
+    unsafe fn integers(at: *const u8, pair: usize, excess: V) -> V {
         let word = unsafe { word(at, pair / 8 * 4 + pair % 4) };
         match pair % 8 {
-            0..4 => sub_i16(shr_u16::<8>(shl_i16::<8>(word)), opaque(0x0080_0080)),
+            0..4 => sub_i16(shr_u16::<8>(shl_i16::<8>(word)), excess),
             _ => shr_i16::<8>(word),
         }
     }
