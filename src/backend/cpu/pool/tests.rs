@@ -1,3 +1,4 @@
+use super::super::kernels::simd::{load, xor, zero};
 use super::super::ops::dot;
 use super::{MOST_THREADS, PIECE, Parts, Pool, Shared};
 use crate::Code;
@@ -254,22 +255,29 @@ fn costs_of_regions() {
 #[test]
 #[ignore = "a measurement"]
 fn memory_of_threads() {
-    const LEN: usize = 1 << 26;
-    let numbers = vec![1.0f32; LEN];
+    const WORDS: usize = 1 << 24;
+    const RUN: usize = 1 << 12;
+    let words = vec![1u128; WORDS];
+    let read = |run: usize| {
+        let mut sums = [zero(); 8];
+        for eight in words[run * RUN..][..RUN].as_chunks::<8>().0 {
+            for (sum, word) in sums.iter_mut().zip(eight) {
+                // SAFETY: the pointer is to 16 bytes.
+                *sum = xor(*sum, unsafe { load(std::ptr::from_ref(word).cast()) });
+            }
+        }
+        std::hint::black_box(sums);
+    };
     for threads in [1, 2, 4] {
         let pool = Pool::new(threads);
         let mut seconds: Vec<_> = (0..9)
             .map(|_| {
                 let start = web_time::Instant::now();
-                let run = 1 << 14;
-                let sum = |piece: usize| {
-                    _ = std::hint::black_box(dot(&numbers[piece * run..][..run], &numbers[..run]))
-                };
-                pool.each(LEN / run, run, sum).unwrap();
+                pool.each(WORDS / RUN, 8 * RUN, read).unwrap();
                 start.elapsed().as_secs_f64()
             })
             .collect();
         seconds.sort_by(f64::total_cmp);
-        println!("{threads} threads: {:.1} GB/s", 4e-9 * LEN as f64 / seconds[4]);
+        println!("{threads} threads: {:.1} GB/s", 16e-9 * WORDS as f64 / seconds[4]);
     }
 }
