@@ -4,9 +4,10 @@
 //! typical_p → top_p → min_p → temperature → a draw.
 //!
 //! The same settings, seed and logits give the same tokens on every platform: randomness comes from
-//! ChaCha8, and arithmetic is IEEE 754 basic operations plus `exp` and `log` from `libm`, which
-//! computes them in software, rather than whatever the platform's own library gives.
+//! ChaCha8, and arithmetic is IEEE 754 basic operations plus `exp` and `log` made of these, from `libm` and from our
+//! kernels, rather than whatever the platform's own library gives.
 
+mod all;
 mod settings;
 mod top;
 
@@ -47,6 +48,8 @@ pub struct Sampler {
     window: Window,
     /// Kept between calls for its memory.
     candidates: Vec<Candidate>,
+    /// The same: of the weights of runs of tokens.
+    sums: Vec<f64>,
 }
 
 impl Sampler {
@@ -69,6 +72,7 @@ impl Sampler {
             rng: ChaCha8Rng::seed_from_u64(seed),
             window: Window::new(settings),
             candidates: Vec::new(),
+            sums: Vec::new(),
         })
     }
 
@@ -97,12 +101,17 @@ impl Sampler {
         if logits.len() != self.vocabulary {
             return Err(Error::internal(format!("{} logits for {} tokens", logits.len(), self.vocabulary)));
         }
-        if logits.iter().any(|&logit| logit.is_nan() || logit == f32::INFINITY) {
+        // Not `all` of single ones, which looks at one after the other.
+        let below_infinity = |run: &[f32]| run.iter().fold(true, |all, logit| all & (*logit < f32::INFINITY));
+        if !logits.chunks(64).all(below_infinity) {
             return Err(not_finite());
         }
         self.adjust(logits);
         if self.settings.temperature == 0.0 {
             return argmax(logits);
+        }
+        if self.draws_from_all() {
+            return self.draw_from_all(logits);
         }
         self.collect(logits);
         if self.candidates.is_empty() {
@@ -230,11 +239,15 @@ impl Sampler {
         highest + libm::logf(self.settings.min_p)
     }
 
-    /// Draws by the probabilities at the temperature. One call takes 64 bits from the generator.
+    /// From 0 to below 1. One call takes 64 bits from the generator.
+    fn unit(&mut self) -> f64 {
+        (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Draws by the probabilities at the temperature.
     fn draw(&mut self) -> Result<u32> {
         let (sum, _) = self.weigh(self.settings.temperature);
-        let unit = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let target = unit * sum;
+        let target = self.unit() * sum;
         let mut passed = 0.0;
         let mut chosen = None;
         for candidate in self.candidates.iter().filter(|candidate| candidate.weight > 0.0) {

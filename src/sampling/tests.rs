@@ -75,9 +75,20 @@ fn reference(settings: &Sampling, logits: &[f32]) -> BTreeMap<u32, f64> {
 fn distribution(settings: &Sampling, logits: &[f32]) -> BTreeMap<u32, f64> {
     let mut sampler = Sampler::new(&Sampling { seed: Some(1), ..settings.clone() }, logits.len()).unwrap();
     let drawn = sampler.sample(&mut logits.to_vec()).unwrap();
-    let sum: f64 = sampler.candidates.iter().map(|c| f64::from(c.weight)).sum();
+    let mut weights: Vec<(u32, f64)> =
+        sampler.candidates.iter().map(|c| (c.id, f64::from(c.weight))).collect();
+    if sampler.draws_from_all() {
+        let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut run = [f32::NEG_INFINITY; all::RUN];
+        for (first, logits) in (0..).step_by(all::RUN).zip(logits.chunks(all::RUN)) {
+            run[..logits.len()].copy_from_slice(logits);
+            let of_run = all::weights(&run, highest, settings.temperature).into_iter().take(logits.len());
+            weights.extend((first..).zip(of_run.map(f64::from)).filter(|(_, weight)| *weight > 0.0));
+        }
+    }
+    let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
     let distribution: BTreeMap<u32, f64> =
-        sampler.candidates.iter().map(|c| (c.id, f64::from(c.weight) / sum)).collect();
+        weights.into_iter().map(|(id, weight)| (id, weight / sum)).collect();
     assert!(distribution[&drawn] > 0.0);
     distribution
 }
@@ -311,4 +322,36 @@ fn the_likeliest_tokens_suffice() {
         (0..4).all(|kind| sufficed[kind] > asked[kind] / 3 && asked[kind] > 50),
         "{sufficed:?} of {asked:?}"
     );
+}
+
+/// Drawing from all tokens without a list of candidates gives what drawing from a list gives.
+#[test]
+fn draws_from_all_are_those_from_candidates() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for vocabulary in [1, 63, 64, 65, 1000] {
+        for temperature in [0.01, 0.7, 5.0] {
+            let settings = Sampling { temperature, seed: Some(11), ..Sampling::default() };
+            let mut all = Sampler::new(&settings, vocabulary).unwrap();
+            assert!(all.draws_from_all());
+            let mut listed = all.clone();
+            let mut different = 0;
+            for _ in 0..200 {
+                let mut logits = logits(&mut rng, vocabulary);
+                logits[vocabulary / 3] = f32::NEG_INFINITY;
+                logits[vocabulary / 2] = 4.0;
+                let drawn = all.sample(&mut logits.clone()).unwrap();
+                assert!(logits[drawn as usize] > f32::NEG_INFINITY);
+                listed.collect(&logits);
+                different += usize::from(drawn != listed.draw().unwrap());
+            }
+            // Sums are rounded in another order.
+            assert!(
+                different <= 1,
+                "{different} of 200 differ, {vocabulary} tokens, temperature {temperature}"
+            );
+        }
+    }
+    let mut sampler = Sampler::new(&Sampling::default(), 70).unwrap();
+    assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY; 70]).unwrap_err().code, Code::Internal);
+    assert_eq!(sampler.sample(&mut [f32::NAN; 70]).unwrap_err().code, Code::CorruptModel);
 }

@@ -23,7 +23,7 @@ use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
 use kernels::input::Input;
 use ops::Rotations;
-pub(crate) use ops::top_k;
+pub(crate) use ops::{exp_of, top_k};
 pub use pool::MOST_THREADS;
 use pool::Pool;
 use std::cell::RefCell;

@@ -180,6 +180,11 @@ fn gelu_erf(x: V) -> V {
     sub_f32(max_f32(x, zero), mul_f32(mul_f32(all_f32(0.5), size), tail))
 }
 
+/// `eˣ` of each, by basic operations of IEEE 754 alone: the same on every platform.
+pub(crate) fn exp_of(x: [f32; 4]) -> [f32; 4] {
+    lanes(exp(from_lanes(&x)))
+}
+
 /// Scores of a vocabulary that are looked at together: hardly any is among the best.
 const RUN: usize = 64;
 
