@@ -213,7 +213,7 @@ port1.onmessage = () => waiting.shift()?.();
 const BREATH = 8;
 let breathed = 0;
 
-/** Lets other messages in, at most every `BREATH` ms: a turn of the event loop takes a few per cent of a small model's token. */
+/** Lets other messages in, at most every `BREATH` ms: a turn of the event loop after each token would slow small models down. */
 async function breathe(): Promise<void> {
   if (performance.now() - breathed < BREATH) return;
   // A timer would cost 4 ms each time.
