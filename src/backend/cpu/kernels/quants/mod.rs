@@ -9,7 +9,7 @@ pub mod pairs;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
 pub mod quads;
 
-use super::simd::{V, load, shr_u16};
+use super::simd::{V, load, shl_i16, shr_u16};
 
 #[cfg(not(target_feature = "relaxed-simd"))]
 pub use pairs::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
@@ -86,15 +86,7 @@ pub trait Quants {
     unsafe fn integers(at: *const u8, step: usize, masks: Self::Masks) -> V {
         // SAFETY: the caller's.
         let integers = unsafe { Self::step(at, step, masks) };
-        match Self::SCALE / Self::FACTORS[step] as i32 {
-            1 => integers,
-            2 => shr_u16::<1>(integers),
-            4 => shr_u16::<2>(integers),
-            16 => shr_u16::<4>(integers),
-            64 => shr_u16::<6>(integers),
-            128 => shr_u16::<7>(integers),
-            _ => shr_u16::<8>(integers),
-        }
+        down(integers, (Self::SCALE / Self::FACTORS[step] as i32).ilog2() as isize)
     }
     /// # Safety
     /// `at` is the start of a row's lanes of a block, where they lie together. `step` should be a constant.
@@ -103,6 +95,27 @@ pub trait Quants {
     fn add(sum: V, step: V, input: Self::Input) -> V;
     /// Packs the 32 integers of row `row` of a group into `block`, which starts with the group's first word.
     fn pack(values: &[u8; 32], row: usize, block: &mut [u8]);
+}
+
+/// Bits moved down, or up where `by` is negative; at most 4 up and 8 down. It should be a constant. What crosses from
+/// number to number in 16 bits must be masked.
+#[inline(always)]
+fn down(word: V, by: isize) -> V {
+    match by {
+        -4 => shl_i16::<4>(word),
+        -3 => shl_i16::<3>(word),
+        -2 => shl_i16::<2>(word),
+        -1 => shl_i16::<1>(word),
+        0 => word,
+        1 => shr_u16::<1>(word),
+        2 => shr_u16::<2>(word),
+        3 => shr_u16::<3>(word),
+        4 => shr_u16::<4>(word),
+        5 => shr_u16::<5>(word),
+        6 => shr_u16::<6>(word),
+        7 => shr_u16::<7>(word),
+        _ => shr_u16::<8>(word),
+    }
 }
 
 /// Puts a row's lanes into a group's words of a block.

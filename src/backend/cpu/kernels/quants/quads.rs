@@ -6,8 +6,8 @@
 //! 7 bits, and signs, which go to the weights. −w is the complement of w plus 1, so what the complement lacks is the
 //! magnitude: their sum is known beforehand and starts the sum of products.
 
-use super::super::simd::{V, and, dot_i8, lane_at, opaque, or, shl_i16, shr_u16, xor};
-use super::{GROUPS, Lanes, Quants, WORD, put};
+use super::super::simd::{V, and, dot_i8, lane_at, opaque, or, xor};
+use super::{GROUPS, Lanes, Quants, WORD, down, put};
 
 /// Integers of `LOW + HIGH` bits: `LOW` words of low bits and `HIGH` words of high bits, in the order in which quads need
 /// them. A word has the bits of so many quads as fit a byte, the first in the lowest bits.
@@ -42,24 +42,6 @@ impl<const LOW: usize, const HIGH: usize> Bits<LOW, HIGH> {
             low += 1;
         }
         word + low
-    }
-}
-
-/// Bits moved down, or up where `by` is negative. What crosses from byte to byte must be masked.
-#[inline(always)]
-fn down(word: V, by: isize) -> V {
-    match by {
-        -4 => shl_i16::<4>(word),
-        -3 => shl_i16::<3>(word),
-        -2 => shl_i16::<2>(word),
-        -1 => shl_i16::<1>(word),
-        0 => word,
-        1 => shr_u16::<1>(word),
-        2 => shr_u16::<2>(word),
-        3 => shr_u16::<3>(word),
-        4 => shr_u16::<4>(word),
-        5 => shr_u16::<5>(word),
-        _ => shr_u16::<6>(word),
     }
 }
 
