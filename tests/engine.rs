@@ -1,17 +1,19 @@
 //! The engine as its callers see it: events, turns, what is kept between requests, and where answers end.
 
-use crate::edit::Edit;
+use crate::edit::{Edit, F32, Tensor};
 use crate::fixtures::{all_logits, contents, decoder, files, path, stories};
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::{Backend, Linear, Norm, Tokens};
 use candlewick::engine::{Engine, Event, FinishReason, Generation, Options, Prompt, Settings, Truncation};
 use candlewick::model::gguf::TensorType;
 use candlewick::sampling::Sampling;
-use candlewick::store::MemorySource;
+use candlewick::store::{MemorySource, Source};
 use candlewick::{Code, Error, Result};
-use futures_util::future::{FutureExt, join3};
+use futures_util::future::{FutureExt, LocalBoxFuture, join3};
 use pollster::block_on;
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::rc::Rc;
 
 fn load(bytes: Vec<u8>) -> Result<Engine> {
@@ -363,6 +365,58 @@ fn loading_may_be_given_up() {
     }
 }
 
+/// Hears of every read.
+struct Heard {
+    file: MemorySource,
+    reads: RefCell<Vec<Range<u64>>>,
+}
+
+impl Source for Heard {
+    fn name(&self) -> &str {
+        self.file.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        self.reads.borrow_mut().push(offset..offset + len as u64);
+        self.file.read(offset, len)
+    }
+}
+
+#[test]
+fn weights_are_read_once_and_in_the_order_of_the_file() {
+    let story = Edit::new(&contents(&stories()));
+    let expected = answer(&story_teller(), &[1], greedy(40));
+    let weights: u64 = story.tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
+    let mut backwards = story.clone();
+    backwards.tensors.reverse();
+    let mut by_name = story.clone();
+    by_name.tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    // What nobody asks for lies after every tenth tensor.
+    let mut scattered = by_name.clone();
+    for index in (0..scattered.tensors.len()).step_by(10).rev() {
+        let [name, data] = [format!("unused.{index}"), "0".repeat(1 << 18)];
+        let unused = Tensor { name, data: data.into(), kind: F32, dimensions: vec![1 << 16], offset: None };
+        scattered.tensors.insert(index, unused);
+    }
+    for (edit, pieces) in [(story, 1), (backwards, 1), (by_name, 1), (scattered, 5)] {
+        let file = MemorySource::new("model.gguf", edit.bytes());
+        let source = Rc::new(Heard { file, reads: RefCell::default() });
+        let engine = block_on(Engine::load(source.clone(), &Options::default(), &mut |_| Ok(()))).unwrap();
+        // The first read is of the header.
+        let reads = source.reads.borrow()[1..].to_vec();
+        assert_eq!(reads.len(), pieces);
+        assert!(reads.is_sorted_by(|a, b| a.end <= b.start), "{reads:?}");
+        let read: u64 = reads.iter().map(|read| read.end - read.start).sum();
+        // Tensors begin at multiples of 32 bytes.
+        assert!((weights..weights + 32 * 50).contains(&read), "{read} of {weights}");
+        assert_eq!(answer(&engine, &[1], greedy(40)), expected);
+    }
+}
+
 #[test]
 fn every_architecture_answers() {
     let mut answered = 0;
@@ -450,7 +504,8 @@ fn products(mut backend: Cpu, kind: TensorType, rows: usize, columns: usize) -> 
     let bytes: Vec<u8> = (0..len).map(|i| (i * 37 % 0x3C) as u8).collect();
     let weight = backend.matrix(rows, columns, kind).unwrap();
     backend.write_rows(weight, 0, &bytes).unwrap();
-    let scale = backend.vector(&vec![1.0; columns]).unwrap();
+    let scale = backend.vector(columns).unwrap();
+    backend.write_vector(scale, &vec![1.0; columns]).unwrap();
     let x = backend.buffer(1, columns).unwrap();
     let out = backend.buffer(1, rows).unwrap();
     block_on(backend.loaded()).unwrap();

@@ -1,3 +1,4 @@
+import { prepare, type Place } from "./compile.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { WINDOW, type Call, type Control, type Reply } from "./protocol.js";
 import { explainFailedStart, spawn } from "./spawn.js";
@@ -30,20 +31,27 @@ export class Connection {
   onRecovery: ((progress: LoadProgress) => void) | undefined;
   onInfo: ((info: EngineInfo | RemoteInfo) => void) | undefined;
   #closed: CandlewickError | undefined;
+  readonly #ended = new AbortController();
 
-  constructor(workerURL?: string | URL) {
-    this.#worker = spawn(workerURL);
+  constructor(place: Place) {
+    this.#worker = spawn(place.workerURL);
     this.#worker.addEventListener("error", (event) => {
       event.preventDefault(); // It is reported through the calls that fail.
       const error = event.message
         ? new CandlewickError("internal", `The engine crashed: ${event.message}. Load the model again.`)
-        : new CandlewickError("network", explainFailedStart(workerURL));
+        : new CandlewickError("network", explainFailedStart(place.workerURL));
       this.close(error, error);
     });
     this.#worker.addEventListener("messageerror", () => {
       const error = new CandlewickError("internal", "A message to the engine could not be read. Load the model again.");
       this.close(error, error);
     });
+    prepare(place, this.#ended.signal)
+      .then((setup) => this.#worker.postMessage(setup))
+      .catch((cause) => {
+        const error = new CandlewickError("internal", `The engine could not be started: ${cause}`, { cause });
+        this.close(error, error);
+      });
   }
 
   /** One request, one answer. */
@@ -80,6 +88,7 @@ export class Connection {
     if (this.#closed) return;
     this.#closed = later;
     this.#worker.terminate();
+    this.#ended.abort();
     for (const fail of this.#open) fail(pending);
   }
 
@@ -101,9 +110,9 @@ export class Connection {
 const closed = new CandlewickError("internal", "The answer has come already.");
 
 /** One request in a Worker of its own, which ends with the answer. */
-export async function once<T>(call: Call, options: CallOptions & { workerURL?: string | URL | undefined }): Promise<T> {
+export async function once<T>(call: Call, place: Place, options: CallOptions): Promise<T> {
   if (options.signal?.aborted) throw aborted(options.signal);
-  const connection = new Connection(options.workerURL);
+  const connection = new Connection(place);
   try {
     return await connection.call<T>(call, { signal: options.signal, onProgress: options.onProgress });
   } finally {

@@ -1,5 +1,5 @@
 import { once } from "./connection.js";
-import { hubParams, locate, wasmURLs, type ModelSource } from "./load.js";
+import { hubParams, locate, place, type ModelSource } from "./load.js";
 import type { InspectOptions, Inspection } from "./types.js";
 
 /**
@@ -9,5 +9,6 @@ import type { InspectOptions, Inspection } from "./types.js";
 export async function inspect(source: ModelSource, options: InspectOptions = {}): Promise<Inspection> {
   const { device, contextLength, threads, gpu } = options;
   const params = { device, contextLength, threads, gpu, hub: hubParams(options) };
-  return once({ method: "inspect", source: locate(source), wasm: wasmURLs(options), options: params }, options);
+  // With threads, where a load would have them: speed is measured.
+  return once({ method: "inspect", source: locate(source), options: params }, place(options, device !== "gpu"), options);
 }

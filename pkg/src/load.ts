@@ -1,7 +1,7 @@
+import type { Place } from "./compile.js";
 import { Connection } from "./connection.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
-import type { WasmURLs } from "./module.js";
 import { absolute, checkBrowser, plain } from "./page.js";
 import type { HubParams, Remote } from "./protocol.js";
 import type { EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
@@ -51,10 +51,9 @@ async function start(
   const call = {
     method: "load" as const,
     sources,
-    wasm: wasmURLs(options),
     options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false, remote, hub: hubParams(options) },
   };
-  const connection = new Connection(options.workerURL);
+  const connection = new Connection(place(options, device !== "gpu"));
   try {
     if (sources.some((source) => typeof source === "string") && options.cache !== false) void persist();
     const info = await connection.call<EngineInfo | RemoteInfo>(call, { signal, onProgress });
@@ -87,12 +86,13 @@ export function hubParams({ token, hubURL, transfer, ...options }: HubOptions & 
   return Object.fromEntries(Object.entries(params).filter(([, value]) => value !== undefined));
 }
 
-/** @internal */
-export function wasmURLs({ wasmURL, threadsWasmURL }: HubOptions): WasmURLs {
-  return {
+/** @internal Where the engine's files are. `cpu`: whether the CPU may be what computes. */
+export function place({ workerURL, wasmURL, threadsWasmURL }: HubOptions, cpu: boolean): Place {
+  const wasm = {
     single: wasmURL === undefined ? undefined : absolute(wasmURL, "wasmURL"),
     threaded: threadsWasmURL === undefined ? undefined : absolute(threadsWasmURL, "threadsWasmURL"),
   };
+  return { workerURL, wasm, cpu };
 }
 
 /** @internal Asks the browser not to clear models away by itself. Only pages can ask; some browsers ask their user. */

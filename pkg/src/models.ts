@@ -1,5 +1,5 @@
 import { once } from "./connection.js";
-import { hubParams, persist, wasmURLs } from "./load.js";
+import { hubParams, persist, place } from "./load.js";
 import type { Call } from "./protocol.js";
 import type { CachedModel, HubOptions, LoadOptions, LoadProgress, StorageUsage, VerifiedModel } from "./types.js";
 
@@ -33,11 +33,12 @@ export const models = {
   ): Promise<VerifiedModel[]> => ask({ method: "verify", model }, options),
 };
 
-type Question<C> = C extends { hub: unknown } ? Omit<C, "hub" | "wasm"> : never;
+type Question<C> = C extends { hub: unknown } ? Omit<C, "hub"> : never;
 
 async function ask<T>(
   question: Question<Call>,
   options: HubOptions & { onProgress?: (progress: LoadProgress) => void },
 ): Promise<T> {
-  return once({ ...question, wasm: wasmURLs(options), hub: hubParams(options) } as Call, options);
+  // The file without threads is enough.
+  return once({ ...question, hub: hubParams(options) } as Call, place(options, false), options);
 }

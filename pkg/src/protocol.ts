@@ -1,19 +1,18 @@
 /**
  * What crosses the border between page and Worker.
  *
- * Each request is a `Call` posted to the Worker together with a MessagePort of its own. On that port the Worker sends
+ * The page posts one `Setup` (see `compile.ts`), as soon as it has the WebAssembly. Each request is a `Call` posted to the Worker together with a MessagePort of its own. On that port the Worker sends
  * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port.
  */
 import type { ErrorCode } from "./errors.js";
-import type { WasmURLs } from "./module.js";
 import type { ChatParams, CompletionParams, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo } from "./types.js";
 
 export type Call =
-  | { method: "load"; sources: (Blob | string)[]; wasm: WasmURLs; options: ModelOptions }
-  | { method: "inspect"; source: Blob | string; wasm: WasmURLs; options: ModelOptions }
-  | { method: "list" | "usage"; wasm: WasmURLs; hub: HubParams }
-  | { method: "pull" | "remove"; model: string; wasm: WasmURLs; hub: HubParams }
-  | { method: "verify"; model: string | undefined; wasm: WasmURLs; hub: HubParams }
+  | { method: "load"; sources: (Blob | string)[]; options: ModelOptions }
+  | { method: "inspect"; source: Blob | string; options: ModelOptions }
+  | { method: "list" | "usage"; hub: HubParams }
+  | { method: "pull" | "remove"; model: string; hub: HubParams }
+  | { method: "verify"; model: string | undefined; hub: HubParams }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }

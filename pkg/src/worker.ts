@@ -5,9 +5,10 @@
  * of them, where aborts and new requests come in.
  */
 import type { Answer, Engine, Models, Stopper } from "../wasm/candlewick.js";
+import type { Setup } from "./compile.js";
 import { CandlewickError } from "./errors.js";
 import { help, type HelperTask } from "./helpers.js";
-import { start, type Started, type WasmURLs } from "./module.js";
+import { start, type Started } from "./module.js";
 import type { Call, Control, HubParams, Reply } from "./protocol.js";
 import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
@@ -23,13 +24,17 @@ interface Chunk {
 let engine: Engine;
 /** The WebAssembly in which it runs. */
 let home: Started;
+let setUp: (setup: Setup) => void;
+const started = new Promise<Setup>((resolve) => (setUp = resolve)).then(start);
 
 requestSubgroups();
 
-addEventListener("message", ({ data, ports }: MessageEvent<Call | HelperTask>) => {
+addEventListener("message", ({ data, ports }: MessageEvent<Call | Setup | HelperTask>) => {
   if ("work" in data) help(data);
+  else if ("cpu" in data) setUp(data);
   else void serve(data, new Caller(ports[0]!));
 });
+addEventListener("messageerror", () => reportError(new Error("a message from the page could not be read")));
 // An uncaught error reaches the page, which then fails every open request; an unhandled rejection does not.
 addEventListener("unhandledrejection", (event) => reportError(event.reason));
 
@@ -85,8 +90,8 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
   }
 }
 
-async function load({ sources, wasm, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo | RemoteInfo> {
-  home = await start(wasm, options.device !== "gpu");
+async function load({ sources, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo | RemoteInfo> {
+  home = await started;
   engine = await home.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }));
   return info();
 }
@@ -96,16 +101,13 @@ function info(): EngineInfo | RemoteInfo {
   return { ...engine.info(), wasm: home.file, wasmReason: home.reason };
 }
 
-async function inspect({ source, wasm, options }: Call & { method: "inspect" }): Promise<unknown> {
-  // With threads, where a load would have them: speed is measured.
-  const started = await start(wasm, options.device !== "gpu");
-  return started.wasm.Engine.inspect(source, options);
+async function inspect({ source, options }: Call & { method: "inspect" }): Promise<unknown> {
+  return (await started).wasm.Engine.inspect(source, options);
 }
 
-/** What is in the browser's storage, for which one thread is enough. */
-async function stored({ wasm, hub }: { wasm: WasmURLs; hub: HubParams }): Promise<Models> {
-  const started = await start(wasm, false);
-  return started.wasm.Models.open(hub);
+/** What is in the browser's storage. */
+async function stored({ hub }: { hub: HubParams }): Promise<Models> {
+  return (await started).wasm.Models.open(hub);
 }
 
 /** Work that ends, with its transfers, when the page gives it up. */

@@ -310,8 +310,11 @@ pub trait Backend {
     /// Puts whole rows, in the encoding of the matrix's type, at row `first` and after.
     fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()>;
 
-    /// A vector.
-    fn vector(&mut self, values: &[f32]) -> Result<Vector>;
+    /// Room for a vector of `len` numbers; they are written with [`Backend::write_vector`].
+    fn vector(&mut self, len: usize) -> Result<Vector>;
+
+    /// Puts all of a vector's numbers.
+    fn write_vector(&mut self, vector: Vector, values: &[f32]) -> Result<()>;
 
     /// A buffer of `rows × width` numbers.
     fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer>;

@@ -173,9 +173,13 @@ impl Backend for Outline {
         Ok(())
     }
 
-    fn vector(&mut self, values: &[f32]) -> Result<Vector> {
-        self.vectors.push(values.len());
+    fn vector(&mut self, len: usize) -> Result<Vector> {
+        self.vectors.push(len);
         Ok(Vector(self.vectors.len() - 1))
+    }
+
+    fn write_vector(&mut self, _: Vector, _: &[f32]) -> Result<()> {
+        Ok(())
     }
 
     fn buffer(&mut self, _: usize, _: usize) -> Result<Buffer> {

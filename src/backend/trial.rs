@@ -228,7 +228,7 @@ impl Trial<'_> {
         let bias = match shape.bias {
             true => {
                 let numbers = self.alternating(1, rows);
-                Some(self.device.vector(&numbers)?)
+                Some(self.vector_of(&numbers)?)
             }
             false => None,
         };
@@ -237,7 +237,13 @@ impl Trial<'_> {
 
     fn vector(&mut self, len: usize) -> Result<Vector> {
         let numbers: Vec<f32> = (0..len).map(|_| 1.0 + 0.5 * self.random.number()).collect();
-        self.device.vector(&numbers)
+        self.vector_of(&numbers)
+    }
+
+    fn vector_of(&mut self, numbers: &[f32]) -> Result<Vector> {
+        let vector = self.device.vector(numbers.len())?;
+        self.device.write_vector(vector, numbers)?;
+        Ok(vector)
     }
 
     fn rms(&mut self, len: usize, epsilon: f32) -> Result<Norm> {

@@ -4,7 +4,7 @@ use super::{Options, context_size, info};
 use crate::backend::{Backend, Room, room, seconds_a_token};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder, Encoder};
-use crate::store::{ReadAhead, Source};
+use crate::store::Source;
 use crate::{Error, Result};
 use serde::Serialize;
 
@@ -111,7 +111,7 @@ fn verdict(total: u64, room: Option<Room>) -> Verdict {
 
 /// Refuses a model whose weights and KV cache take more than `limit` bytes, as in its file. Reads its header only.
 pub async fn fits(source: &dyn Source, options: &Options, limit: u64) -> Result<()> {
-    let header = Header::read(&ReadAhead::new(source)).await?;
+    let header = Header::read(source).await?;
     let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
     let context = context_size(options.context, config.trained_context)?;
     let info::Memory { weights, kv_cache } = info::Memory::of(&header, &config, context, None);

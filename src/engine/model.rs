@@ -8,7 +8,7 @@ use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, seconds_a_token};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder, Encoder};
-use crate::store::{ReadAhead, Source};
+use crate::store::Source;
 use crate::{Code, Error, Result};
 use std::rc::Rc;
 
@@ -47,7 +47,7 @@ pub(super) enum Target {
 impl Model {
     pub async fn describe(&self) -> Result<Description> {
         let source = self.source.as_ref();
-        let header = Header::read(&ReadAhead::new(source)).await?;
+        let header = Header::read(source).await?;
         if header.tensors.is_empty() && !header.metadata.contains("split.count") {
             return Err(Error::unsupported_model(format!(
                 "{} holds a vocabulary without a model; it can tokenize, but not generate",
@@ -109,9 +109,9 @@ impl Model {
         let weights = header.tensors.iter().map(|tensor| tensor.size).sum();
         let mut reporter = Reporter::new(self.source.name(), weights, None, progress);
         let cpu = Box::new(Cpu::with_threads(self.options.threads).measured(self.options.profile));
-        let source = ReadAhead::new(self.source.as_ref());
         let mut loaded = |bytes| reporter.at(Stage::Load, bytes);
-        let encoder = Encoder::load(&source, header, config.clone(), cpu, *context, &mut loaded).await?;
+        let encoder =
+            Encoder::load(self.source.as_ref(), header, config.clone(), cpu, *context, &mut loaded).await?;
         Ok((encoder, reason.to_owned()))
     }
 
@@ -157,10 +157,11 @@ impl Model {
         reporter: &mut Reporter<'_>,
     ) -> Result<Loaded> {
         let Description { header, config, context } = description;
-        let source = ReadAhead::new(self.source.as_ref());
         let mut loaded = |bytes| reporter.at(Stage::Load, bytes);
         let memory = Memory::of(header, config, *context, Some(backend.as_ref()));
-        let decoder = Decoder::load(&source, header, config.clone(), backend, *context, &mut loaded).await?;
+        let decoder =
+            Decoder::load(self.source.as_ref(), header, config.clone(), backend, *context, &mut loaded)
+                .await?;
         Ok(Loaded { decoder, reason, memory })
     }
 }

@@ -158,12 +158,13 @@ impl Decoder {
         let step_len = backend.prefill_rows();
         let mut loader = Loader::new(source, header, backend.as_mut(), progress);
         let layers = Layers::load(&mut loader, &config, context, step_len).await?;
-        let output_norm = loader.norm("output_norm", d, &config).await?;
+        let output_norm = loader.norm("output_norm", d, &config)?;
         let output = match loader.has("output.weight") {
-            true => loader.linear("output", v, d).await?,
+            true => loader.linear("output", v, d)?,
             // Tied to the embedding.
             false => Linear { weight: layers.embedding, bias: None },
         };
+        loader.finish().await?;
         let logits = backend.buffer(1, v)?;
         backend.loaded().await?;
         let stream = layers.stream();

@@ -120,6 +120,7 @@ impl Encoder {
         let mut loader = Loader::new(source, header, backend.as_mut(), progress);
         // A text goes through each layer in one piece: every token sees all others.
         let layers = Layers::load(&mut loader, &config, context, context).await?;
+        loader.finish().await?;
         backend.loaded().await?;
         Ok(Encoder { config, pooling, backend, context, layers, states: Vec::new() })
     }

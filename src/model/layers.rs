@@ -119,7 +119,7 @@ impl Layers {
         self.buffers.streams[0]
     }
 
-    /// Brings the weights to the loader's device. `context`: tokens that the KV cache shall hold.
+    /// Asks the loader for the weights. `context`: tokens that the KV cache shall hold.
     pub async fn load(
         loader: &mut Loader<'_>,
         config: &Config,
@@ -131,13 +131,13 @@ impl Layers {
             Some(name) => Some(loader.values(name, config.rope_pairs()).await?),
             None => None,
         };
-        let embedding = loader.matrix("token_embd.weight", v, d).await?;
+        let embedding = loader.matrix("token_embd.weight", v, d)?;
         let positions = match config.architecture.learns_positions() {
             true => Some(loader.positions(config).await?),
             false => None,
         };
         let embedding_norm = match config.architecture.norms_stream() {
-            true => Some(loader.norm("token_embd_norm", d, config).await?),
+            true => Some(loader.norm("token_embd_norm", d, config)?),
             false => None,
         };
         let shared = match config.architecture.is_encoder() {
@@ -150,7 +150,7 @@ impl Layers {
                 Some(cache) => cache,
                 None => loader.backend.kv_cache(context, config.heads)?,
             };
-            layers.push(Layer::load(loader, config, index, rope_factors.as_deref(), cache).await?);
+            layers.push(Layer::load(loader, config, index, rope_factors.as_deref(), cache)?);
         }
         // After the weights: until those have been found, the sizes are but what a file claims.
         let buffers = Buffers::allocate(loader.backend, config, step_len)?;
@@ -160,7 +160,7 @@ impl Layers {
 }
 
 impl Layer {
-    async fn load(
+    fn load(
         loader: &mut Loader<'_>,
         config: &Config,
         index: usize,
@@ -174,57 +174,57 @@ impl Layer {
         let norms_stream = config.architecture.norms_stream();
         let attention_norm = match norms_stream {
             true => None,
-            false => Some(loader.norm(&name("attn_norm"), d, config).await?),
+            false => Some(loader.norm(&name("attn_norm"), d, config)?),
         };
         let [query, key, value] = match loader.has(&name("attn_qkv.weight")) {
-            true => loader.split(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], d).await?,
+            true => loader.split(&name("attn_qkv"), [q_rows, kv_rows, kv_rows], d)?,
             false => [
-                loader.linear(&name("attn_q"), q_rows, d).await?,
-                loader.linear(&name("attn_k"), kv_rows, d).await?,
-                loader.linear(&name("attn_v"), kv_rows, d).await?,
+                loader.linear(&name("attn_q"), q_rows, d)?,
+                loader.linear(&name("attn_k"), kv_rows, d)?,
+                loader.linear(&name("attn_v"), kv_rows, d)?,
             ],
         };
         let head_norms = match config.architecture.norms_queries_and_keys() {
             true => Some([
-                loader.norm(&name("attn_q_norm"), heads.size, config).await?,
-                loader.norm(&name("attn_k_norm"), heads.size, config).await?,
+                loader.norm(&name("attn_q_norm"), heads.size, config)?,
+                loader.norm(&name("attn_k_norm"), heads.size, config)?,
             ]),
             false => None,
         };
-        let attention_output = loader.linear(&name("attn_output"), d, q_rows).await?;
+        let attention_output = loader.linear(&name("attn_output"), d, q_rows)?;
         let [attention_output_norm, feed_forward_output_norm] = match config.architecture.norms_outputs() {
             true => [
-                Some(loader.norm(&name("post_attention_norm"), d, config).await?),
-                Some(loader.norm(&name("post_ffw_norm"), d, config).await?),
+                Some(loader.norm(&name("post_attention_norm"), d, config)?),
+                Some(loader.norm(&name("post_ffw_norm"), d, config)?),
             ],
             false => [None, None],
         };
         let [attention_stream_norm, feed_forward_stream_norm] = match norms_stream {
             true => [
-                Some(loader.norm(&name("attn_output_norm"), d, config).await?),
-                Some(loader.norm(&name("layer_output_norm"), d, config).await?),
+                Some(loader.norm(&name("attn_output_norm"), d, config)?),
+                Some(loader.norm(&name("layer_output_norm"), d, config)?),
             ],
             false => [None, None],
         };
         let feed_forward_norm = match norms_stream {
             true => None,
-            false => Some(loader.norm(&name("ffn_norm"), d, config).await?),
+            false => Some(loader.norm(&name("ffn_norm"), d, config)?),
         };
         let has_gate = config.architecture.has_gate();
         let (gate, up) = match has_gate && !loader.has(&name("ffn_gate.weight")) {
             true => {
-                let [gate, up] = loader.split(&name("ffn_up"), [f, f], d).await?;
+                let [gate, up] = loader.split(&name("ffn_up"), [f, f], d)?;
                 (Some(gate), up)
             }
             false => {
                 let gate = match has_gate {
-                    true => Some(loader.linear(&name("ffn_gate"), f, d).await?),
+                    true => Some(loader.linear(&name("ffn_gate"), f, d)?),
                     false => None,
                 };
-                (gate, loader.linear(&name("ffn_up"), f, d).await?)
+                (gate, loader.linear(&name("ffn_up"), f, d)?)
             }
         };
-        let down = loader.linear(&name("ffn_down"), d, f).await?;
+        let down = loader.linear(&name("ffn_down"), d, f)?;
         Ok(Layer {
             attention_norm,
             query,

@@ -1,14 +1,25 @@
 //! Tensors from a source to a backend, checked and piece by piece.
+//!
+//! A model asks for its tensors in its own order, and files have them in another. So they are read at the end, in the
+//! file's order: each byte once, and the next piece is on its way while one is brought to the backend.
 
 use super::config::Config;
 use super::gguf::{Header, TensorInfo, TensorType};
-use crate::backend::{Backend, Linear, Matrix, Norm};
+use crate::backend::{Backend, Linear, Matrix, Norm, Vector};
 use crate::store::Source;
 use crate::{Error, Result};
+use futures_util::stream::{self, StreamExt};
 use half::{bf16, f16};
+use std::future::poll_fn;
+use std::ops::Range;
+use std::task::Poll;
 
-/// What is in memory of a matrix at a time, beside the backend's copy.
+/// Bytes of one read, or a row if that is longer: over a network a request costs as much as some megabytes.
 const PIECE: u64 = 4 << 20;
+/// How many of them are in memory, or on their way.
+const PIECES: usize = 2;
+/// What is read for nothing rather than asked for apart: tensors begin at multiples of 32 bytes.
+const GAP: u64 = 4 << 10;
 
 /// Hears of the bytes loaded so far; gives an error to stop.
 pub type Progress<'a> = dyn FnMut(u64) -> Result<()> + 'a;
@@ -19,6 +30,21 @@ pub(super) struct Loader<'a> {
     pub backend: &'a mut dyn Backend,
     progress: &'a mut Progress<'a>,
     loaded: u64,
+    /// What is still to be read.
+    pieces: Vec<Piece>,
+}
+
+/// A part of a tensor, and where it goes.
+struct Piece {
+    range: Range<u64>,
+    to: Place,
+}
+
+enum Place {
+    /// A matrix, from this row on.
+    Rows(Matrix, usize),
+    /// All of a vector, from numbers of this type.
+    Vector(Vector, TensorType),
 }
 
 impl<'a> Loader<'a> {
@@ -28,34 +54,49 @@ impl<'a> Loader<'a> {
         backend: &'a mut dyn Backend,
         progress: &'a mut Progress<'a>,
     ) -> Self {
-        Loader { source, header, backend, progress, loaded: 0 }
+        Loader { source, header, backend, progress, loaded: 0, pieces: Vec::new() }
     }
 
     pub fn has(&self, name: &str) -> bool {
         self.header.tensor(name).is_some()
     }
 
-    /// A vector of `len` numbers, whatever float type the file has them in.
+    /// `len` numbers, at once, whatever float type the file has them in.
     pub async fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let tensor = self.numbers(name, len)?;
+        if !self.backend.wants_weights() {
+            return Ok(vec![1.0; len]);
+        }
+        let bytes = self.source.read(tensor.offset, tensor.size as usize).await?;
+        self.loaded += tensor.size;
+        (self.progress)(self.loaded)?;
+        Ok(floats(tensor.kind, &bytes))
+    }
+
+    /// A tensor of `len` numbers that are floats of some type.
+    fn numbers(&self, name: &str, len: usize) -> Result<&'a TensorInfo> {
         let tensor = self.tensor(name)?;
         if tensor.elements() != len as u64 {
             return Err(self.wrong_shape(tensor, &[len]));
         }
-        if !self.backend.wants_weights() {
-            return Ok(vec![1.0; len]);
+        if !matches!(tensor.kind, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
+            let message = format!("tensor {name} is a vector in {}; it should be F32", tensor.kind.name());
+            return Err(Error::unsupported_model(message).context(self.source.name()));
         }
-        let bytes = self.read(tensor.offset, tensor.size).await?;
-        Ok(match tensor.kind {
-            TensorType::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            TensorType::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            TensorType::BF16 => {
-                bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()
-            }
-            kind => {
-                let message = format!("tensor {name} is a vector in {}; it should be F32", kind.name());
-                return Err(Error::unsupported_model(message).context(self.source.name()));
-            }
-        })
+        Ok(tensor)
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
+        let tensor = self.numbers(name, len)?;
+        self.part(tensor, 0, len)
+    }
+
+    /// `len` of a tensor's numbers from `first` on.
+    fn part(&mut self, tensor: &TensorInfo, first: usize, len: usize) -> Result<Vector> {
+        let size = tensor.kind.block().1;
+        let vector = self.backend.vector(len)?;
+        self.ask(tensor.offset + first as u64 * size, len as u64 * size, Place::Vector(vector, tensor.kind));
+        Ok(vector)
     }
 
     /// The embeddings of positions, as many as the trained context. To each is added that of the first type of token,
@@ -64,7 +105,7 @@ impl<'a> Loader<'a> {
         let (rows, columns) = (config.trained_context, config.embedding);
         let (name, types) = ("position_embd.weight", "token_types.weight");
         if !self.has(types) {
-            return self.matrix(name, rows, columns).await;
+            return self.matrix(name, rows, columns);
         }
         let tensor = self.tensor(name)?;
         self.check_shape(tensor, rows, columns)?;
@@ -84,24 +125,23 @@ impl<'a> Loader<'a> {
     }
 
     /// `{name}.weight`, and `{name}.bias` where the family has LayerNorm.
-    pub async fn norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
-        let scale = self.values(&format!("{name}.weight"), width).await?;
-        let scale = self.backend.vector(&scale)?;
+    pub fn norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
+        let scale = self.vector(&format!("{name}.weight"), width)?;
         if !config.architecture.has_layer_norm() {
             return Ok(Norm::rms(scale, config.norm_epsilon));
         }
-        let bias = self.values(&format!("{name}.bias"), width).await?;
-        Ok(Norm::layer(scale, self.backend.vector(&bias)?, config.norm_epsilon))
+        let bias = self.vector(&format!("{name}.bias"), width)?;
+        Ok(Norm::layer(scale, bias, config.norm_epsilon))
     }
 
     /// `{name}.weight`, and `{name}.bias` where the file has one.
-    pub async fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
-        let [linear] = self.split(name, [rows], columns).await?;
+    pub fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+        let [linear] = self.split(name, [rows], columns)?;
         Ok(linear)
     }
 
     /// The same where several matrices are stacked in one tensor.
-    pub async fn split<const N: usize>(
+    pub fn split<const N: usize>(
         &mut self,
         name: &str,
         parts: [usize; N],
@@ -113,51 +153,71 @@ impl<'a> Loader<'a> {
         let tensor = self.tensor(&weight_name)?;
         self.check_shape(tensor, total, columns)?;
         let bias = match self.has(&bias_name) {
-            true => Some(self.values(&bias_name, total).await?),
+            true => Some(self.numbers(&bias_name, total)?),
             false => None,
         };
 
         let mut linears = Vec::with_capacity(N);
         let mut first_row = 0;
         for rows in parts {
-            let weight = self.rows(tensor, first_row, rows, columns).await?;
-            let bias = match &bias {
-                Some(bias) => Some(self.backend.vector(&bias[first_row..first_row + rows])?),
-                None => None,
-            };
+            let weight = self.rows(tensor, first_row, rows, columns)?;
+            let bias = bias.map(|bias| self.part(bias, first_row, rows)).transpose()?;
             linears.push(Linear { weight, bias });
             first_row += rows;
         }
         linears.try_into().map_err(|_| Error::internal("a tensor was split into too few parts"))
     }
 
-    pub async fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+    pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let tensor = self.tensor(name)?;
         self.check_shape(tensor, rows, columns)?;
-        self.rows(tensor, 0, rows, columns).await
+        self.rows(tensor, 0, rows, columns)
     }
 
-    async fn rows(
-        &mut self,
-        tensor: &TensorInfo,
-        first: usize,
-        rows: usize,
-        columns: usize,
-    ) -> Result<Matrix> {
+    fn rows(&mut self, tensor: &TensorInfo, first: usize, rows: usize, columns: usize) -> Result<Matrix> {
         let (block_len, block_size) = tensor.kind.block();
         let row_size = columns as u64 / block_len * block_size;
         let rows_a_piece = (PIECE / row_size).max(1) as usize;
         let matrix = self.backend.matrix(rows, columns, tensor.kind)?;
-        if !self.backend.wants_weights() {
-            return Ok(matrix);
-        }
         for start in (0..rows).step_by(rows_a_piece) {
             let count = rows_a_piece.min(rows - start) as u64;
             let offset = tensor.offset + (first + start) as u64 * row_size;
-            let bytes = self.read(offset, count * row_size).await?;
-            self.backend.write_rows(matrix, start, &bytes)?;
+            self.ask(offset, count * row_size, Place::Rows(matrix, start));
         }
         Ok(matrix)
+    }
+
+    fn ask(&mut self, offset: u64, size: u64, to: Place) {
+        if self.backend.wants_weights() {
+            self.pieces.push(Piece { range: offset..offset + size, to });
+        }
+    }
+
+    /// Reads what was asked for.
+    pub async fn finish(mut self) -> Result<()> {
+        self.pieces.sort_by_key(|piece| piece.range.start);
+        let reads: Vec<&[Piece]> = together(&self.pieces).collect();
+        let (source, backend) = (self.source, self.backend);
+        let span = |pieces: &[Piece]| pieces[0].range.start..pieces[pieces.len() - 1].range.end;
+        let mut bytes = stream::iter(reads.iter().map(|pieces| span(pieces)))
+            .map(|Range { start, end }| source.read(start, (end - start) as usize))
+            .buffered(PIECES);
+        for pieces in &reads {
+            // Lets whoever waits look at the progress, and stop.
+            yield_now().await;
+            let bytes = bytes.next().await.ok_or_else(|| Error::internal("a read is missing"))??;
+            let start = span(pieces).start;
+            for Piece { range, to } in *pieces {
+                let bytes = &bytes[(range.start - start) as usize..(range.end - start) as usize];
+                match to {
+                    Place::Rows(matrix, first) => backend.write_rows(*matrix, *first, bytes)?,
+                    Place::Vector(vector, kind) => backend.write_vector(*vector, &floats(*kind, bytes))?,
+                }
+                self.loaded += bytes.len() as u64;
+                (self.progress)(self.loaded)?;
+            }
+        }
+        Ok(())
     }
 
     fn tensor(&self, name: &str) -> Result<&'a TensorInfo> {
@@ -181,11 +241,65 @@ impl<'a> Loader<'a> {
         ))
         .context(self.source.name())
     }
+}
 
-    async fn read(&mut self, offset: u64, size: u64) -> Result<Vec<u8>> {
-        let bytes = self.source.read(offset, size as usize).await?;
-        self.loaded += size;
-        (self.progress)(self.loaded)?;
-        Ok(bytes)
+/// Those that follow one another and are one read, of pieces in their order.
+fn together(mut pieces: &[Piece]) -> impl Iterator<Item = &[Piece]> {
+    std::iter::from_fn(move || {
+        let start = pieces.first()?.range.start;
+        let joins = |pair: &[Piece]| {
+            let [last, next] = [&pair[0].range, &pair[1].range];
+            next.start >= last.end && next.start - last.end <= GAP && next.end - start <= PIECE
+        };
+        let count = 1 + pieces.windows(2).take_while(|pair| joins(pair)).count();
+        let (first, rest) = pieces.split_at(count);
+        pieces = rest;
+        Some(first)
+    })
+}
+
+/// The numbers in `bytes`.
+fn floats(kind: TensorType, bytes: &[u8]) -> Vec<f32> {
+    match kind {
+        TensorType::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        TensorType::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+    }
+}
+
+/// Pending once.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| match std::mem::replace(&mut yielded, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_that_follow_one_another_are_one_read() {
+        let part = PIECE / 4;
+        let pieces = |ranges: &[Range<u64>]| -> Vec<Piece> {
+            let place = || Place::Rows(Matrix(0), 0);
+            ranges.iter().map(|range| Piece { range: range.clone(), to: place() }).collect()
+        };
+        let counts = |ranges: &[Range<u64>]| together(&pieces(ranges)).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!(counts(&[]), [0; 0]);
+        assert_eq!(counts(&[0..1, 1..2, 32..64]), [3]);
+        assert_eq!(counts(&[0..1, 1 + GAP..3 + GAP, 4 + 2 * GAP..5 + 2 * GAP]), [2, 1]);
+        assert_eq!(
+            counts(&[0..2 * part, 2 * part..4 * part, 4 * part..5 * part, 5 * part..6 * part]),
+            [2, 2]
+        );
+        // A row that is longer than a piece, and the same tensor twice.
+        assert_eq!(counts(&[0..9 * part, 9 * part..10 * part, 9 * part..10 * part]), [1, 1, 1]);
     }
 }

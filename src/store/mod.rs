@@ -14,7 +14,6 @@ mod memory;
 mod memory_store;
 #[cfg(target_arch = "wasm32")]
 mod origin;
-mod read_ahead;
 #[cfg(target_arch = "wasm32")]
 mod web;
 
@@ -33,7 +32,6 @@ pub use memory::MemorySource;
 pub use memory_store::MemoryStore;
 #[cfg(target_arch = "wasm32")]
 pub use origin::{Estimate, estimate};
-pub use read_ahead::ReadAhead;
 #[cfg(target_arch = "wasm32")]
 pub(crate) use web::file_name;
 #[cfg(target_arch = "wasm32")]

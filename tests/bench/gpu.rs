@@ -335,7 +335,9 @@ async fn sweep(name: &str, kind: TensorType, bandwidth: f64) -> Result<()> {
             }
             linears.push(Linear { weight, bias: None });
         }
-        let norm = Norm::rms(gpu.vector(&vec![1.0; columns])?, 1e-5);
+        let scale = gpu.vector(columns)?;
+        gpu.write_vector(scale, &vec![1.0; columns])?;
+        let norm = Norm::rms(scale, 1e-5);
         let (x, out) = (gpu.buffer(1, columns)?, gpu.buffer(1, rows)?);
         let mut results = Vec::new();
         let mut word = Vec::new();

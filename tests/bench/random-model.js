@@ -69,20 +69,21 @@ function tensors(shape, typeName) {
     list.push({ name: `${prefix}${name}.weight`, dimensions: [columns, rows], type, scores });
     if (shape.biases && /attn_[qkv]/.test(name)) vector(`${prefix}${name}.bias`, rows, 0);
   };
+  // In the order in which files have them that are made from Hugging Face's: by Hugging Face's names.
   matrix(null, "token_embd", width, vocabulary);
-  vector("output_norm.weight", width, 1);
-  if (!shape.tied) matrix(null, "output", width, vocabulary);
   for (let i = 0; i < layers; i++) {
     vector(`blk.${i}.attn_norm.weight`, width, 1);
-    matrix(i, "attn_q", width, shape.heads * headSize);
-    matrix(i, "attn_k", width, shape.kvHeads * headSize);
-    matrix(i, "attn_v", width, shape.kvHeads * headSize);
-    matrix(i, "attn_output", shape.heads * headSize, width);
-    vector(`blk.${i}.ffn_norm.weight`, width, 1);
+    matrix(i, "ffn_down", feedForward, width);
     matrix(i, "ffn_gate", width, feedForward);
     matrix(i, "ffn_up", width, feedForward);
-    matrix(i, "ffn_down", feedForward, width);
+    vector(`blk.${i}.ffn_norm.weight`, width, 1);
+    matrix(i, "attn_k", width, shape.kvHeads * headSize);
+    matrix(i, "attn_output", shape.heads * headSize, width);
+    matrix(i, "attn_q", width, shape.heads * headSize);
+    matrix(i, "attn_v", width, shape.kvHeads * headSize);
   }
+  vector("output_norm.weight", width, 1);
+  if (!shape.tied) matrix(null, "output", width, vocabulary);
   return list;
 }
 

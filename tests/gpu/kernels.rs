@@ -97,7 +97,11 @@ impl Pair {
 
     fn vector(&mut self, len: usize) -> Vector {
         let values = self.random.numbers(len);
-        self.both(|b| b.vector(&values).unwrap())
+        self.both(|b| {
+            let vector = b.vector(len).unwrap();
+            b.write_vector(vector, &values).unwrap();
+            vector
+        })
     }
 
     fn norm(&mut self, len: usize) -> Norm {

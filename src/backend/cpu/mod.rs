@@ -258,9 +258,14 @@ impl Backend for Cpu {
         self.matrices[matrix.0].blocks.write_rows(&self.pool, first, bytes)
     }
 
-    fn vector(&mut self, values: &[f32]) -> Result<Vector> {
-        self.vectors.push(values.to_vec());
+    fn vector(&mut self, len: usize) -> Result<Vector> {
+        self.vectors.push(zeros(len)?);
         Ok(Vector(self.vectors.len() - 1))
+    }
+
+    fn write_vector(&mut self, vector: Vector, values: &[f32]) -> Result<()> {
+        self.vectors[vector.0].copy_from_slice(values);
+        Ok(())
     }
 
     fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer> {

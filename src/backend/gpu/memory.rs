@@ -168,9 +168,9 @@ impl Memory {
         device.check()
     }
 
-    /// A vector, padded by zeros.
-    pub fn vector(&mut self, device: &Device, recorder: &mut Recorder, values: &[f32]) -> Result<VectorData> {
-        let room = values.len().next_multiple_of(64);
+    /// Room for a vector, padded by zeros.
+    pub fn vector(&mut self, device: &Device, recorder: &mut Recorder, len: usize) -> Result<VectorData> {
+        let room = len.next_multiple_of(64);
         let capacity = recorder.buffer(self.vectors).size() as usize / 4;
         if self.vectors_used + room > capacity {
             let needed = (self.vectors_used + room).max(2 * capacity) as u64 * 4;
@@ -182,9 +182,13 @@ impl Memory {
             recorder.replace(device, self.vectors, larger)?;
         }
         let at = self.vectors_used;
-        let buffer = recorder.buffer(self.vectors);
-        device.queue.write_buffer(buffer, 4 * at as u64, bytemuck::cast_slice(values));
         self.vectors_used += room;
-        Ok(VectorData { at, len: values.len() })
+        Ok(VectorData { at, len })
+    }
+
+    /// Uploads all of its numbers.
+    pub fn write_vector(&self, device: &Device, recorder: &Recorder, vector: &VectorData, values: &[f32]) {
+        let buffer = recorder.buffer(self.vectors);
+        device.queue.write_buffer(buffer, 4 * vector.at as u64, bytemuck::cast_slice(values));
     }
 }

@@ -388,10 +388,15 @@ impl Backend for Gpu {
         self.memory.write_rows(&self.device, &self.recorder, matrix, first, bytes)
     }
 
-    fn vector(&mut self, values: &[f32]) -> Result<Vector> {
-        let vector = self.memory.vector(&self.device, &mut self.recorder, values)?;
+    fn vector(&mut self, len: usize) -> Result<Vector> {
+        let vector = self.memory.vector(&self.device, &mut self.recorder, len)?;
         self.vectors.push(vector);
         Ok(Vector(self.vectors.len() - 1))
+    }
+
+    fn write_vector(&mut self, vector: Vector, values: &[f32]) -> Result<()> {
+        self.memory.write_vector(&self.device, &self.recorder, &self.vectors[vector.0], values);
+        Ok(())
     }
 
     fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer> {
