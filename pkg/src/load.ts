@@ -3,7 +3,7 @@ import { Connection } from "./connection.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
 import { absolute, checkBrowser, plain } from "./page.js";
-import type { HubParams, Remote } from "./protocol.js";
+import type { HubParams, Located, Remote } from "./protocol.js";
 import type { EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
 
 /**
@@ -29,7 +29,7 @@ export async function load(source: ModelSource | ModelSource[], options: LoadOpt
     // Local models that end the Worker, for want of memory for example, are left out in the next one.
     const crashed = error instanceof CandlewickError && error.code === "internal";
     if (!crashed || !remote || remote.policy.when === "never") throw error;
-    return start(sources, { ...remote, crashed: error.message }, options);
+    return start(sources.map(withoutBytes), { ...remote, crashed: error.message }, options);
   }
 }
 
@@ -42,7 +42,7 @@ export async function connect(remote: RemoteOptions, options: ConnectOptions = {
 export type ConnectOptions = Pick<LoadOptions, "signal" | "workerURL" | "wasmURL" | "threadsWasmURL">;
 
 async function start(
-  sources: (Blob | string)[],
+  sources: Located[],
   remote: Remote | undefined,
   options: LoadOptions,
 ): Promise<Engine<EngineInfo | RemoteInfo>> {
@@ -104,10 +104,11 @@ export async function persist(): Promise<void> {
   }
 }
 
-/** @internal The Worker knows names, absolute URLs, and Blobs, which it reads piece by piece. */
-export function locate(source: ModelSource): string | Blob {
+/** @internal What the Worker knows. */
+export function locate(source: ModelSource): Located {
   if (source instanceof Blob) return source;
-  if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return new Blob([source as BlobPart]);
+  if (source instanceof ArrayBuffer) return bytesOf(source, 0, source.byteLength);
+  if (ArrayBuffer.isView(source)) return bytesOf(source.buffer, source.byteOffset, source.byteLength);
   if (source instanceof URL) return source.href;
   if (typeof source !== "string" || source.trim() === "") {
     throw new CandlewickError(
@@ -116,6 +117,22 @@ export function locate(source: ModelSource): string | Blob {
     );
   }
   return isURL(source) ? absolute(source, "The model") : source.trim();
+}
+
+/** Of which the Worker gets a copy: in a Blob, private windows of Chromium have room for 500 MB in all. */
+function bytesOf(buffer: ArrayBufferLike, offset: number, length: number): Uint8Array {
+  try {
+    const bytes = new Uint8Array(buffer, offset, length);
+    // The copy would have the whole buffer.
+    return length === buffer.byteLength ? bytes : bytes.slice();
+  } catch (cause) {
+    throw new CandlewickError("invalid_argument", `The model's bytes cannot be read: ${cause}`, { cause });
+  }
+}
+
+/** What is left out needs a name at most. */
+function withoutBytes(source: Located): Located {
+  return source instanceof Uint8Array ? new Blob() : source;
 }
 
 /** Names on the Hub are `owner/repo[:QUANT]` or `owner/repo/file.gguf[@revision]`; what cannot be one is a URL. */

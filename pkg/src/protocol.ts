@@ -8,8 +8,8 @@ import type { ErrorCode } from "./errors.js";
 import type { ChatParams, CompletionParams, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo } from "./types.js";
 
 export type Call =
-  | { method: "load"; sources: (Blob | string)[]; options: ModelOptions }
-  | { method: "inspect"; source: Blob | string; options: ModelOptions }
+  | { method: "load"; sources: Located[]; options: ModelOptions }
+  | { method: "inspect"; source: Located; options: ModelOptions }
   | { method: "list" | "usage"; hub: HubParams }
   | { method: "pull" | "remove"; model: string; hub: HubParams }
   | { method: "verify"; model: string | undefined; hub: HubParams }
@@ -25,6 +25,9 @@ export type Call =
   | { method: "task"; model: string | undefined; task: Task }
   | { method: "compare"; body: ChatParams }
   | { method: "profile" };
+
+/** The name of a model, its absolute URL, a Blob, which is read piece by piece, or its bytes. */
+export type Located = string | Blob | Uint8Array;
 
 export type Task =
   | { kind: "generate" | "summarize" | "translate" | "classify"; text: string; parameters: Record<string, unknown> | undefined }

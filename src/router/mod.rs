@@ -62,7 +62,8 @@ pub type Open = Box<dyn Fn() -> LocalBoxFuture<'static, Result<Rc<dyn Provider>>
 pub struct Route {
     name: String,
     ran: Ran,
-    open: Open,
+    /// Nothing once it is open or lost: what only loading needs, as the file's bytes, is let go.
+    open: RefCell<Option<Open>>,
     provider: Mutex<Option<Rc<dyn Provider>>>,
     /// Why it will not answer any more.
     lost: RefCell<Option<Error>>,
@@ -82,6 +83,7 @@ impl Route {
     }
 
     fn new(name: String, ran: Ran, open: Open) -> Route {
+        let open = RefCell::new(Some(open));
         Route { name, ran, open, provider: Mutex::new(None), lost: RefCell::default() }
     }
 
@@ -94,8 +96,11 @@ impl Route {
         if let Some(provider) = &*provider {
             return Ok(provider.clone());
         }
-        let opened = (self.open)().await.inspect_err(|error| self.lose(error))?;
+        let opening = self.open.borrow().as_ref().map(|open| open());
+        let opening = opening.ok_or_else(|| Error::internal("a route was opened twice"))?;
+        let opened = opening.await.inspect_err(|error| self.lose(error))?;
         *provider = Some(opened.clone());
+        self.open.take();
         Ok(opened)
     }
 
@@ -110,6 +115,7 @@ impl Route {
         // Nor after a fault of the network: every request would wait for it again.
         if error.code != Code::Aborted {
             *self.lost.borrow_mut() = Some(error.clone());
+            self.open.take();
         }
     }
 }

@@ -35,7 +35,7 @@ pub use origin::{Estimate, estimate};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use web::file_name;
 #[cfg(target_arch = "wasm32")]
-pub use web::{BlobSource, collect};
+pub use web::{BlobSource, BytesSource, collect};
 
 /// A file that can be read by range without holding it whole.
 pub trait Source {

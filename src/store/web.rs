@@ -1,4 +1,4 @@
-//! Files of the browser: what the user picked, and answers that are read to their end.
+//! Files of the browser: what the user picked, answers that are read to their end, and bytes in JavaScript's memory.
 
 use super::Source;
 use crate::http::Response;
@@ -53,6 +53,37 @@ impl Source for BlobSource {
             }
             Ok(bytes)
         })
+    }
+}
+
+/// Bytes in JavaScript's memory.
+pub struct BytesSource {
+    name: String,
+    bytes: Uint8Array,
+}
+
+impl BytesSource {
+    /// `name` is for messages only.
+    pub fn new(name: impl Into<String>, bytes: Uint8Array) -> Self {
+        BytesSource { name: name.into(), bytes }
+    }
+}
+
+impl Source for BytesSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.length().into()
+    }
+
+    fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        let wanted = u32::try_from(offset).ok().zip(u32::try_from(offset + len as u64).ok());
+        let bytes = wanted.map(|(start, end)| self.bytes.subarray(start, end).to_vec());
+        let bytes = bytes.filter(|bytes| bytes.len() == len);
+        let missing = || Error::corrupt_model(format!("{}: no {len} bytes at {offset}", self.name));
+        Box::pin(std::future::ready(bytes.ok_or_else(missing)))
     }
 }
 

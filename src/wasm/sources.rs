@@ -3,7 +3,7 @@
 use super::models::{self, HubOptions};
 use super::to_js;
 use crate::engine::{self, Options, Progress};
-use crate::store::{self, BlobSource, MemorySource, Source};
+use crate::store::{self, BlobSource, BytesSource, Source};
 use crate::{Error, Result};
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
@@ -57,7 +57,7 @@ async fn open(source: JsValue, progress: &mut dyn FnMut(Progress) -> Result<()>)
         return Ok(Box::new(BlobSource::new("model", blob.clone())));
     }
     if let Some(bytes) = source.dyn_ref::<Uint8Array>() {
-        return Ok(Box::new(MemorySource::new("model", bytes.to_vec())));
+        return Ok(Box::new(BytesSource::new("model", bytes.clone())));
     }
     Err(Error::invalid_argument("a model is loaded from an address, a File, a Blob or bytes"))
 }

@@ -1,6 +1,7 @@
-// Seconds from load() to the first token of a one-token prompt, in headless Chromium, of a model that is in memory, and
-// what they are made of. `node tests/bench/load.js [--model name] [--type T] [--rounds n] [--wasm FOLDER]`, after
-// `./build.sh bench`. FOLDER has another build of pkg/wasm, measured beside it.
+// Seconds from load() to the first token of a one-token prompt, in headless Chromium, of a model that is in memory or,
+// with --file, a file as users pick it, and what they are made of.
+// `node tests/bench/load.js [--model name] [--type T] [--rounds n] [--file] [--wasm FOLDER]`, after `./build.sh bench`.
+// FOLDER has another build of pkg/wasm, measured beside it.
 import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -12,6 +13,7 @@ const { values: options } = parseArgs({
     model: { type: "string", default: "smollm2-135m" },
     type: { type: "string", default: "Q4_0" },
     rounds: { type: "string", default: "5" },
+    file: { type: "boolean", default: false },
     wasm: { type: "string" },
   },
 });
@@ -31,13 +33,12 @@ mkdirSync(join(repository, "target/bench"), { recursive: true });
 if (!existsSync(path)) writeRandomModel(path, options.model, options.type);
 const browser = await launch();
 
-/** One load in a page that has the model in memory. Times in seconds since the call. */
-const once = async ({ url }) => {
-  window.bytes ??= await (await fetch(url)).arrayBuffer();
+/** One load in a page that has the model. Times in seconds since the call. */
+const once = async () => {
   const start = performance.now();
   const since = () => (performance.now() - start) / 1000;
   let reading;
-  const engine = await load(window.bytes, { device: "cpu", contextLength: 1024, onProgress: () => (reading ??= since()) });
+  const engine = await load(window.model, { device: "cpu", contextLength: 1024, onProgress: () => (reading ??= since()) });
   const loaded = since();
   const request = { prompt: [300], max_tokens: 1, temperature: 0, ignore_eos: true };
   await engine.completions.create(request);
@@ -53,10 +54,17 @@ for (const [file, server] of Object.entries(servers)) {
   const { page } = (pages[file] = await openPage(browser, `${server.url}/`));
   page.setDefaultTimeout(0);
   await page.waitForFunction(() => document.title === "ready");
-  runs[file].first = await page.evaluate(once, { url }); // nothing in the browser's caches yet
+  if (options.file) {
+    await page.setContent('<input type="file">');
+    await page.setInputFiles("input", path);
+    await page.evaluate(() => (window.model = document.querySelector("input").files[0]));
+  } else {
+    await page.evaluate(async (url) => (window.model = await (await fetch(url)).arrayBuffer()), url);
+  }
+  runs[file].first = await page.evaluate(once); // nothing in the browser's caches yet
 }
 for (let round = 0; round < Number(options.rounds); round++) {
-  for (const file of Object.keys(servers)) runs[file].push(await pages[file].page.evaluate(once, { url }));
+  for (const file of Object.keys(servers)) runs[file].push(await pages[file].page.evaluate(once));
 }
 for (const [file, list] of Object.entries(runs)) {
   console.log(`${options.model} ${options.type}, ${file}: seconds until`);

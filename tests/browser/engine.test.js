@@ -55,13 +55,14 @@ describe("loading", () => {
     });
   }
 
-  test("leaves the caller's buffer alone", async () => {
-    const size = await page.evaluate(async () => {
+  test("leaves the caller's buffer alone, which may change meanwhile", async () => {
+    const [size, layers] = await page.evaluate(async () => {
       const buffer = await (await fetch(story)).arrayBuffer();
-      await load(buffer);
-      return buffer.byteLength;
+      const loading = load(buffer);
+      new Uint8Array(buffer).fill(0);
+      return [buffer.byteLength, (await loading).info.layers];
     });
-    assert.equal(size, storyteller.length);
+    assert.deepEqual([size, layers], [storyteller.length, 5]);
   });
 
   test("reports progress up to the end", async () => {

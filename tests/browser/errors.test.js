@@ -6,7 +6,7 @@ import { blank, launch, openPage, read, serve, storyteller } from "./support.js"
 // A Worker that loads anything and crashes at the first request after that.
 const crashingWorker = `onmessage = ({ data, ports: [port] }) => {
   if (data.method === "load") port.postMessage({ done: {} });
-  else throw new Error("the wick is out");
+  else if (data.method) throw new Error("the wick is out");
 }`;
 
 // Sends the half of what it promised.
@@ -20,6 +20,14 @@ const breakOff = (type) => (_, response) => {
 function hang(_, response) {
   response.writeHead(200, { "content-length": storyteller.length, "content-type": "application/octet-stream" });
   response.write(storyteller.subarray(0, 1000));
+}
+
+// The page's attempt fails, the Worker's does not.
+let requests = 0;
+function second(_, response) {
+  requests++;
+  if (requests === 1) return response.destroy();
+  response.setHeader("content-type", "application/wasm").end(read("pkg/wasm/candlewick_bg.wasm"));
 }
 
 let browser, server, session, page;
@@ -37,6 +45,7 @@ before(async () => {
       "/crashing-worker.js": crashingWorker,
       "/cut.wasm": breakOff("application/wasm"),
       "/cut.bin": breakOff("application/octet-stream"),
+      "/second.wasm": second,
       "/octets.bin": (_, response) => response.end(read("pkg/wasm/candlewick_bg.wasm")),
     },
   });
@@ -83,6 +92,11 @@ describe("sources", () => {
     ["a web page", () => "/page.gguf", "corrupt_model"],
     ["an empty file", () => "/empty.gguf", "corrupt_model"],
     ["an empty Blob", () => new Blob([]), "corrupt_model"],
+    ["bytes that are elsewhere now", () => {
+      const bytes = new Uint8Array(100);
+      structuredClone(bytes, { transfer: [bytes.buffer] });
+      return bytes.buffer;
+    }, "invalid_argument"],
     ["three bytes", () => new Uint8Array([71, 71, 85]), "corrupt_model"],
     ["noise", () => crypto.getRandomValues(new Uint8Array(50000)), "corrupt_model"],
     ["a header cut short", async () => (await (await fetch(story)).blob()).slice(0, 3000), "corrupt_model"],
@@ -219,6 +233,15 @@ describe("the engine's own files", () => {
   }
 
   test("a page in place of the wasm file", async () => is(await loading(() => story, { wasmURL: "/page.gguf" }), "internal", /page\.gguf/));
+
+  test("a wasm file that the page cannot fetch is fetched by the Worker", async () => {
+    requests = 0;
+    assert.equal(await page.evaluate(async () => (await load(story, { wasmURL: "/second.wasm" })).info.layers), 5);
+    assert.equal(requests, 2);
+    // Then it is the page that has it.
+    assert.equal(await page.evaluate(async () => (await load(story, { wasmURL: "/second.wasm" })).info.layers), 5);
+    assert.equal(requests, 3);
+  });
 
   test("a wasm file with the wrong MIME type works", async () => {
     const layers = await page.evaluate(async () => (await load(story, { wasmURL: "/octets.bin" })).info.layers);

@@ -17,8 +17,8 @@ use crate::store::Source;
 use crate::{Error, Result};
 use parse::{Fault, check_names, parse};
 
-/// First read; it holds the whole header of most models. Doubled until the header fits.
-const FIRST_READ: u64 = 8 << 20;
+/// First read; it holds the whole header of small models. Doubled until the header fits.
+const FIRST_READ: u64 = 1 << 20;
 /// The largest vocabularies make headers of about 30 MB.
 const MAX_HEADER: u64 = 256 << 20;
 
