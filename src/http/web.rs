@@ -4,12 +4,18 @@ use super::{Method, Request, Response, host};
 use crate::{Error, Result};
 use futures_util::future::{Either, select};
 use gloo_net::http::RequestBuilder;
-use js_sys::{Reflect, Uint8Array};
+use js_sys::{ArrayBuffer, Function, Reflect, Uint8Array};
 use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortController, ReadableStreamDefaultReader, RequestCache};
+use web_sys::{
+    AbortController, ReadableStream, ReadableStreamByobReader, ReadableStreamDefaultReader,
+    ReadableStreamGetReaderOptions, ReadableStreamReaderMode, RequestCache,
+};
+
+/// Bytes of a chunk at most, where they come into a buffer of ours.
+const CHUNK: u32 = 256 << 10;
 
 /// Waits. Browsers know no longer time than 24 days, and end such waits at once.
 pub async fn sleep(duration: Duration) {
@@ -47,7 +53,7 @@ pub async fn send(request: Request) -> Result<Response> {
         status: response.status(),
         headers: response.headers().entries().collect(),
         body: Body {
-            reader: response.body().map(|body| body.get_reader().unchecked_into()),
+            reader: response.body().map(|body| Reader::new(&body)),
             stall: timeouts.stall,
             _transfer: transfer,
         },
@@ -76,21 +82,61 @@ fn prepare(request: Request, transfer: &Transfer) -> Result<gloo_net::http::Requ
     built.map_err(|_| Error::invalid_argument("not an address or headers that fetch accepts"))
 }
 
+/// What takes the chunks out of a stream.
+enum Reader {
+    /// Into one buffer again and again. Else each chunk has its own, and browsers let hundreds of megabytes of these lie
+    /// around before they collect them. Nothing while one is being filled.
+    Filling(ReadableStreamByobReader, Option<ArrayBuffer>),
+    /// For browsers and streams that cannot do that.
+    Taking(ReadableStreamDefaultReader),
+}
+
+impl Reader {
+    fn new(body: &ReadableStream) -> Reader {
+        let options = ReadableStreamGetReaderOptions::new();
+        options.set_mode(ReadableStreamReaderMode::Byob);
+        // Throws where the stream is no stream of bytes, or the browser has none.
+        match Reflect::get(body, &"getReader".into())
+            .and_then(|get_reader| get_reader.unchecked_into::<Function>().call1(body, &options))
+        {
+            Ok(reader) => Reader::Filling(reader.unchecked_into(), None),
+            Err(_) => Reader::Taking(body.get_reader().unchecked_into()),
+        }
+    }
+
+    /// Nothing at the end.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, JsValue> {
+        let step = match self {
+            Reader::Filling(reader, buffer) => {
+                let buffer = buffer.take().unwrap_or_else(|| ArrayBuffer::new(CHUNK));
+                reader.read_with_array_buffer_view(&Uint8Array::new(&buffer))
+            }
+            Reader::Taking(reader) => reader.read(),
+        };
+        let step = JsFuture::from(step).await?;
+        let chunk: Option<Uint8Array> = Reflect::get(&step, &"value".into())?.dyn_into().ok();
+        if let (Reader::Filling(_, buffer), Some(chunk)) = (self, &chunk) {
+            *buffer = Some(chunk.buffer());
+        }
+        // At its end it is the buffer, or nothing.
+        let done = Reflect::get(&step, &"done".into())?.is_truthy();
+        Ok(chunk.filter(|_| !done).map(|chunk| chunk.to_vec()))
+    }
+}
+
 pub struct Body {
-    reader: Option<ReadableStreamDefaultReader>,
+    reader: Option<Reader>,
     stall: Duration,
     _transfer: Transfer,
 }
 
 impl Body {
     pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
-        let Some(reader) = &self.reader else { return Ok(None) };
-        let step = within(self.stall, JsFuture::from(reader.read())).await.ok_or_else(|| {
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        let chunk = within(self.stall, reader.next()).await.ok_or_else(|| {
             Error::network(format!("the server sent nothing for {} s", self.stall.as_secs_f64()))
         })?;
-        let broken = |_: JsValue| Error::network("the connection broke off");
-        let chunk = Reflect::get(&step.map_err(broken)?, &"value".into()).map_err(broken)?;
-        Ok(chunk.dyn_ref::<Uint8Array>().map(Uint8Array::to_vec))
+        chunk.map_err(|_| Error::network("the connection broke off"))
     }
 }
 

@@ -58,6 +58,8 @@ struct Database {
     begun: RefCell<HashMap<String, Written>>,
     /// Whose turn it is, by contents. Writing that has begun keeps it, also when its download has been given up.
     turns: RefCell<HashMap<String, Weak<Turn>>>,
+    /// What the last bytes were copied to on their way, for the next ones: nothing would have such copies collected soon.
+    spare: RefCell<Vec<Uint8Array>>,
 }
 
 impl IndexedDbStore {
@@ -72,6 +74,7 @@ impl IndexedDbStore {
             files: PrivateFiles::open(NAME).await,
             begun: RefCell::default(),
             turns: RefCell::default(),
+            spare: RefCell::default(),
         }));
         store.run(|database| async move { database.sweep(None).await }).await?;
         Ok(store)
@@ -100,6 +103,14 @@ impl IndexedDbStore {
 }
 
 impl Database {
+    /// In JavaScript's memory.
+    fn copy(&self, bytes: &[u8]) -> Uint8Array {
+        let spare = self.spare.borrow_mut().pop().filter(|spare| spare.length() as usize == bytes.len());
+        let copy = spare.unwrap_or_else(|| Uint8Array::new_with_length(bytes.len() as u32));
+        copy.copy_from(bytes);
+        copy
+    }
+
     /// Of all stores. The browser closes connections when the user clears data, another tab when it upgrades or
     /// deletes the database: then there is a new one.
     async fn transaction(&self, mode: IdbTransactionMode) -> Result<IdbTransaction> {
@@ -247,13 +258,13 @@ impl Database {
         Ok(file.record(written(&there)))
     }
 
-    async fn put(&self, key: &Key, offset: u64, bytes: Uint8Array) -> Result<()> {
+    async fn put(&self, key: &Key, offset: u64, bytes: &Uint8Array) -> Result<()> {
         let range = offset..offset + u64::from(bytes.length());
         let content = content_of(key);
-        let in_file = self.write(key, &range, &bytes).await?;
+        let in_file = self.write(key, &range, bytes).await?;
         let put = match in_file {
             true => self.put_piece(key, &range, Held::InFile).await?,
-            false => self.put_here(key, &range, &bytes).await?,
+            false => self.put_here(key, &range, bytes).await?,
         };
         if !put {
             self.begun.borrow_mut().remove(&content);
@@ -436,11 +447,13 @@ impl Store for IndexedDbStore {
     }
 
     fn put<'a>(&'a self, key: &'a Key, offset: u64, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<()>> {
-        let (key, bytes) = (key.clone(), Uint8Array::from(bytes));
+        let (key, bytes) = (key.clone(), self.0.copy(bytes));
         let turn = self.0.turns.borrow().get(&content_of(&key)).and_then(Weak::upgrade);
         Box::pin(self.run(move |database| async move {
             let _turn = turn;
-            database.put(&key, offset, bytes).await
+            let result = database.put(&key, offset, &bytes).await;
+            database.spare.borrow_mut().push(bytes);
+            result
         }))
     }
 
