@@ -1,9 +1,10 @@
 /** What the browser tests share: a static server without any special headers, Chromium, and a page with the package in it. */
 import { once } from "node:events";
-import { existsSync, readFileSync } from "node:fs";
+import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { dirname, extname, join, normalize, sep } from "node:path";
+import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
@@ -45,14 +46,15 @@ export async function serve({ routes = {}, headers = {} } = {}) {
     if (route === undefined && !inside) return response.writeHead(404, { "content-type": "text/html" }).end("<h1>Not found</h1>");
     response.setHeader("content-type", types[extname(path) || ".html"] ?? "application/octet-stream");
     if (route !== undefined) return response.end(route);
-    const body = readFileSync(file);
+    const { size } = statSync(file);
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
     response.setHeader("accept-ranges", "bytes");
-    if (!range) return response.end(body);
-    const start = Number(range[1]);
-    const end = Math.min(range[2] === "" ? Infinity : Number(range[2]), body.length - 1);
-    if (start > end) return response.writeHead(416, { "content-range": `bytes */${body.length}` }).end();
-    response.writeHead(206, { "content-range": `bytes ${start}-${end}/${body.length}` }).end(body.subarray(start, end + 1));
+    const start = Number(range?.[1] ?? 0);
+    const end = Math.min(Number(range?.[2] || Infinity), size - 1);
+    if (range && start > end) return response.writeHead(416, { "content-range": `bytes */${size}` }).end();
+    response.setHeader("content-length", end + 1 - start);
+    if (range) response.writeHead(206, { "content-range": `bytes ${start}-${end}/${size}` });
+    pipeline(createReadStream(file, { start, end, highWaterMark: 1 << 20 }), response).catch(() => {}); // Clients may hang up.
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
