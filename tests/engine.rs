@@ -12,9 +12,11 @@ use candlewick::{Code, Error, Result};
 use futures_util::future::{FutureExt, LocalBoxFuture, join3};
 use pollster::block_on;
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::rc::Rc;
+use std::task::Poll;
 
 fn load(bytes: Vec<u8>) -> Result<Engine> {
     let source = MemorySource::new("model.gguf", bytes);
@@ -381,8 +383,19 @@ impl Source for Heard {
     }
 
     fn read(&self, offset: u64, len: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
-        self.reads.borrow_mut().push(offset..offset + len as u64);
-        self.file.read(offset, len)
+        let mut reads = self.reads.borrow_mut();
+        reads.push(offset..offset + len as u64);
+        // Every other one takes longer than the one after it.
+        let mut polls = 1 + 3 * (reads.len() % 2);
+        Box::pin(async move {
+            poll_fn(|context| {
+                polls -= 1;
+                context.waker().wake_by_ref();
+                if polls == 0 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            self.file.read(offset, len).await
+        })
     }
 }
 

@@ -107,6 +107,12 @@ export class Connection {
   }
 }
 
+/** What a call does not keep on this side. */
+function buffersOf(call: Call): ArrayBuffer[] {
+  const sources = call.method === "load" ? call.sources : call.method === "inspect" ? [call.source] : [];
+  return sources.filter((source) => source instanceof Uint8Array).map(({ buffer }) => buffer);
+}
+
 const closed = new CandlewickError("internal", "The answer has come already.");
 
 /** One request in a Worker of its own, which ends with the answer. */
@@ -139,7 +145,7 @@ class Exchange {
     port1.onmessageerror = () => this.fail(new CandlewickError("internal", "A message from the engine could not be read."));
     this.#signal?.addEventListener("abort", this.#abort);
     try {
-      worker.postMessage(call, [port2]);
+      worker.postMessage(call, [port2, ...buffersOf(call)]);
     } catch (cause) {
       this.fail(new CandlewickError("invalid_argument", `The request cannot be sent to the engine: ${cause}`, { cause }));
     }

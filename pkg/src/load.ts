@@ -119,18 +119,16 @@ export function locate(source: ModelSource): Located {
   return isURL(source) ? absolute(source, "The model") : source.trim();
 }
 
-/** Of which the Worker gets a copy: in a Blob, private windows of Chromium have room for 500 MB in all. */
-function bytesOf(buffer: ArrayBufferLike, offset: number, length: number): Uint8Array {
+/** A copy, which becomes the Worker's. As for Blobs, private windows of Chromium have room for 500 MB of them in all. */
+function bytesOf(buffer: ArrayBufferLike, offset: number, length: number): Uint8Array<ArrayBuffer> {
   try {
-    const bytes = new Uint8Array(buffer, offset, length);
-    // The copy would have the whole buffer.
-    return length === buffer.byteLength ? bytes : bytes.slice();
+    return new Uint8Array(buffer, offset, length).slice();
   } catch (cause) {
     throw new CandlewickError("invalid_argument", `The model's bytes cannot be read: ${cause}`, { cause });
   }
 }
 
-/** What is left out needs a name at most. */
+/** What is left out needs a name at most, and the bytes are not here any more. */
 function withoutBytes(source: Located): Located {
   return source instanceof Uint8Array ? new Blob() : source;
 }

@@ -1,8 +1,9 @@
 /**
  * What crosses the border between page and Worker.
  *
- * The page posts one `Setup` (see `compile.ts`), as soon as it has the WebAssembly. Each request is a `Call` posted to the Worker together with a MessagePort of its own. On that port the Worker sends
- * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port.
+ * The page posts one `Setup` (see `compile.ts`), as soon as it has the WebAssembly. Each request is a `Call` posted to
+ * the Worker together with a MessagePort of its own. On that port the Worker sends `Reply`s, the last of which is `done`
+ * or `error`; the page sends `Control`s. The page closes the port.
  */
 import type { ErrorCode } from "./errors.js";
 import type { ChatParams, CompletionParams, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo } from "./types.js";
@@ -26,8 +27,8 @@ export type Call =
   | { method: "compare"; body: ChatParams }
   | { method: "profile" };
 
-/** The name of a model, its absolute URL, a Blob, which is read piece by piece, or its bytes. */
-export type Located = string | Blob | Uint8Array;
+/** The name of a model, its absolute URL, a Blob, which is read piece by piece, or its bytes, which become the Worker's. */
+export type Located = string | Blob | Uint8Array<ArrayBuffer>;
 
 export type Task =
   | { kind: "generate" | "summarize" | "translate" | "classify"; text: string; parameters: Record<string, unknown> | undefined }

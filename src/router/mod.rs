@@ -62,7 +62,7 @@ pub type Open = Box<dyn Fn() -> LocalBoxFuture<'static, Result<Rc<dyn Provider>>
 pub struct Route {
     name: String,
     ran: Ran,
-    /// Nothing once it is open or lost: what only loading needs, as the file's bytes, is let go.
+    /// Nothing once it is open or lost: what only this needs is let go.
     open: RefCell<Option<Open>>,
     provider: Mutex<Option<Rc<dyn Provider>>>,
     /// Why it will not answer any more.
@@ -89,10 +89,10 @@ impl Route {
 
     /// The model, loaded if it is not yet. What could not be loaded once is not loaded again.
     async fn open(&self) -> Result<Rc<dyn Provider>> {
+        let mut provider = self.provider.lock().await;
         if let Some(error) = &*self.lost.borrow() {
             return Err(error.clone());
         }
-        let mut provider = self.provider.lock().await;
         if let Some(provider) = &*provider {
             return Ok(provider.clone());
         }

@@ -1,6 +1,6 @@
 // Where pieces of a model are kept fastest in Chromium: IndexedDB with buffers, IndexedDB with Blobs, and the origin's
 // private file system (OPFS) through an access handle in a Worker, which is what the package does; its pieces are of 2 MiB.
-// Megabytes a second of pieces committed one by one, and of reads of 8 MiB as a load makes them; and how much more memory
+// Megabytes a second of pieces committed one by one, and of reads of 8 MiB; and how much more memory
 // the browser's own process has after one of them than before.
 //
 //     ./build.sh npm && node tests/bench/storage.js [--megabytes 256] [--rounds 5] [--piece 2] [--cold]

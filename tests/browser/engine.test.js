@@ -55,6 +55,22 @@ describe("loading", () => {
     });
   }
 
+  test("where streams fill no buffers of their readers", async () => {
+    const info = await page.evaluate(async (source) => {
+      const worker = `const { getReader } = ReadableStream.prototype;
+        ReadableStream.prototype.getReader = function (options) {
+          if (options?.mode) throw new TypeError("no such readers here");
+          return getReader.call(this);
+        };
+        import("${location.origin}/pkg/dist/worker.js").then(() => calls.forEach(([type, init]) => dispatchEvent(new MessageEvent(type, init))));
+        const calls = [];
+        addEventListener("message", ({ data, ports }) => calls.push(["message", { data, ports }]));`;
+      const workerURL = URL.createObjectURL(new Blob([worker], { type: "text/javascript" }));
+      return (await load(source, { workerURL })).info;
+    }, "/www/models/stories260K.gguf");
+    assert.deepEqual([info.layers, info.fileSize], [5, storyteller.length]);
+  });
+
   test("leaves the caller's buffer alone, which may change meanwhile", async () => {
     const [size, layers] = await page.evaluate(async () => {
       const buffer = await (await fetch(story)).arrayBuffer();

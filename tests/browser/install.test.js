@@ -33,6 +33,11 @@ async function tellsItsStory(url) {
   assert.equal(await page.title(), "done");
   const text = await page.textContent("pre");
   assert.ok(text.length > 40 && story.startsWith(text), text);
+  // The page itself finds the engine; where it does not, its Worker does.
+  const fetched = await page.evaluate(() =>
+    performance.getEntriesByType("resource").filter(({ name }) => name.includes(".wasm")).map(({ responseStatus, decodedBodySize }) => [responseStatus, decodedBodySize > 1e6]),
+  );
+  assert.deepEqual(fetched, [[200, true]]);
   assert.deepEqual(errors, []);
   await close();
 }

@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::future::{LocalBoxFuture, pending};
 use futures_util::stream::{iter, once};
 use serde_json::{Value, json};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -39,6 +39,27 @@ fn local(name: &str, model: PathBuf) -> Route {
             Box::pin(async move { Ok(Rc::new(load(model).await?) as Rc<dyn Provider>) })
         }),
     )
+}
+
+#[test]
+fn who_waits_for_a_model_that_cannot_be_loaded_hears_why() {
+    let opened = Rc::new(Cell::new(0));
+    let count = opened.clone();
+    let open = move || -> LocalBoxFuture<'static, Result<Rc<dyn Provider>>> {
+        count.set(count.get() + 1);
+        Box::pin(async {
+            candlewick::http::sleep(Duration::from_millis(20)).await;
+            Err(Error::quota_exceeded("the wick is short"))
+        })
+    };
+    let route = Route::local("short", Box::new(open));
+    let router = Router::new(vec![route], policy(When::Never), None).unwrap();
+    let answers = [(); 2].map(|()| router.open());
+    for opening in block_on(futures_util::future::join_all(answers)) {
+        let error = opening.err().unwrap();
+        assert!(error.message.contains("the wick is short"), "{error}");
+    }
+    assert_eq!(opened.get(), 1);
 }
 
 /// A local model that can be loaded, and then goes wrong.

@@ -58,7 +58,7 @@ struct Database {
     begun: RefCell<HashMap<String, Written>>,
     /// Whose turn it is, by contents. Writing that has begun keeps it, also when its download has been given up.
     turns: RefCell<HashMap<String, Weak<Turn>>>,
-    /// What the last bytes were copied to on their way, for the next ones: nothing would have such copies collected soon.
+    /// What the last bytes were copied to on their way, for the next ones: browsers collect such copies late.
     spare: RefCell<Vec<Uint8Array>>,
 }
 
