@@ -119,7 +119,7 @@ export function locate(source: ModelSource): Located {
   return isURL(source) ? absolute(source, "The model") : source.trim();
 }
 
-/** A copy, which becomes the Worker's. As for Blobs, private windows of Chromium have room for 500 MB of them in all. */
+/** A copy, which becomes the Worker's. No Blob: Chromium's private windows have room for 500 MB of those in all. */
 function bytesOf(buffer: ArrayBufferLike, offset: number, length: number): Uint8Array<ArrayBuffer> {
   try {
     return new Uint8Array(buffer, offset, length).slice();

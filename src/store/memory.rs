@@ -1,4 +1,4 @@
-//! Bytes that are in memory already: a drop into a page, a test, an edge Worker's asset.
+//! Bytes that are in memory already, of a program that has the engine as a library, or of a test.
 
 use super::Source;
 use crate::{Error, Result};
