@@ -262,6 +262,61 @@ find_chrome() {
   return 1
 }
 
+# setup_browsers: those that the tests run in. Chromium always, whose renderer the GPU's tests need as well.
+BROWSERS=${CANDLEWICK_BROWSERS:-chromium,firefox,webkit}
+setup_browsers() {
+  local name
+  once setup_chrome
+  for name in ${BROWSERS//,/ }; do
+    case $name in
+      chromium) ;;
+      firefox) setup_firefox ;;
+      webkit) setup_webkit ;;
+      *) die "CANDLEWICK_BROWSERS names $name, which is no browser of the tests" "choose from chromium,firefox,webkit" ;;
+    esac
+  done
+}
+# tests_in BROWSER: whether they were asked for.
+tests_in() { [[ ,${BROWSERS// /,}, == *,$1,* ]]; }
+readonly WITHOUT="to test without it: CANDLEWICK_BROWSERS="
+
+setup_firefox() {
+  if [[ -z ${FIREFOX:-} ]]; then
+    find_firefox || { apt firefox-esr && find_firefox; } || true
+  fi
+  [[ -n ${FIREFOX:-} ]] || die "no Firefox for the browser tests" "Debian: sudo apt-get install firefox-esr" \
+    "elsewhere: install Firefox, or FIREFOX=/path/to/firefox ./build.sh test" "${WITHOUT}chromium,webkit ./build.sh test"
+  [[ -x $FIREFOX ]] || die "FIREFOX=$FIREFOX cannot be run" "set FIREFOX to a Firefox executable"
+  export FIREFOX
+  note "browser: $FIREFOX"
+}
+find_firefox() {
+  local name
+  for name in firefox-esr firefox /Applications/Firefox.app/Contents/MacOS/firefox; do
+    if have "$name"; then FIREFOX=$(command -v "$name") && return; fi
+  done
+  return 1
+}
+
+# setup_webkit: WebKitGTK's small browser, its driver, and an X server without a screen.
+setup_webkit() {
+  find_webkit || { apt webkit2gtk-driver xvfb && find_webkit; } || die "no WebKit for the browser tests" \
+    "Debian, Ubuntu: sudo apt-get install webkit2gtk-driver xvfb" \
+    "elsewhere: WebKitWebDriver and Xvfb in PATH, MINIBROWSER=/path/to/MiniBrowser" "${WITHOUT}chromium,firefox ./build.sh test"
+  export MINIBROWSER
+  note "browser: $MINIBROWSER"
+}
+find_webkit() {
+  local file
+  have WebKitWebDriver && have Xvfb || return 1
+  [[ -z ${MINIBROWSER:-} ]] || return 0
+  for file in /usr/lib/*/webkit2gtk-4.1/MiniBrowser /usr/lib/*/webkitgtk-6.0/MiniBrowser /usr/lib*/webkit*gtk-*/MiniBrowser \
+    /usr/libexec/webkit*gtk-*/MiniBrowser; do
+    [[ -x $file ]] && MINIBROWSER=$file && return
+  done
+  return 1
+}
+
 # ---------------------------------------------------------------- targets
 
 native() {
@@ -411,14 +466,30 @@ types() {
 
 # node_tests FOLDER: its tests, file by file.
 node_tests() {
-  local -a files=() limits=()
+  local -a files=()
   local file
   # Not the folder: Node 20 takes one, newer ones do not.
   for file in "$1"/*.test.{js,mjs,ts}; do [[ -f $file ]] && files+=("$file"); done
   ((${#files[@]})) || die "$1 holds no tests"
+  run_node "${files[@]}"
+}
+
+# browser_tests BROWSER NAME...: those of tests/browser that are called so, in another browser than Chromium.
+browser_tests() {
+  local -x CANDLEWICK_TEST_BROWSER=$1
+  local -a files=()
+  local name
+  shift
+  for name in "$@"; do files+=("tests/browser/$name.test.js"); done
+  run_node "${files[@]}"
+}
+
+# run_node FILE...: Node's test runner.
+run_node() {
+  local -a limits=()
   # A test that fails may leave its browser open: without these the run would wait for it for ever.
   if at_least "$(node -p process.versions.node)" 20.14; then limits=(--test-force-exit --test-timeout=900000); fi
-  node --test ${limits[@]+"${limits[@]}"} "${files[@]}"
+  node --test ${limits[@]+"${limits[@]}"} "$@"
 }
 
 # gpu_tests ICD [FILTER]...: the GPU backend's tests on the renderer that a Vulkan driver file names; with filters,
@@ -485,7 +556,9 @@ run_tests() {
   stage "edge Worker" once edge
   stage "tsc --noEmit" types
   stage "edge tests" node_tests tests/edge
-  stage "browser tests" node_tests tests/browser
+  stage "browser tests in Chromium" node_tests tests/browser
+  ! tests_in firefox || stage "browser tests in Firefox" browser_tests firefox engine
+  ! tests_in webkit || stage "browser tests in WebKit" browser_tests webkit engine
   say "all green"
 }
 
@@ -497,7 +570,7 @@ setup_all() {
   [[ $WASM_CARGO != /usr/bin/cargo || -x /usr/bin/clippy-driver ]] || apt rust-web-clippy || true
   once setup_bindgen
   once setup_node
-  once setup_chrome
+  once setup_browsers
   once setup_renderers
 }
 
@@ -505,7 +578,7 @@ usage() {
   cat <<TEXT
 usage: ./build.sh TARGET... [--release] [--port N] [-- BENCH OPTIONS]
 
-  setup    what the other targets need: toolchains, wasm-bindgen, Chromium
+  setup    what the other targets need: toolchains, wasm-bindgen, browsers
   native   the command line tool, target/fast/candlewick
   wasm     the engine for browsers, pkg/wasm: with threads and without
   npm      the npm package, pkg
@@ -518,7 +591,8 @@ usage: ./build.sh TARGET... [--release] [--port N] [-- BENCH OPTIONS]
   help     this
 
   --release  the form that is published: fat LTO, wasm-opt; slow to build
-  CHROME     the browser for the tests, if not the one in PATH
+  CHROME, FIREFOX, MINIBROWSER  the browsers for the tests, if not those that are found
+  CANDLEWICK_BROWSERS=chromium,firefox  test in these only (default: chromium,firefox,webkit)
 TEXT
 }
 

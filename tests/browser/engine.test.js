@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { blank, launch, openPage, serve, story, storyteller } from "./support.js";
+import { blank, launch, only, openPage, serve, story, storyteller } from "./support.js";
 
 let browser, server, session, page;
 
@@ -408,7 +408,7 @@ describe("unloading", () => {
     }
   });
 
-  test("ends the Worker", async () => {
+  test("ends the Worker", only(["chromium"], "its driver does not tell of Workers"), async () => {
     await page.evaluate(async () => {
       window.engine = await load(story);
     });
@@ -417,7 +417,7 @@ describe("unloading", () => {
     assert.equal(page.workers().length, 0);
   });
 
-  test("a failed load leaves no Worker behind", async () => {
+  test("a failed load leaves no Worker behind", only(["chromium"], "its driver does not tell of Workers"), async () => {
     await page.evaluate(() => failure(load("/nowhere.gguf")));
     // The test's own time limit ends the wait for one that stays.
     while (page.workers().length > 0) await page.waitForTimeout(20);

@@ -65,7 +65,7 @@ afterEach(async () => {
 
 /** The error of loading something; `source` runs in the page. */
 const loading = async (source, options) =>
-  page.evaluate(([source, options]) => failure(load(source, options)), [await page.evaluateHandle(source), options]);
+  page.evaluate(async ([source, options]) => failure(load(await (0, eval)(`(${source})`)(), options)), [String(source), options]);
 
 /** The error of asking the storyteller something. */
 const asking = (body, options = {}) =>

@@ -1,4 +1,4 @@
-/** What the browser tests share: a static server without any special headers, Chromium, and a page with the package in it. */
+/** What the browser tests share: a static server without any special headers, the browsers, and a page with the package in it. */
 import { once } from "node:events";
 import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
@@ -7,6 +7,7 @@ import { dirname, extname, join, normalize, sep } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
+import { launchFirefox, launchFirefoxOnDisk, launchWebKit } from "./drivers.js";
 
 export const repository = join(dirname(fileURLToPath(import.meta.url)), "../..");
 
@@ -71,7 +72,7 @@ export async function serve({ routes = {}, headers = {} } = {}) {
 export const publishedHeaders = () =>
   Object.fromEntries([...read("www/dist/_headers").toString().matchAll(/^ +([^:]+): (.*)$/gm)].map(([, name, value]) => [name, value]));
 
-/** What gives Chromium a WebGPU adapter where there is no GPU. */
+/** What gives a browser a WebGPU adapter where there is no GPU. */
 export const softwareGPU = [
   "--enable-unsafe-webgpu",
   "--enable-unsafe-swiftshader",
@@ -93,11 +94,60 @@ const browserOptions = (flags) => ({
   ],
 });
 
-/** Chromium; without one the tests fail, they are not skipped. What its contexts store is in memory. */
-export const launch = (flags = []) => chromium.launch(browserOptions(flags));
+/** The browser in which this run's tests are: `chromium`, `firefox` or `webkit`. */
+export const browserName = process.env.CANDLEWICK_TEST_BROWSER ?? "chromium";
 
-/** A context of a Chromium of its own that stores things in `folder`, as users' do. */
-export const launchOnDisk = (folder, flags = []) => chromium.launchPersistentContext(folder, browserOptions(flags));
+/** For a test's options: it needs what only some browsers have, or what only their drivers can do. */
+export const only = (names, why) => ({ skip: !names.includes(browserName) && `not in ${browserName}: ${why}` });
+
+/**
+ * That browser; without it the tests fail, they are not skipped. What its contexts store is in memory. All of them take
+ * the calls of Playwright's that tests use; what only Chromium has, only Chromium has. `flags` are Chromium's.
+ */
+export function launch(flags = [], { name = browserName, privateWindow = false } = {}) {
+  const gpu = flags === softwareGPU;
+  if (name === "chromium") return chromium.launch(browserOptions(privateWindow ? ["--incognito", ...flags] : flags));
+  if (name === "firefox") return launchFirefox({ gpu, privateWindow });
+  if (name === "webkit") return launchWebKit();
+  throw new Error(`${name} is no browser of these tests`);
+}
+
+/** For a test's options: it needs the private file system. */
+export const hasFiles = only(["chromium", "firefox"], "windows under its driver are private ones, which have no files");
+
+/** A context of a browser of its own that stores things in `folder`, as users' do. `kill` ends it at once. */
+export async function launchOnDisk(folder, flags = []) {
+  if (browserName === "firefox") return launchFirefoxOnDisk(folder);
+  const context = await chromium.launchPersistentContext(folder, browserOptions(flags));
+  return Object.assign(context, {
+    async kill() {
+      const session = await context.browser().newBrowserCDPSession();
+      const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+      const closed = new Promise((resolve) => context.once("close", resolve));
+      process.kill(processInfo.find(({ type }) => type === "browser").id, "SIGKILL");
+      await closed;
+    },
+  });
+}
+
+/** What makes a page cross-origin isolated. */
+export const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
+
+/**
+ * A page with the package in a browser of its own, served by a server of its own: what a script needs that looks into
+ * one thing in one browser. `page.errors` are the uncaught ones, and `page.close` ends all of it.
+ */
+export async function open(name = browserName, { isolated = false, privateWindow = false, gpu = false, routes = {} } = {}) {
+  const server = await serve({ routes: { "/": blank, ...routes }, headers: isolated ? isolation : {} });
+  const browser = await launch(gpu ? softwareGPU : [], { name, privateWindow });
+  const { page, errors } = await openPage(browser, server.url);
+  await page.waitForFunction(() => document.title === "ready");
+  const close = async () => {
+    await browser.close();
+    await server.close();
+  };
+  return { url: server.url, errors, evaluate: (work, argument) => page.evaluate(work, argument), reload: () => page.reload(), close };
+}
 
 /** A page that imports the built package as any static page would. Serve it as a route. */
 export const blank = `<!doctype html><title>test</title><script type="module">
