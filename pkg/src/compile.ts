@@ -71,8 +71,8 @@ export async function compile(url: string | URL, signal?: AbortSignal): Promise<
       ? await WebAssembly.compileStreaming(response)
       : await WebAssembly.compile(await response.arrayBuffer());
   } catch (cause) {
-    // The compiler has errors of its own; this is one of fetching.
-    if (cause instanceof TypeError) throw new CandlewickError("network", `The engine could not be fetched whole from ${url}: ${cause}`);
+    // The compiler has errors of its own; these are of fetching. A connection that breaks is a DOMException in Firefox.
+    if (cause instanceof TypeError || cause instanceof DOMException) throw new CandlewickError("network", `The engine could not be fetched whole from ${url}: ${cause}`);
     throw new CandlewickError(
       "internal",
       `The engine at ${url} could not be compiled (${cause}). Check that this address serves the .wasm file, ` +

@@ -78,41 +78,61 @@ const waitForFunction = (page) => async (condition, argument) => {
 const features = "+StorageAPI,+StorageAPIEstimate,+FileSystem,+AccessHandle,+FileSystemWritableStream";
 
 /**
- * WebKit in a MiniBrowser, which keeps what pages store in memory. Contexts that have ended leave theirs, swept, to the
- * next one: starting one takes seconds.
+ * WebKit in MiniBrowsers, each of which keeps in memory what its pages store. Each context has one of its own; as
+ * starting one takes seconds, there is also one that all share to whom it is the same what others have stored.
  */
 export async function launchWebKit() {
   const display = await startDisplay();
-  const all = [], idle = [];
+  const all = new Set();
+  let shared;
+  const startSession = async () => {
+    const session = await startMiniBrowser(display.name);
+    all.add(session);
+    return session;
+  };
+  const contextIn = (session, close) => {
+    const pages = [];
+    return {
+      newPage: async () => {
+        const page = await webkitPage(session);
+        pages.push(page);
+        return page;
+      },
+      close: async () => {
+        for (const page of pages) await page.close();
+        await close();
+      },
+    };
+  };
   return {
     newContext: async () => {
-      const session = idle.pop() ?? (await startMiniBrowser(display.name));
-      if (!all.includes(session)) all.push(session);
-      const pages = [];
-      return {
-        newPage: async () => {
-          const page = await webkitPage(session);
-          pages.push(page);
-          return page;
-        },
-        close: async () => {
-          for (const page of pages) await page.close();
-          await sweep(session);
-          idle.push(session);
-        },
-      };
+      const session = await startSession();
+      return contextIn(session, () => (all.delete(session), session.end()));
     },
+    sharedContext: async () => contextIn(await (shared ??= startSession()), () => {}),
     close: async () => {
-      await Promise.all(all.map(({ end }) => end()));
+      await Promise.all([...all].map(({ end }) => end()));
       display.stop();
     },
   };
 }
 
+/** Programs of this process, which end with it, whatever ends it. */
+const programs = new Set();
+process.on("exit", () => programs.forEach((program) => program.kill()));
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+
+async function run(name, args, options) {
+  const program = spawn(name, args, options);
+  programs.add(program);
+  program.once("exit", () => programs.delete(program));
+  await once(program, "spawn");
+  return program;
+}
+
 /** An X server without a screen. */
 async function startDisplay() {
-  const server = spawn("Xvfb", ["-displayfd", "3", "-screen", "0", "1024x768x24", "-nolisten", "tcp"], { stdio: ["ignore", "ignore", "ignore", "pipe"] });
-  await once(server, "spawn");
+  const server = await run("Xvfb", ["-displayfd", "3", "-screen", "0", "1024x768x24", "-nolisten", "tcp"], { stdio: ["ignore", "ignore", "ignore", "pipe"] });
   const [number] = await Promise.race([
     once(createInterface(server.stdio[3]), "line"),
     once(server, "exit").then(([code]) => Promise.reject(new Error(`Xvfb ended with ${code}`))),
@@ -138,7 +158,7 @@ function miniBrowser() {
 
 async function startMiniBrowser(display) {
   const port = await freePort();
-  const service = spawn("WebKitWebDriver", [`--port=${port}`], {
+  const service = await run("WebKitWebDriver", [`--port=${port}`], {
     stdio: "ignore",
     env: {
       ...process.env,
@@ -150,7 +170,6 @@ async function startMiniBrowser(display) {
       JSC_useSharedArrayBuffer: "1",
     },
   });
-  await once(service, "spawn");
   const url = `http://127.0.0.1:${port}`;
   while (!(await fetch(`${url}/status`).catch(() => undefined))) await new Promise((next) => setTimeout(next, 20));
   // Without pages that are kept to go back to: those that are left are to end, with their Workers.
@@ -165,47 +184,46 @@ async function startMiniBrowser(display) {
     await inTurn(() => driver.quit().catch(() => {}));
     service.kill();
   };
-  return { driver, inTurn, end, windows: [await driver.getWindowHandle()], origins: new Set() };
+  return { driver, inTurn, end, windows: [await driver.getWindowHandle()] };
 }
 
-/** Takes away all that a context's pages have stored. */
-async function sweep({ driver, inTurn, windows: [window], origins }) {
-  await inTurn(async () => {
-    await driver.switchTo().window(window);
-    for (const origin of origins) {
-      const there = await driver.get(`${origin}/nothing`).then(() => true, () => false);
-      if (!there) continue; // Its server is gone; nobody will ask it again.
-      const failure = await driver.executeAsyncScript(`
-        const answer = arguments[0];
-        const end = (request) => new Promise((done) => Object.assign(request, { onsuccess: done, onerror: done }));
-        (async () => {
-          localStorage.clear();
-          for (const worker of await navigator.serviceWorker.getRegistrations()) await worker.unregister();
-          for (const { name } of await indexedDB.databases()) await end(indexedDB.deleteDatabase(name));
-          for (const name of await caches.keys()) await caches.delete(name);
-        })().then(() => answer(""), (error) => answer(String(error)));`);
-      if (failure) throw new Error(`${origin} could not be swept: ${failure}`);
-    }
-    await driver.get("about:blank");
-  });
-  origins.clear();
+/** Values travel as JSON, with what JSON leaves out. Both functions run here and there. */
+function pack(value) {
+  return JSON.stringify(value, (_, part) =>
+    part === undefined ? { __: "undefined" } : typeof part === "number" && !Number.isFinite(part) ? { __: "number", text: String(part) } : part,
+  );
+}
+function unpack(text, handles) {
+  const revive = (part) => {
+    if (part === null || typeof part !== "object") return part;
+    if (part.__ === "undefined") return undefined;
+    if (part.__ === "number") return Number(part.text);
+    if (part.__ === "handle" && handles) return handles[part.id];
+    for (const key of Object.keys(part)) part[key] = revive(part[key]);
+    return part;
+  };
+  return revive(JSON.parse(text));
 }
 
-/** In the page: starts `source` and leaves what becomes of it for `outcome`; values travel as JSON. */
-const begin = `
-  const [source, argument, id, keep] = arguments;
+/** For the page: starts `source`, and leaves what becomes of it for `outcome`. Without `eval`, which policies forbid. */
+const begin = (source) => `
+  const [argument, id, keep] = arguments;
+  ${pack} ${unpack}
   if (!window.__errors) {
     window.__errors = [];
     addEventListener("error", ({ message }) => window.__errors.push(message));
     addEventListener("unhandledrejection", ({ reason }) => window.__errors.push(String(reason)));
   }
   const handles = (window.__handles ??= {}), jobs = (window.__jobs ??= {});
-  const revive = (value) => value?.__handle ? handles[value.__handle] : Array.isArray(value) ? value.map(revive) : value;
   const job = (jobs[id] = {});
-  (async () => (0, eval)("(" + source + ")")(revive(argument)))().then(
-    (value) => { if (keep) handles[id] = value; job.done = JSON.stringify({ value: keep ? { __handle: id } : value }); },
-    (error) => { job.done = JSON.stringify({ error: String(error?.stack ? error + "\\n" + error.stack : error) }); },
+  (async () => (${source})(unpack(argument, handles)))().then(
+    (value) => {
+      if (keep) handles[id] = value;
+      job.done = pack({ value: keep ? { __: "handle", id } : value });
+    },
+    (error) => { job.done = pack({ error: String(error?.stack ? error + "\\n" + error.stack : error) }); },
   );`;
+
 /** Answers soon in any case: other windows want their turn. */
 const outcome = `
   const [id, answer] = arguments;
@@ -216,7 +234,7 @@ const outcome = `
     answer({ lost: !job, done: job?.done, errors: window.__errors?.splice(0) ?? [], reports: window.__reports?.splice(0) ?? [] });
   })();`;
 
-async function webkitPage({ driver, inTurn, windows, origins }) {
+async function webkitPage({ driver, inTurn, windows }) {
   const window = windows.pop() ?? await inTurn(async () => {
     await driver.switchTo().newWindow("window");
     return driver.getWindowHandle();
@@ -233,14 +251,14 @@ async function webkitPage({ driver, inTurn, windows, origins }) {
   const start = async (work, argument, keep) => {
     const id = `job${++jobs}`;
     const source = typeof work === "string" ? `() => (${work})` : String(work);
-    await here(() => driver.executeScript(begin, source, argument ?? null, id, keep));
+    await here(() => driver.executeScript(begin(source), pack(argument), id, keep));
     for (;;) {
       const { lost, done, errors, reports } = await here(() => driver.executeAsyncScript(outcome, id));
       for (const message of errors) emit("pageerror", new Error(message));
       for (const { name, value } of reports) exposed[name](value);
       if (lost) throw new Error("the page went away while it worked");
       if (!done) continue;
-      const { value, error } = JSON.parse(done);
+      const { value, error } = unpack(done);
       if (error !== undefined) throw new Error(error);
       return value;
     }
@@ -249,10 +267,7 @@ async function webkitPage({ driver, inTurn, windows, origins }) {
     setDefaultTimeout() {},
     on: (event, listener) => (listeners[event] ??= []).push(listener),
     once: (event, listener) => page.on(event, listener),
-    goto: (url) => {
-      origins.add(new URL(url).origin);
-      return here(() => driver.get(String(url)));
-    },
+    goto: (url) => here(() => driver.get(String(url))),
     reload: () => here(() => driver.navigate().refresh()),
     evaluate: (work, argument) => start(work, argument, false),
     evaluateHandle: (work, argument) => start(work, argument, true),

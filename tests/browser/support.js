@@ -169,9 +169,9 @@ export const blank = `<!doctype html><title>test</title><script type="module">
   document.title = "ready";
 </script>`;
 
-/** Opens `url` in a context of its own and fails on uncaught errors in the page. */
+/** Opens `url` in a context of its own, where that costs nothing, and tells of uncaught errors in the page. */
 export async function openPage(browser, url, options = {}) {
-  const context = await browser.newContext(options);
+  const context = await (browser.sharedContext?.() ?? browser.newContext(options));
   const page = await context.newPage();
   page.setDefaultTimeout(120_000);
   const errors = [];
