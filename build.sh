@@ -417,7 +417,7 @@ npm_package() {
   once wasm
   npm_install pkg
   cp LICENSE-MIT LICENSE-APACHE pkg/
-  key=$(digest pkg/src pkg/package.json pkg/tsconfig.json pkg/package-lock.json pkg/wasm/*.d.ts)
+  key=$(digest pkg/src pkg/build.js pkg/package.json pkg/tsconfig.json pkg/package-lock.json pkg/wasm/*.d.ts pkg/wasm/*.js)
   if ! fresh "$stamp" "$key" || [[ ! -d pkg/dist ]]; then
     rm -rf pkg/dist
     (cd pkg && npm run --silent build)
@@ -525,6 +525,15 @@ have_lavapipe() {
   return 1
 }
 
+# bundlers: the npm package in the bundlers that are too large to be part of `test`. They are installed for it.
+bundlers() {
+  once setup_chrome
+  once page
+  npm_install tests
+  npm_install tests/bundlers
+  node_tests tests/bundlers
+}
+
 clippy_wasm() {
   if [[ $WASM_CARGO == /usr/bin/cargo ]]; then # Its own clippy, if it is there: versions must agree.
     if [[ ! -x /usr/bin/clippy-driver ]]; then
@@ -585,6 +594,7 @@ usage: ./build.sh TARGET... [--release] [--port N] [-- BENCH OPTIONS]
   demo     build the page and serve it (--port, $PORT)
   edge     the Cloudflare Worker, www/edge/dist, ready to be deployed
   test     everything that must be green
+  bundlers the npm package in webpack, Next, Rollup and Parcel
   bench    measure; options after --, see tests/bench/README.md
   kernels  the same for the CPU's matrix kernels alone
   clean    remove what was built; keeps target/tools
@@ -597,7 +607,7 @@ TEXT
 }
 
 clean() {
-  rm -rf pkg/dist pkg/wasm pkg/node_modules www/dist www/node_modules www/edge/dist www/edge/node_modules tests/node_modules
+  rm -rf pkg/dist pkg/wasm pkg/node_modules www/dist www/node_modules www/edge/dist www/edge/node_modules tests/node_modules tests/bundlers/node_modules
   [[ ! -d target ]] || find target -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +
 }
 
@@ -642,7 +652,7 @@ main() {
       --port=*) PORT=${1#*=} ;;
       -h | --help) targets+=(help) ;;
       --) shift && BENCH_OPTIONS=("$@") && break ;;
-      setup | native | wasm | npm | demo | edge | test | bench | kernels | clean | help) targets+=("$1") ;;
+      setup | native | wasm | npm | demo | edge | test | bundlers | bench | kernels | clean | help) targets+=("$1") ;;
       *) usage >&2 && die "unknown target: $1" ;;
     esac
     shift
@@ -658,6 +668,7 @@ main() {
       demo) demo ;;
       edge) stage "edge Worker" once edge ;;
       test) run_tests ;;
+      bundlers) stage "bundlers" bundlers ;;
       bench) bench ;;
       kernels) kernels ;;
       clean) clean ;;

@@ -1,6 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Connection } from "./connection.js";
 import { CandlewickError } from "./errors.js";
+import { fetchFrom } from "./fetch.js";
 import type { Stream } from "./stream.js";
 import { Tasks } from "./tasks.js";
 import type {
@@ -28,8 +29,14 @@ import type {
 /** OpenAI's `create`: `stream: true` gives a stream of chunks, anything else the whole answer. */
 export interface Create<Params extends StreamParams, Whole, Chunk> {
   (body: Params & { stream: true }, options?: RequestOptions): Promise<Stream<Chunk>>;
-  (body: Params & { stream?: false | null }, options?: RequestOptions): Promise<Whole>;
+  (body: Params & { stream?: false | null | undefined }, options?: RequestOptions): Promise<Whole>;
   (body: Params, options?: RequestOptions): Promise<Stream<Chunk> | Whole>;
+}
+
+/** OpenAI's `create` for vectors. As in its types, they are numbers unless base64 was asked for by name. */
+export interface CreateEmbeddings {
+  (body: EmbeddingParams & { encoding_format: "base64" }, options?: RequestOptions): Promise<EmbeddingList<string>>;
+  (body: EmbeddingParams, options?: RequestOptions): Promise<EmbeddingList>;
 }
 
 /** One loaded model. Requests wait their turn; each can be aborted, waiting or running. */
@@ -38,7 +45,12 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };
   /** OpenAI's shape of {@link embed}, which has no place for a text that failed: the first failure fails all. */
-  readonly embeddings: { create(body: EmbeddingParams, options?: RequestOptions): Promise<EmbeddingList> };
+  readonly embeddings: { create: CreateEmbeddings };
+  /**
+   * A `fetch` that this engine answers, for clients of OpenAI's interface: `/v1/chat/completions`, `/v1/completions`,
+   * `/v1/embeddings` and `/v1/models`, at whatever host. Nothing goes over the network, and tokens mean nothing.
+   */
+  readonly fetch: typeof globalThis.fetch;
   /** Classification, summaries, translations and pictures, by hosted models. */
   readonly tasks: Tasks;
   readonly #connection: Connection;
@@ -52,11 +64,12 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
     this.chat = { completions: { create: this.#creator("chat") } };
     this.completions = { create: this.#creator("complete") };
     this.embeddings = {
-      create: async (body, options = {}) => {
+      create: (async (body: EmbeddingParams, options: RequestOptions = {}) => {
         if (typeof body !== "object" || body === null) throw new CandlewickError("invalid_argument", "The request must be an object.");
         return connection.call({ method: "embeddings", body }, options);
-      },
+      }) as CreateEmbeddings,
     };
+    this.fetch = fetchFrom(this);
     this.tasks = new Tasks(connection);
   }
 
@@ -125,10 +138,16 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
     const create = async (body: Params, { signal, onPromptProgress: onProgress, onRetry }: RequestOptions = {}) => {
       if (typeof body !== "object" || body === null) throw new CandlewickError("invalid_argument", "The request must be an object.");
       const call = { method, body } as never;
-      return body.stream
-        ? this.#connection.stream<Chunk>(call, { signal, onProgress, onRetry })
-        : this.#connection.call<Whole>(call, { signal, onProgress, onRetry });
+      if (body.stream) return this.#connection.stream<Chunk>(call, { signal, onProgress, onRetry });
+      const whole = await this.#connection.call<Whole>(call, { signal, onProgress, onRetry });
+      return method === "chat" ? withRefusals(whole as ChatCompletion) : whole;
     };
     return create as Create<Params, Whole, Chunk>;
   }
+}
+
+/** OpenAI's answers say that there is no refusal. */
+function withRefusals(whole: ChatCompletion): ChatCompletion {
+  for (const choice of whole.choices) choice.message = { ...choice.message, refusal: choice.message.refusal ?? null };
+  return whole;
 }

@@ -3,7 +3,7 @@ export { CandlewickError, type ErrorCode } from "./errors.js";
 export { connect, load, type ConnectOptions, type ModelSource } from "./load.js";
 export { inspect } from "./inspect.js";
 export { models } from "./models.js";
-export type { Create, Engine } from "./engine.js";
+export type { Create, CreateEmbeddings, Engine } from "./engine.js";
 export type { Chunks, Stream } from "./stream.js";
 export type { Tasks } from "./tasks.js";
 export type * from "./types.js";

@@ -1,7 +1,7 @@
 import { once } from "./connection.js";
 import { hubParams, persist, place } from "./load.js";
 import type { Call } from "./protocol.js";
-import type { CachedModel, HubOptions, LoadOptions, LoadProgress, StorageUsage, VerifiedModel } from "./types.js";
+import type { CachedModel, HubOptions, LoadOptions, StorageUsage, VerifiedModel } from "./types.js";
 
 /**
  * What `load()` has kept in the browser's storage. Names are those that `load()` takes, and those in the list, also with
@@ -29,7 +29,7 @@ export const models = {
   /** Reads one model, or all, and compares the SHA-256 of each. */
   verify: (
     model?: string,
-    options: HubOptions & { onProgress?: (progress: LoadProgress) => void } = {},
+    options: HubOptions & Pick<LoadOptions, "onProgress"> = {},
   ): Promise<VerifiedModel[]> => ask({ method: "verify", model }, options),
 };
 
@@ -37,7 +37,7 @@ type Question<C> = C extends { hub: unknown } ? Omit<C, "hub"> : never;
 
 async function ask<T>(
   question: Question<Call>,
-  options: HubOptions & { onProgress?: (progress: LoadProgress) => void },
+  options: HubOptions & Pick<LoadOptions, "onProgress">,
 ): Promise<T> {
   // The file without threads is enough.
   return once({ ...question, hub: hubParams(options) } as Call, place(options, false), options);

@@ -6,7 +6,7 @@
  * or `error`; the page sends `Control`s. The page closes the port.
  */
 import type { ErrorCode } from "./errors.js";
-import type { ChatParams, CompletionParams, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo } from "./types.js";
+import type { ChatParams, CompletionParams, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo, RemoteOptions } from "./types.js";
 
 export type Call =
   | { method: "load"; sources: Located[]; options: ModelOptions }
@@ -59,7 +59,7 @@ export interface HubParams {
 export interface Remote {
   policy: { when?: "never" | "needed" | "always" | undefined; firstTokenMs?: number | undefined };
   hosted: { model: string; config: Record<string, unknown> }[];
-  cache?: { ttlMs?: number; maxBytes?: number; random?: boolean; persist?: boolean } | undefined;
+  cache?: Exclude<RemoteOptions["cache"], boolean>;
   maxMemory?: number | undefined;
   minTokensPerSecond?: number | undefined;
   crashed?: string | undefined;

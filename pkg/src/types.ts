@@ -15,99 +15,170 @@ export interface TextPart {
 export interface ImagePart {
   type: "image_url";
   /** An address, or a `data:` URL. */
-  image_url: { url: string; detail?: "auto" | "low" | "high" };
+  image_url: { url: string; detail?: "auto" | "low" | "high" | undefined };
 }
+
+/** Sound, for hosted models that hear. */
+export interface AudioPart {
+  type: "input_audio";
+  input_audio: { data: string; format: "wav" | "mp3" };
+}
+
+/** A file, for hosted models that read such. */
+export interface FilePart {
+  type: "file";
+  file: { file_data?: string | undefined; file_id?: string | undefined; filename?: string | undefined };
+}
+
+/** Of an assistant's message: why it did not answer. */
+export interface RefusalPart {
+  type: "refusal";
+  refusal: string;
+}
+
+export type ContentPart = TextPart | ImagePart | AudioPart | FilePart | RefusalPart;
 
 export interface ToolCall {
   id: string;
   type: "function";
+  /** `arguments` is JSON. */
   function: { name: string; arguments: string };
 }
 
-export interface ChatMessage {
-  role: "system" | "developer" | "user" | "assistant" | "tool";
-  content?: string | (TextPart | ImagePart)[] | null;
-  name?: string;
-  tool_calls?: ToolCall[];
-  tool_call_id?: string;
+/** OpenAI's calls of tools that take text instead of JSON; for hosted models. */
+export interface CustomToolCall {
+  id: string;
+  type: "custom";
+  custom: { name: string; input: string };
 }
 
-export interface Tool {
-  type: "function";
-  function: { name: string; description?: string; parameters?: Record<string, unknown> };
+/** OpenAI's messages, all roles in one. `function` is OpenAI's older name for `tool`. */
+export interface ChatMessage {
+  role: "system" | "developer" | "user" | "assistant" | "tool" | "function";
+  content?: string | ContentPart[] | null | undefined;
+  name?: string | undefined;
+  tool_calls?: (ToolCall | CustomToolCall)[] | undefined;
+  tool_call_id?: string | undefined;
+  refusal?: string | null | undefined;
+  audio?: { id: string } | null | undefined;
+  function_call?: { name: string; arguments: string } | null | undefined;
 }
+
+export interface FunctionTool {
+  type: "function";
+  function: { name: string; description?: string | undefined; parameters?: Record<string, unknown> | undefined; strict?: boolean | null | undefined };
+}
+
+export interface CustomTool {
+  type: "custom";
+  custom: { name: string; description?: string | undefined; format?: object | undefined };
+}
+
+export type Tool = FunctionTool | CustomTool;
 
 /** What form the answer has. */
 export type ResponseFormat =
   | { type: "text" | "json_object" }
-  | { type: "json_schema"; json_schema: { name: string; description?: string; schema?: Record<string, unknown>; strict?: boolean | null } };
+  | { type: "json_schema"; json_schema: { name: string; description?: string | undefined; schema?: Record<string, unknown> | undefined; strict?: boolean | null | undefined } };
 
 /** Whether tools are called, and which. */
-export type ToolChoice = "none" | "auto" | "required" | { type: "function"; function: { name: string } };
+export type ToolChoice =
+  | "none"
+  | "auto"
+  | "required"
+  | { type: "function"; function: { name: string } }
+  | { type: "custom"; custom: { name: string } }
+  | { type: "allowed_tools"; allowed_tools: { mode: "auto" | "required"; tools: Record<string, unknown>[] } };
 
 /** Applied in this order: penalties, `top_k`, `typical_p`, `top_p`, `min_p`, `temperature`, and a seeded draw. */
 export interface SamplingParams {
   /** 0 takes the most likely token every time. */
-  temperature?: number;
+  temperature?: number | null | undefined;
   /** Keep the most likely tokens that together reach this probability. */
-  top_p?: number;
+  top_p?: number | null | undefined;
   /** Keep this many tokens; 0 keeps all. */
-  top_k?: number;
+  top_k?: number | null | undefined;
   /** Drop tokens less likely than this share of the most likely one. */
-  min_p?: number;
-  typical_p?: number;
+  min_p?: number | null | undefined;
+  typical_p?: number | null | undefined;
   /** Above 1 discourages tokens seen among the last `repeat_last_n`. */
-  repeat_penalty?: number;
-  repeat_last_n?: number;
-  presence_penalty?: number;
-  frequency_penalty?: number;
+  repeat_penalty?: number | null | undefined;
+  repeat_last_n?: number | null | undefined;
+  presence_penalty?: number | null | undefined;
+  frequency_penalty?: number | null | undefined;
   /** Token id → number added to its logit. */
-  logit_bias?: Record<string, number>;
+  logit_bias?: Record<string, number> | null | undefined;
   /** The same seed, request and device give the same answer. */
-  seed?: number;
-  max_tokens?: number;
-  stop?: string | string[];
+  seed?: number | null | undefined;
+  max_tokens?: number | null | undefined;
+  stop?: string | string[] | null | undefined;
   /** Number of answers, each with the next seed; one after the other. */
-  n?: number;
+  n?: number | null | undefined;
   /** Go on where the model would end the answer: for measuring. */
-  ignore_eos?: boolean;
+  ignore_eos?: boolean | undefined;
   /** What to do with a prompt longer than the context: fail (the default), or cut out its middle. */
-  truncate?: "error" | "middle";
+  truncate?: "error" | "middle" | undefined;
   /** Accepted for compatibility; the engine has one model. */
-  model?: string;
+  model?: string | undefined;
+}
+
+/** What OpenAI's servers know beside that. It goes to hosted models as it is; models on this device have no use for it. */
+export interface HostedParams {
+  audio?: object | null | undefined;
+  function_call?: "none" | "auto" | { name: string } | null | undefined;
+  functions?: { name: string; description?: string | undefined; parameters?: Record<string, unknown> | undefined }[] | null | undefined;
+  logprobs?: boolean | null | undefined;
+  top_logprobs?: number | null | undefined;
+  metadata?: Record<string, string> | null | undefined;
+  modalities?: ("text" | "audio")[] | null | undefined;
+  parallel_tool_calls?: boolean | null | undefined;
+  prediction?: object | null | undefined;
+  prompt_cache_key?: string | null | undefined;
+  prompt_cache_retention?: string | null | undefined;
+  reasoning_effort?: string | null | undefined;
+  safety_identifier?: string | null | undefined;
+  service_tier?: string | null | undefined;
+  store?: boolean | null | undefined;
+  user?: string | null | undefined;
+  verbosity?: string | null | undefined;
+  web_search_options?: object | null | undefined;
 }
 
 export interface StreamParams {
-  stream?: boolean | null;
+  stream?: boolean | null | undefined;
   /** `include_usage` appends a chunk without choices that holds `usage` and `timings`. */
-  stream_options?: { include_usage?: boolean } | null;
+  stream_options?: { include_usage?: boolean | undefined; include_obfuscation?: boolean | undefined } | null | undefined;
 }
 
 /** What the text of a prompt is made from. */
 export interface PromptParams {
   messages: ChatMessage[];
-  tools?: Tool[];
+  tools?: Tool[] | null | undefined;
   /** End with the header of an assistant's turn. Default: true. */
-  add_generation_prompt?: boolean;
+  add_generation_prompt?: boolean | undefined;
   /** Go on with the last assistant message instead of starting a turn. */
-  continue_final_message?: boolean;
+  continue_final_message?: boolean | undefined;
   /** Passed to the model's template, for example `{ enable_thinking: false }`. */
-  chat_template_kwargs?: Record<string, unknown>;
+  chat_template_kwargs?: Record<string, unknown> | undefined;
 }
 
-export interface ChatParams extends PromptParams, SamplingParams, StreamParams {
-  max_completion_tokens?: number;
+export interface ChatParams extends PromptParams, SamplingParams, StreamParams, HostedParams {
+  max_completion_tokens?: number | null | undefined;
   /** Hosted models alone give JSON; models on this device refuse what is not text. */
-  response_format?: ResponseFormat;
-  /** For hosted models; others do not read it. */
-  tool_choice?: ToolChoice;
+  response_format?: ResponseFormat | null | undefined;
+  /** For hosted models: those on this device see the tools, but nothing reads calls out of what they write. */
+  tool_choice?: ToolChoice | null | undefined;
 }
 
 export interface CompletionParams extends SamplingParams, StreamParams {
-  /** Text, or token ids. */
-  prompt: string | number[];
+  /** Text, or token ids; or a list of either, each with answers of its own. */
+  prompt: string | string[] | number[] | number[][] | null;
   /** Give the prompt back in front of the text. */
-  echo?: boolean;
+  echo?: boolean | null | undefined;
+  best_of?: number | null | undefined;
+  logprobs?: number | null | undefined;
+  suffix?: string | null | undefined;
+  user?: string | undefined;
 }
 
 // Answers
@@ -166,7 +237,7 @@ export interface ChatCompletion {
   model: string;
   choices: {
     index: number;
-    message: { role: "assistant"; content: string | null; reasoning_content?: string; tool_calls?: ToolCall[] };
+    message: { role: "assistant"; content: string | null; refusal: string | null; reasoning_content?: string; tool_calls?: ToolCall[] };
     logprobs: null;
     finish_reason: FinishReason;
   }[];
@@ -185,6 +256,7 @@ export interface ChatCompletionChunk {
     delta: {
       role?: "assistant";
       content?: string | null;
+      refusal?: string | null;
       reasoning_content?: string;
       tool_calls?: { index: number; id?: string; type?: "function"; function?: { name?: string; arguments?: string } }[];
     };
@@ -197,14 +269,17 @@ export interface ChatCompletionChunk {
   candlewick?: Origin;
 }
 
-/** Whole, and each chunk of a stream, as OpenAI has it. */
+/**
+ * Whole, and each chunk of a stream. As in OpenAI's types, and as little true there: in all chunks but a choice's last,
+ * `finish_reason` is null.
+ */
 export interface Completion {
   id: string;
   object: "text_completion";
   created: number;
   model: string;
-  choices: { index: number; text: string; logprobs: null; finish_reason: FinishReason | null }[];
-  usage?: Usage | null;
+  choices: { index: number; text: string; logprobs: null; finish_reason: "stop" | "length" | "content_filter" }[];
+  usage?: Usage;
   timings?: Timings;
   /** On the first chunk that says something, and on the last. */
   candlewick?: Origin;
@@ -282,13 +357,13 @@ export type GPUFeature = "subgroups" | "f16" | "half" | "dp4a";
 
 export interface GPUOptions {
   /** What to do without. */
-  disable?: GPUFeature[];
+  disable?: GPUFeature[] | undefined;
   /** `device: "auto"` takes a renderer in software too; for tests. */
-  software?: boolean;
+  software?: boolean | undefined;
   /** What `device: "auto"` shall find when it measures whether the GPU is faster; for tests. */
-  faster?: boolean;
+  faster?: boolean | undefined;
   /** Name of the Cache that keeps the results of self-tests. Default: `"candlewick-gpu"`. */
-  cache?: string;
+  cache?: string | undefined;
 }
 
 /** What one of the GPU's kernels has cost. */
@@ -324,43 +399,43 @@ export interface PromptProgress {
 /** A hosted model and who has it. */
 export interface RemoteModel {
   /** OpenAI's interface, relative to the page or absolute. Default: Hugging Face's router. */
-  baseURL?: string | URL;
+  baseURL?: string | URL | undefined;
   /** For example `"org/name"`, on Hugging Face also `"org/name:provider"`. */
   model: string;
   /** Everybody who opens the page can read it: keep tokens on a server, and let `baseURL` point there. */
-  token?: string;
+  token?: string | undefined;
   /** `baseURL` is a relay to Hugging Face's router, its tasks included. */
-  hfInference?: boolean;
+  hfInference?: boolean | undefined;
   /** What answers call it. */
-  name?: string;
-  billTo?: string;
-  headers?: Record<string, string>;
+  name?: string | undefined;
+  billTo?: string | undefined;
+  headers?: Record<string, string> | undefined;
   /** Fields of every request's body. */
-  extraBody?: Record<string, unknown>;
+  extraBody?: Record<string, unknown> | undefined;
   /** Milliseconds, but for `attempts`. `timeout` is for everything: attempts, waits, and the answer to its end. */
-  retry?: { attempts?: number; base?: number; cap?: number; loading?: number; timeout?: number };
+  retry?: { attempts?: number | undefined; base?: number | undefined; cap?: number | undefined; loading?: number | undefined; timeout?: number | undefined } | undefined;
   /** Requests beyond it fail with `resource_exhausted`. */
-  budget?: { dollars?: number; tokens?: number; requests?: number };
+  budget?: { dollars?: number | undefined; tokens?: number | undefined; requests?: number | undefined } | undefined;
   /** US dollars for a million tokens, by model; before what the list of models says. */
-  prices?: Record<string, { input: number; output: number }>;
+  prices?: Record<string, { input: number; output: number }> | undefined;
 }
 
 export interface RemoteOptions extends RemoteModel {
   /** `"needed"` (the default): where no local model can answer. `"always"`: no local model is even loaded. */
-  when?: "never" | "needed" | "always";
+  when?: "never" | "needed" | "always" | undefined;
   /** More hosted models, for when this one fails. */
-  fallbacks?: RemoteModel[];
+  fallbacks?: RemoteModel[] | undefined;
   /** Milliseconds to wait for a first token before the next model is asked. */
-  firstTokenMs?: number;
+  firstTokenMs?: number | undefined;
   /** Bytes that a local model may take, weights and KV cache. */
-  maxMemory?: number;
+  maxMemory?: number | undefined;
   /** Tokens of an answer in a second that the CPU must promise, where there is no GPU for the model. Measured while loading. */
-  minTokensPerSecond?: number;
+  minTokensPerSecond?: number | undefined;
   /**
    * Answers to requests with a seed or temperature 0 are kept: milliseconds, bytes, whether others are kept too, and
    * whether they stay in the browser's storage when the page is gone.
    */
-  cache?: boolean | { ttlMs?: number; maxBytes?: number; random?: boolean; persist?: boolean };
+  cache?: boolean | { ttlMs?: number | undefined; maxBytes?: number | undefined; random?: boolean | undefined; persist?: boolean | undefined } | undefined;
 }
 
 /** What a model can do; absent: unknown. */
@@ -412,20 +487,20 @@ export interface EmbeddingParams {
   /** A text or several; for a model on this device also token ids. */
   input: string | string[] | number[] | number[][];
   /** As in OpenAI's interface; the model that was loaded answers. */
-  model?: string;
+  model?: string | undefined;
   /** Default: `"float"`. */
   encoding_format?: "float" | "base64" | null | undefined;
+  user?: string | undefined;
   /** Keeps so many numbers of each vector, for models trained so. Default: all. */
   dimensions?: number | null | undefined;
   /** Read only the beginning of a text that is too long for a model on this device. Default: it fails. */
   truncate?: boolean | null | undefined;
 }
 
-/** The vectors of a request, in its order. */
-export interface EmbeddingList {
+/** The vectors of a request, in its order: base64 of little-endian 32-bit floats where that was asked for. */
+export interface EmbeddingList<Vector = number[]> {
   object: "list";
-  /** `embedding` is base64 of little-endian 32-bit floats where that was asked for. */
-  data: { object: "embedding"; index: number; embedding: number[] | string }[];
+  data: { object: "embedding"; index: number; embedding: Vector }[];
   model: string;
   /** Tokens; 0 where a host did not count them. */
   usage: { prompt_tokens: number; total_tokens: number };
@@ -443,20 +518,20 @@ export interface EmbedOptions extends RequestOptions {
 
 export interface TaskOptions {
   /** For example `"facebook/bart-large-cnn"`. By default the hosted model that was loaded. */
-  model?: string;
+  model?: string | undefined;
   /** The task's own, such as `max_length` or `num_inference_steps`; they go to the server as they are. */
-  parameters?: Record<string, unknown>;
-  signal?: AbortSignal;
+  parameters?: Record<string, unknown> | undefined;
+  signal?: AbortSignal | undefined;
   /** Called when the host will be asked again. */
-  onRetry?: (retry: Retrying) => void;
+  onRetry?: ((retry: Retrying) => void) | undefined;
 }
 
 /** Sides in pixels; `aspectRatio` (`"16:9"`) gives the one that is missing. The same seed repeats a picture. */
 export interface PictureOptions extends TaskOptions {
-  width?: number;
-  height?: number;
-  aspectRatio?: string;
-  seed?: number;
+  width?: number | undefined;
+  height?: number | undefined;
+  aspectRatio?: string | undefined;
+  seed?: number | undefined;
 }
 
 /** A class, and how likely it is, from 0 to 1. */
@@ -468,18 +543,18 @@ export interface Label {
 /** How models are found by name, and what is kept of them. */
 export interface HubOptions {
   /** For private and gated models. It goes to the Hub and nowhere else, and is not kept. */
-  token?: string;
+  token?: string | undefined;
   /** A mirror of the Hub. Default: `https://huggingface.co`. */
-  hubURL?: string | URL;
+  hubURL?: string | URL | undefined;
   /** Where the Worker's script is, when a bundler or a CDN has moved it. */
-  workerURL?: string | URL;
+  workerURL?: string | URL | undefined;
   /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
-  wasmURL?: string | URL;
+  wasmURL?: string | URL | undefined;
   /** The same for the file with threads. Without it, a page that gives `wasmURL` has no threads. */
-  threadsWasmURL?: string | URL;
-  signal?: AbortSignal;
+  threadsWasmURL?: string | URL | undefined;
+  signal?: AbortSignal | undefined;
   /** @internal For tests: small pieces, little patience. */
-  transfer?: object;
+  transfer?: object | undefined;
 }
 
 /** A model in the browser's storage, whole or in part. */
@@ -514,39 +589,39 @@ export interface VerifiedModel {
 
 export interface LoadOptions extends HubOptions {
   /** `false` keeps nothing: the weights go from the Hub to the device, unverified. Default: `true`. */
-  cache?: boolean;
+  cache?: boolean | undefined;
   /** Bytes for all models. Those not used for longest make room. Default: what the browser allows, and nothing makes room. */
-  cacheBudget?: number;
+  cacheBudget?: number | undefined;
   /** Fetch it anew, whatever is there. */
-  force?: boolean;
+  force?: boolean | undefined;
   /** Default: `"auto"`. */
-  device?: Device;
+  device?: Device | undefined;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
-  contextLength?: number;
+  contextLength?: number | undefined;
   /** Threads of the CPU, from 1 to 64; more than 1 need a cross-origin isolated page. Default: measured. */
-  threads?: number;
+  threads?: number | undefined;
   /**
    * Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. Default: with
    * `device: "auto"`.
    */
-  fallback?: boolean;
-  gpu?: GPUOptions;
+  fallback?: boolean | undefined;
+  gpu?: GPUOptions | undefined;
   /** Measure what each of the device's kernels costs, for `engine.profile()`. Slows everything down. */
-  profile?: boolean;
+  profile?: boolean | undefined;
   /** Called while the model loads, and again when its GPU was lost and it comes back (`progress.restarted` says why). */
-  onProgress?: (progress: LoadProgress) => void;
+  onProgress?: ((progress: LoadProgress) => void) | undefined;
   /** Hosted models. Absent: nothing but the model's name leaves the device. */
-  remote?: RemoteOptions;
+  remote?: RemoteOptions | undefined;
 }
 
 export interface InspectOptions extends HubOptions {
   /** Default: `"auto"`, the CPU and the GPU where there is one. */
-  device?: Device;
+  device?: Device | undefined;
   /** Tokens of context to reckon with. Default: what `load()` makes room for. */
-  contextLength?: number;
+  contextLength?: number | undefined;
   /** Threads of the CPU. Default: measured. */
-  threads?: number;
-  gpu?: GPUOptions;
+  threads?: number | undefined;
+  gpu?: GPUOptions | undefined;
 }
 
 /** `"unknown"`: the browser does not say how much memory there is. */
@@ -606,9 +681,9 @@ export interface DeviceEstimate {
 }
 
 export interface RequestOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called while a long prompt is being read. */
-  onPromptProgress?: (progress: PromptProgress) => void;
+  onPromptProgress?: ((progress: PromptProgress) => void) | undefined;
   /** Called when a hosted model will be asked again. */
-  onRetry?: (retry: Retrying) => void;
+  onRetry?: ((retry: Retrying) => void) | undefined;
 }

@@ -192,6 +192,24 @@ describe("who is let in", () => {
       await strict.close();
     }
   });
+
+  for (const [who, headers, status] of [
+    ["wrong keys", { Authorization: "Bearer guessed" }, 401],
+    ["no key", { Authorization: "" }, 401],
+    ["pages of other origins", { Authorization: "", Origin: "https://evil.example" }, 403],
+  ]) {
+    test(`${who} too`, async () => {
+      const strict = await edge({ UPSTREAM_URL: define() }, { ratelimits: { RATE_LIMITER: { simple: { limit: 2, period: 60 } } } });
+      try {
+        const statuses = [];
+        for (let i = 0; i < 6; i++) statuses.push((await strict.ask("/v1/models", undefined, { headers })).status);
+        assert.deepEqual([statuses[0], statuses.includes(429)], [status, true], `${statuses}`);
+        assert.equal((await strict.ask("/v1/chat/completions", body)).status, 200, "whoever has a key is not kept out by them");
+      } finally {
+        await strict.close();
+      }
+    });
+  }
 });
 
 describe("what is refused", () => {

@@ -8,17 +8,17 @@ import type { Env, Settings } from "./settings";
  */
 export async function admit(request: Request, env: Env, settings: Settings): Promise<void> {
   const key = await clientKey(request, settings);
-  if (key === undefined) {
-    const origin = request.headers.get("Origin");
-    const own = origin === null && request.headers.get("Sec-Fetch-Site") === "same-origin";
-    if (origin === null && !own) {
-      throw new Refusal(401, "unauthorized", "This relay needs a key: Authorization: Bearer KEY, one of its CLIENT_KEYS. Pages need none.");
-    }
-    if (!own && !allows(settings, request)) {
-      throw new Refusal(403, "unauthorized", "Pages of this origin may not use this relay. Its owner can add it to ALLOWED_ORIGINS.");
-    }
-  }
+  // Before anybody is refused: else keys could be guessed as often as one likes.
   await limit(key === undefined ? `address ${network(request.headers.get("CF-Connecting-IP") ?? "unknown")}` : `key ${key}`, env);
+  if (key !== undefined) return;
+  const origin = request.headers.get("Origin");
+  const own = origin === null && request.headers.get("Sec-Fetch-Site") === "same-origin";
+  if (origin === null && !own) {
+    throw new Refusal(401, "unauthorized", "This relay needs a key: Authorization: Bearer KEY, one of its CLIENT_KEYS. Pages need none.");
+  }
+  if (!own && !allows(settings, request)) {
+    throw new Refusal(403, "unauthorized", "Pages of this origin may not use this relay. Its owner can add it to ALLOWED_ORIGINS.");
+  }
 }
 
 /** Whether a page may ask and read: one of this Worker's own, or of an origin on the list. */

@@ -1,6 +1,7 @@
 /** An encoder that runs in this Worker: `/v1/embeddings` without a host. */
 import type { Engine } from "../../../pkg/wasm/candlewick.js";
 import type { Body } from "./body";
+import { Refusal } from "./errors";
 import { checkAlive, open, refusal } from "./local";
 import type { Env } from "./settings";
 
@@ -26,8 +27,15 @@ async function ready(name: string, env: Env, origin: string): Promise<Engine> {
   }
 }
 
+/** The most texts in a request, as OpenAI has it: as numbers they take a hundred times their own room. */
+const MOST_TEXTS = 2048;
+
 /** The vectors of a request's texts. */
 export async function embed(name: string, request: Request, body: Body, env: Env): Promise<Response> {
+  const { input } = body;
+  if (Array.isArray(input) && input.length > MOST_TEXTS && typeof input[0] !== "number") {
+    throw new Refusal(400, "invalid_argument", `input has ${input.length} texts; at most ${MOST_TEXTS} go into a request.`);
+  }
   try {
     const engine = await ready(name, env, request.url);
     const list = await engine.embeddings(engine.stopper(), body, () => {});

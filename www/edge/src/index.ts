@@ -7,7 +7,7 @@ import { embed } from "./encoder";
 import { Refusal } from "./errors";
 import { redactText } from "./redact";
 import { type Env, PATH_NAME, root, settings as read, type Settings } from "./settings";
-import { STORYTELLER, tell } from "./storyteller";
+import { MOST_BYTES as MOST_TO_STORYTELLER, STORYTELLER, tell } from "./storyteller";
 import { ask } from "./upstream";
 import { runWorkersAI } from "./workers-ai";
 
@@ -62,7 +62,8 @@ async function route(request: Request, env: Env, settings: Settings): Promise<Re
     checkOffered(task, settings);
     return ask(root(settings) + pathname, await readObject(request, settings.maxBodyBytes), settings);
   }
-  const body = await readBody(request, settings.maxBodyBytes);
+  const most = pathname === "/v1/completions" ? Math.min(MOST_TO_STORYTELLER, settings.maxBodyBytes) : settings.maxBodyBytes;
+  const body = await readBody(request, most);
   if (pathname === "/v1/completions") {
     if (body.model === STORYTELLER) return tell(request, body, env);
     throw new Refusal(404, "model_not_found", `Only ${STORYTELLER} continues texts here. Hosted models answer at /v1/chat/completions.`);
