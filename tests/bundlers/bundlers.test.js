@@ -63,7 +63,7 @@ async function serving(folder, name, bin, args, use) {
   const port = await freePort();
   const running = started(folder, name, bin, args(port));
   try {
-    const url = `http://127.0.0.1:${port}/`;
+    const url = `http://localhost:${port}/`; // The one that Next lets use its dev server.
     for (let left = 240; ; left--) {
       assert.ok(left > 0 && running.process.exitCode === null, running.output());
       if (await fetch(url).then(({ ok }) => ok, () => false)) break;
