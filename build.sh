@@ -548,9 +548,10 @@ clippy_wasm() {
 
 run_tests() {
   stage "toolchains" setup_all
-  stage "format" cargo fmt --check
+  stage "format" cargo fmt --all --check
   stage "clippy" cargo clippy --locked --all-targets -- -D warnings
-  stage "clippy without a GPU" cargo clippy --locked --lib --no-default-features -- -D warnings
+  stage "clippy without a GPU, and for the fuzz target" \
+    cargo clippy --locked -p candlewick -p candlewick-fuzz --no-default-features --lib --bins -- -D warnings
   stage "clippy for the kernels' benchmark" env CARGO_TARGET_DIR=target/kernels \
     cargo clippy --locked --manifest-path tests/bench/kernels/Cargo.toml -- -D warnings
   # Tests run beside each other: more threads in each would only wait for one another.
