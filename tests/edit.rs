@@ -16,6 +16,10 @@ pub struct Edit {
     /// Keys, each with its value's type and bytes as they stand in the file.
     pub entries: Vec<(String, Vec<u8>)>,
     pub tensors: Vec<Tensor>,
+    /// Of the format.
+    pub version: u32,
+    /// Where the tensors begin: at multiples of it.
+    pub alignment: usize,
     /// Places of the numbers that the format itself has: see [`numbers`].
     numbers: Vec<Range<usize>>,
 }
@@ -113,7 +117,7 @@ impl Edit {
             tensor.data = bytes[start..end].to_vec();
             end = start;
         }
-        Edit { entries, tensors, numbers: walk.numbers }
+        Edit { entries, tensors, version: 3, alignment: ALIGNMENT, numbers: walk.numbers }
     }
 
     pub fn remove(mut self, key: &str) -> Edit {
@@ -141,8 +145,37 @@ impl Edit {
     }
 
     pub fn strs(self, key: &str, values: &[&str]) -> Edit {
-        let strings: Vec<u8> = values.iter().flat_map(|value| string(value)).collect();
+        self.byte_strings(key, values)
+    }
+
+    /// Whole numbers of 32 bits.
+    pub fn i32s(self, key: &str, values: &[i32]) -> Edit {
+        let numbers: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.set(key, ARRAY, &[array(5, values.len() as u64), numbers].concat())
+    }
+
+    pub fn bools(self, key: &str, values: &[u8]) -> Edit {
+        self.set(key, ARRAY, &[&array(7, values.len() as u64), values].concat())
+    }
+
+    /// The same where they need not be UTF-8.
+    pub fn byte_strings(self, key: &str, values: &[impl AsRef<[u8]>]) -> Edit {
+        let string = |value: &[u8]| [&(value.len() as u64).to_le_bytes()[..], value].concat();
+        let strings: Vec<u8> = values.iter().flat_map(|value| string(value.as_ref())).collect();
         self.set(key, ARRAY, &[array(STRING, values.len() as u64), strings].concat())
+    }
+
+    /// The strings of an array.
+    pub fn strings(&self, key: &str) -> Vec<Vec<u8>> {
+        let (_, value) = self.entries.iter().find(|(k, _)| k == key).unwrap();
+        let mut rest = &value[16..];
+        let mut strings = Vec::new();
+        while let Some((len, after)) = rest.split_first_chunk() {
+            let (string, after) = after.split_at(u64::from_le_bytes(*len) as usize);
+            strings.push(string.to_vec());
+            rest = after;
+        }
+        strings
     }
 
     pub fn f32s(self, key: &str, values: &[f32]) -> Edit {
@@ -162,7 +195,7 @@ impl Edit {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        let mut bytes = [b"GGUF", &self.version.to_le_bytes()[..]].concat();
         bytes.extend((self.tensors.len() as u64).to_le_bytes());
         bytes.extend((self.entries.len() as u64).to_le_bytes());
         for (key, value) in &self.entries {
@@ -171,7 +204,7 @@ impl Edit {
         }
         let mut data = Vec::new();
         for tensor in &self.tensors {
-            data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+            data.resize(data.len().next_multiple_of(self.alignment), 0);
             bytes.extend(string(&tensor.name));
             bytes.extend((tensor.dimensions.len() as u32).to_le_bytes());
             tensor.dimensions.iter().for_each(|n| bytes.extend(n.to_le_bytes()));
@@ -180,7 +213,7 @@ impl Edit {
             data.extend(&tensor.data);
         }
         if !data.is_empty() {
-            bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+            bytes.resize(bytes.len().next_multiple_of(self.alignment), 0);
             bytes.extend(data);
         }
         bytes

@@ -1,5 +1,6 @@
 //! Vectors against transformers' BertModel, whole texts through the engine, and the shapes of `/v1/embeddings`.
 
+use crate::edit::Edit;
 use crate::fixtures::{json, path};
 use candlewick::backend::Backend;
 use candlewick::backend::cpu::Cpu;
@@ -271,4 +272,31 @@ fn the_router_asks_who_can() {
     let embeddings = block_on(router.embed(&asked, OnRetry::default())).unwrap();
     assert!(embeddings.vectors[0].is_ok());
     assert_eq!(embeddings.origin.reason, "it runs on this device");
+}
+
+/// And the next text finds the engine as it was.
+#[test]
+fn damaged_weights() {
+    for pooling in [1, 2, 3] {
+        let sound = engine_of(
+            MemorySource::new("sound", with_metadata("bert.pooling_type", pooling)),
+            Options { device: Device::Cpu, ..Options::default() },
+        )
+        .unwrap();
+        let peace = embed(&sound, &text("peace"), CUT).unwrap();
+        let war = sound.language().tokenizer.encode("war", false).unwrap()[0] as usize;
+        for number in [f32::NAN, f32::INFINITY] {
+            let edit = Edit::new(&with_metadata("bert.pooling_type", pooling));
+            let damaged = edit.tensor("token_embd.weight", |tensor| {
+                let width = tensor.dimensions[0] as usize;
+                tensor.data.as_chunks_mut().0[war * width..][..width].fill(number.to_le_bytes());
+            });
+            let options = Options { device: Device::Cpu, ..Options::default() };
+            let engine = engine_of(MemorySource::new("damaged", damaged.bytes()), options).unwrap();
+            let error = embed(&engine, &text("war"), CUT).unwrap_err();
+            assert_eq!(error.code, Code::CorruptModel, "{number}: {error}");
+            assert!(error.message.contains("damaged"), "{error}");
+            assert_eq!(embed(&engine, &text("peace"), CUT).unwrap(), peace);
+        }
+    }
 }

@@ -199,6 +199,44 @@ fn random_damage() {
     tally.check(900);
 }
 
+/// Tokens and merges of any bytes and lengths.
+#[test]
+fn strings_of_any_bytes() {
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    let mut tally = Tally::default();
+    for (name, bytes) in samples() {
+        let edit = Edit::new(&bytes);
+        let lists = ["tokenizer.ggml.tokens", "tokenizer.ggml.merges"];
+        for round in 0..12 {
+            let mut below = |n: usize| random.next_u64() as usize % n;
+            let mut changed = edit.clone();
+            for key in lists.into_iter().filter(|key| edit.entries.iter().any(|(known, _)| known == key)) {
+                let mut strings = edit.strings(key);
+                for _ in 0..=below(strings.len()) {
+                    let at = below(strings.len());
+                    let letters = [&b"\xC3\xE2\x96\x81\xFF ab"[..], b"\0 a", b"<>|x\xA9"][below(3)];
+                    strings[at] = (0..below(6)).map(|_| letters[below(letters.len())]).collect();
+                }
+                changed = changed.byte_strings(key, &strings);
+            }
+            for id in ["bos", "eos", "unknown", "padding", "eot"] {
+                if below(3) == 0 {
+                    changed = changed.u32(&format!("tokenizer.ggml.{id}_token_id"), below(600) as u32);
+                }
+            }
+            if below(2) == 0 {
+                // So that no two are the same.
+                let mut tokens = changed.strings(lists[0]);
+                tokens.iter_mut().enumerate().for_each(|(id, token)| token.extend(id.to_string().bytes()));
+                changed = changed.byte_strings(lists[0], &tokens);
+            }
+            tally.answered.clear();
+            tally.try_file(|| format!("{name}, round {round}"), changed.bytes());
+        }
+    }
+    tally.check(70);
+}
+
 /// Values of every type, sound in themselves.
 fn values() -> Vec<(&'static str, u32, Vec<u8>)> {
     let nested = [array(ARRAY, 1), array(ARRAY, 1), array(STRING, 1), string("x")].concat();
@@ -227,6 +265,11 @@ fn values() -> Vec<(&'static str, u32, Vec<u8>)> {
         ("an array of NaN", ARRAY, [array(6, 1), f32::NAN.to_le_bytes().to_vec()].concat()),
         ("an array of negative numbers", ARRAY, [array(11, 1), vec![0xFF; 8]].concat()),
         ("an array of truths", ARRAY, [array(7, 2), vec![0, 1]].concat()),
+        ("seven truths", ARRAY, [array(7, 7), vec![0, 1, 1, 0, 1, 0, 0]].concat()),
+        ("two numbers that differ", ARRAY, [array(4, 2), vec![4, 0, 0, 0, 2, 0, 0, 0]].concat()),
+        ("two that are the same", ARRAY, [array(0, 2), vec![4, 4]].concat()),
+        ("a whole number as F64", 12, 64f64.to_le_bytes().to_vec()),
+        ("half of one", 6, 0.5f32.to_le_bytes().to_vec()),
         ("a long array", ARRAY, many),
         ("arrays in arrays", ARRAY, nested),
         ("arrays too deep", ARRAY, [array(ARRAY, 1).repeat(6), array(0, 0)].concat()),
@@ -325,6 +368,9 @@ fn every_tensor() {
                 edit.tensors[index].dimensions = vec![edit.tensors[index].dimensions.iter().product()]
             });
             changed("has one dimension more", &|edit| edit.tensors[index].dimensions.push(1));
+            changed("has four dimensions", &|edit| edit.tensors[index].dimensions.resize(4, 1));
+            changed("has five dimensions", &|edit| edit.tensors[index].dimensions.resize(5, 1));
+            changed("has no numbers", &|edit| edit.tensors[index].dimensions.push(0));
             changed("is flat", &|edit| edit.tensors[index].dimensions.insert(0, 1));
             changed("overflows", &|edit| edit.tensors[index].dimensions = vec![1 << 32, 1 << 32]);
             for kind in [1, 2, 8, 14, 20, 30, 200] {

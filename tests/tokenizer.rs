@@ -1,6 +1,6 @@
 //! Tokenizers against llama.cpp's ids, and against files that mean harm.
 
-use crate::edit::Edit;
+use crate::edit::{ARRAY, Edit, STRING, array};
 use candlewick::Code;
 use candlewick::model::gguf::{Header, Metadata};
 use candlewick::store::MemorySource;
@@ -258,10 +258,19 @@ fn broken_vocabularies() {
         ("more scores than tokens", spm().f32s(&ggml("scores"), &[0.0; 5000]), Code::CorruptModel),
         ("fewer scores than tokens", spm().f32s(&ggml("scores"), &[0.0]), Code::CorruptModel),
         ("no merges", bpe().remove(&ggml("merges")), Code::CorruptModel),
-        ("half a merge", bpe().strs(&ggml("merges"), &["a b", "ab"]), Code::CorruptModel),
-        ("an empty merge", bpe().strs(&ggml("merges"), &[""]), Code::CorruptModel),
-        ("bos out of range", bpe().u32(&ggml("bos_token_id"), 1 << 30), Code::CorruptModel),
-        ("eos out of range", spm().u32(&ggml("eos_token_id"), u32::MAX), Code::CorruptModel),
+        ("merges of another type", bpe().f32s(&ggml("merges"), &[0.0]), Code::CorruptModel),
+        ("an id that is a text", spm().str(&ggml("eos_token_id"), "</s>"), Code::CorruptModel),
+        ("a token of 64 kB", spm().strs(&ggml("tokens"), &[&"a".repeat(65_537)]), Code::UnsupportedModel),
+        (
+            "a list of empty tokens",
+            spm().set(&ggml("tokens"), ARRAY, &[array(STRING, 1 << 22), vec![0; 8 << 22]].concat()),
+            Code::UnsupportedModel,
+        ),
+        (
+            "a list of empty merges",
+            bpe().set(&ggml("merges"), ARRAY, &[array(STRING, 1 << 22), vec![0; 8 << 22]].concat()),
+            Code::UnsupportedModel,
+        ),
         (
             "no bos to add",
             bpe()

@@ -318,6 +318,8 @@ export interface EngineInfo {
   recoveries: number;
   /** Bytes. */
   memory: { weights: number; kvCache: number };
+  /** What in the file is wrong, and was passed over. */
+  warnings: string[];
 }
 
 /** A hosted model in the place of a local one. */
@@ -648,6 +650,8 @@ export interface Inspection {
   chatTemplate: string | null;
   /** Why it cannot be run at all; then the verdict is `"does not fit"`. */
   unsupported: string | null;
+  /** What in the file is wrong, and is passed over. */
+  warnings: string[];
   /** The best of the devices' verdicts. */
   verdict: Verdict;
   /** The device that has it, the fastest of those. */

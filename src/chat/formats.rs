@@ -32,7 +32,7 @@ pub(super) fn source(name: &str) -> Option<String> {
 }
 
 /// The format for a model. `None` if nothing suggests that it was made for conversations.
-pub(super) fn choose(metadata: &Metadata, vocabulary: &[&str]) -> Result<Option<&'static str>> {
+pub(super) fn choose(metadata: &Metadata, vocabulary: &[&[u8]]) -> Result<Option<&'static str>> {
     let markers = [
         "<|im_start|>",
         "<|start_header_id|>",
@@ -46,19 +46,19 @@ pub(super) fn choose(metadata: &Metadata, vocabulary: &[&str]) -> Result<Option<
     // One pass over what may be 256,000 tokens.
     let mut found = [false; 8];
     for token in vocabulary {
-        if let Some(index) = markers.iter().position(|marker| marker == token) {
+        if let Some(index) = markers.iter().position(|marker| marker.as_bytes() == *token) {
             found[index] = true;
         }
     }
     let has = |marker: &str| markers.iter().zip(found).any(|(other, found)| *other == marker && found);
 
-    let architecture = metadata.str("general.architecture")?.unwrap_or_default();
+    let architecture = metadata.text("general.architecture")?.unwrap_or_default();
     let mut name = String::new();
     for key in ["general.name", "general.basename", "general.finetune"] {
-        name.push_str(&metadata.str(key)?.unwrap_or_default().to_lowercase());
+        name.push_str(&metadata.text(key)?.unwrap_or_default().to_lowercase());
         name.push(' ');
     }
-    let sentence_piece = metadata.str("tokenizer.ggml.model")? == Some("llama");
+    let sentence_piece = metadata.text("tokenizer.ggml.model")?.as_deref() == Some("llama");
 
     Ok(Some(if has("<|im_start|>") {
         "chatml"

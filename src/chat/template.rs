@@ -39,7 +39,7 @@ impl ChatTemplate {
     /// The template of a model's file, or the named format that fits its vocabulary. `None` for models
     /// that are not made for conversations. Fails with `unsupported_model` if a template does not parse.
     pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
-        let vocabulary = metadata.strs("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let vocabulary = metadata.strings("tokenizer.ggml.tokens")?.into_iter().flatten().collect::<Vec<_>>();
         let tokens = special_tokens(metadata, &vocabulary)?;
         // GGUF keeps the variants beside the default: tokenizer.chat_template.tool_use.
         let tool_use = metadata.str(&format!("tokenizer.chat_template.{TOOL_USE}"))?;
@@ -134,7 +134,7 @@ impl ChatTemplate {
 }
 
 /// The tokens' texts by the names that transformers gives them.
-fn special_tokens(metadata: &Metadata, vocabulary: &[&str]) -> Result<SpecialTokens> {
+fn special_tokens(metadata: &Metadata, vocabulary: &[&[u8]]) -> Result<SpecialTokens> {
     let mut tokens = SpecialTokens::new();
     let keys = [
         ("bos_token", "bos"),
@@ -146,9 +146,9 @@ fn special_tokens(metadata: &Metadata, vocabulary: &[&str]) -> Result<SpecialTok
         ("mask_token", "mask"),
     ];
     for (name, key) in keys {
-        let id = metadata.u32(&format!("tokenizer.ggml.{key}_token_id"))?;
-        if let Some(text) = id.and_then(|id| vocabulary.get(id as usize)) {
-            tokens.insert(name.to_owned(), Json::from(*text));
+        let id = metadata.integer(&format!("tokenizer.ggml.{key}_token_id"))?;
+        if let Some(text) = id.and_then(|id| vocabulary.get(usize::try_from(id).ok()?)) {
+            tokens.insert(name.to_owned(), Json::from(String::from_utf8_lossy(text)));
         }
     }
     Ok(tokens)

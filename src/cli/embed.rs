@@ -2,8 +2,8 @@
 
 use super::arguments::{Common, EmbedArguments};
 use super::{Outcome, load, read_stdin, read_text};
-use crate::Error;
 use crate::engine::{Document, EmbeddingSettings};
+use crate::{Code, Error};
 use serde_json::json;
 use std::io::Write;
 
@@ -31,6 +31,10 @@ pub async fn embed(arguments: &EmbedArguments, common: &Common) -> Outcome {
             Ok(embedding) => {
                 let numbers: Vec<String> = embedding.vector.iter().map(f32::to_string).collect();
                 writeln!(stdout, "{}", numbers.join(" "))?;
+            }
+            // It is the model that is wrong, and would be with each of them.
+            Err(error) if !matches!(error.code, Code::InvalidArgument | Code::ContextLengthExceeded) => {
+                return Err(error.context(&engine.info().name).into());
             }
             Err(error) => {
                 entries.push(json!({ "code": error.code.as_str(), "message": error.message }));

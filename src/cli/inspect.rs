@@ -1,7 +1,7 @@
 //! Commands that show what is in a model: `logits`, `tokenize`, `render`, `info`.
 
 use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, TokenizeArguments};
-use super::{Outcome, load, models, options, read_header, read_stdin, read_text};
+use super::{Outcome, load, models, options, read_header, read_stdin, read_text, warn};
 use crate::chat::Conversation;
 use crate::engine::{Estimate, Language, Verdict, inspect};
 use crate::hub::{Inspected, Spec};
@@ -66,6 +66,7 @@ pub async fn tokenize(arguments: &TokenizeArguments, common: &Common) -> Outcome
     let (source, header) = read_header(&arguments.model, common).await?;
     let tokenizer = crate::text::Tokenizer::from_metadata(&header.metadata)
         .map_err(|error| error.context(source.name()))?;
+    warn(tokenizer.warnings(), common);
     let text = match (&arguments.text, &arguments.file) {
         (Some(text), _) => text.clone(),
         (None, Some(file)) => read_text(file)?,
@@ -155,6 +156,9 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
             stored => format!("{} % of it", stored * 100 / cached.size.max(1)),
         };
         writeln!(stdout, "{:<22} {state}", "cached")?;
+    }
+    for warning in &inspection.warnings {
+        writeln!(stdout, "{:<22} {warning}", "warning")?;
     }
     for estimate in &inspection.devices {
         writeln!(stdout, "{:<22} {}", estimate.device, verdict(estimate, inspection.context_length))?;

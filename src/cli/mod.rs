@@ -17,14 +17,20 @@ mod run;
 use crate::engine::{Device, Engine, Options};
 use crate::hub::{self, Spec};
 use crate::model::gguf::Header;
-use crate::store::{Source, open_file};
+use crate::store::{Source, no_file, open_file};
 use crate::{Error, Result};
 use arguments::{Cli, Command, Common};
 use clap::Parser;
 use output::{LoadBar, print_error, say};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
+
+/// The longest text that a file or standard input may have, in bytes: larger than any context.
+const MAX_INPUT: u64 = 64 << 20;
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
@@ -109,6 +115,7 @@ async fn load_with(model: &str, common: &Common, options: Options) -> Result<Eng
         }
     };
     drop(bar);
+    warn(&engine.info().warnings, common);
     if common.verbose {
         let info = engine.info();
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
@@ -132,6 +139,13 @@ async fn load_with(model: &str, common: &Common, options: Options) -> Result<Eng
         }
     }
     Ok(engine)
+}
+
+/// Says what in a file was passed over.
+fn warn(warnings: &[String], common: &Common) {
+    for warning in warnings.iter().filter(|_| !common.quiet) {
+        say!("warning: {warning}");
+    }
 }
 
 /// What the self-test found, in words.
@@ -167,15 +181,29 @@ async fn read_header(model: &str, common: &Common) -> Result<(Box<dyn Source>, H
     Ok((source, header))
 }
 
-/// A text file as it is.
+/// A text file as it is. Of what is no file only what the shell has opened for us, as in `-f <(command)`.
 fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| Error::invalid_argument(format!("cannot read {}: {error}", path.display())))?;
-    String::from_utf8(bytes)
-        .map_err(|_| Error::invalid_argument(format!("{} is not valid UTF-8 text", path.display())))
+    let describe = |error| Error::invalid_argument(format!("cannot read {}: {error}", path.display()));
+    let is_open = ["/dev/fd", "/dev/stdin", "/proc/self/fd"].iter().any(|open| path.starts_with(open));
+    if let Some(kind) = no_file(&path.metadata().map_err(describe)?).filter(|_| !is_open) {
+        return Err(Error::invalid_argument(format!("cannot read {}: it is {kind}", path.display())));
+    }
+    read_bounded(File::open(path).map_err(describe)?, path.display())
 }
 
 fn read_stdin() -> Result<String> {
-    std::io::read_to_string(std::io::stdin())
-        .map_err(|error| Error::invalid_argument(format!("cannot read standard input: {error}")))
+    read_bounded(std::io::stdin(), "standard input")
+}
+
+/// All of a text, which `name` stands for in messages.
+fn read_bounded(from: impl Read, name: impl Display) -> Result<String> {
+    let mut bytes = Vec::new();
+    from.take(MAX_INPUT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::invalid_argument(format!("cannot read {name}: {error}")))?;
+    if bytes.len() as u64 > MAX_INPUT {
+        let megabytes = MAX_INPUT >> 20;
+        return Err(Error::invalid_argument(format!("{name} is longer than {megabytes} MB of text")));
+    }
+    String::from_utf8(bytes).map_err(|_| Error::invalid_argument(format!("{name} is not valid UTF-8 text")))
 }

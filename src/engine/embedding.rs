@@ -39,7 +39,7 @@ impl EmbeddingSettings {
         self.check(vector.len())?;
         if let Some(dimensions) = self.dimensions.filter(|&dimensions| dimensions < vector.len()) {
             vector.truncate(dimensions);
-            normalize(vector)?;
+            normalize(vector);
         }
         Ok(())
     }

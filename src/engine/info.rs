@@ -54,6 +54,8 @@ pub struct Info {
     pub recoveries: usize,
     /// Bytes on the device.
     pub memory: Memory,
+    /// What in the file is wrong, and was passed over.
+    pub warnings: Vec<String>,
 }
 
 /// Bytes that a model takes.
@@ -119,6 +121,7 @@ impl Info {
             gpu: backend.gpu(),
             recoveries: 0,
             memory: Memory::of(header, config, context, Some(backend)),
+            warnings: language.tokenizer.warnings().to_vec(),
         })
     }
 
@@ -143,8 +146,8 @@ impl Info {
 
 /// `general.name`, where it says something.
 pub(super) fn model_name(header: &Header) -> Result<Option<String>> {
-    let name = header.metadata.str("general.name")?.map(str::trim);
-    Ok(name.filter(|name| !name.is_empty()).map(str::to_owned))
+    let name = header.metadata.text("general.name")?.map(|name| name.trim().to_owned());
+    Ok(name.filter(|name| !name.is_empty()))
 }
 
 /// All the weights there are.

@@ -43,6 +43,8 @@ pub struct Inspection {
     pub chat_template: Option<String>,
     /// Why the file cannot be run at all, where it cannot; then the verdict is "does not fit".
     pub unsupported: Option<String>,
+    /// What in the file is wrong, and is passed over.
+    pub warnings: Vec<String>,
     /// The best of the devices' verdicts.
     pub verdict: Verdict,
     /// The device that has it, the fastest of those: `cpu` or `gpu`.
@@ -58,8 +60,8 @@ pub async fn inspect(source: &dyn Source, options: &Options) -> Result<Inspectio
     check_threads(options.threads)?;
     let header = Header::read(source).await?;
     let metadata = &header.metadata;
-    let architecture = metadata.str("general.architecture")?;
-    let number = |key: &str| metadata.u32(&format!("{}.{key}", architecture.unwrap_or_default()));
+    let architecture = metadata.text("general.architecture")?;
+    let number = |key: &str| metadata.u32(&format!("{}.{key}", architecture.as_deref().unwrap_or_default()));
     let config = match header.tensors.is_empty() {
         true => Err(Error::unsupported_model("it holds a vocabulary without a model")),
         false => Config::from_header(&header),
@@ -74,7 +76,7 @@ pub async fn inspect(source: &dyn Source, options: &Options) -> Result<Inspectio
     let best = best(&devices);
     Ok(Inspection {
         name: model_name(&header)?.unwrap_or_else(|| source.name().to_owned()),
-        architecture: architecture.map(str::to_owned),
+        architecture: architecture.as_deref().map(str::to_owned),
         parameters: parameters(&header),
         quantization: quantization(&header),
         file: source.name().to_owned(),
@@ -89,6 +91,7 @@ pub async fn inspect(source: &dyn Source, options: &Options) -> Result<Inspectio
             .as_ref()
             .ok()
             .and_then(|language| language.template.as_ref().map(|template| template.name().to_owned())),
+        warnings: language.as_ref().map_or_else(|_| Vec::new(), |it| it.tokenizer.warnings().to_vec()),
         unsupported: config.err().or(language.err()).map(|error| error.message),
         verdict: best.map_or(Verdict::DoesNotFit, |best| best.verdict),
         device: best.map(|best| best.device),

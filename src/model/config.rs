@@ -3,12 +3,14 @@
 //! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Where a file leaves a
 //! value out, the default is the family's, as transformers and llama.cpp have it.
 
-use super::gguf::{Header, Metadata};
-use crate::backend::{Activation, Attention, Heads, Rope, RopePairing};
+use super::gguf::Header;
+use super::keys::{Keys, check_layers};
+use super::rope::RopeConfig;
+use crate::backend::{Activation, Attention, Heads, Rope};
 use crate::{Error, Result};
 
 /// Larger than any published model. With it a row's bytes can be counted in 32 bits, whatever a hostile file says.
-const MAX_WIDTH: u32 = 1 << 20;
+pub(super) const MAX_WIDTH: u32 = 1 << 20;
 const MAX_LAYERS: u32 = 1 << 12;
 
 /// Gemma's sliding layers always rotate with this base, whatever the others use.
@@ -138,97 +140,29 @@ pub struct Config {
     sliding: Option<Sliding>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-struct RopeConfig {
-    pairing: RopePairing,
-    /// Elements of a head that are rotated.
-    dimensions: usize,
-    base: f32,
-    scaling: RopeScaling,
-    /// For [`RopeScaling::Factors`]; other kinds know their own.
-    magnitude: f32,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum RopeScaling {
-    None,
-    /// Positions are divided.
-    Linear {
-        factor: f32,
-    },
-    /// <https://arxiv.org/abs/2309.00071>
-    Yarn {
-        factor: f32,
-        original_context: f32,
-        beta_fast: f32,
-        beta_slow: f32,
-    },
-    /// A divisor a frequency, from tensors: Llama 3's one list, or LongRoPE's two.
-    Factors {
-        original_context: usize,
-    },
-}
-
 /// Layers that see only the last tokens.
 #[derive(Debug, Clone, PartialEq)]
 struct Sliding {
     window: usize,
-    /// Every `period`-th layer sees everything; 0: none does.
-    period: usize,
+    sees_all: SeesAll,
     /// RoPE base of the sliding layers, unscaled, where it differs.
     rope_base: Option<f32>,
 }
 
-/// Keys of one architecture: `{architecture}.{key}`.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    prefix: &'a str,
+/// Which layers are no sliding ones.
+#[derive(Debug, Clone, PartialEq)]
+enum SeesAll {
+    /// The last of each so many; 0: none.
+    Every(usize),
+    /// Layer by layer.
+    Layers(Vec<bool>),
 }
 
-impl Keys<'_> {
-    fn name(&self, key: &str) -> String {
-        format!("{}.{key}", self.prefix)
-    }
-
-    /// A size from 1 to `max`.
-    fn size(&self, key: &str, max: u32) -> Result<Option<usize>> {
-        let name = self.name(key);
-        // Some converters write one number a layer where all are equal.
-        let value = match self.metadata.array_len(&name) {
-            None => self.metadata.u32(&name)?,
-            Some(_) => {
-                let values = self.metadata.integers(&name)?.unwrap_or_default();
-                let first = values.first().copied().unwrap_or(0);
-                if values.iter().any(|&value| value != first) {
-                    return Err(Error::unsupported_model(format!("{name} differs from layer to layer")));
-                }
-                Some(u32::try_from(first).unwrap_or(0))
-            }
-        };
-        match value {
-            Some(value) if value == 0 || value > max => {
-                Err(Error::corrupt_model(format!("metadata {name} is {value}; it must be from 1 to {max}")))
-            }
-            value => Ok(value.map(|value| value as usize)),
-        }
-    }
-
-    fn required(&self, key: &str, max: u32) -> Result<usize> {
-        self.size(key, max)?
-            .ok_or_else(|| Error::corrupt_model(format!("metadata {} is missing", self.name(key))))
-    }
-
-    fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.metadata.f32(&self.name(key))
-    }
-
-    /// A number above 0; 0 counts as absent.
-    fn positive(&self, key: &str) -> Result<Option<f32>> {
-        match self.f32(key)? {
-            Some(value) if value < 0.0 => {
-                Err(Error::corrupt_model(format!("metadata {} is {value}, below 0", self.name(key))))
-            }
-            value => Ok(value.filter(|&value| value > 0.0)),
+impl SeesAll {
+    fn at(&self, index: usize) -> bool {
+        match self {
+            SeesAll::Every(period) => *period > 0 && (index + 1).is_multiple_of(*period),
+            SeesAll::Layers(layers) => layers.get(index).copied().unwrap_or(false),
         }
     }
 }
@@ -243,15 +177,16 @@ impl Config {
             ));
         }
         let name = metadata
-            .str("general.architecture")?
+            .text("general.architecture")?
             .ok_or_else(|| Error::corrupt_model("metadata general.architecture is missing"))?;
+        let name = &name[..];
         let architecture = Architecture::named(name)?;
         let keys = Keys { metadata, prefix: name };
 
         let layers = keys.required("block_count", MAX_LAYERS)?;
         let embedding = keys.required("embedding_length", MAX_WIDTH)?;
-        let query = keys.required("attention.head_count", MAX_WIDTH)?;
-        let kv = keys.size("attention.head_count_kv", MAX_WIDTH)?.unwrap_or(query);
+        let query = keys.required_layered("attention.head_count", MAX_WIDTH, layers)?;
+        let kv = keys.layered("attention.head_count_kv", MAX_WIDTH, layers)?.unwrap_or(query);
         if !query.is_multiple_of(kv) {
             return Err(Error::corrupt_model(format!("{query} query heads cannot share {kv} key heads")));
         }
@@ -272,6 +207,7 @@ impl Config {
             return Err(Error::unsupported_model("mixture-of-experts models are not supported yet"));
         }
 
+        let trained_context = keys.size("context_length", u32::MAX)?.unwrap_or(2048);
         let norm_epsilon = match architecture.has_layer_norm() {
             true => "attention.layer_norm_epsilon",
             false => "attention.layer_norm_rms_epsilon",
@@ -281,9 +217,9 @@ impl Config {
             architecture_name: name.to_owned(),
             layers,
             embedding,
-            feed_forward: keys.required("feed_forward_length", MAX_WIDTH)?,
+            feed_forward: keys.required_layered("feed_forward_length", MAX_WIDTH, layers)?,
             vocabulary: vocabulary(header)?,
-            trained_context: keys.size("context_length", u32::MAX)?.unwrap_or(2048),
+            trained_context,
             heads: Heads { query, kv, size },
             norm_epsilon: keys.positive(norm_epsilon)?.unwrap_or(1e-5),
             embedding_scale: if architecture.is_gemma() { (embedding as f32).sqrt() } else { 1.0 },
@@ -304,29 +240,20 @@ impl Config {
                 _ if architecture.is_gemma() || !architecture.has_gate() => Activation::Gelu,
                 _ => Activation::Silu,
             },
-            rope: RopeConfig::read(&keys, header, architecture, size)?,
-            sliding: Sliding::read(&keys, architecture)?,
+            rope: RopeConfig::read(&keys, header, architecture, size, trained_context)?,
+            sliding: Sliding::read(&keys, architecture, layers)?,
         })
     }
 
     /// Name of the tensor that holds the divisors of the RoPE frequencies for an engine that
     /// allocates `context` tokens, where the model has one.
     pub fn rope_factors_tensor(&self, context: usize) -> Option<&'static str> {
-        match self.rope.scaling {
-            RopeScaling::Factors { .. } if self.architecture == Architecture::Llama => {
-                Some("rope_freqs.weight")
-            }
-            RopeScaling::Factors { original_context } if context > original_context => {
-                Some("rope_factors_long.weight")
-            }
-            RopeScaling::Factors { .. } => Some("rope_factors_short.weight"),
-            _ => None,
-        }
+        self.rope.factors_tensor(self.architecture, context)
     }
 
     /// Pairs of elements of a head that are rotated.
     pub fn rope_pairs(&self) -> usize {
-        self.rope.dimensions / 2
+        self.rope.pairs()
     }
 
     /// The attention of layer `index`.
@@ -343,14 +270,13 @@ impl Config {
     /// The rotation of layer `index`; `factors` are the values of [`Config::rope_factors_tensor`].
     pub fn rope(&self, index: usize, factors: Option<&[f32]>) -> Rope {
         match self.sliding_at(index).and_then(|sliding| sliding.rope_base) {
-            Some(base) => RopeConfig { base, scaling: RopeScaling::None, ..self.rope.clone() }.table(None),
+            Some(base) => self.rope.unscaled(base).table(None),
             None => self.rope.table(factors),
         }
     }
 
     fn sliding_at(&self, index: usize) -> Option<&Sliding> {
-        let sees_all = |sliding: &Sliding| sliding.period > 0 && (index + 1).is_multiple_of(sliding.period);
-        self.sliding.as_ref().filter(|sliding| !sees_all(sliding))
+        self.sliding.as_ref().filter(|sliding| !sliding.sees_all.at(index))
     }
 
     /// Numbers that keys and values of one token take, over all layers; in an encoder these share their cache.
@@ -377,7 +303,7 @@ fn query_scale_width(
 fn vocabulary(header: &Header) -> Result<usize> {
     let size = match header.tensor("token_embd.weight") {
         Some(tensor) => {
-            let rows = tensor.dimensions.get(1).copied().unwrap_or(0);
+            let rows = tensor.dimension(1);
             usize::try_from(rows)
                 .map_err(|_| Error::unsupported_model(format!("{rows} tokens are too many")))?
         }
@@ -387,7 +313,7 @@ fn vocabulary(header: &Header) -> Result<usize> {
 }
 
 impl Sliding {
-    fn read(keys: &Keys, architecture: Architecture) -> Result<Option<Sliding>> {
+    fn read(keys: &Keys, architecture: Architecture, layers: usize) -> Result<Option<Sliding>> {
         let name = keys.name("attention.sliding_window");
         let window = keys.metadata.u32(&name)?.unwrap_or(0) as usize;
         if window == 0 {
@@ -398,10 +324,16 @@ impl Sliding {
             Architecture::Gemma3 => 6,
             _ => 0,
         };
-        let period = match keys.metadata.array_len(&keys.name("attention.sliding_window_pattern")) {
-            // One truth value a layer; the families here are periodic, and their defaults say so.
-            Some(_) => default_period,
-            None => keys.size("attention.sliding_window_pattern", MAX_LAYERS)?.unwrap_or(default_period),
+        let name = keys.name("attention.sliding_window_pattern");
+        let sees_all = match keys.metadata.array_len(&name) {
+            None => {
+                SeesAll::Every(keys.metadata.u32(&name)?.map_or(default_period, |period| period as usize))
+            }
+            Some(len) => {
+                check_layers(&name, len, layers)?;
+                let slides = keys.metadata.integers(&name)?.unwrap_or_default();
+                SeesAll::Layers(slides.into_iter().map(|slides| slides == 0).collect())
+            }
         };
         let rope_base = match architecture {
             Architecture::Gemma3 => {
@@ -409,99 +341,6 @@ impl Sliding {
             }
             _ => None,
         };
-        Ok(Some(Sliding { window, period, rope_base }))
-    }
-}
-
-impl RopeConfig {
-    fn read(
-        keys: &Keys,
-        header: &Header,
-        architecture: Architecture,
-        head_size: usize,
-    ) -> Result<RopeConfig> {
-        let dimensions = match architecture.learns_positions() {
-            true => 0,
-            false => keys.size("rope.dimension_count", MAX_WIDTH)?.unwrap_or(head_size),
-        };
-        if dimensions > head_size || !dimensions.is_multiple_of(2) {
-            return Err(Error::corrupt_model(format!("cannot rotate {dimensions} of {head_size} elements")));
-        }
-        let base = keys.positive("rope.freq_base")?;
-        let default_base = if architecture == Architecture::Gemma3 { 1_000_000.0 } else { 10_000.0 };
-        Ok(RopeConfig {
-            pairing: match architecture {
-                Architecture::Llama => RopePairing::Interleaved,
-                _ => RopePairing::Halves,
-            },
-            dimensions,
-            base: base.unwrap_or(default_base),
-            scaling: RopeScaling::read(keys, header)?,
-            magnitude: keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0),
-        })
-    }
-
-    fn table(&self, factors: Option<&[f32]>) -> Rope {
-        let pairs = self.dimensions / 2;
-        let frequency = |pair: usize| self.base.powf(-2.0 * pair as f32 / self.dimensions as f32);
-        let (frequencies, magnitude) = match self.scaling {
-            RopeScaling::None => ((0..pairs).map(frequency).collect(), 1.0),
-            RopeScaling::Linear { factor } => {
-                ((0..pairs).map(|pair| frequency(pair) / factor).collect(), 1.0)
-            }
-            RopeScaling::Factors { .. } => {
-                let divisor = |pair: usize| factors.map_or(1.0, |factors| factors[pair]);
-                ((0..pairs).map(|pair| frequency(pair) / divisor(pair)).collect(), self.magnitude)
-            }
-            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow } => {
-                // The pair that turns `turns` times over the original context.
-                let pair_of = |turns: f32| {
-                    self.dimensions as f32 * (original_context / (turns * std::f32::consts::TAU)).ln()
-                        / (2.0 * self.base.ln())
-                };
-                let low = pair_of(beta_fast).floor().max(0.0);
-                let high = pair_of(beta_slow).ceil().min(self.dimensions as f32 - 1.0);
-                let blend = |pair: usize| {
-                    let ramp = ((pair as f32 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-                    frequency(pair) * ((1.0 - ramp) + ramp / factor)
-                };
-                let magnitude = (1.0 + 0.1 * factor.ln()) * self.magnitude;
-                ((0..pairs).map(blend).collect(), magnitude)
-            }
-        };
-        Rope { pairing: self.pairing, frequencies, magnitude }
-    }
-}
-
-impl RopeScaling {
-    fn read(keys: &Keys, header: &Header) -> Result<RopeScaling> {
-        let original_context = keys.size("rope.scaling.original_context_length", u32::MAX)?;
-        let has_factors = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"]
-            .iter()
-            .any(|name| header.tensor(name).is_some());
-        if has_factors {
-            let context = keys.size("context_length", u32::MAX)?.unwrap_or(usize::MAX);
-            return Ok(RopeScaling::Factors { original_context: original_context.unwrap_or(context) });
-        }
-        let factor = match keys.positive("rope.scaling.factor")? {
-            Some(factor) => factor,
-            // Old files: a divisor of positions.
-            None => keys.positive("rope.scale_linear")?.unwrap_or(1.0),
-        };
-        let name = keys.name("rope.scaling.type");
-        match keys.metadata.str(&name)? {
-            _ if factor == 1.0 => Ok(RopeScaling::None),
-            None | Some("linear") => Ok(RopeScaling::Linear { factor }),
-            Some("none" | "longrope") => Ok(RopeScaling::None),
-            Some("yarn") => Ok(RopeScaling::Yarn {
-                factor,
-                original_context: original_context
-                    .ok_or_else(|| Error::corrupt_model("YaRN scaling without its original context length"))?
-                    as f32,
-                beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-                beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-            }),
-            Some(other) => Err(Error::unsupported_model(format!("unknown RoPE scaling \"{other}\""))),
-        }
+        Ok(Some(Sliding { window, sees_all, rope_base }))
     }
 }

@@ -68,8 +68,14 @@ impl Encoder {
                 sum
             }
         };
-        normalize(&mut vector)?;
-        Ok(vector)
+        normalize(&mut vector);
+        // A mean hides no number that is none.
+        match vector.iter().all(|value| value.is_finite()) {
+            true => Ok(vector),
+            false => Err(Error::corrupt_model(
+                "the model gave a vector with a number that is not finite: its weights are damaged",
+            )),
+        }
     }
 
     /// Most tokens of a text.
@@ -126,14 +132,10 @@ impl Encoder {
     }
 }
 
-/// Makes a vector's length 1. All zeros stay as they are.
-pub fn normalize(vector: &mut [f32]) -> Result<()> {
+/// Makes a vector's length 1. All zeros stay as they are, and so does what is not finite.
+pub fn normalize(vector: &mut [f32]) {
     let length = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-    if !length.is_finite() {
-        return Err(Error::internal("the model gave a number that is not finite"));
-    }
-    if length > 0.0 {
+    if length > 0.0 && length.is_finite() {
         vector.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
     }
-    Ok(())
 }

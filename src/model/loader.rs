@@ -111,7 +111,7 @@ impl<'a> Loader<'a> {
         self.check_shape(tensor, rows, columns)?;
         let mut positions = self.values(name, rows * columns).await?;
         let tensor = self.tensor(types)?;
-        let kinds = tensor.dimensions.get(1).copied().unwrap_or(1) as usize;
+        let kinds = tensor.dimension(1) as usize;
         let types = self.values(types, kinds.saturating_mul(columns)).await?;
         for position in positions.chunks_exact_mut(columns) {
             position.iter_mut().zip(&types).for_each(|(value, of_type)| *value += of_type);
@@ -227,7 +227,8 @@ impl<'a> Loader<'a> {
     }
 
     fn check_shape(&self, tensor: &TensorInfo, rows: usize, columns: usize) -> Result<()> {
-        if tensor.dimensions == [columns as u64, rows as u64] {
+        let shape = [tensor.dimension(0), tensor.dimension(1), tensor.dimension(2), tensor.dimension(3)];
+        if shape == [columns as u64, rows as u64, 1, 1] {
             Ok(())
         } else {
             Err(self.wrong_shape(tensor, &[columns, rows]))

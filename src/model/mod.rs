@@ -5,8 +5,10 @@ pub mod gguf;
 mod config;
 mod decoder;
 mod encoder;
+mod keys;
 mod layers;
 mod loader;
+mod rope;
 
 pub use config::{Architecture, Config};
 pub use decoder::Decoder;

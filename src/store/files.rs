@@ -4,7 +4,7 @@ use super::{Joined, Source, Split};
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -22,6 +22,27 @@ pub fn open_file(path: &Path) -> Result<Box<dyn Source>> {
     Ok(Box::new(Joined::new(parts.collect::<Result<_>>()?)))
 }
 
+/// What something is that is no file with an end.
+pub(crate) fn no_file(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return Some("a pipe, not a file");
+        } else if kind.is_socket() {
+            return Some("a socket, not a file");
+        } else if kind.is_char_device() || kind.is_block_device() {
+            return Some("a device, not a file");
+        }
+    }
+    match (kind.is_dir(), kind.is_file()) {
+        (true, _) => Some("a folder, not a file"),
+        (_, false) => Some("not a regular file"),
+        _ => None,
+    }
+}
+
 impl FileSource {
     /// Fails with `model_not_found` where there is no such file.
     pub fn open(path: &Path) -> Result<Self> {
@@ -32,17 +53,15 @@ impl FileSource {
             )),
             _ => Error::model_not_found(format!("{}: {error}", path.display())),
         };
-        let file = File::open(path).map_err(describe)?;
-        let metadata = file.metadata().map_err(describe)?;
-        if metadata.is_dir() {
+        // Before it is opened, which would wait for whoever writes into a pipe.
+        let metadata = path.metadata().map_err(describe)?;
+        if let Some(kind) = no_file(&metadata) {
             return Err(Error::model_not_found(format!(
-                "{} is a folder. Give the path of a .gguf file in it",
+                "{} is {kind}. Give the path of a .gguf file",
                 path.display()
             )));
         }
-        if !metadata.is_file() {
-            return Err(Error::model_not_found(format!("{} is not a regular file", path.display())));
-        }
+        let file = File::open(path).map_err(describe)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(FileSource { name, len: metadata.len(), file: RefCell::new(file) })
     }

@@ -21,6 +21,8 @@ use crate::Result;
 use futures_util::future::LocalBoxFuture;
 
 pub use cache::{Key, Record, Store, Written};
+#[cfg(all(not(target_arch = "wasm32"), feature = "cli"))]
+pub(crate) use files::no_file;
 #[cfg(not(target_arch = "wasm32"))]
 pub use files::{FileSource, open_file};
 #[cfg(not(target_arch = "wasm32"))]

@@ -41,6 +41,9 @@ pub(super) fn byte_of(character: char) -> Option<u8> {
     }
 }
 
+/// The largest published lists have some 510,000.
+const MAX_MERGES: usize = 1 << 21;
+
 #[derive(Debug)]
 pub(super) struct Bpe {
     pre_tokenizer: PreTokenizer,
@@ -58,20 +61,21 @@ impl Bpe {
     pub fn new(metadata: &Metadata, vocabulary: &mut Vocabulary, rules: &Rules) -> Result<Bpe> {
         let key = "tokenizer.ggml.merges";
         let list = metadata
-            .strs(key)?
+            .strings(key)?
             .ok_or_else(|| Error::corrupt_model(format!("the file has no merges ({key})")))?;
+        if list.len() > MAX_MERGES {
+            let message = format!("{key} has {} entries, more than {MAX_MERGES}", list.len());
+            return Err(Error::unsupported_model(message));
+        }
         let mut merges = HashMap::with_capacity(list.len());
-        let mut joined = String::new();
-        for (rank, merge) in list.iter().enumerate() {
-            // A piece may itself begin with a space.
-            let space = merge.bytes().skip(1).position(|byte| byte == b' ').map(|at| at + 1);
-            let Some((left, right)) = space.and_then(|at| Some((merge.get(..at)?, merge.get(at + 1..)?)))
-            else {
-                return Err(Error::corrupt_model(format!("{key}: entry {rank} is no pair: {merge:?}")));
-            };
+        let mut joined = Vec::new();
+        for (rank, merge) in list.enumerate() {
+            // A piece may itself begin with a space. What is no pair is passed over, as in llama.cpp.
+            let space = merge.iter().skip(1).position(|&byte| byte == b' ').map(|at| at + 1);
+            let Some((left, right)) = space.map(|at| (&merge[..at], &merge[at + 1..])) else { continue };
             joined.clear();
-            joined.push_str(left);
-            joined.push_str(right);
+            joined.extend_from_slice(left);
+            joined.extend_from_slice(right);
             let pair = key_of(vocabulary.intern(left), vocabulary.intern(right));
             let piece = vocabulary.intern(&joined);
             merges.entry(pair).or_insert((rank as u32, piece));
@@ -128,13 +132,15 @@ impl Bpe {
                 ids.push(symbol.piece);
                 continue;
             }
-            // As llama.cpp: byte by byte, and what has no token either is lost.
+            // As llama.cpp: byte by byte of how it is written, and what has no token either is lost.
             for &byte in &text.as_bytes()[symbol.start as usize..(symbol.start + symbol.len) as usize] {
-                let id = match self.byte_level {
-                    true => vocabulary.token(&[byte]).filter(|_| byte.is_ascii_graphic()),
-                    false => byte_token(vocabulary, byte),
-                };
-                ids.extend(id);
+                if self.byte_level {
+                    let mut utf8 = [0; 4];
+                    let written = BYTE_CHARACTERS[byte as usize].encode_utf8(&mut utf8);
+                    ids.extend(written.bytes().filter_map(|byte| vocabulary.token(&[byte])));
+                } else {
+                    ids.extend(byte_token(vocabulary, byte));
+                }
             }
         }
     }

@@ -34,8 +34,10 @@ impl SpecialTokens {
     pub fn new(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<SpecialTokens> {
         let is_special =
             |id: &u32| matches!(vocabulary.kind(*id), Kind::Control | Kind::UserDefined | Kind::Unknown);
-        let text = |id: u32| vocabulary.text(id).unwrap_or_default();
-        let mut ids: Vec<u32> = (0..vocabulary.len() as u32).filter(is_special).collect();
+        // What is not UTF-8 is in no text.
+        let text = |id: u32| text_of(vocabulary, id).unwrap_or_default();
+        let is_text = |id: &u32| text_of(vocabulary, *id).is_some();
+        let mut ids: Vec<u32> = (0..vocabulary.len() as u32).filter(is_special).filter(is_text).collect();
         ids.sort_by_key(|&id| std::cmp::Reverse(text(id).len()));
         let mut lengths = vec![BTreeSet::new(); 256];
         for &id in &ids {
@@ -45,13 +47,13 @@ impl SpecialTokens {
         }
 
         // Files do not say which tokens strip white space; llama.cpp goes by the model's name.
-        let name = metadata.str("general.name")?.unwrap_or_default().to_ascii_lowercase();
-        let pre = metadata.str("tokenizer.ggml.pre")?.unwrap_or_default();
-        let architecture = metadata.str("general.architecture")?.unwrap_or_default();
+        let name = metadata.text("general.name")?.unwrap_or_default().to_ascii_lowercase();
+        let pre = metadata.text("tokenizer.ggml.pre")?.unwrap_or_default();
+        let architecture = metadata.text("general.architecture")?.unwrap_or_default();
         let contains = |text: &str, parts: &[&str]| parts.iter().any(|part| text.contains(part));
         let (mut strips_left, mut strips_right) = ("", false);
-        if contains(pre, &["jina-v2-de", "jina-v2-es", "jina-v2-code"])
-            || contains(architecture, &["nomic-bert-moe", "jina-bert-v3"])
+        if contains(&pre, &["jina-v2-de", "jina-v2-es", "jina-v2-code"])
+            || contains(&architecture, &["nomic-bert-moe", "jina-bert-v3"])
         {
             strips_left = "<mask>";
         } else if contains(&name, &["phi-3", "phi3"]) {
@@ -80,7 +82,7 @@ impl SpecialTokens {
         // Vocabularies have up to thousands of these tokens and texts few of them.
         let present = self.present(vocabulary, text, parse_special);
         for token in self.tokens.iter().filter(|token| present.contains(&token.id)) {
-            let wanted = vocabulary.text(token.id).unwrap_or_default();
+            let wanted = text_of(vocabulary, token.id).unwrap_or_default();
             let mut after = Vec::with_capacity(fragments.len());
             for fragment in fragments {
                 match fragment {
@@ -113,6 +115,10 @@ impl SpecialTokens {
         }
         present
     }
+}
+
+fn text_of(vocabulary: &Vocabulary, id: u32) -> Option<&str> {
+    std::str::from_utf8(vocabulary.text(id)?).ok()
 }
 
 impl Special {

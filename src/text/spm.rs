@@ -2,9 +2,9 @@
 //! token with the highest score are joined first. What is no token in the end is written as bytes.
 
 use super::merges::{NONE, Word};
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{Vocabulary, check_len};
+use crate::Result;
 use crate::model::gguf::Metadata;
-use crate::{Error, Result};
 
 #[derive(Debug)]
 pub(super) struct Spm {
@@ -19,25 +19,11 @@ pub(super) struct Spm {
 impl Spm {
     pub fn new(metadata: &Metadata, vocabulary: &Vocabulary, unknown: Option<u32>) -> Result<Spm> {
         let key = "tokenizer.ggml.scores";
-        let scores = match metadata.f32s(key) {
-            Ok(scores) => scores,
-            // llama.cpp takes whole numbers too.
-            Err(error) => match metadata.integers(key) {
-                Ok(scores) => scores.map(|scores| scores.into_iter().map(|score| score as f32).collect()),
-                Err(_) => return Err(error),
-            },
-        };
-        let ranks: Vec<u32> = match scores {
+        check_len(metadata, key, vocabulary.len())?;
+        let ranks: Vec<u32> = match metadata.f32s(key)? {
             Some(scores) => scores.into_iter().map(rank).collect(),
             None => vec![0; vocabulary.len()],
         };
-        if ranks.len() != vocabulary.len() {
-            return Err(Error::corrupt_model(format!(
-                "{key} has {} entries for {} tokens",
-                ranks.len(),
-                vocabulary.len()
-            )));
-        }
         let bytes = std::array::from_fn(|byte| {
             let byte = byte as u8;
             let token = byte_token(vocabulary, byte).or_else(|| vocabulary.token(&[byte]));

@@ -31,6 +31,7 @@ pub struct Tokenizer {
     add_bos: bool,
     add_eos: bool,
     end_of_generation: Vec<u32>,
+    warnings: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -46,7 +47,8 @@ impl Tokenizer {
     /// Fails with `unsupported_model` for kinds of tokenizer that candlewick does not have, and with
     /// `corrupt_model` where the keys contradict each other.
     pub fn from_metadata(metadata: &Metadata) -> Result<Tokenizer> {
-        let Some(name) = metadata.str("tokenizer.ggml.model")? else {
+        let name = metadata.text("tokenizer.ggml.model")?;
+        let Some(name) = name.as_deref() else {
             return Err(Error::corrupt_model("the file has no tokenizer (tokenizer.ggml.model)"));
         };
         if !matches!(name, "llama" | "gpt2" | "gemma4" | "bert") {
@@ -55,9 +57,10 @@ impl Tokenizer {
             )));
         }
         let mut vocabulary = Vocabulary::from_metadata(metadata)?;
+        let pre = metadata.text("tokenizer.ggml.pre")?;
         let pre = match name {
             "gemma4" => Some("gemma4"),
-            _ => metadata.str("tokenizer.ggml.pre")?.filter(|pre| !pre.is_empty()),
+            _ => pre.as_deref().filter(|pre| !pre.is_empty()),
         };
         let rules = Rules::named(pre);
         let has_bos = rules.is_none_or(|rules| rules.has_bos);
@@ -68,7 +71,8 @@ impl Tokenizer {
             "bert" => [Some(101), None, Some(100), Some(102), Some(0)],
             _ => [None; 5],
         };
-        let [bos, eos, unknown, separator, padding] = special_ids(metadata, &vocabulary, defaults)?;
+        let mut given = Given { metadata, warnings: Vec::new() };
+        let [bos, eos, unknown, separator, padding] = special_ids(&mut given, &vocabulary, defaults)?;
 
         let model = match name {
             "llama" => Model::Spm(Spm::new(metadata, &vocabulary, unknown)?),
@@ -83,7 +87,7 @@ impl Tokenizer {
                 Model::Bpe(Bpe::new(metadata, &mut vocabulary, &rules)?)
             }
         };
-        let end_of_generation = end_of_generation(metadata, &mut vocabulary, eos)?;
+        let end_of_generation = end_of_generation(&mut given, &mut vocabulary, eos)?;
         let flag = |key: &str| metadata.bool(key);
         let by_default = match &model {
             Model::Spm(_) | Model::WordPiece(_) => true,
@@ -103,6 +107,7 @@ impl Tokenizer {
             separator,
             padding,
             end_of_generation,
+            warnings: given.warnings,
         };
         tokenizer.affixes()?;
         Ok(tokenizer)
@@ -197,37 +202,38 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
-    /// How the vocabulary writes a token: "▁Hello", "ĠHello", "<0x0A>".
-    pub fn token_text(&self, id: u32) -> Option<&str> {
-        self.vocabulary.text(id).filter(|_| self.vocabulary.is_token(id))
+    /// How the vocabulary writes a token: "▁Hello", "ĠHello", "<0x0A>". What is not UTF-8 in it shows as U+FFFD.
+    pub fn token_text(&self, id: u32) -> Option<Cow<'_, str>> {
+        let text = self.vocabulary.text(id).filter(|_| self.vocabulary.is_token(id));
+        text.map(String::from_utf8_lossy)
     }
 
     /// What a token adds to a text; perhaps part of a character. Control tokens give their names.
     pub fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {
-        let text = self.token_text(id).unwrap_or_default();
+        let text = self.vocabulary.text(id).unwrap_or_default();
         match (self.kind(id), &self.model) {
             (Kind::Unused, _) => Cow::Borrowed(&[]),
-            (Kind::Control | Kind::UserDefined | Kind::Unknown, _) => Cow::Borrowed(text.as_bytes()),
+            (Kind::Control | Kind::UserDefined | Kind::Unknown, _) => Cow::Borrowed(text),
             (Kind::Byte, _) => {
-                let byte = text.strip_prefix("<0x").and_then(|text| text.strip_suffix('>'));
-                let byte = byte.and_then(|byte| u8::from_str_radix(byte, 16).ok());
-                byte.map_or(Cow::Borrowed(text.as_bytes()), |byte| Cow::Owned(vec![byte]))
+                let byte = text.strip_prefix(b"<0x").and_then(|text| text.strip_suffix(b">"));
+                let byte = byte.and_then(|byte| u8::from_str_radix(std::str::from_utf8(byte).ok()?, 16).ok());
+                byte.map_or(Cow::Borrowed(text), |byte| Cow::Owned(vec![byte]))
             }
             (Kind::Normal, Model::Bpe(bpe)) if bpe.byte_level => {
                 let mut bytes = Vec::with_capacity(text.len());
                 let mut utf8 = [0; 4];
-                for character in text.chars() {
-                    match byte_of(character) {
-                        Some(byte) => bytes.push(byte),
-                        None => bytes.extend_from_slice(character.encode_utf8(&mut utf8).as_bytes()),
+                for chunk in text.utf8_chunks() {
+                    for character in chunk.valid().chars() {
+                        match byte_of(character) {
+                            Some(byte) => bytes.push(byte),
+                            None => bytes.extend_from_slice(character.encode_utf8(&mut utf8).as_bytes()),
+                        }
                     }
+                    bytes.extend_from_slice(chunk.invalid());
                 }
                 Cow::Owned(bytes)
             }
-            (Kind::Normal, _) => match text.contains('▁') {
-                true => Cow::Owned(text.replace('▁', " ").into_bytes()),
-                false => Cow::Borrowed(text.as_bytes()),
-            },
+            (Kind::Normal, _) => with_spaces(text),
         }
     }
 
@@ -276,15 +282,56 @@ impl Tokenizer {
         self.add_eos
     }
 
+    /// What in the file is wrong, and was passed over.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Whether a model that writes this token is done.
     pub fn is_end_of_generation(&self, id: u32) -> bool {
         self.end_of_generation.contains(&id)
     }
 }
 
+/// `text` with spaces for "▁".
+fn with_spaces(text: &[u8]) -> Cow<'_, [u8]> {
+    const SPACE: &[u8] = "▁".as_bytes();
+    if !text.windows(SPACE.len()).any(|window| window == SPACE) {
+        return Cow::Borrowed(text);
+    }
+    let mut spaced = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(&first) = rest.first() {
+        let (byte, after) = rest.strip_prefix(SPACE).map_or((first, &rest[1..]), |after| (b' ', after));
+        spaced.push(byte);
+        rest = after;
+    }
+    Cow::Owned(spaced)
+}
+
+/// The special tokens that a file names by their ids.
+struct Given<'a> {
+    metadata: &'a Metadata,
+    warnings: Vec<String>,
+}
+
+impl Given<'_> {
+    /// An id; nothing where it is no token, as published files have it: like llama.cpp, warns and passes it over.
+    fn id(&mut self, name: &str, vocabulary: &Vocabulary) -> Result<Option<u32>> {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        let Some(given) = self.metadata.integer(&key)? else { return Ok(None) };
+        let id = u32::try_from(given).ok().filter(|&id| vocabulary.is_token(id));
+        if id.is_none() {
+            let tokens = vocabulary.len();
+            self.warnings.push(format!("{key} is {given}, of {tokens} tokens; it is passed over"));
+        }
+        Ok(id)
+    }
+}
+
 /// BOS, EOS, unknown, separator and padding.
 fn special_ids(
-    metadata: &Metadata,
+    given: &mut Given,
     vocabulary: &Vocabulary,
     defaults: [Option<u32>; 5],
 ) -> Result<[Option<u32>; 5]> {
@@ -292,22 +339,10 @@ fn special_ids(
     let names = ["bos", "eos", "unknown", "seperator", "padding"];
     let mut ids = defaults.map(|id| id.filter(|&id| vocabulary.is_token(id)));
     for (name, id) in names.iter().zip(&mut ids) {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        match metadata.u32(&key)? {
-            Some(given) if vocabulary.is_token(given) => *id = Some(given),
-            Some(given) if matches!(*name, "bos" | "eos") => {
-                return Err(Error::corrupt_model(format!(
-                    "{key} is {given}, of {} tokens",
-                    vocabulary.len()
-                )));
-            }
-            // Published files have padding tokens past the end; llama.cpp ignores them.
-            _ => {}
-        }
+        *id = given.id(name, vocabulary)?.or(*id);
     }
-    if ids[0] == defaults[0] && !metadata.contains("tokenizer.ggml.bos_token_id") {
-        let cls = metadata.u32("tokenizer.ggml.cls_token_id")?;
-        ids[0] = cls.filter(|&id| vocabulary.is_token(id)).or(ids[0]);
+    if !given.metadata.contains("tokenizer.ggml.bos_token_id") {
+        ids[0] = given.id("cls", vocabulary)?.or(ids[0]);
     }
     Ok(ids)
 }
@@ -386,15 +421,13 @@ const FILL_IN: [(&str, &[&str]); 6] = [
 
 /// The tokens that end an answer, by llama.cpp's rules. Like it, makes control tokens of those that
 /// files wrongly have as text.
-fn end_of_generation(metadata: &Metadata, vocabulary: &mut Vocabulary, eos: Option<u32>) -> Result<Vec<u32>> {
+fn end_of_generation(given: &mut Given, vocabulary: &mut Vocabulary, eos: Option<u32>) -> Result<Vec<u32>> {
     let mut ends = Vec::from_iter(eos);
     for key in ["eot", "eom"] {
-        let id = metadata.u32(&format!("tokenizer.ggml.{key}_token_id"))?;
-        ends.extend(id.filter(|&id| vocabulary.is_token(id)));
+        ends.extend(given.id(key, vocabulary)?);
     }
     for (key, texts) in FILL_IN {
-        let given = metadata.u32(&format!("tokenizer.ggml.{key}_token_id"))?;
-        let mut id = given.filter(|&id| vocabulary.is_token(id));
+        let mut id = given.id(key, vocabulary)?;
         if id.is_none() {
             id = texts.iter().find_map(|text| vocabulary.token(text.as_bytes()));
             id.into_iter().for_each(|id| vocabulary.set_kind(id, Kind::Control));

@@ -37,10 +37,16 @@ impl Kind {
     }
 }
 
-/// All texts lie in one string, and the index holds ids only: 150,000 tokens take two allocations.
+/// The largest published vocabularies have some 260,000.
+const MAX_TOKENS: usize = 1 << 21;
+/// In bytes. The longest tokens of published vocabularies are runs of some hundred spaces.
+const MAX_TOKEN: usize = 1 << 16;
+
+/// All texts lie one behind the other, and the index holds ids only: 150,000 tokens take two allocations. A text is
+/// UTF-8 in most files, but nothing says that it has to be.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
-    texts: String,
+    texts: Vec<u8>,
     /// Where each text ends.
     ends: Vec<u32>,
     index: HashTable<u32>,
@@ -52,42 +58,47 @@ pub(super) struct Vocabulary {
 impl Vocabulary {
     pub fn from_metadata(metadata: &Metadata) -> Result<Vocabulary> {
         let key = "tokenizer.ggml.tokens";
-        let tokens = metadata.strs(key)?.unwrap_or_default();
-        if tokens.is_empty() {
-            return Err(Error::corrupt_model(format!("the file has no vocabulary ({key})")));
+        let tokens = metadata.strings(key)?.filter(|tokens| tokens.len() > 0);
+        let tokens =
+            tokens.ok_or_else(|| Error::corrupt_model(format!("the file has no vocabulary ({key})")))?;
+        if tokens.len() > MAX_TOKENS {
+            let message = format!("{key} has {} tokens, more than {MAX_TOKENS}", tokens.len());
+            return Err(Error::unsupported_model(message));
+        }
+        let longest = tokens.clone().map(<[u8]>::len).max().unwrap_or(0);
+        if longest > MAX_TOKEN {
+            let message = format!("{key} has a token of {longest} bytes, more than {MAX_TOKEN}");
+            return Err(Error::unsupported_model(message));
         }
         let key = "tokenizer.ggml.token_type";
+        check_len(metadata, key, tokens.len())?;
         let kinds = match metadata.integers(key)? {
             Some(kinds) => kinds.into_iter().map(Kind::from_id).collect(),
             None => vec![Kind::Normal; tokens.len()],
         };
-        if kinds.len() != tokens.len() {
-            return Err(Error::corrupt_model(format!(
-                "{key} has {} entries for {} tokens",
-                kinds.len(),
-                tokens.len()
-            )));
-        }
 
         let mut vocabulary = Vocabulary {
-            texts: String::with_capacity(tokens.iter().map(|token| token.len()).sum()),
+            texts: Vec::with_capacity(tokens.clone().map(<[u8]>::len).sum()),
             ends: Vec::with_capacity(tokens.len()),
             index: HashTable::with_capacity(tokens.len()),
             hasher: RandomState::new(),
             kinds,
         };
-        for (id, token) in tokens.iter().enumerate() {
+        for (id, token) in tokens.enumerate() {
             let stand_in; // llama.cpp's name for a token without text
             let text = match token.is_empty() {
                 true => {
                     stand_in = format!("[EMPTY_{id}]");
-                    &stand_in
+                    stand_in.as_bytes()
                 }
-                false => *token,
+                false => token,
             };
             let first = vocabulary.intern(text);
             if first != id as u32 {
-                return Err(Error::corrupt_model(format!("tokens {first} and {id} are the same: {text:?}")));
+                return Err(Error::corrupt_model(format!(
+                    "tokens {first} and {id} are the same: {:?}",
+                    String::from_utf8_lossy(text)
+                )));
             }
         }
         Ok(vocabulary)
@@ -100,18 +111,16 @@ impl Vocabulary {
 
     /// The id of `text`. New texts get ids past the tokens': pieces that merges go through without
     /// their being tokens.
-    pub fn intern(&mut self, text: &str) -> u32 {
+    pub fn intern(&mut self, text: &[u8]) -> u32 {
         let Vocabulary { texts, ends, index, hasher, .. } = self;
-        let hash = hasher.hash_one(text.as_bytes());
+        let hash = hasher.hash_one(text);
         let same = |&id: &u32| text_of(texts, ends, id) == Some(text);
-        match index
-            .entry(hash, same, |&id| hasher.hash_one(text_of(texts, ends, id).unwrap_or_default().as_bytes()))
-        {
+        match index.entry(hash, same, |&id| hasher.hash_one(text_of(texts, ends, id).unwrap_or_default())) {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
                 let id = ends.len() as u32;
                 entry.insert(id);
-                texts.push_str(text);
+                texts.extend_from_slice(text);
                 ends.push(texts.len() as u32);
                 id
             }
@@ -120,7 +129,7 @@ impl Vocabulary {
 
     /// The token or interned piece that reads `text`.
     pub fn piece(&self, text: &[u8]) -> Option<u32> {
-        let same = |&id: &u32| self.text(id).is_some_and(|t| t.as_bytes() == text);
+        let same = |&id: &u32| self.text(id) == Some(text);
         self.index.find(self.hasher.hash_one(text), same).copied()
     }
 
@@ -133,7 +142,7 @@ impl Vocabulary {
         (id as usize) < self.len()
     }
 
-    pub fn text(&self, id: u32) -> Option<&str> {
+    pub fn text(&self, id: u32) -> Option<&[u8]> {
         text_of(&self.texts, &self.ends, id)
     }
 
@@ -148,7 +157,17 @@ impl Vocabulary {
     }
 }
 
-fn text_of<'a>(texts: &'a str, ends: &[u32], id: u32) -> Option<&'a str> {
+/// A list of one value a token has as many. To be asked before it is read, and takes the room that it claims.
+pub(super) fn check_len(metadata: &Metadata, key: &str, tokens: usize) -> Result<()> {
+    match metadata.array_len(key) {
+        Some(entries) if entries != tokens => {
+            Err(Error::corrupt_model(format!("{key} has {entries} entries for {tokens} tokens")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text_of<'a>(texts: &'a [u8], ends: &[u32], id: u32) -> Option<&'a [u8]> {
     let end = *ends.get(id as usize)?;
     let start = if id == 0 { 0 } else { ends[id as usize - 1] };
     texts.get(start as usize..end as usize)

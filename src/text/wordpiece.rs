@@ -34,7 +34,7 @@ impl WordPiece {
     pub fn new(metadata: &Metadata, vocabulary: &Vocabulary, unknown: Option<u32>) -> Result<WordPiece> {
         let lowercase = metadata.bool("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true);
         let strip_accents = metadata.bool("tokenizer.ggml.normalizer.strip_accents")?.unwrap_or(lowercase);
-        let lengths = (0..vocabulary.len() as u32).filter_map(|id| vocabulary.text(id)).map(str::len);
+        let lengths = (0..vocabulary.len() as u32).filter_map(|id| vocabulary.text(id)).map(<[u8]>::len);
         Ok(WordPiece {
             classes: Regex::new_many(&CLASSES)
                 .map_err(|error| Error::internal(format!("WordPiece: {error}")))?,

@@ -22,6 +22,76 @@ fn no_model() {
     fails(&["run", &fixture("models"), "-p", "x"], "model_not_found", &["folder"]);
 }
 
+/// Nothing waits for whoever might write there.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file() {
+    let folder = Folder::new();
+    let (pipe, socket) = (folder.0.path().join("pipe.gguf"), folder.0.path().join("socket.gguf"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let link = folder.0.path().join("link.gguf");
+    std::os::unix::fs::symlink(&pipe, &link).unwrap();
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let chat = fixture("models/qwen2.gguf");
+    let encoder = fixture("models/bert-q8_0.gguf");
+    for (path, what) in [
+        (text(&pipe), "a pipe"),
+        (text(&link), "a pipe"),
+        (text(&socket), "a socket"),
+        ("/dev/zero".to_owned(), "a device"),
+        ("/dev/null".to_owned(), "a device"),
+        (text(folder.0.path()), "a folder"),
+    ] {
+        let no_model = |arguments: &[&str]| fails(arguments, "model_not_found", &[&path, what]);
+        no_model(&["run", &path, "--raw", "-p", "x"]);
+        no_model(&["embed", &path, "x"]);
+        no_model(&["info", &path]);
+        no_model(&["tokenize", &path, "x"]);
+        let no_text = |arguments: &[&str]| fails(arguments, "invalid_argument", &[&path, what]);
+        no_text(&["run", &chat, "-f", &path]);
+        no_text(&["tokenize", &chat, "-f", &path]);
+        no_text(&["embed", &encoder, "-f", &path]);
+        no_text(&["render", &chat, "--messages", &path]);
+    }
+    // What the shell opens is there to be read.
+    let script = "\"$0\" tokenize \"$1\" --json -f <(printf Hi)";
+    let shell = Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_candlewick"), &chat]).output();
+    let shell = shell.unwrap();
+    assert_eq!(String::from_utf8(shell.stdout).unwrap(), "{\"ids\":[72,105]}\n");
+}
+
+#[test]
+fn a_text_without_end() {
+    let endless = "head -c 70000000 /dev/zero | \"$0\" tokenize \"$1\"";
+    let chat = fixture("models/qwen2.gguf");
+    let shell = Command::new("bash").args(["-c", endless, env!("CARGO_BIN_EXE_candlewick"), &chat]).output();
+    let message = String::from_utf8(shell.unwrap().stderr).unwrap();
+    assert!(message.contains("64 MB") && message.contains("[invalid_argument]"), "{message}");
+}
+
+#[test]
+fn warnings_of_a_file() {
+    let folder = Folder::new();
+    let key = "tokenizer.ggml.eos_token_id";
+    let model = folder.write("odd.gguf", story().u32(key, 9999).bytes());
+    let said = |arguments: &[&str]| {
+        let output = candlewick(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let run = ["run", &model, "--raw", "-p", "Once", "-n", "2"];
+    for arguments in [&run[..], &["tokenize", &model, "Once"]] {
+        let [_, stderr] = said(arguments);
+        assert!(stderr.starts_with("warning: ") && stderr.contains(key), "{stderr}");
+        assert_eq!(said(&[arguments, &["--quiet"]].concat())[1], "");
+    }
+    let [info, _] = said(&["info", &model]);
+    assert!(info.lines().any(|line| line.starts_with("warning ") && line.contains(key)), "{info}");
+    let info = object(&["info", &model, "--json"]);
+    assert!(info["warnings"][0].as_str().unwrap().contains("9999"));
+}
+
 #[test]
 fn no_gguf() {
     model_fails("", "corrupt_model", &["empty"]);

@@ -1,7 +1,8 @@
 //! `embed`.
 
 use super::{candlewick, fails, failure, object, output, with_input};
-use crate::fixtures::path;
+use crate::edit::Edit;
+use crate::fixtures::{contents, path};
 
 fn model() -> String {
     path("models/bert-q8_0.gguf").to_str().unwrap().to_owned()
@@ -38,6 +39,23 @@ fn one_that_fails() {
     let embeddings = found["embeddings"].as_array().unwrap();
     assert_eq!(embeddings[1]["code"], "context_length_exceeded");
     assert!([0, 2].iter().all(|&at: &usize| embeddings[at]["embedding"].as_array().unwrap().len() == 64));
+}
+
+#[test]
+fn damaged_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value) in
+        [("token_embd_norm.weight", f32::NAN), ("blk.0.layer_output_norm.bias", f32::INFINITY)]
+    {
+        let sound = Edit::new(&contents(&path("models/bert-f32.gguf")));
+        let damaged = sound.tensor(name, |tensor| tensor.data.as_chunks_mut().0.fill(value.to_le_bytes()));
+        let model = folder.path().join("damaged.gguf");
+        std::fs::write(&model, damaged.bytes()).unwrap();
+        for more in [&["war"][..], &["war", "peace"], &["war", "--json"], &["war", "--dimensions", "8"]] {
+            let arguments = [&["embed", model.to_str().unwrap()], more].concat();
+            fails(&arguments, "corrupt_model", &["not finite", "damaged"]);
+        }
+    }
 }
 
 #[test]

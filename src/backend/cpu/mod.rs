@@ -9,6 +9,8 @@ mod ops;
 mod packed;
 mod packed16;
 pub(crate) mod pool;
+#[cfg(test)]
+mod tests;
 mod times;
 mod together;
 
@@ -102,9 +104,22 @@ impl Cpu {
         Cpu { times: if profile { Times::on() } else { Times::default() }, ..self }
     }
 
-    /// Takes a buffer out while an operation writes it, so that others can be read meanwhile.
+    /// Takes a buffer out while an operation writes it, so that others can be read meanwhile. It has to come back
+    /// whether that succeeds or not: the next request finds all in its place.
     fn take(&mut self, buffer: Buffer) -> Vec<f32> {
         std::mem::take(&mut self.buffers[buffer.0])
+    }
+
+    /// `work` with a buffer taken out.
+    fn writing(
+        &mut self,
+        buffer: Buffer,
+        work: impl FnOnce(&mut Self, &mut Vec<f32>) -> Result<()>,
+    ) -> Result<()> {
+        let mut values = self.take(buffer);
+        let done = work(self, &mut values);
+        self.put(buffer, values);
+        done
     }
 
     fn put(&mut self, buffer: Buffer, values: Vec<f32>) {
@@ -188,15 +203,32 @@ impl Cpu {
         match norm {
             Some(norm) => {
                 let input = self.normed(norm, 0..rows, x)?;
-                work(self, &input)?;
+                let done = work(self, &input);
                 self.scratch = input;
+                done
             }
-            None => {
-                let input = self.take(x);
-                work(self, &input)?;
-                self.put(x, input);
-            }
+            None => self.writing(x, |cpu, input| work(cpu, input)),
         }
+    }
+
+    /// The gated activation of `input` in the first of `outs`, with the second for its other factor.
+    fn gate_into(
+        &self,
+        rows: usize,
+        linears: [&Linear; 2],
+        input: &[f32],
+        activation: Activation,
+        outs: &mut [Vec<f32>; 2],
+    ) -> Result<()> {
+        let width = self.matrices[linears[0].weight.0].rows;
+        resize(&mut outs[1], rows * width)?;
+        self.apply_all(&linears.map(|linear| *linear), rows, input, outs)?;
+        let [gated, upped] = outs;
+        let started = self.times.start();
+        self.pool.rows(&mut gated[..rows * width], width, SLOW * width, |row, gated| {
+            ops::gate(gated, &upped[row * width..][..width], activation);
+        })?;
+        self.times.stop(started, || "gate".into());
         Ok(())
     }
 }
@@ -288,10 +320,6 @@ impl Backend for Cpu {
             Tokens::Known(tokens) => tokens,
             Tokens::Chosen => &[self.last_choice],
         };
-        // An operation that fails does not put back what it has taken.
-        if self.buffers.iter().any(Vec::is_empty) {
-            return Err(Error::internal("an earlier request has broken the engine. Load the model again"));
-        }
         let table = &self.matrices[table.0];
         let out = &mut self.buffers[out.0];
         for (&token, row) in tokens.iter().zip(out.chunks_exact_mut(table.columns)) {
@@ -321,10 +349,7 @@ impl Backend for Cpu {
 
     fn norm(&mut self, rows: usize, x: Buffer, norm: &Norm, out: Buffer) -> Result<()> {
         let len = rows * self.vectors[norm.scale.0].len();
-        let mut normed = self.take(out);
-        self.norm_rows(norm, &self.buffers[x.0][..len], &mut normed[..len])?;
-        self.put(out, normed);
-        Ok(())
+        self.writing(out, |cpu, normed| cpu.norm_rows(norm, &cpu.buffers[x.0][..len], &mut normed[..len]))
     }
 
     fn project(
@@ -341,10 +366,11 @@ impl Backend for Cpu {
                 for (index, (linear, buffer)) in outputs.iter().enumerate() {
                     (linears[index], outs[index]) = (*linear, cpu.take(*buffer));
                 }
-                cpu.apply_all(&linears[..outputs.len()], rows, input, &mut outs[..outputs.len()])?;
+                let done = cpu.apply_all(&linears[..outputs.len()], rows, input, &mut outs[..outputs.len()]);
                 for ((_, buffer), out) in outputs.iter().zip(outs) {
                     cpu.put(*buffer, out);
                 }
+                done?;
             }
             Ok(())
         })
@@ -359,22 +385,22 @@ impl Backend for Cpu {
         x: Buffer,
     ) -> Result<()> {
         let width = self.matrices[linear.weight.0].rows;
-        let mut x_values = self.take(x);
-        let mut projected = std::mem::take(&mut self.scratch);
-        resize(&mut projected, 2 * rows * width)?;
-        let (projected_rows, normed_rows) = projected.split_at_mut(rows * width);
-        self.apply(linear, rows, &self.buffers[input.0], projected_rows)?;
-        match norm {
-            Some(norm) => {
-                let normed_rows = &mut normed_rows[..rows * width];
-                self.norm_rows(norm, projected_rows, normed_rows)?;
-                ops::add(&mut x_values, normed_rows);
+        self.writing(x, |cpu, x| {
+            let mut projected = std::mem::take(&mut cpu.scratch);
+            resize(&mut projected, 2 * rows * width)?;
+            let (projected_rows, normed_rows) = projected.split_at_mut(rows * width);
+            cpu.apply(linear, rows, &cpu.buffers[input.0], projected_rows)?;
+            match norm {
+                Some(norm) => {
+                    let normed_rows = &mut normed_rows[..rows * width];
+                    cpu.norm_rows(norm, projected_rows, normed_rows)?;
+                    ops::add(x, normed_rows);
+                }
+                None => ops::add(x, projected_rows),
             }
-            None => ops::add(&mut x_values, projected_rows),
-        }
-        self.scratch = projected;
-        self.put(x, x_values);
-        Ok(())
+            cpu.scratch = projected;
+            Ok(())
+        })
     }
 
     fn rotate_and_store(
@@ -420,15 +446,15 @@ impl Backend for Cpu {
         attention: &Attention,
         out: Buffer,
     ) -> Result<()> {
-        let mut out_values = self.take(out);
         let len = rows * attention.heads.query * attention.heads.size;
-        let queries = &self.buffers[q.0][..len];
-        let started = self.times.start();
-        let (cache, scratch) = (&self.caches[cache.0], &mut self.scratch_attention);
-        cache.attend(&self.pool, position, queries, attention, scratch, &mut out_values[..len])?;
-        self.times.stop(started, || "attend".into());
-        self.put(out, out_values);
-        Ok(())
+        self.writing(out, |cpu, out| {
+            let queries = &cpu.buffers[q.0][..len];
+            let started = cpu.times.start();
+            let (cache, scratch) = (&cpu.caches[cache.0], &mut cpu.scratch_attention);
+            cache.attend(&cpu.pool, position, queries, attention, scratch, &mut out[..len])?;
+            cpu.times.stop(started, || "attend".into());
+            Ok(())
+        })
     }
 
     fn gate(
@@ -436,25 +462,17 @@ impl Backend for Cpu {
         rows: usize,
         x: Buffer,
         norm: Option<&Norm>,
-        [gate, up]: [&Linear; 2],
+        linears: [&Linear; 2],
         activation: Activation,
         out: Buffer,
     ) -> Result<()> {
-        let width = self.matrices[gate.weight.0].rows;
         self.with_input(rows, x, norm, |cpu, input| {
             let mut outs = [cpu.take(out), std::mem::take(&mut cpu.scratch_up)];
-            resize(&mut outs[1], rows * width)?;
-            cpu.apply_all(&[*gate, *up], rows, input, &mut outs)?;
-            let [mut gated, upped] = outs;
-            let used = &mut gated[..rows * width];
-            let started = cpu.times.start();
-            cpu.pool.rows(used, width, SLOW * width, |row, gated| {
-                ops::gate(gated, &upped[row * width..][..width], activation);
-            })?;
-            cpu.times.stop(started, || "gate".into());
+            let done = cpu.gate_into(rows, linears, input, activation, &mut outs);
+            let [gated, upped] = outs;
             cpu.scratch_up = upped;
             cpu.put(out, gated);
-            Ok(())
+            done
         })
     }
 
@@ -469,12 +487,11 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let width = self.matrices[up.weight.0].rows;
         self.with_input(rows, x, norm, |cpu, input| {
-            let mut activated = cpu.take(out);
-            cpu.apply(up, rows, input, &mut activated)?;
-            let used = &mut activated[..rows * width];
-            cpu.pool.rows(used, width, SLOW * width, |_, row| ops::activate(row, activation))?;
-            cpu.put(out, activated);
-            Ok(())
+            cpu.writing(out, |cpu, activated| {
+                cpu.apply(up, rows, input, activated)?;
+                let used = &mut activated[..rows * width];
+                cpu.pool.rows(used, width, SLOW * width, |_, row| ops::activate(row, activation))
+            })
         })
     }
 
@@ -488,14 +505,14 @@ impl Backend for Cpu {
         out: Buffer,
     ) -> Result<()> {
         let input = self.normed(norm, row..row + 1, x)?;
-        let mut scores = self.take(out);
-        self.apply(head, 1, &input, &mut scores)?;
-        if let Some(cap) = softcap {
-            ops::cap_all(&mut scores, cap);
-        }
-        self.scratch = input;
-        self.put(out, scores);
-        Ok(())
+        self.writing(out, |cpu, scores| {
+            cpu.apply(head, 1, &input, scores)?;
+            if let Some(cap) = softcap {
+                ops::cap_all(scores, cap);
+            }
+            cpu.scratch = input;
+            Ok(())
+        })
     }
 
     fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Keys and values, decoded when asked for.
 
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -51,95 +52,100 @@ pub(super) struct Entry {
     pub(super) bytes: Range<usize>,
 }
 
+/// By key, which need not be UTF-8.
+pub(super) type Entries = BTreeMap<Vec<u8>, Entry>;
+
 /// The metadata of a file: the header's bytes with an index over them. Values are decoded when asked for.
 #[derive(Debug, Clone)]
 pub struct Metadata {
     pub(super) bytes: Vec<u8>,
-    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) entries: Entries,
 }
 
 impl Metadata {
-    /// Every key, in order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+    fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(key.as_bytes())
     }
 
     /// Whether the file has `key`.
     pub fn contains(&self, key: &str) -> bool {
-        self.entries.contains_key(key)
+        self.entry(key).is_some()
     }
 
-    /// A string.
+    /// A string. What is not UTF-8 in it shows as U+FFFD: names that people gave are in any encoding.
+    pub fn text(&self, key: &str) -> Result<Option<Cow<'_, str>>> {
+        Ok(self.string(key)?.map(String::from_utf8_lossy))
+    }
+
+    /// A string that has to be UTF-8.
     pub fn str(&self, key: &str) -> Result<Option<&str>> {
-        let Some(entry) = self.entries.get(key) else { return Ok(None) };
-        if entry.kind != ValueType::String {
-            return Err(wrong_type(key, entry, "a string"));
-        }
-        utf8(key, &self.bytes[entry.bytes.clone()][8..]).map(Some)
+        let invalid = |_| Error::corrupt_model(format!("metadata {key} is not valid UTF-8"));
+        self.string(key)?.map(|bytes| std::str::from_utf8(bytes).map_err(invalid)).transpose()
     }
 
-    /// A whole number of any width, from 0 to 2³²−1.
-    pub fn u32(&self, key: &str) -> Result<Option<u32>> {
-        let Some(entry) = self.entries.get(key) else { return Ok(None) };
-        match integer(entry.kind, &self.bytes[entry.bytes.clone()]).map(u32::try_from) {
-            Some(Ok(value)) => Ok(Some(value)),
-            Some(Err(_)) => Err(Error::corrupt_model(format!("metadata {key}: the number is out of range"))),
-            None => Err(wrong_type(key, entry, "a whole number")),
+    fn string(&self, key: &str) -> Result<Option<&[u8]>> {
+        let Some(entry) = self.entry(key) else { return Ok(None) };
+        match entry.kind {
+            ValueType::String => Ok(Some(c_string(&self.bytes[entry.bytes.clone()][8..]))),
+            _ => Err(wrong_type(key, entry, "a string")),
         }
+    }
+
+    /// A whole number of any type, from 0 to 2³²−1.
+    pub fn u32(&self, key: &str) -> Result<Option<u32>> {
+        let out_of_range = || Error::corrupt_model(format!("metadata {key}: the number is out of range"));
+        self.integer(key)?.map(|value| u32::try_from(value).map_err(|_| out_of_range())).transpose()
+    }
+
+    /// A whole number of any type, and however large.
+    pub fn integer(&self, key: &str) -> Result<Option<i128>> {
+        let Some(entry) = self.entry(key) else { return Ok(None) };
+        let bytes = &self.bytes[entry.bytes.clone()];
+        let value = integer(entry.kind, bytes).or_else(|| whole(float(entry.kind, bytes)?));
+        value.map(Some).ok_or_else(|| wrong_type(key, entry, "a whole number"))
     }
 
     /// A finite number.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
-        let Some(entry) = self.entries.get(key) else { return Ok(None) };
+        let Some(entry) = self.entry(key) else { return Ok(None) };
         let bytes = &self.bytes[entry.bytes.clone()];
-        let value = match entry.kind {
-            ValueType::F32 => f32::from_le_bytes(fixed(bytes)),
-            ValueType::F64 => f64::from_le_bytes(fixed(bytes)) as f32,
-            kind => integer(kind, bytes).ok_or_else(|| wrong_type(key, entry, "a number"))? as f32,
-        };
+        let value = number(entry.kind, bytes).ok_or_else(|| wrong_type(key, entry, "a number"))?;
         if !value.is_finite() {
             return Err(Error::corrupt_model(format!("metadata {key}: {value} is not a finite number")));
         }
         Ok(Some(value))
     }
 
-    /// A truth value.
+    /// A truth value; of numbers, all but 0 are true.
     pub fn bool(&self, key: &str) -> Result<Option<bool>> {
-        let Some(entry) = self.entries.get(key) else { return Ok(None) };
-        match entry.kind {
-            ValueType::Bool => Ok(Some(self.bytes[entry.bytes.start] != 0)),
+        let Some(entry) = self.entry(key) else { return Ok(None) };
+        let bytes = &self.bytes[entry.bytes.clone()];
+        match (entry.kind, integer(entry.kind, bytes)) {
+            (ValueType::Bool, _) => Ok(Some(bytes[0] != 0)),
+            (_, Some(number)) => Ok(Some(number != 0)),
             _ => Err(wrong_type(key, entry, "true or false")),
         }
     }
 
     /// An array's length.
     pub fn array_len(&self, key: &str) -> Option<usize> {
-        self.entries.get(key).filter(|entry| entry.kind == ValueType::Array).map(|entry| entry.count)
+        self.entry(key).filter(|entry| entry.kind == ValueType::Array).map(|entry| entry.count)
     }
 
-    /// An array of strings.
-    pub fn strs(&self, key: &str) -> Result<Option<Vec<&str>>> {
-        let Some((entry, mut rest)) = self.array(key, "an array of strings", |e| e == ValueType::String)?
-        else {
-            return Ok(None);
-        };
-        // Checked while the header was parsed: every length lies within the bytes.
-        let mut strings = Vec::with_capacity(entry.count);
-        for _ in 0..entry.count {
-            let (length, tail) = rest.split_at(8);
-            let (string, tail) = tail.split_at(u64::from_le_bytes(fixed(length)) as usize);
-            strings.push(utf8(key, string)?);
-            rest = tail;
-        }
-        Ok(Some(strings))
+    /// An array of strings, which need not be UTF-8.
+    pub fn strings(&self, key: &str) -> Result<Option<Strings<'_>>> {
+        let array = self.array(key, "an array of strings", |element| element == ValueType::String)?;
+        Ok(array.map(|(entry, rest)| Strings { rest, left: entry.count }))
     }
 
     /// An array of numbers.
     pub fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>> {
-        let Some((_, bytes)) = self.array(key, "an array of F32", |e| e == ValueType::F32)? else {
+        let is_number = |element| number(element, &[0; 8]).is_some();
+        let Some((entry, bytes)) = self.array(key, "an array of numbers", is_number)? else {
             return Ok(None);
         };
-        Ok(Some(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(fixed(b))).collect()))
+        let numbers = bytes.chunks_exact(entry.element.min_size() as usize);
+        Ok(Some(numbers.map(|bytes| number(entry.element, bytes).unwrap_or_default()).collect()))
     }
 
     /// An array of whole numbers or truth values, of any width.
@@ -165,7 +171,7 @@ impl Metadata {
         wanted: &str,
         accepts: impl Fn(ValueType) -> bool,
     ) -> Result<Option<(&Entry, &[u8])>> {
-        let Some(entry) = self.entries.get(key) else { return Ok(None) };
+        let Some(entry) = self.entry(key) else { return Ok(None) };
         if entry.kind != ValueType::Array || !accepts(entry.element) {
             return Err(wrong_type(key, entry, wanted));
         }
@@ -177,8 +183,35 @@ fn wrong_type(key: &str, entry: &Entry, wanted: &str) -> Error {
     Error::corrupt_model(format!("metadata {key} is {:?} of {:?}, not {wanted}", entry.kind, entry.element))
 }
 
-fn utf8<'a>(key: &str, bytes: &'a [u8]) -> Result<&'a str> {
-    std::str::from_utf8(bytes).map_err(|_| Error::corrupt_model(format!("metadata {key} is not valid UTF-8")))
+/// The strings of an array, one after the other.
+#[derive(Debug, Clone)]
+pub struct Strings<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Iterator for Strings<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
+        // Checked while the header was parsed: every length lies within the bytes.
+        let (length, rest) = self.rest.split_at(8);
+        let (string, rest) = rest.split_at(u64::from_le_bytes(fixed(length)) as usize);
+        self.rest = rest;
+        Some(c_string(string))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Strings<'_> {}
+
+/// As far as llama.cpp reads a string: to the first byte of 0.
+fn c_string(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 /// The first `N` bytes; callers have checked that there are as many.
@@ -202,4 +235,22 @@ pub(super) fn integer(kind: ValueType, bytes: &[u8]) -> Option<i128> {
             return None;
         }
     })
+}
+
+fn float(kind: ValueType, bytes: &[u8]) -> Option<f64> {
+    match kind {
+        ValueType::F32 => Some(f32::from_le_bytes(fixed(bytes)).into()),
+        ValueType::F64 => Some(f64::from_le_bytes(fixed(bytes))),
+        _ => None,
+    }
+}
+
+/// A number of any type.
+fn number(kind: ValueType, bytes: &[u8]) -> Option<f32> {
+    float(kind, bytes).map(|value| value as f32).or_else(|| integer(kind, bytes).map(|value| value as f32))
+}
+
+/// A float that is a whole number.
+fn whole(value: f64) -> Option<i128> {
+    (value.fract() == 0.0 && value.abs() < 1e18).then_some(value as i128)
 }

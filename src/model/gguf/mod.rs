@@ -10,17 +10,18 @@ mod metadata;
 mod parse;
 mod tensor;
 
-pub use metadata::Metadata;
+pub use metadata::{Metadata, Strings};
 pub use tensor::{TensorInfo, TensorType};
 
 use crate::store::Source;
 use crate::{Error, Result};
-use parse::{Fault, check_names, parse};
+use parse::{Fault, parse};
+use std::collections::HashMap;
 
 /// First read; it holds the whole header of small models. Doubled until the header fits.
 const FIRST_READ: u64 = 1 << 20;
 /// The largest vocabularies make headers of about 30 MB.
-const MAX_HEADER: u64 = 256 << 20;
+const MAX_HEADER: u64 = 128 << 20;
 
 /// A file's header: what the model is and where its tensors lie.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Header {
     pub metadata: Metadata,
     /// Every tensor of the file, in file order; of a split model, those of all its parts.
     pub tensors: Vec<TensorInfo>,
+    /// Where each of them is in the list.
+    places: HashMap<String, usize>,
 }
 
 impl Header {
@@ -39,29 +42,37 @@ impl Header {
         let ends = starts.iter().skip(1).copied().chain([source.len()]);
         let mut parts = starts.iter().copied().zip(ends);
         let (start, end) = parts.next().unwrap_or((0, source.len()));
+        let in_file = |error: Error| error.context(source.name());
         let mut whole = Header::read_part(source, start, end).await?;
         let count = whole.split("count")?.unwrap_or(1);
         if starts.len() > 1 && count as usize != starts.len() {
             let message = format!("a model split in {count}, of which there are {} parts", starts.len());
-            return Err(Error::corrupt_model(message).context(source.name()));
+            return Err(in_file(Error::corrupt_model(message)));
         }
         for (index, (start, end)) in (1..).zip(parts) {
             let part = Header::read_part(source, start, end).await?;
             if part.split("no")? != Some(index) || part.split("count")? != Some(count) {
                 let message = format!("the part {} of {count} belongs to another model or place", index + 1);
-                return Err(Error::corrupt_model(message).context(source.name()));
+                return Err(in_file(Error::corrupt_model(message)));
             }
             whole.tensors.extend(part.tensors);
         }
-        if starts.len() > 1 {
-            check_names(&whole.tensors).map_err(|error| error.context(source.name()))?;
-            if whole.split("tensors.count")?.is_some_and(|count| count as usize != whole.tensors.len()) {
-                return Err(
-                    Error::corrupt_model("the parts of the model lack tensors").context(source.name())
-                );
+        let count = whole.split("tensors.count")?;
+        if starts.len() > 1 && count.is_some_and(|count| count as usize != whole.tensors.len()) {
+            return Err(in_file(Error::corrupt_model("the parts of the model lack tensors")));
+        }
+        whole.find_places().map_err(in_file)?;
+        Ok(whole)
+    }
+
+    /// No two tensors may have the same name.
+    fn find_places(&mut self) -> Result<()> {
+        for (place, tensor) in self.tensors.iter().enumerate() {
+            if self.places.insert(tensor.name.clone(), place).is_some() {
+                return Err(Error::corrupt_model(format!("tensor {} appears twice", tensor.name)));
             }
         }
-        Ok(whole)
+        Ok(())
     }
 
     /// Whether it is of one of several files, and of no more than that.
@@ -87,7 +98,8 @@ impl Header {
                     bytes.truncate(header_len);
                     bytes.shrink_to_fit();
                     tensors.iter_mut().for_each(|tensor| tensor.offset += start);
-                    return Ok(Header { metadata: Metadata { bytes, entries }, tensors });
+                    let metadata = Metadata { bytes, entries };
+                    return Ok(Header { metadata, tensors, places: HashMap::new() });
                 }
                 Err(Fault::Short { needed }) if needed <= MAX_HEADER => {
                     window = needed.next_power_of_two().max(2 * window);
@@ -103,6 +115,6 @@ impl Header {
 
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.iter().find(|tensor| tensor.name == name)
+        self.places.get(name).map(|&place| &self.tensors[place])
     }
 }

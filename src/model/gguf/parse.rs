@@ -1,9 +1,8 @@
 //! The parser. All checks of counts, lengths and places are here.
 
-use super::metadata::{Entry, ValueType, fixed, integer};
+use super::metadata::{Entries, Entry, ValueType, fixed, integer};
 use super::tensor::{TensorInfo, TensorType, foreign_type_name};
 use crate::{Error, Result};
-use std::collections::BTreeMap;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -11,6 +10,8 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ENTRIES: u64 = 65_536;
 /// ggml's GGML_MAX_DIMS.
 const MAX_DIMENSIONS: u32 = 4;
+/// ggml's GGML_MAX_NAME, less the byte that ends a name in memory.
+const MAX_NAME: usize = 63;
 /// Arrays of arrays are legal, but no known file has them.
 const MAX_ARRAY_DEPTH: u32 = 4;
 
@@ -65,14 +66,6 @@ impl<'a> Cursor<'a> {
         self.take(len, what)
     }
 
-    fn name(&mut self, what: &str) -> Result<String, Fault> {
-        let at = self.position;
-        match std::str::from_utf8(self.string(what)?) {
-            Ok(name) => Ok(name.to_owned()),
-            Err(_) => bad(at, format_args!("{what} is not valid UTF-8")),
-        }
-    }
-
     fn value_type(&mut self) -> Result<ValueType, Fault> {
         let at = self.position;
         let id = self.u32("a value type")?;
@@ -116,15 +109,28 @@ impl<'a> Cursor<'a> {
     }
 
     fn tensor(&mut self) -> Result<TensorInfo, Fault> {
-        let name = self.name("a tensor's name")?;
+        let at = self.position;
+        let name = self.string("a tensor's name")?;
+        if name.len() > MAX_NAME {
+            return bad(at, format_args!("a tensor's name has {} bytes, more than {MAX_NAME}", name.len()));
+        }
+        // Those that a model asks for are ASCII. Others are kept apart, and no more is asked of them.
+        let name = std::str::from_utf8(name).map_or_else(|_| name.escape_ascii().to_string(), str::to_owned);
         let at = self.position;
         let rank = self.u32("a tensor's rank")?;
-        if rank == 0 || rank > MAX_DIMENSIONS {
+        if rank > MAX_DIMENSIONS {
             return bad(at, format_args!("tensor {name} has {rank} dimensions"));
         }
         let mut dimensions = Vec::with_capacity(rank as usize);
         for _ in 0..rank {
             dimensions.push(self.u64("a tensor's dimension")?);
+        }
+        // Those that are left out are 1; some converters write them.
+        while dimensions.len() > 1 && dimensions.last() == Some(&1) {
+            dimensions.pop();
+        }
+        if dimensions.is_empty() {
+            dimensions.push(1);
         }
         let id = self.u32("a tensor's type")?;
         let offset = self.u64("a tensor's offset")?;
@@ -142,7 +148,7 @@ impl<'a> Cursor<'a> {
         let (block_len, block_size) = kind.block();
         let elements = dimensions.iter().try_fold(1u64, |product, &n| product.checked_mul(n));
         let size = match elements {
-            Some(n) if n > 0 && dimensions[0] % block_len == 0 => (n / block_len).checked_mul(block_size),
+            Some(n) if dimensions[0] % block_len == 0 => (n / block_len).checked_mul(block_size),
             _ => None,
         };
         let Some(size) = size.filter(|&size| size <= self.file_len) else {
@@ -155,7 +161,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-pub(super) type Parsed = (usize, BTreeMap<String, Entry>, Vec<TensorInfo>);
+pub(super) type Parsed = (usize, Entries, Vec<TensorInfo>);
 
 /// Parses the header at the start of `bytes`, which are the first bytes of a file of `file_len`.
 pub(super) fn parse(bytes: &[u8], file_len: u64) -> Result<Parsed, Fault> {
@@ -181,10 +187,10 @@ pub(super) fn parse(bytes: &[u8], file_len: u64) -> Result<Parsed, Fault> {
         return bad(8, format_args!("{tensor_count} tensors and {entry_count} keys cannot be right"));
     }
 
-    let mut entries = BTreeMap::new();
+    let mut entries = Entries::new();
     for _ in 0..entry_count {
         let at = cursor.position;
-        let key = cursor.name("a key")?;
+        let key = cursor.string("a key")?.to_vec();
         let kind = cursor.value_type()?;
         let start = cursor.position;
         let (element, count) = cursor.skip_value(kind, 0)?;
@@ -224,8 +230,8 @@ fn check_magic(bytes: &[u8], file_len: u64) -> Result<(), Fault> {
     Err(Fault::Bad(Error::corrupt_model(message)))
 }
 
-fn alignment(bytes: &[u8], entries: &BTreeMap<String, Entry>) -> Result<u64, Fault> {
-    let Some(entry) = entries.get("general.alignment") else { return Ok(DEFAULT_ALIGNMENT) };
+fn alignment(bytes: &[u8], entries: &Entries) -> Result<u64, Fault> {
+    let Some(entry) = entries.get(&b"general.alignment"[..]) else { return Ok(DEFAULT_ALIGNMENT) };
     match integer(entry.kind, &bytes[entry.bytes.clone()]).and_then(|n| u32::try_from(n).ok()) {
         Some(n) if n.is_power_of_two() => Ok(n.into()),
         _ => bad(entry.bytes.start, "general.alignment is not a power of two"),
@@ -262,16 +268,5 @@ fn place(tensors: &mut [TensorInfo], header_len: u64, alignment: u64, file_len: 
             pair[0].name, pair[1].name
         ))));
     }
-    check_names(tensors)?;
     Ok(())
-}
-
-/// No two tensors may have the same name.
-pub(super) fn check_names(tensors: &[TensorInfo]) -> Result<()> {
-    let mut by_name: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    by_name.sort_unstable();
-    match by_name.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Error::corrupt_model(format!("tensor {} appears twice", pair[0]))),
-        None => Ok(()),
-    }
 }

@@ -110,7 +110,7 @@ pub(super) fn foreign_type_name(id: u32) -> Option<&'static str> {
 pub struct TensorInfo {
     /// As in `blk.0.attn_q.weight`.
     pub name: String,
-    /// Row length first, as the file has them: a matrix is `[columns, rows]`.
+    /// Row length first: a matrix is `[columns, rows]`. There is at least one; behind it, none of 1 at the end.
     pub dimensions: Vec<u64>,
     /// How the elements are stored.
     pub kind: TensorType,
@@ -121,6 +121,11 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
+    /// Of that index; 1 where the tensor has fewer.
+    pub fn dimension(&self, index: usize) -> u64 {
+        self.dimensions.get(index).copied().unwrap_or(1)
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> u64 {
         self.dimensions.iter().product()
