@@ -72,7 +72,9 @@ fn shaped(name: &str, dimensions: &[u64]) -> Edit {
 }
 
 fn aligned(alignment: usize) -> Edit {
-    Edit { alignment, ..llama().u32("general.alignment", alignment as u32) }
+    let mut edit = llama().u32("general.alignment", alignment as u32);
+    edit.alignment = alignment;
+    edit
 }
 
 /// With `new` for the token of that id.
@@ -108,8 +110,9 @@ fn what_llama_cpp_loads() {
         merges.extend(qwen2().strings(MERGES));
         qwen2().byte_strings(MERGES, &merges).bytes()
     };
-    let mut ends_in_data = llama();
-    ends_in_data.tensors.reverse();
+    let (mut version_2, mut reversed) = (llama(), llama());
+    version_2.version = 2;
+    reversed.tensors.reverse();
     let cases: Vec<(&str, Vec<u8>, [u32; 6])> = vec![
         ("as it is", llama().bytes(), LLAMA),
         ("a name in Latin-1", not_utf8(&llama().str("general.name", "café"), "café"), LLAMA),
@@ -130,9 +133,9 @@ fn what_llama_cpp_loads() {
         ("one number a layer", layered.bytes(), LLAMA),
         ("an alignment of 64", aligned(64).bytes(), LLAMA),
         ("an alignment of 4096", aligned(4096).bytes(), LLAMA),
-        ("version 2", Edit { version: 2, ..llama() }.bytes(), LLAMA),
+        ("version 2", version_2.bytes(), LLAMA),
         ("something behind the tensors", [llama().bytes(), vec![7; 777]].concat(), LLAMA),
-        ("tensors in another order", ends_in_data.bytes(), LLAMA),
+        ("tensors in another order", reversed.bytes(), LLAMA),
         (
             "types of tokens as U32",
             {

@@ -84,7 +84,7 @@ describe("a look at a model", () => {
       {
         name: "random thirty-thin", architecture: "llama", parameters: facts.parameters, quantization: "Q8_0",
         file: "thin-Q8_0.gguf", fileSize: size, tensors: facts.tensors, contextLength: 4096, trainedContextLength: 8192,
-        embeddingLength: 64, layers: 30, vocabularySize: 32000, chatTemplate: null, unsupported: null,
+        embeddingLength: 64, layers: 30, vocabularySize: 32000, chatTemplate: null, warnings: [], unsupported: null,
         verdict: "fits", device: "cpu", predictedPerSecond: 0,
       },
     );
