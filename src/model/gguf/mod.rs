@@ -61,7 +61,18 @@ impl Header {
                 );
             }
         }
+        whole.refuse_adapter().map_err(|error| error.context(source.name()))?;
         Ok(whole)
+    }
+
+    /// Adapters are files of the same format with a model's architecture.
+    fn refuse_adapter(&self) -> Result<()> {
+        match self.metadata.str("general.type") {
+            Ok(Some("adapter")) => Err(Error::unsupported_model(
+                "it is an adapter, not a model. Give the model, or one that the adapter was merged into",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it is of one of several files, and of no more than that.
