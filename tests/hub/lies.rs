@@ -103,7 +103,7 @@ fn nothing_is_written_through_a_link() {
                     assert_eq!(pulled(&what, &world, folder.path(), false).unwrap(), sha256);
                 }
                 let victim = folder.path().join("victim");
-                let contents = vec![7; len as usize];
+                let contents = vec![7_u8; len as usize];
                 fs::write(&victim, &contents).unwrap();
                 let path = places.all()[place];
                 fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -147,7 +147,7 @@ fn messages_name_the_repository() {
 
 #[test]
 fn lists_of_files_that_lie() {
-    let files = json!({ "m.gguf": { "size": 1_000, "seed": 1, "listed": u64::MAX } });
+    let files = json!({ "m.gguf": { "size": 1_000, "seed": 1, "listed": 1_u64 << 60 } });
     let parts = json!({ "m-00001-of-99999.gguf": { "size": 1_000, "seed": 1 } });
     let honest = json!({ "m.gguf": { "size": 1_000, "seed": 1 } });
     let repos = json!({

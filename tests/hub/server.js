@@ -135,7 +135,7 @@ function hub(worlds, cdnURL, request, response) {
   const old = Object.keys(world.renamed).find((old) => path.startsWith(`${old}/`) || path.startsWith(`api/models/${old}/`));
   if (old) return response.writeHead(307, { Location: request.url.replace(old, world.renamed[old]) }).end();
 
-  const api = path.match(/^api\/models\/([^/]+\/[^/]+)(?:\/(tree|revision)\/([^/]+))?$/);
+  const api = path.match(/^api\/models\/([^/]+\/[^/]+)(?:\/(tree|revision)\/(.+))?$/);
   const resolve = path.match(/^([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/);
   const repo = world.repos[(api ?? resolve)?.[1]];
   const refused = repo?.token !== undefined && request.headers.authorization !== `Bearer ${repo.token}`;
