@@ -151,11 +151,17 @@ pub struct Engine {
 #[wasm_bindgen]
 impl Engine {
     /// Loads the first that can be loaded of `sources`, each a `Blob`, a `Uint8Array`, an absolute address or a name on
-    /// the Hub; where none can, hosted models answer as `options.remote` says. To stop it, end the Worker.
-    pub async fn load(sources: Array, options: JsValue, on_progress: Function) -> Result<Engine, JsValue> {
+    /// the Hub; where none can, hosted models answer as `options.remote` says. `on_retry` hears that a model's server is
+    /// asked again. To stop it, end the Worker.
+    pub async fn load(
+        sources: Array,
+        options: JsValue,
+        on_progress: Function,
+        on_retry: Option<Function>,
+    ) -> Result<Engine, JsValue> {
         let mut options: LoadOptions =
             if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
-        let (load, hub) = (options.parse()?, options.hub);
+        let (load, hub) = (options.parse()?, options.hub.hearing(on_retry));
         let local = Rc::new(RefCell::new(None));
         let RemoteOptions { policy, hosted, cache, max_memory, crashed, .. } =
             options.remote.unwrap_or_default();
@@ -201,9 +207,13 @@ impl Engine {
 
     /// What a model is and needs, and how fast it would be here. `source` is as in [`Engine::load`]; no more of it than
     /// its header is read.
-    pub async fn inspect(source: JsValue, options: JsValue) -> Result<JsValue, JsValue> {
+    pub async fn inspect(
+        source: JsValue,
+        options: JsValue,
+        on_retry: Option<Function>,
+    ) -> Result<JsValue, JsValue> {
         let mut options: LoadOptions = from_js("options", options)?;
-        let (load, hub) = (options.parse()?, options.hub);
+        let (load, hub) = (options.parse()?, options.hub.hearing(on_retry));
         Ok(sources::inspect(source, hub, &load).await?)
     }
 

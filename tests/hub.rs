@@ -2,8 +2,11 @@
 
 mod download;
 mod http;
+#[cfg(unix)]
+mod lies;
 mod names;
 mod program;
+mod reach;
 mod schedules;
 
 use crate::double::{Double, control};

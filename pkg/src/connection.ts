@@ -120,7 +120,7 @@ export async function once<T>(call: Call, place: Place, options: CallOptions): P
   if (options.signal?.aborted) throw aborted(options.signal);
   const connection = new Connection(place);
   try {
-    return await connection.call<T>(call, { signal: options.signal, onProgress: options.onProgress });
+    return await connection.call<T>(call, options);
   } finally {
     connection.close(closed, closed);
   }

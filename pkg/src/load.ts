@@ -46,7 +46,7 @@ async function start(
   remote: Remote | undefined,
   options: LoadOptions,
 ): Promise<Engine<EngineInfo | RemoteInfo>> {
-  const { device, contextLength, threads, fallback, gpu, profile, onProgress, signal } = options;
+  const { device, contextLength, threads, fallback, gpu, profile, onProgress, onRetry, signal } = options;
   if (signal?.aborted) throw aborted(signal);
   const call = {
     method: "load" as const,
@@ -56,7 +56,7 @@ async function start(
   const connection = new Connection(place(options, device !== "gpu"));
   try {
     if (sources.some((source) => typeof source === "string") && options.cache !== false) void persist();
-    const info = await connection.call<EngineInfo | RemoteInfo>(call, { signal, onProgress });
+    const info = await connection.call<EngineInfo | RemoteInfo>(call, { signal, onProgress, onRetry });
     return new Engine(connection, info, onProgress);
   } catch (error) {
     const failure = error as CandlewickError;
@@ -133,7 +133,10 @@ function withoutBytes(source: Located): Located {
   return source instanceof Uint8Array ? new Blob() : source;
 }
 
-/** Names on the Hub are `owner/repo[:QUANT]` or `owner/repo/file.gguf[@revision]`; what cannot be one is a URL. */
+/**
+ * Whether it is relative to the page, or has a scheme. What the rest names, and which addresses are the Hub's own, the
+ * Worker knows.
+ */
 function isURL(text: string): boolean {
   return /^([a-z][a-z0-9+.-]*:|\.{0,2}\/)/i.test(text) || /^([^/]+\/)?[^/]+\.gguf([?#].*)?$/i.test(text);
 }

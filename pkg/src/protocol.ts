@@ -67,7 +67,7 @@ export interface Remote {
 
 export type Reply =
   | { progress: unknown } // of a load, or of reading a prompt
-  | { retry: unknown } // of a request to a hosted model
+  | { retry: unknown } // of a request to a hosted model, or for a model's file
   | { recovery: LoadProgress } // the GPU was lost; the last one has the stage "ready"
   | { info: EngineInfo | RemoteInfo } // before that one
   | { started: true } // of a stream: its turn has come

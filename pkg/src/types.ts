@@ -217,7 +217,7 @@ export interface Origin {
   cost?: number;
 }
 
-/** A request to a hosted model failed and is made again. */
+/** A request to a hosted model, or for a model's file, failed and is made again. */
 export interface Retrying {
   /** The attempt that failed, from 1. */
   attempt: number;
@@ -555,6 +555,8 @@ export interface HubOptions {
   /** The same for the file with threads. Without it, a page that gives `wasmURL` has no threads. */
   threadsWasmURL?: string | URL | undefined;
   signal?: AbortSignal | undefined;
+  /** Called when the Hub, or a file's server, did not answer as it should and will be asked again. */
+  onRetry?: ((retry: Retrying) => void) | undefined;
   /** @internal For tests: small pieces, little patience. */
   transfer?: object | undefined;
 }

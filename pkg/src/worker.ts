@@ -52,17 +52,17 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
     case "load":
       return load(call, caller);
     case "inspect":
-      return inspect(call);
+      return inspect(call, caller);
     case "list":
-      return (await stored(call)).list();
+      return (await stored(call, caller)).list();
     case "usage":
-      return (await stored(call)).usage();
+      return (await stored(call, caller)).usage();
     case "pull":
-      return (await stored(call)).pull(call.model, (progress: unknown) => caller.reply({ progress }));
+      return (await stored(call, caller)).pull(call.model, (progress: unknown) => caller.reply({ progress }));
     case "remove":
-      return (await stored(call)).remove(call.model);
+      return (await stored(call, caller)).remove(call.model);
     case "verify":
-      return (await stored(call)).verify(call.model, (progress: unknown) => caller.reply({ progress }));
+      return (await stored(call, caller)).verify(call.model, (progress: unknown) => caller.reply({ progress }));
     case "chat":
       return generate(engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
     case "complete":
@@ -92,7 +92,7 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
 
 async function load({ sources, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo | RemoteInfo> {
   home = await started;
-  engine = await home.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }));
+  engine = await home.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }), caller.retrying);
   return info();
 }
 
@@ -101,13 +101,13 @@ function info(): EngineInfo | RemoteInfo {
   return { ...engine.info(), wasm: home.file, wasmReason: home.reason };
 }
 
-async function inspect({ source, options }: Call & { method: "inspect" }): Promise<unknown> {
-  return (await started).wasm.Engine.inspect(source, options);
+async function inspect({ source, options }: Call & { method: "inspect" }, caller: Caller): Promise<unknown> {
+  return (await started).wasm.Engine.inspect(source, options, caller.retrying);
 }
 
 /** What is in the browser's storage. */
-async function stored({ hub }: { hub: HubParams }): Promise<Models> {
-  return (await started).wasm.Models.open(hub);
+async function stored({ hub }: { hub: HubParams }, caller: Caller): Promise<Models> {
+  return (await started).wasm.Models.open(hub, caller.retrying);
 }
 
 /** Work that ends, with its transfers, when the page gives it up. */
@@ -184,7 +184,7 @@ class Caller {
     };
   }
 
-  /** Tells the page that a host will be asked again. */
+  /** Tells the page that a server will be asked again. */
   readonly retrying = (retry: unknown): void => this.reply({ retry });
 
   reply(reply: Reply): void {

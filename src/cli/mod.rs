@@ -40,6 +40,12 @@ pub fn main() -> ExitCode {
         // SAFETY: nothing else runs yet.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
+    // A file that grows past the user's limit is an error like others, and not the process's end.
+    #[cfg(unix)]
+    // SAFETY: ignoring a signal runs no code.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
     match pollster::block_on(dispatch(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.

@@ -5,6 +5,7 @@ use super::arguments::{Common, ListArguments, PullArguments, RmArguments, Verify
 use super::output::{LoadBar, say};
 use crate::http::Token;
 use crate::hub::{Client, Model, Models, Report, Spec, Verdict};
+use crate::remote::OnRetry;
 use crate::store::{FolderStore, Source};
 use crate::{Error, Result};
 use std::io::Write;
@@ -13,17 +14,36 @@ use std::rc::Rc;
 
 /// What a name means; where there is a file of that name, it is that.
 pub fn named(model: &str) -> Result<Spec> {
-    if Path::new(model).exists() { Ok(Spec::Path(model.to_owned())) } else { model.parse() }
+    // A link that leads nowhere is one, too.
+    match Path::new(model).symlink_metadata() {
+        Ok(_) => Ok(Spec::Path(model.to_owned())),
+        Err(_) => client(None)?.name(model),
+    }
+}
+
+/// The Hub, as `HF_ENDPOINT` says where it is.
+fn client(token: Option<Token>) -> Result<Client> {
+    Client::new(variable("HF_ENDPOINT").as_deref(), token)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The user's cache, and the Hub as the user's other tools see it.
 pub fn from_environment(common: &Common) -> Result<Models> {
-    let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let token = common.token.clone().or_else(|| Token::from_environment(&FolderStore::home()));
     // What huggingface_hub takes for true.
     let yes = |value: String| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
-    let offline = common.offline || text("HF_HUB_OFFLINE").is_some_and(yes);
-    let client = Client::new(text("HF_ENDPOINT").as_deref(), token)?.offline(offline);
+    let offline = common.offline || variable("HF_HUB_OFFLINE").is_some_and(yes);
+    let quiet = common.quiet;
+    let on_retry = OnRetry::new(move |retry| {
+        if !quiet {
+            let wait = retry.wait_ms as f64 / 1e3;
+            say!("{}; attempt {} follows in {wait:.1} s", retry.message, retry.attempt + 1);
+        }
+    });
+    let client = client(token)?.offline(offline).hearing(on_retry);
     Ok(Models::new(client, Rc::new(FolderStore::from_environment())))
 }
 
@@ -38,8 +58,8 @@ fn reporter(bar: &LoadBar) -> Report {
 }
 
 /// What can be fetched: no path counts.
-fn fetched_name(model: &str) -> Result<Spec> {
-    match model.parse()? {
+fn fetched_name(models: &Models, model: &str) -> Result<Spec> {
+    match models.name(model)? {
         Spec::Path(path) => Err(Error::invalid_argument(format!(
             "{path} is no name of a model that can be fetched. Give owner/repo[:QUANT] or an address"
         ))),
@@ -50,7 +70,7 @@ fn fetched_name(model: &str) -> Result<Spec> {
 pub async fn pull(arguments: &PullArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     for name in &arguments.models {
-        let spec = fetched_name(name)?;
+        let spec = fetched_name(&models, name)?;
         let bar = LoadBar::new(common.quiet);
         let model = models.pull(&spec, arguments.force, reporter(&bar)).await?;
         drop(bar);
@@ -93,7 +113,7 @@ pub async fn rm(arguments: &RmArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     let mut freed = 0;
     for name in &arguments.models {
-        let spec = name.parse()?;
+        let spec = models.name(name)?;
         let cached = models.cached(&spec).await?;
         freed += models.remove(&spec).await?;
         let mut stdout = std::io::stdout().lock();
@@ -111,7 +131,7 @@ pub async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     let mut cached = Vec::new();
     for name in &arguments.models {
-        cached.extend(models.cached(&name.parse()?).await?);
+        cached.extend(models.cached(&models.name(name)?).await?);
     }
     if arguments.models.is_empty() {
         cached = models.list().await?;

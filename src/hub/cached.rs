@@ -3,7 +3,7 @@
 use super::find::url_repo;
 use super::hash::hex;
 use super::models::{Models, beside, is_beside};
-use super::spec::Spec;
+use super::spec::{HubSpec, Spec, Wanted};
 use crate::engine::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Split};
 use crate::{Error, Result};
@@ -169,7 +169,7 @@ impl Models {
     /// Whether a file's hash is what it should be; nothing where no hash is known.
     async fn is_right(&self, key: &Key, read: &mut dyn FnMut(u64) -> Result<()>) -> Result<Option<bool>> {
         const PIECE: u64 = 4 << 20;
-        let (Some(expected), Some(record)) = (key.sha256(), self.store.get(key).await?) else {
+        let (Some(expected), Some(record)) = (self.sha256_of(key).await?, self.store.get(key).await?) else {
             return Ok(None);
         };
         let mut hash = Sha256::new();
@@ -181,5 +181,16 @@ impl Models {
             read(len)?;
         }
         Ok(Some(hex(&hash.finalize()) == expected))
+    }
+
+    /// What a file's hash should be: its name in the store says so, else what the Hub said of its repository.
+    async fn sha256_of(&self, key: &Key) -> Result<Option<String>> {
+        if key.sha256().is_some() || key.is_of_url() {
+            return Ok(key.sha256().map(str::to_owned));
+        }
+        let hub = HubSpec { repo: key.repo.clone(), file: Wanted::Any, revision: None };
+        let known = self.noted(&hub).await?.filter(|known| known.commit == key.commit);
+        let file = known.and_then(|known| known.files.into_iter().find(|file| file.path == key.path));
+        Ok(file.map(|file| file.etag).filter(|etag| etag.len() == 64))
     }
 }

@@ -1,9 +1,11 @@
 //! Which file of a repository a name means.
 
-use super::spec::Wanted;
+use super::spec::{Wanted, is_gguf};
+use crate::model::gguf::TensorType;
 use crate::store::Split;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// A file on the Hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,58 +18,94 @@ pub struct RemoteFile {
     pub etag: String,
 }
 
+/// More bytes than any file has: sums of them are still numbers.
+pub(super) const MAX_SIZE: u64 = 1 << 44;
+
 /// The files that `wanted` means, in order: one, or all parts of a split model.
 pub fn choose<'a>(files: &'a [RemoteFile], wanted: &Wanted, repo: &str) -> Result<Vec<&'a RemoteFile>> {
+    let parts = Parts(files.iter().map(|file| (file.path.as_str(), file)).collect());
     if let Wanted::File(path) = wanted {
-        let file = files.iter().find(|file| file.path == *path);
+        let file = parts.0.get(path.as_str()).copied();
         let file = file.ok_or_else(|| missing(repo, &format!("no file {path}"), files))?;
-        return parts_of(files, file, repo);
+        return parts.of(file, repo);
     }
-    // Projectors and draft heads go with a model, and are none.
-    let beside = |name: &str| name.contains("mmproj") || name.contains("imatrix");
-    let models = files.iter().filter(|file| {
-        let name = file_name(&file.path).to_ascii_lowercase();
-        name.ends_with(".gguf")
-            && !beside(&name)
-            && Split::of(&file.path).is_none_or(|split| split.index == 1)
-    });
-    let mut models: Vec<&RemoteFile> = models.collect();
+    let inside = |path: &str| match wanted {
+        Wanted::Folder(folder) => path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')),
+        _ => true,
+    };
+    let ggufs = || files.iter().filter(|file| is_gguf(&file.path) && inside(&file.path));
+    let first = |file: &&RemoteFile| Split::of(&file.path).is_none_or(|split| split.index == 1);
+    let mut models: Vec<(Role, &RemoteFile)> =
+        ggufs().filter(first).filter_map(|file| Some((role(&file.path)?, file))).collect();
     // Shorter paths first: the plain variant before the special one, the top before folders.
-    models.sort_by_key(|file| (file.path.len(), file.path.as_str()));
-    if models.is_empty() {
-        return Err(missing(repo, "no .gguf file", files));
+    models.sort_by_key(|(role, file)| (*role, file.path.len(), file.path.as_str()));
+    if let Wanted::Quantization(name) = wanted {
+        let file = models.iter().find(|(_, file)| has_quantization(&file.path, name));
+        let (_, file) =
+            file.ok_or_else(|| missing(repo, &format!("no file of the quantization {name}"), files))?;
+        return parts.of(file, repo);
     }
-    let of = |name: &str| models.iter().copied().find(|file| has_quantization(&file.path, name));
-    let file = match wanted {
-        Wanted::Quantization(name) => {
-            of(name).ok_or_else(|| missing(repo, &format!("no file of the quantization {name}"), files))?
+    match models.first() {
+        // What is beside a model counts only where there is no other.
+        Some(&(best, _)) => models.retain(|(role, _)| *role == best),
+        None if ggufs().next().is_some() => {
+            return Err(unrunnable(repo, "only files that go with a model and are none", files));
         }
-        _ => {
-            let enough = |file: &&&RemoteFile| bits(&file.path).is_some_and(|bits| bits >= 4);
-            of("Q4_K_M")
-                .or_else(|| of("Q8_0"))
-                .or_else(|| models.iter().filter(enough).min_by_key(|file| whole_size(files, file)).copied())
-                .unwrap_or(models[0])
+        None => {
+            let place =
+                if let Wanted::Folder(folder) = wanted { format!(" in {folder}") } else { String::new() };
+            return Err(missing(repo, &format!("no .gguf file{place}"), files));
         }
+    }
+    let readable: Vec<(Quantization, &RemoteFile)> =
+        models.iter().map(|(_, file)| (quantization(&file.path), *file)).collect();
+    let of = |name: &str| {
+        let named = |(known, file): &&(Quantization, &RemoteFile)| {
+            matches!(known, Quantization::Read(_)) && has_quantization(&file.path, name)
+        };
+        readable.iter().find(named)
     };
-    parts_of(files, file, repo)
+    let smallest = || {
+        let enough = |(known, _): &&(Quantization, &RemoteFile)| matches!(known, Quantization::Read(Some(bits)) if *bits >= 4);
+        readable.iter().filter(enough).min_by_key(|(_, file)| parts.size(file))
+    };
+    let any = || readable.iter().find(|(known, _)| !matches!(known, Quantization::Foreign));
+    let file = of("Q4_K_M").or_else(|| of("Q8_0")).or_else(smallest).or_else(any);
+    let (_, file) = file.ok_or_else(|| unrunnable(repo, "no file of a type that candlewick reads", files))?;
+    parts.of(file, repo)
 }
 
-/// All parts of the split model that `file` belongs to; else `file` alone.
-fn parts_of<'a>(files: &'a [RemoteFile], file: &'a RemoteFile, repo: &str) -> Result<Vec<&'a RemoteFile>> {
-    let Some(split) = Split::of(&file.path) else { return Ok(vec![file]) };
-    let part = |index| {
-        let path = split.path(index);
-        let found = files.iter().find(|file| file.path == path);
-        found.ok_or_else(|| {
-            Error::model_not_found(format!("{repo}: {path} is missing, a part of a split model"))
-        })
-    };
-    (1..=split.count).map(part).collect()
-}
+/// A repository's files by path.
+struct Parts<'a>(HashMap<&'a str, &'a RemoteFile>);
 
-fn whole_size(files: &[RemoteFile], file: &RemoteFile) -> u64 {
-    parts_of(files, file, "").map_or(u64::MAX, |parts| parts.iter().map(|file| file.size).sum())
+impl<'a> Parts<'a> {
+    /// All parts of the split model that `file` belongs to; else `file` alone.
+    fn of(&self, file: &'a RemoteFile, repo: &str) -> Result<Vec<&'a RemoteFile>> {
+        let parts = match Split::of(&file.path) {
+            None => vec![file],
+            Some(split) => {
+                let part = |index| {
+                    let path = split.path(index);
+                    self.0.get(path.as_str()).copied().ok_or_else(|| {
+                        Error::model_not_found(format!("{repo}: {path} is missing, a part of a split model"))
+                    })
+                };
+                (1..=split.count).map(part).collect::<Result<_>>()?
+            }
+        };
+        match parts.iter().find(|part| part.size > MAX_SIZE) {
+            Some(part) => Err(Error::corrupt_model(format!(
+                "{repo}: {} has {} bytes, as it is listed: no file has so many",
+                part.path, part.size
+            ))),
+            None => Ok(parts),
+        }
+    }
+
+    /// Bytes of all of them.
+    fn size(&self, file: &'a RemoteFile) -> u64 {
+        self.of(file, "").map_or(u64::MAX, |parts| parts.iter().map(|part| part.size).sum())
+    }
 }
 
 impl Wanted {
@@ -78,6 +116,9 @@ impl Wanted {
             Wanted::Any => true,
             Wanted::Quantization(name) => has_quantization(path, name),
             Wanted::File(wanted) => first(wanted) == first(path),
+            Wanted::Folder(folder) => {
+                path.strip_prefix(folder.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            }
         }
     }
 }
@@ -97,30 +138,142 @@ fn has_quantization(path: &str, quantization: &str) -> bool {
     })
 }
 
-/// Bits of a weight, as the name says: `Q4_K_M` 4, `IQ3_XS` 3, `BF16` 16.
-fn bits(path: &str) -> Option<u32> {
-    let name = file_name(path).to_ascii_uppercase();
-    name.split(['-', '.']).rev().find_map(|word| {
+/// What a file is to its repository. The first is preferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Model,
+    /// By its name it drafts for another model, or changes one.
+    Beside,
+}
+
+/// Parts of names of what is no model: projectors of pictures and sounds, vectors that steer.
+const NO_MODELS: [&str; 6] = ["mmproj", "projector", "cvector", "controlvector", "vae", "vocoder"];
+/// Parts of names of files without weights, unless there is a quantization in the name as well.
+const NO_WEIGHTS: [&str; 3] = ["imatrix", "vocab", "tokenizer"];
+/// Parts of names of what another model needs.
+const DRAFTS: [&str; 7] = ["draft", "drafter", "mtp", "nextn", "eagle", "medusa", "vocab"];
+/// Parts of names of adapters. Models that one was merged into may have them, too.
+const ADAPTERS: [&str; 6] = ["lora", "loras", "qlora", "dora", "adapter", "adapters"];
+
+/// What a file is by its path; nothing where it is no model.
+fn role(path: &str) -> Option<Role> {
+    let no_weights = has_word(path, &NO_WEIGHTS) && labels(file_name(path)).is_empty();
+    if has_word(path, &NO_MODELS) || no_weights {
+        return None;
+    }
+    Some(if has_word(path, &DRAFTS) || may_be_adapter(path) { Role::Beside } else { Role::Model })
+}
+
+/// Whether a file is an adapter by its name, which is not always so.
+pub(super) fn may_be_adapter(path: &str) -> bool {
+    has_word(path, &ADAPTERS)
+}
+
+/// Whether a path has one of these words, perhaps with a number after it: `lora2`.
+fn has_word(path: &str, words: &[&str]) -> bool {
+    let path = path.to_ascii_lowercase().replace("control-", "control").replace("control_", "control");
+    let mut those = path.split(|c: char| !c.is_ascii_alphanumeric());
+    those.any(|word| words.contains(&word.trim_end_matches(|c: char| c.is_ascii_digit())))
+}
+
+/// How a file's weights are stored, as its name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quantization {
+    /// As candlewick reads them, or not known; with the bits of most weights.
+    Read(Option<u32>),
+    /// In a type that it does not read.
+    Foreign,
+}
+
+fn quantization(path: &str) -> Quantization {
+    // Folders are named so as well, where files are not.
+    let names = path.rsplit('/').map(labels).find(|labels| !labels.is_empty()).unwrap_or_default();
+    match names.iter().all(|label| reads(label)) {
+        true => Quantization::Read(names.last().and_then(|label| bits(label))),
+        false => Quantization::Foreign,
+    }
+}
+
+/// The words of a name that say how weights are stored, in upper case: `Q4_K_M`, `IQ3_XS`, `BF16`, `MXFP4_MOE`.
+fn labels(name: &str) -> Vec<String> {
+    let name = name.to_ascii_uppercase();
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    // A word may have others before it, with the `_` that quantizations contain too.
+    let label = |word: &str| {
         let tails = word.match_indices('_').map(|(at, _)| &word[at + 1..]);
-        std::iter::once(word).chain(tails).find_map(bits_of)
+        std::iter::once(word).chain(tails).find(|tail| is_label(tail)).map(str::to_owned)
+    };
+    words.filter_map(label).collect()
+}
+
+/// Letters, a number of bits, and what belongs to both.
+fn is_label(word: &str) -> bool {
+    let digits = word.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let (kind, rest) = word.split_at(word.len() - digits.len());
+    let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let rest = &rest[number.len()..];
+    match kind {
+        // `Q4` alone says nothing of how.
+        "Q" | "IQ" | "TQ" => number.len() == 1 && rest.len() > 1 && rest.starts_with('_'),
+        "F" | "FP" | "BF" | "FLOAT" => {
+            matches!(number.as_str(), "4" | "8" | "16" | "32") && (rest.is_empty() || rest.starts_with('_'))
+        }
+        "MXFP" | "NVFP" => !number.is_empty() && (rest.is_empty() || rest.starts_with('_')),
+        "I" => number == "2" && rest.starts_with("_S"),
+        "TL" => matches!(number.as_str(), "1" | "2") && rest.is_empty(),
+        _ => false,
+    }
+}
+
+/// What files call a type, or a mixture of types, that has another name.
+const CALLED: [(&str, &str); 11] = [
+    ("FP16", "F16"),
+    ("FP32", "F32"),
+    ("FLOAT16", "F16"),
+    ("FLOAT32", "F32"),
+    ("Q8_K_XL", "Q8_0"),
+    ("IQ1_XS", "IQ1_S"),
+    ("IQ2_M", "IQ2_S"),
+    ("IQ3_XS", "IQ3_S"),
+    ("IQ3_M", "IQ3_S"),
+    ("IQ3_XL", "IQ3_S"),
+    ("IQ4_XSS", "IQ4_XS"),
+];
+
+/// Whether candlewick reads a type: `Q4_K`, and mixtures such as `Q4_K_M`. What is added in digits is another layout,
+/// as in `Q4_0_4_4`.
+fn reads(label: &str) -> bool {
+    let label = CALLED.iter().find(|(called, _)| *called == label).map_or(label, |(_, name)| *name);
+    let layout = |word: &str| word.trim_start_matches('R').bytes().all(|b| b.is_ascii_digit());
+    TensorType::all().any(|kind| {
+        let rest = label.strip_prefix(kind.name()).map(|rest| rest.strip_prefix('_').ok_or(rest));
+        match rest {
+            Some(Ok(rest)) => !rest.split('_').any(layout),
+            Some(Err(rest)) => rest.is_empty(),
+            None => false,
+        }
     })
 }
 
-/// The same of one word.
-fn bits_of(word: &str) -> Option<u32> {
-    let digits = word.trim_start_matches(|c: char| c.is_ascii_alphabetic());
-    let number: String = digits.chars().take_while(char::is_ascii_digit).collect();
-    match &word[..word.len() - digits.len()] {
-        "Q" | "IQ" | "TQ" if digits.contains('_') => number.parse().ok(),
-        "F" | "FP" | "BF" if number == "16" || number == "32" => number.parse().ok(),
-        "MXFP" => number.parse().ok(),
-        _ => None,
-    }
+/// Bits of a weight: `Q4_K_M` 4, `IQ3_XS` 3, `BF16` 16.
+fn bits(label: &str) -> Option<u32> {
+    let digits = label.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    digits.split('_').next()?.parse().ok()
+}
+
+/// What a repository has that cannot be run.
+fn unrunnable(repo: &str, what: &str, files: &[RemoteFile]) -> Error {
+    let reads: Vec<&str> = TensorType::all().map(TensorType::name).collect();
+    let Error { message, .. } = missing(repo, what, files);
+    Error::unsupported_model(format!(
+        "{message}. candlewick reads {}, and what is made of these",
+        reads.join(", ")
+    ))
 }
 
 fn missing(repo: &str, what: &str, files: &[RemoteFile]) -> Error {
     let mut names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    names.retain(|name| name.to_ascii_lowercase().ends_with(".gguf"));
+    names.retain(|name| is_gguf(name));
     let known = match names.len() {
         0 => {
             "The model may exist as GGUF in another repository: look for the same name with -GGUF".to_owned()
@@ -158,7 +311,7 @@ mod tests {
         assert_eq!(any(&all), "m.Q4_K_M.gguf");
         assert_eq!(any(&all[..5]), "m-Q8_0.gguf");
         assert_eq!(any(&all[..4]), "m-Q4_K_S.gguf");
-        assert_eq!(any(&all[..3]), "m-IQ4_XS.gguf");
+        assert_eq!(any(&all[..3]), "m-F16.gguf");
         assert_eq!(any(&["m-Q2_K.gguf", "README.md", "mmproj-F16.gguf"]), "m-Q2_K.gguf");
         assert_eq!(any(&["model.gguf"]), "model.gguf");
         let quantization = |name: &str| chosen(&all, &Wanted::Quantization(name.to_owned()));
@@ -183,17 +336,122 @@ mod tests {
     }
 
     #[test]
+    fn the_usual_file_is_one_that_can_be_run() {
+        // The first of each is the one. Sizes fall from the first on.
+        let cases: &[&[&str]] = &[
+            &["m-Q5_K_M.gguf", "m-IQ4_XS.gguf", "m-IQ4_NL.gguf", "m-MXFP4_MOE.gguf", "m-Q4_0_4_4.gguf"],
+            &[
+                "m-Q6_K.gguf",
+                "m-NVFP4.gguf",
+                "m-TQ2_0.gguf",
+                "m-IQ4_K.gguf",
+                "m-Q4_0_R8.gguf",
+                "m-Q8_K_R8.gguf",
+            ],
+            &["m.i1-Q4_K_M.gguf", "m.i1-IQ4_XS.gguf", "m.i1-Q6_K.gguf", "m.imatrix.gguf"],
+            &["m-UD-Q4_K_XL.gguf", "m-UD-IQ4_XS.gguf", "m-MXFP4.gguf"],
+            &["m-Q4_K_M.gguf", "m-UD-Q4_K_XL.gguf", "m-UD-Q8_K_XL.gguf"],
+            &["M-Q8_0.GGUF", "M-IQ4_NL.GGUF"],
+            &["model-q4_0.gguf", "model-q4_0_8_8.gguf", "model-iq4_nl.gguf"],
+            &["ggml_model_f16.gguf", "ggml_model_iq4_xs.gguf", "ggml-model-i2_s.gguf"],
+            &["m-fp16.gguf", "m-fp8.gguf", "m-fp4.gguf"],
+            &["m-BF16.gguf", "m-IQ4_XS.gguf", "m-Q3_K_XL.gguf", "m-Q2_K_L.gguf"],
+            &["m-Q3_K_M.gguf", "m-IQ3_M.gguf", "m-IQ2_XXS.gguf", "m-TQ1_0.gguf"],
+            &["m-Q4_K_S.gguf", "lora-adapter-Q8_0.gguf", "m-lora-Q4_K_M.gguf", "adapters/m-Q8_0.gguf"],
+            &["m-Q6_K.gguf", "mmproj-Q8_0.gguf", "m-mmproj-Q4_K_M.gguf", "vision/projector-Q8_0.gguf"],
+            &[
+                "m-Q6_K.gguf",
+                "m-draft-Q8_0.gguf",
+                "mtp-m-Q4_K_M.gguf",
+                "m-eagle3-Q8_0.gguf",
+                "MTP/m-Q8_0.gguf",
+            ],
+            &["m-Q6_K.gguf", "ggml-vocab-m.gguf", "imatrix_unsloth.gguf", "control-vector-Q8_0.gguf"],
+            &["m-imatrix-Q4_K_M.gguf", "m-Q6_K.gguf", "m-imatrix.gguf"],
+            &["Flora-7B-Q8_0.gguf", "Flora-7B-IQ4_XS.gguf"],
+            &["Alpaca-LoRA-7B-Q4_K_M.gguf", "Alpaca-LoRA-7B-IQ4_XS.gguf"],
+            &["m-v3-draft-0.6B-Q4_0.gguf", "m-v3-draft-0.6B-IQ4_XS.gguf"],
+            &["Q5_K_M/m.gguf", "IQ4_XS/m.gguf", "MXFP4/m.gguf"],
+            &["Qwen2.5-0.5B.gguf", "Qwen2.5-0.5B-IQ4_XS.gguf"],
+        ];
+        for names in cases {
+            let orders = [names.to_vec(), names.iter().rev().copied().collect()];
+            for order in orders {
+                assert_eq!(chosen(&order, &Wanted::Any).unwrap(), names[..1], "{order:?}");
+            }
+        }
+        // Every type that is read is taken, whatever it is called.
+        for kind in TensorType::all() {
+            for name in
+                [format!("m-{}.gguf", kind.name()), format!("m.{}_M.gguf", kind.name().to_lowercase())]
+            {
+                assert_eq!(any_of(&[&name, "a-XYZ-IQ1_M.gguf"]).unwrap(), [name]);
+            }
+        }
+    }
+
+    fn any_of(names: &[&str]) -> Result<Vec<String>> {
+        chosen(names, &Wanted::Any)
+    }
+
+    #[test]
+    fn folders_of_quantizations() {
+        let part = |folder: &str, index| format!("{folder}/m-{folder}-0000{index}-of-00002.gguf");
+        let paths: Vec<String> = ["BF16", "IQ4_XS", "Q6_K", "UD-Q5_K_XL"]
+            .iter()
+            .flat_map(|folder| [part(folder, 2), part(folder, 1)])
+            .collect();
+        let all: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let both = |folder| [part(folder, 1), part(folder, 2)];
+        assert_eq!(any_of(&all).unwrap(), both("UD-Q5_K_XL"));
+        let folder = |name: &str| chosen(&all, &Wanted::Folder(name.to_owned()));
+        assert_eq!(folder("BF16").unwrap(), both("BF16"));
+        assert_eq!(folder("IQ4_XS").unwrap_err().code, crate::Code::UnsupportedModel);
+        assert_eq!(folder("Q6").unwrap_err().code, crate::Code::ModelNotFound);
+        assert!(Wanted::Folder("BF16".to_owned()).means(&part("BF16", 2)));
+    }
+
+    #[test]
+    fn where_nothing_can_be_run() {
+        let repos: [&[&str]; 3] =
+            [&["m-IQ4_XS.gguf", "m-MXFP4.gguf"], &["mmproj-F16.gguf"], &["m.imatrix.gguf", "README.md"]];
+        for names in repos {
+            let error = any_of(names).unwrap_err();
+            assert_eq!(error.code, crate::Code::UnsupportedModel, "{error}");
+            assert!(error.message.starts_with("a/b has ") && error.message.contains(names[0]), "{error}");
+        }
+    }
+
+    #[test]
+    fn listings_that_lie() {
+        let mut files = files(&["m-00001-of-99999.gguf", "n-Q4_K_M.gguf"]);
+        assert!(choose(&files[..1], &Wanted::Any, "a/b").is_err());
+        files[1].size = u64::MAX;
+        assert_eq!(choose(&files, &Wanted::Any, "a/b").unwrap_err().code, crate::Code::CorruptModel);
+        // Every part there is, each as large as can be.
+        let part = |index| RemoteFile {
+            path: format!("m-{index:05}-of-99999.gguf"),
+            size: MAX_SIZE,
+            etag: String::new(),
+        };
+        let all: Vec<RemoteFile> = (1..=99_999).map(part).collect();
+        let parts = choose(&all, &Wanted::Any, "a/b").unwrap();
+        assert_eq!(parts.iter().map(|part| part.size).sum::<u64>(), 99_999 * MAX_SIZE);
+    }
+
+    #[test]
     fn bits_by_name() {
         let cases = [
-            ("a-7B-Q4_K_M.gguf", 4),
-            ("x.IQ3_XS.gguf", 3),
-            ("x-BF16.gguf", 16),
-            ("x-f32.gguf", 32),
-            ("x_f16.gguf", 16),
+            ("a-7B-Q4_K_M.gguf", Some(4)),
+            ("x.Q3_K_S.gguf", Some(3)),
+            ("x-BF16.gguf", Some(16)),
+            ("x-f32.gguf", Some(32)),
+            ("x_f16.gguf", Some(16)),
+            ("Qwen2.5-0.5B.gguf", None),
+            ("m-q8.gguf", None),
         ];
         for (name, expected) in cases {
-            assert_eq!(bits(name), Some(expected), "{name}");
+            assert_eq!(quantization(name), Quantization::Read(expected), "{name}");
         }
-        assert_eq!(bits("Qwen2.5-0.5B.gguf"), None);
     }
 }

@@ -3,18 +3,27 @@
 
 use super::choose::RemoteFile;
 use super::hash::is_hash;
-use super::spec::{is_file, is_name};
+use super::patience::{FIRST_ANSWER, Failure, Patience};
+use super::spec::{Spec, is_file, is_name};
 use crate::http::{self, Backoff, Request, Response, Timeouts, Token, may_retry};
+use crate::remote::OnRetry;
 use crate::{Code, Error, Result};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+
+/// What an address does not have as it is; slashes part folders.
+const IN_PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
 const HUB: &str = "https://huggingface.co";
 /// A page of the tree call has at most 1,000 files, which take some 300 bytes each.
 const MAX_ANSWER: usize = 16 << 20;
 /// Repositories of models have some dozens of files.
 const MAX_PAGES: usize = 100;
+const MAX_FILES: usize = 100_000;
 
 /// How to reach the Hub.
 #[derive(Debug, Clone)]
@@ -24,6 +33,9 @@ pub struct Client {
     offline: bool,
     pub(super) backoff: Backoff,
     pub(super) timeouts: Timeouts,
+    pub(super) on_retry: OnRetry,
+    /// Some server has answered something.
+    reached: Rc<Cell<bool>>,
 }
 
 /// A repository at one commit.
@@ -37,12 +49,26 @@ pub struct Repository {
     pub files: Vec<RemoteFile>,
 }
 
-/// Why a request did not succeed.
-pub(super) enum Failure {
-    /// It may do better, after the time that the server asked for.
-    Again(Error, Option<Duration>),
-    /// It will not.
-    Final(Error),
+/// What is asked for, in messages.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    /// `owner/repo`, or the name of a file that is on no Hub.
+    whose: String,
+    /// In the repository.
+    file: Option<String>,
+}
+
+impl Asked {
+    pub fn of(whose: &str, file: Option<&str>) -> Asked {
+        Asked { whose: whose.to_owned(), file: file.map(str::to_owned) }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.whose)?;
+        self.file.as_ref().map_or(Ok(()), |file| write!(f, "/{file}"))
+    }
 }
 
 impl Client {
@@ -60,7 +86,27 @@ impl Client {
             offline: false,
             backoff: Backoff::default(),
             timeouts: Timeouts::default(),
+            on_retry: OnRetry::default(),
+            reached: Rc::default(),
         })
+    }
+
+    /// Tells `on_retry` of each attempt that failed and is made again.
+    pub fn hearing(mut self, on_retry: OnRetry) -> Client {
+        self.on_retry = on_retry;
+        self
+    }
+
+    /// The same, which asks no more than `attempts` times.
+    pub(super) fn hasty(&self, attempts: u32) -> Client {
+        let mut client = self.clone();
+        client.backoff.attempts = client.backoff.attempts.min(attempts);
+        client
+    }
+
+    /// What a text names: see [`Spec`].
+    pub fn name(&self, text: &str) -> Result<Spec> {
+        Spec::at(text, self.mirror())
     }
 
     /// Whether to ask nobody.
@@ -106,22 +152,26 @@ impl Client {
             size: u64,
         }
 
+        let asked = &Asked::of(repo, None);
         let of_repo = format!("{}/api/models/{repo}", self.endpoint);
         let revision = revision.replace('/', "%2F");
         let (Revision { sha: commit }, _) =
-            self.json(repo, &format!("{of_repo}/revision/{revision}")).await?;
+            self.json(asked, &format!("{of_repo}/revision/{revision}")).await?;
         if !is_hash(&commit) {
             return Err(unexpected(repo, "a commit that is none"));
         }
         let mut files = Vec::new();
         let mut next = Some(format!("{of_repo}/tree/{commit}?recursive=true"));
-        let mut pages = 0;
+        let mut pages = Vec::new();
         while let Some(url) = next {
-            pages += 1;
-            if pages > MAX_PAGES {
-                return Err(unexpected(repo, "too many pages of files"));
+            if pages.contains(&url) || pages.len() >= MAX_PAGES {
+                return Err(unexpected(repo, "pages of files that do not end"));
             }
-            let (entries, link) = self.json::<Vec<Entry>>(repo, &url).await?;
+            let (entries, link) = self.json::<Vec<Entry>>(asked, &url).await?;
+            pages.push(url);
+            if files.len() + entries.len() > MAX_FILES {
+                return Err(unexpected(repo, "more files than a repository has"));
+            }
             for entry in entries {
                 let (etag, size) = match entry.lfs {
                     Some(large) => (large.oid, large.size),
@@ -139,12 +189,17 @@ impl Client {
 
     /// Where the Hub has the bytes of a file.
     pub(super) fn file_url(&self, repo: &str, commit: &str, path: &str) -> String {
-        format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, percent_encode(path))
+        format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, utf8_percent_encode(path, &IN_PATH))
     }
 
     /// A request with the token, where it goes to the Hub.
     pub(super) fn request(&self, url: &str) -> Request {
-        let request = Request::get(url).timeouts(self.timeouts);
+        let mut timeouts = self.timeouts;
+        if !self.reached.get() {
+            // Perhaps nobody is there.
+            timeouts.head = timeouts.head.min(FIRST_ANSWER);
+        }
+        let request = Request::get(url).timeouts(timeouts);
         let at_home = url.strip_prefix(&self.endpoint).is_some_and(|rest| rest.starts_with('/'));
         match &self.token {
             Some(token) if at_home => request.bearer(token.secret()),
@@ -153,25 +208,27 @@ impl Client {
     }
 
     /// Sends a request once; any status is an answer.
-    pub(super) async fn ask(&self, what: &str, request: Request) -> Result<Response, Failure> {
+    pub(super) async fn ask(&self, asked: &Asked, request: Request) -> Result<Response, Failure> {
         if self.offline {
-            let message = format!("{what} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it");
+            let message = format!("{asked} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it");
             return Err(Failure::Final(Error::network(message)));
         }
-        http::send(request).await.map_err(|error| match error.code {
-            Code::Network => Failure::Again(error.context(what), None),
-            _ => Failure::Final(error.context(what)),
-        })
+        let response = http::send(request).await.map_err(|error| match error.code {
+            Code::Network => Failure::Unreachable(error.context(asked)),
+            _ => Failure::Final(error.context(asked)),
+        })?;
+        self.reached.set(true);
+        Ok(response)
     }
 
     /// The same, where only success is an answer.
-    pub(super) async fn send(&self, what: &str, request: Request) -> Result<Response, Failure> {
-        let response = self.ask(what, request).await?;
-        if response.is_success() { Ok(response) } else { Err(self.refusal(what, &response)) }
+    pub(super) async fn send(&self, asked: &Asked, request: Request) -> Result<Response, Failure> {
+        let response = self.ask(asked, request).await?;
+        if response.is_success() { Ok(response) } else { Err(self.refusal(asked, &response)) }
     }
 
-    pub(super) fn refusal(&self, what: &str, response: &Response) -> Failure {
-        let (status, host) = (response.status(), response.host());
+    pub(super) fn refusal(&self, asked: &Asked, response: &Response) -> Failure {
+        let (status, host, whose) = (response.status(), response.host(), &asked.whose);
         let reason = response.header("X-Error-Code").unwrap_or_default();
         let advice = match self.token {
             Some(_) => "Has the token (HF_TOKEN) access to it?",
@@ -179,37 +236,37 @@ impl Client {
         };
         match (status, reason) {
             (_, "RepoNotFound") | (404, "") => {
-                let message = format!("{what}: {host} knows no such model. Check the name. {advice}");
+                let message = format!("{whose}: {host} knows no such model. Check the name. {advice}");
                 Failure::Final(Error::model_not_found(message))
             }
-            (_, "RevisionNotFound" | "EntryNotFound") | (404 | 410, _) => {
-                Failure::Final(Error::model_not_found(format!("{what}: {host} has no such file or revision")))
-            }
+            (_, "RevisionNotFound" | "EntryNotFound") | (404 | 410, _) => Failure::Final(
+                Error::model_not_found(format!("{asked}: {host} has no such file or revision")),
+            ),
             (_, "GatedRepo") => Failure::Final(Error::unauthorized(format!(
-                "{what}: access is restricted. Accept its terms on its page on {host}. {advice}"
+                "{whose}: access is restricted. Accept its terms on its page on {host}. {advice}"
             ))),
             (401 | 403, _) => {
-                Failure::Final(Error::unauthorized(format!("{what}: {host} answered {status}. {advice}")))
+                Failure::Final(Error::unauthorized(format!("{whose}: {host} answered {status}. {advice}")))
             }
             (429, _) => {
                 let message =
-                    format!("{what}: {host} answers too many requests (429). Try later, or with a token");
+                    format!("{whose}: {host} answers too many requests (429). Try later, or with a token");
                 Failure::Again(Error { code: Code::RateLimited, message }, response.wait())
             }
             _ if may_retry(status) => {
-                Failure::Again(Error::network(format!("{what}: {host} answered {status}")), response.wait())
+                Failure::Again(Error::network(format!("{asked}: {host} answered {status}")), response.wait())
             }
-            _ => Failure::Final(Error::network(format!("{what}: {host} answered {status}"))),
+            _ => Failure::Final(Error::network(format!("{asked}: {host} answered {status}"))),
         }
     }
 
     /// An answer in JSON, and the address of the next page.
-    async fn json<T: DeserializeOwned>(&self, what: &str, url: &str) -> Result<(T, Option<String>)> {
+    async fn json<T: DeserializeOwned>(&self, asked: &Asked, url: &str) -> Result<(T, Option<String>)> {
         self.again(async || {
-            let response = self.send(what, self.request(url)).await?;
+            let response = self.send(asked, self.request(url)).await?;
             let next = response.header("Link").and_then(next_page);
             let host = response.host().to_owned();
-            let lost = |error: Error| Failure::Again(error.context(what), None);
+            let lost = |error: Error| Failure::Again(error.context(asked), None);
             let body = response.bytes(MAX_ANSWER).await.map_err(lost)?;
             // A proxy's page, or an answer that was cut off.
             let parsed = serde_json::from_slice(&body).map_err(|_| {
@@ -222,15 +279,11 @@ impl Client {
 
     /// Tries until it succeeds, or there is no point in it.
     pub(super) async fn again<T>(&self, mut attempt: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T> {
-        let mut backoff = self.backoff.clone();
+        let mut patience = Patience::new(self);
         loop {
             match attempt().await {
                 Ok(done) => return Ok(done),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again(error, asked)) => match backoff.next(asked) {
-                    Some(wait) => http::sleep(wait).await,
-                    None => return Err(error),
-                },
+                Err(failure) => patience.after(failure, self.reached.get()).await?,
             }
         }
     }
@@ -246,20 +299,6 @@ fn next_page(header: &str) -> Option<String> {
         let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         parameters.replace(' ', "").contains("rel=\"next\"").then(|| url.to_owned())
     })
-}
-
-/// A path in an address.
-fn percent_encode(path: &str) -> String {
-    let mut encoded = String::new();
-    for byte in path.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
-                encoded.push(byte as char)
-            }
-            _ => encoded += &format!("%{byte:02X}"),
-        }
-    }
-    encoded
 }
 
 /// `owner/repo`, checked.

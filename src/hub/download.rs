@@ -4,8 +4,8 @@
 //! of each. The hash follows the blocks in the file's order; where there is a part from before, that is read
 //! again: a disk that lost something in a crash is noticed.
 
-use super::client::Failure;
 use super::hash::hex;
+use super::patience::{Failure, Patience};
 use super::remote::{Answer, Remote};
 use crate::engine::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Source, Store, Written};
@@ -133,6 +133,8 @@ struct Job {
     events: Cell<u64>,
     /// The server ignores ranges: one transfer, from the start.
     sequential: Cell<bool>,
+    /// Some of it has come.
+    came: Cell<bool>,
     /// Bytes are compared with what the store has.
     repairing: Cell<bool>,
     /// Blocks that were different.
@@ -186,6 +188,7 @@ impl Download {
             hash: RefCell::default(),
             events: Cell::new(0),
             sequential: Cell::new(false),
+            came: Cell::new(false),
             repairing: Cell::new(false),
             replaced: Cell::new(0),
             whole: Cell::new(whole),
@@ -298,7 +301,9 @@ impl Download {
 
     fn start_transfers(&self, state: &mut State) {
         let job = &self.job;
-        let parallel = if job.sequential.get() { 1 } else { job.sizes.parallel };
+        // Until the first of it comes one is enough: to learn where the bytes are, or that nobody has them.
+        let alone = job.sequential.get() || !job.came.get();
+        let parallel = if alone { 1 } else { job.sizes.parallel };
         while state.transfers.len() < parallel {
             let mut taken = job.written.borrow().clone();
             state.claimed.iter().for_each(|range| taken.add(range.clone()));
@@ -316,21 +321,17 @@ impl Download {
 impl Job {
     /// Brings a range, whatever happens on the way.
     async fn transfer(&self, range: Range<u64>) -> Result<()> {
-        let mut backoff = self.remote.client.backoff.clone();
+        let mut patience = Patience::new(&self.remote.client);
         let mut at = range.start;
         loop {
             let before = at;
             match self.attempt(&mut at, range.end).await {
                 Ok(()) => return Ok(()),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again(error, asked)) => {
+                Err(failure) => {
                     if at > before {
-                        backoff.reset();
+                        patience.reset();
                     }
-                    match backoff.next(asked) {
-                        Some(wait) => http::sleep(wait).await,
-                        None => return Err(error),
-                    }
+                    patience.after(failure, self.came.get()).await?;
                 }
             }
         }
@@ -407,13 +408,15 @@ impl Job {
         self.place.borrow().clone()
     }
 
-    /// Lets what has come beside an old copy take its place, block by block: each is one or the other, whatever ends this.
+    /// Lets what has come beside an old copy take its place, at once or block by block: each is one or the other, whatever
+    /// ends this.
     async fn replace(&self) -> Result<()> {
         let place = self.place();
         if place == self.key {
             return Ok(());
         }
-        let mut at = 0;
+        let replaced = self.store.replace(&place, &self.key).await?;
+        let mut at = if replaced { self.remote.len() } else { 0 };
         while at < self.remote.len() {
             let len = self.sizes.block.min(self.remote.len() - at) as usize;
             let block = self.store.read(&place, at, len).await?;
@@ -440,6 +443,7 @@ impl Job {
     }
 
     fn count(&self, bytes: u64) {
+        self.came.set(true);
         self.loaded.update(|loaded| loaded + bytes);
         self.events.update(|events| events + 1);
     }

@@ -1,11 +1,12 @@
 //! From a name to the files it means.
 
-use super::choose::{RemoteFile, choose};
+use super::choose::{MAX_SIZE, RemoteFile, choose, may_be_adapter};
 use super::client::Repository;
 use super::hash::{is_hash, sha256};
 use super::models::Models;
 use super::remote::{LookedUp, Remote};
-use super::spec::{HubSpec, Spec};
+use super::spec::{HubSpec, Spec, Wanted};
+use crate::model::gguf::Header;
 use crate::store::{Key, Record, Store};
 use crate::{Code, Error, Result};
 
@@ -70,7 +71,9 @@ impl Models {
                         ranges: true,
                     }
                 });
-                Ok(Some(Found { files: found.collect(), news }))
+                let found = Found { files: found.collect(), news };
+                self.refuse_adapter(&found).await?;
+                Ok(Some(found))
             }
             Spec::Url(url) => {
                 let file = self.find_url(url, fresh).await?;
@@ -79,6 +82,22 @@ impl Models {
             Spec::Path(path) => Err(Error::model_not_found(format!(
                 "{path}: no such file, and no name of a model on the Hub. Give owner/repo, an address or a path"
             ))),
+        }
+    }
+
+    /// Fails where files are no model but an adapter of one. A name alone says that of models too that one was merged
+    /// into: these have a model's header.
+    async fn refuse_adapter(&self, found: &Found) -> Result<()> {
+        let Some(FoundFile { key, .. }) = found.files.first().filter(|file| may_be_adapter(&file.key.path))
+        else {
+            return Ok(());
+        };
+        match Header::read(&self.look(found).await?).await {
+            Err(error) if error.code == Code::CorruptModel => Err(Error::unsupported_model(format!(
+                "{}: {} is an adapter, not a model, as its name says",
+                key.repo, key.path
+            ))),
+            result => result.map(drop).map_err(|error| error.context(&key.repo)),
         }
     }
 
@@ -93,11 +112,7 @@ impl Models {
     async fn repository(&self, hub: &HubSpec, fresh: bool) -> Result<(Repository, Option<News>)> {
         let revision = hub.revision();
         let note = self.note_name(hub);
-        let known = match self.store.note(&note).await? {
-            Some(text) => serde_json::from_str::<Repository>(&text).ok(),
-            None => None,
-        };
-        let known = known.filter(|known| known.repo == hub.repo && is_hash(&known.commit));
+        let known = self.noted(hub).await?;
         if let (Some(known), false) = (&known, fresh) {
             return Ok((known.clone(), None));
         }
@@ -105,7 +120,15 @@ impl Models {
             None => self.stored_repository(hub).await?,
             known => known,
         };
-        match self.client.repository(&hub.repo, revision).await {
+        if let (Some(known), false) = (&known, fresh)
+            && suffices(known, &hub.file)
+        {
+            return Ok((known.clone(), None));
+        }
+        // Where there is something to go on with, once is enough.
+        let instead = known.is_some() && !fresh;
+        let hasty = if instead { self.client.hasty(1) } else { (*self.client).clone() };
+        match hasty.repository(&hub.repo, revision).await {
             Ok(repository) => {
                 let replaces = known.is_some_and(|known| known.commit != repository.commit);
                 let revision = revision.to_owned();
@@ -117,6 +140,13 @@ impl Models {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What the Hub said of a repository.
+    pub(super) async fn noted(&self, hub: &HubSpec) -> Result<Option<Repository>> {
+        let note = self.store.note(&self.note_name(hub)).await?;
+        let known = note.and_then(|text| serde_json::from_str::<Repository>(&text).ok());
+        Ok(known.filter(|known| known.repo == hub.repo && is_hash(&known.commit)))
     }
 
     /// What the store has of a repository, perhaps by other tools.
@@ -133,9 +163,7 @@ impl Models {
 
     pub(super) async fn known_commit(&self, hub: &HubSpec) -> Result<Option<String>> {
         let commit = self.store.revision(&hub.repo, hub.revision()).await?;
-        let note = self.store.note(&self.note_name(hub)).await?;
-        let noted =
-            note.and_then(|text| serde_json::from_str::<Repository>(&text).ok()).map(|known| known.commit);
+        let noted = self.noted(hub).await?.map(|known| known.commit);
         Ok(commit.or(noted).or_else(|| hub.revision.clone().filter(|revision| is_hash(revision))))
     }
 
@@ -155,8 +183,8 @@ impl Models {
         let (repo, path) = (url_repo(url), file_name(shown));
         let known =
             self.store.list().await?.into_iter().find(|record| record.key.repo == repo && record.whole);
-        let LookedUp { len, version, ranges } = match (Remote::look_up(&self.client, &path, url).await, known)
-        {
+        let hasty = if known.is_some() && !fresh { self.client.hasty(1) } else { (*self.client).clone() };
+        let LookedUp { len, version, ranges } = match (Remote::look_up(&hasty, &path, url).await, known) {
             (Ok(about), _) => about,
             (Err(error), Some(Record { key, len, .. }))
                 if error.code == Code::Network && (!fresh || self.client.is_offline()) =>
@@ -166,12 +194,24 @@ impl Models {
             (Err(error), _) => return Err(error),
         };
         let Some(len) = len else { return Ok(None) };
+        if len > MAX_SIZE {
+            return Err(Error::network(format!(
+                "{path}: {len} bytes, as its server says: no file has so many"
+            )));
+        }
         // Where nobody tells versions apart, what follows the `?` may.
         let version = version.as_deref().unwrap_or(url);
         let version = sha256(&format!("{version} {len}"))[..40].to_owned();
         let key = Key { repo, commit: version.clone(), path, etag: version };
         Ok(Some(FoundFile { key, len, url: url.to_owned(), ranges }))
     }
+}
+
+/// Whether what the store has of a repository is what the Hub would choose: then it need not be asked.
+fn suffices(known: &Repository, wanted: &Wanted) -> bool {
+    let usual = Wanted::Quantization("Q4_K_M".to_owned());
+    let wanted = if *wanted == Wanted::Any { &usual } else { wanted };
+    !matches!(wanted, Wanted::Folder(_)) && choose(&known.files, wanted, "").is_ok()
 }
 
 /// Parts of a query that say who may read a file and until when, not which file it is.

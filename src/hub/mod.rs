@@ -8,6 +8,7 @@
 //! A name is looked up once: what is in the store is used as it is, without asking the Hub, until
 //! [`Models::pull`] or `force` look for something newer. Facts about the Hub: <https://huggingface.co/docs/hub/api>.
 
+mod address;
 mod cached;
 mod choose;
 mod client;
@@ -16,6 +17,7 @@ mod find;
 mod hash;
 mod model;
 mod models;
+mod patience;
 mod remote;
 mod spec;
 

@@ -53,6 +53,11 @@ impl Models {
         Models { sizes, ..self }
     }
 
+    /// What a text names: see [`Spec`].
+    pub fn name(&self, text: &str) -> Result<Spec> {
+        self.client.name(text)
+    }
+
     /// The model called `spec`: from the store where it is there, else it is fetched while it is read.
     /// With `force` it is fetched anew, whatever is there; what is there stays until that is done.
     pub async fn open(&self, spec: &Spec, force: bool, report: Report) -> Result<Model> {
@@ -78,7 +83,7 @@ impl Models {
         let mut parts = Vec::new();
         for FoundFile { key, len, url, .. } in &found.files {
             let record = self.store.get(key).await?.filter(|record| record.len == *len);
-            let remote = Remote::new(self.client.clone(), key.name(), url.clone(), *len);
+            let remote = Remote::new(self.client.clone(), key, url.clone(), *len);
             let record = record.unwrap_or_else(|| Record::none(key.clone(), *len));
             parts.push(Peek { store: self.store.clone(), record, remote });
         }
@@ -131,12 +136,13 @@ impl Models {
         }
         // Perhaps those before us have fetched them.
         let records = self.store.begin(&places).await?;
+        let all_there = records.iter().all(|record| record.whole);
         let mut parts = Vec::new();
         for ((FoundFile { key, len, url, .. }, record), (live, turn)) in
             files.into_iter().zip(records).zip(turns)
         {
             parts.push(live.unwrap_or_else(|| {
-                let remote = Remote::new(self.client.clone(), key.name(), url, len);
+                let remote = Remote::new(self.client.clone(), &key, url, len);
                 let (store, under_way) = (self.store.clone(), !record.whole);
                 let download = Rc::new(Download::new(remote, store, key.clone(), record, turn, self.sizes));
                 if under_way {
@@ -151,7 +157,11 @@ impl Models {
         // Where nothing else goes by that name, an interrupted download is found again by it.
         let news = match news {
             Some(news) if !news.replaces => {
-                news.keep(&*self.store).await?;
+                let kept = news.keep(&*self.store).await;
+                // What is there can be read from a disk that nobody can write to.
+                if !all_there {
+                    kept?;
+                }
                 None
             }
             news => news.map(|news| (self.store.clone(), news)),

@@ -1,8 +1,9 @@
 //! One file on a server, read by range.
 
-use super::client::{Client, Failure};
+use super::client::{Asked, Client};
+use super::patience::Failure;
 use crate::http::{Response, host};
-use crate::store::Source;
+use crate::store::{Key, Source};
 use crate::{Code, Error, Result};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
@@ -16,6 +17,7 @@ const FIRST_ATTEMPTS: u32 = 3;
 pub struct Remote {
     pub(super) client: Rc<Client>,
     name: String,
+    asked: Asked,
     url: String,
     len: u64,
     /// Where the Hub sent us, while that is valid: asking there spares the Hub a request for every range. It is
@@ -41,27 +43,30 @@ pub(super) struct Answer {
 }
 
 impl Remote {
-    pub(super) fn new(client: Rc<Client>, name: &str, url: String, len: u64) -> Remote {
-        Remote { client, name: name.to_owned(), url, len, signed: RefCell::default() }
+    pub(super) fn new(client: Rc<Client>, key: &Key, url: String, len: u64) -> Remote {
+        let name = key.name().to_owned();
+        let asked =
+            if key.is_of_url() { Asked::of(&name, None) } else { Asked::of(&key.repo, Some(&key.path)) };
+        Remote { client, name, asked, url, len, signed: RefCell::default() }
     }
 
     /// What its server says of the file behind `url`.
     pub(super) async fn look_up(client: &Client, name: &str, url: &str) -> Result<LookedUp> {
-        let mut hasty = client.clone();
+        let asked = &Asked::of(name, None);
         // The address may just be wrong.
-        hasty.backoff.attempts = hasty.backoff.attempts.min(FIRST_ATTEMPTS);
+        let hasty = client.hasty(FIRST_ATTEMPTS);
         hasty
             .again(async || {
-                let response = hasty.ask(name, hasty.request(url).range(0, 1)).await?;
+                let response = hasty.ask(asked, hasty.request(url).range(0, 1)).await?;
                 if !response.is_success() {
-                    return Err(refusal(&hasty, name, &response));
+                    return Err(refusal(&hasty, asked, &response));
                 }
                 let version = response.header("ETag").or(response.header("Last-Modified")).map(str::to_owned);
                 let ranges = response.status() == 206;
                 let len = match content_range(&response) {
                     Some((_, len)) if ranges => Some(len),
                     // Browsers do not show that header of other origins, unlike the length of the whole.
-                    _ if ranges => content_length(&hasty.send(name, hasty.request(url)).await?),
+                    _ if ranges => content_length(&hasty.send(asked, hasty.request(url)).await?),
                     _ => content_length(&response),
                 };
                 Ok(LookedUp { len, version, ranges })
@@ -76,11 +81,12 @@ impl Remote {
         url: &str,
         mut collect: impl AsyncFnMut(Response) -> Result<T>,
     ) -> Result<T> {
+        let asked = &Asked::of(name, None);
         client
             .again(async || {
-                let response = client.ask(name, client.request(url)).await?;
+                let response = client.ask(asked, client.request(url)).await?;
                 if !response.is_success() {
-                    return Err(refusal(client, name, &response));
+                    return Err(refusal(client, asked, &response));
                 }
                 collect(response).await.map_err(|error| match error.code {
                     Code::Network => Failure::Again(error.context(name), None),
@@ -95,17 +101,17 @@ impl Remote {
         let signed = self.signed.borrow().clone();
         let url = signed.as_deref().unwrap_or(&self.url);
         let request = self.client.request(url).range(range.start, range.end - range.start);
-        let response = self.client.ask(&self.name, request).await?;
+        let response = self.client.ask(&self.asked, request).await?;
         let elsewhere = signed.is_some() || response.host() != host(&self.url);
         match response.status() {
             200 | 206 => {}
             // A signature that is too old, not a user without rights: the Hub gives a new one.
             400..=404 | 410 if elsewhere => {
                 self.signed.take();
-                let message = format!("{}: {} answered {}", self.name, response.host(), response.status());
+                let message = format!("{}: {} answered {}", self.asked, response.host(), response.status());
                 return Err(Failure::Again(Error::network(message), None));
             }
-            _ => return Err(self.client.refusal(&self.name, &response)),
+            _ => return Err(self.client.refusal(&self.asked, &response)),
         }
         if elsewhere && signed.is_none() {
             self.signed.replace(Some(response.url().to_owned()));
@@ -117,7 +123,7 @@ impl Remote {
     /// Whether the head fits the request, as far as it can be seen: browsers show little of other origins.
     fn check(&self, range: &Range<u64>, response: &Response) -> Result<(), Failure> {
         let wrong = |what: String| {
-            let message = format!("{}: {} sent {what}", self.name, response.host());
+            let message = format!("{}: {} sent {what}", self.asked, response.host());
             Err(Failure::Again(Error::network(message), None))
         };
         let expected = if response.status() == 206 { range.end - range.start } else { self.len };
@@ -138,7 +144,7 @@ impl Remote {
     async fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
         self.client
             .again(async || {
-                let lost = |error: Error| Failure::Again(error.context(&self.name), None);
+                let lost = |error: Error| Failure::Again(error.context(&self.asked), None);
                 let Answer { mut response, from_start } = self.open(&range).await?;
                 let mut skip = if from_start { range.start } else { 0 };
                 let len = (range.end - range.start) as usize;
@@ -158,7 +164,7 @@ impl Remote {
 }
 
 /// What a server that is no Hub means by a status.
-fn refusal(client: &Client, name: &str, response: &Response) -> Failure {
+fn refusal(client: &Client, name: &Asked, response: &Response) -> Failure {
     let (status, host) = (response.status(), response.host());
     match status {
         401 | 403 => Failure::Final(Error::unauthorized(format!("{name}: {host} answered {status}"))),

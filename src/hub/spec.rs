@@ -1,5 +1,6 @@
 //! What people type to name a model.
 
+use super::address;
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -15,13 +16,11 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("gemma3:1b", "ggml-org/gemma-3-1b-it-GGUF:Q4_K_M"),
 ];
 
-/// The Hub's own addresses, which people copy from their browser.
-const HUB_HOSTS: [&str; 3] = ["https://huggingface.co/", "https://hf.co/", "hf.co/"];
-
 /// Names a model. Parse one from text, and `Display` writes it back.
 ///
 /// `owner/repo`, `owner/repo:QUANT`, `owner/repo/file.gguf`, each with `@revision` (a branch, tag or commit);
-/// an alias; the address of a file on the Hub or elsewhere; anything else is a path.
+/// an alias; the address of any of these on the Hub, as it is in a browser's address bar, with or without its beginning;
+/// the address of a file elsewhere; anything else is a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
     /// A local file.
@@ -52,6 +51,8 @@ pub enum Wanted {
     Quantization(String),
     /// This one.
     File(String),
+    /// The one in this folder that suits most people.
+    Folder(String),
 }
 
 impl HubSpec {
@@ -65,77 +66,36 @@ impl FromStr for Spec {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Spec> {
-        let text = text.trim();
+        Spec::at(text, None)
+    }
+}
+
+impl Spec {
+    /// What `text` names where the Hub is reached at the address `mirror`: names of that are the Hub's, too.
+    pub fn at(text: &str, mirror: Option<&str>) -> Result<Spec> {
+        // What comes along with a copied text.
+        let text = text
+            .trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{200B}'..='\u{200D}' | '\u{FEFF}'));
         if text.is_empty() {
             return Err(Error::invalid_argument("no model is named. Give owner/repo, an address or a path"));
         }
         if let Some((_, model)) = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(text)) {
             return model.parse();
         }
-        if let Some(rest) = HUB_HOSTS.iter().find_map(|host| text.strip_prefix(host)) {
-            return hub_address(rest.trim_end_matches('/'));
+        if let Some(rest) = address::on_hub(text, mirror) {
+            return address::read(rest).map(Spec::Hub);
         }
         if text.contains("://") {
-            return match text.starts_with("http://") || text.starts_with("https://") {
+            return match address::is_http(text) {
                 true => Ok(Spec::Url(text.to_owned())),
                 false => Err(Error::invalid_argument("a model's address begins with https:// or http://")),
             };
         }
-        Ok(hub_name(text).map_or_else(|| Spec::Path(text.to_owned()), Spec::Hub))
+        Ok(address::name(text).map_or_else(|| Spec::Path(text.to_owned()), Spec::Hub))
     }
 }
 
-/// `owner/repo…`, where it can be one.
-fn hub_name(text: &str) -> Option<HubSpec> {
-    let (name, revision) = match text.rsplit_once('@') {
-        Some((name, revision)) => (name, Some(revision)),
-        None => (text, None),
-    };
-    if !revision.is_none_or(is_revision) {
-        return None;
-    }
-    let mut parts = name.splitn(3, '/');
-    let (owner, repo, file) = (parts.next()?, parts.next()?, parts.next());
-    let (repo, quantization) = match repo.split_once(':') {
-        Some((repo, quantization)) if file.is_none() => (repo, Some(quantization)),
-        _ => (repo, None),
-    };
-    let wanted = match (file, quantization) {
-        (Some(file), _) if is_gguf(file) && is_file(file) => Wanted::File(file.to_owned()),
-        (Some(_), _) => return None,
-        (None, Some(quantization)) if is_name(quantization) => Wanted::Quantization(quantization.to_owned()),
-        (None, Some(_)) => return None,
-        // `models/story.gguf` is a path.
-        (None, None) if is_gguf(repo) => return None,
-        (None, None) => Wanted::Any,
-    };
-    let revision = revision.map(str::to_owned);
-    (is_name(owner) && is_name(repo)).then(|| HubSpec {
-        repo: format!("{owner}/{repo}"),
-        file: wanted,
-        revision,
-    })
-}
-
-/// What follows the host: `owner/repo`, or `owner/repo/resolve/main/file.gguf` and `…/blob/…`.
-fn hub_address(rest: &str) -> Result<Spec> {
-    let rest = rest.split(['?', '#']).next().unwrap_or(rest);
-    let parts: Vec<&str> = rest.splitn(5, '/').collect();
-    let name = match parts[..] {
-        [owner, repo, "resolve" | "blob", revision, file] => {
-            format!("{owner}/{repo}/{file}@{}", revision.replace("%2F", "/"))
-        }
-        [owner, repo, "tree", revision] => format!("{owner}/{repo}@{revision}"),
-        _ => rest.to_owned(),
-    };
-    hub_name(&name).map(Spec::Hub).ok_or_else(|| {
-        Error::invalid_argument(format!(
-            "\"{rest}\" names no model on the Hub. Give owner/repo or a .gguf file of it"
-        ))
-    })
-}
-
-fn is_gguf(name: &str) -> bool {
+pub(super) fn is_gguf(name: &str) -> bool {
     name.len() > 5 && name.to_ascii_lowercase().ends_with(".gguf")
 }
 
@@ -177,58 +137,13 @@ impl fmt::Display for HubSpec {
             Wanted::Any => {}
             Wanted::Quantization(quantization) => write!(f, ":{quantization}")?,
             Wanted::File(file) => write!(f, "/{file}")?,
+            Wanted::Folder(folder) => {
+                return write!(f, "/tree/{}/{folder}", self.revision().replace('/', "%2F"));
+            }
         }
         match &self.revision {
             Some(revision) => write!(f, "@{revision}"),
             None => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_models() {
-        let cases = [
-            ("owner/repo", "owner/repo"),
-            ("owner/repo:q4_k_m", "owner/repo:q4_k_m"),
-            ("owner/repo:Q8_0@v1.0", "owner/repo:Q8_0@v1.0"),
-            ("owner/repo/file.gguf", "owner/repo/file.gguf"),
-            ("owner/repo/sub/file.gguf@refs/pr/3", "owner/repo/sub/file.gguf@refs/pr/3"),
-            ("hf.co/owner/repo:Q8_0", "owner/repo:Q8_0"),
-            ("https://huggingface.co/owner/repo/", "owner/repo"),
-            ("https://huggingface.co/o/r/blob/main/a/b.gguf?download=true", "o/r/a/b.gguf@main"),
-            ("https://hf.co/o/r/tree/main", "o/r@main"),
-            ("smollm2", "HuggingFaceTB/SmolLM2-360M-Instruct-GGUF:Q8_0"),
-        ];
-        for (text, name) in cases {
-            match text.parse().unwrap() {
-                Spec::Hub(spec) => assert_eq!(spec.to_string(), name, "{text}"),
-                other => panic!("{text}: {other:?}"),
-            }
-        }
-        for (_, name) in ALIASES {
-            assert!(matches!(name.parse(), Ok(Spec::Hub(_))), "{name}");
-        }
-        let paths = [
-            "model.gguf",
-            "./a/b",
-            "/a/b",
-            "../a/b/c.gguf",
-            "models/story.gguf",
-            "a/b/c.bin",
-            "~/x",
-            "a/b/../c.gguf",
-        ];
-        for path in paths {
-            assert_eq!(path.parse(), Ok(Spec::Path(path.to_owned())));
-        }
-        let url = "https://example.org/model.gguf?key=secret";
-        assert_eq!(url.parse::<Spec>().unwrap().to_string(), "https://example.org/model.gguf");
-        for bad in ["", " ", "ftp://a/b", "https://huggingface.co/owner", "https://hf.co/a/b/c.bin"] {
-            assert_eq!(bad.parse::<Spec>().unwrap_err().code, crate::Code::InvalidArgument, "{bad}");
         }
     }
 }

@@ -99,6 +99,11 @@ impl OnRetry {
     pub fn new(hear: impl Fn(&Retrying) + 'static) -> OnRetry {
         OnRetry(Rc::new(hear))
     }
+
+    /// Tells it.
+    pub(crate) fn tell(&self, retry: &Retrying) {
+        (self.0)(retry);
+    }
 }
 
 impl Default for OnRetry {

@@ -139,7 +139,8 @@ impl Written {
 }
 
 /// Keeps files between runs, whole ones and parts of them. What [`Store::put`] has written survives a crash
-/// right after it. Errors are `quota_exceeded` where there is no room, and `internal` where the store fails.
+/// right after it. Errors are `quota_exceeded` where there is no room, `model_not_found` where somebody has removed a file
+/// meanwhile, and `invalid_argument` where something is in the way.
 pub trait Store {
     /// Every file, with what is there of it.
     fn list(&self) -> LocalBoxFuture<'_, Result<Vec<Record>>>;
@@ -160,6 +161,12 @@ pub trait Store {
 
     /// All pieces are there, and the hash is right.
     fn finish<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<()>>;
+
+    /// Lets the file `new`, all of which is there and right, take the place of `old` at once. False where a store does
+    /// not do that: there the pieces of `old` are written anew.
+    fn replace<'a>(&'a self, _new: &'a Key, _old: &'a Key) -> LocalBoxFuture<'a, Result<bool>> {
+        Box::pin(ready(Ok(false)))
+    }
 
     /// Forgets a file or what is there of it, and says how many bytes that freed.
     fn delete<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<u64>>;

@@ -1,10 +1,11 @@
 //! Models by name: the Hub, and the browser's storage.
 
 use super::sources::fits;
-use super::{from_js, to_js};
+use super::{from_js, hearer, to_js};
 use crate::engine::{self, Meter, Options, Progress, Stage};
 use crate::http::{Backoff, Timeouts, Token};
 use crate::hub::{self, Client, Report, Sizes, Spec};
+use crate::remote::OnRetry;
 use crate::store::{self, BlobSource, IndexedDbStore, MemoryStore, Source, Store};
 use crate::{Error, Result};
 use js_sys::Function;
@@ -24,6 +25,9 @@ pub struct HubOptions {
     cache_budget: Option<u64>,
     force: bool,
     transfer: Option<Transfer>,
+    /// Hears of requests that are made again.
+    #[serde(skip)]
+    on_retry: OnRetry,
 }
 
 /// For tests: small pieces, little patience.
@@ -39,9 +43,14 @@ struct Transfer {
 }
 
 impl HubOptions {
+    /// `on_retry` hears that a server is asked again.
+    pub fn hearing(self, on_retry: Option<Function>) -> HubOptions {
+        HubOptions { on_retry: on_retry.map(hearer).unwrap_or_default(), ..self }
+    }
+
     /// The models, and whether what is fetched of them can be kept.
     async fn open(self) -> Result<(hub::Models, bool)> {
-        let mut client = Client::new(self.hub_url.as_deref(), self.token)?;
+        let mut client = Client::new(self.hub_url.as_deref(), self.token)?.hearing(self.on_retry);
         let mut sizes = Sizes::default();
         if let Some(transfer) = self.transfer {
             let longest = Duration::from_millis(transfer.longest_wait_ms);
@@ -71,14 +80,21 @@ impl HubOptions {
 }
 
 /// What a text names on the Hub or another server; nothing where it is an address of the page's own kinds (`blob:`, `data:`).
-pub fn name(text: &str) -> Option<Result<Spec>> {
-    match text.parse() {
+pub fn name(text: &str, hub: &HubOptions) -> Option<Result<Spec>> {
+    match Spec::at(text, hub.hub_url.as_deref()) {
         Ok(spec @ (Spec::Hub(_) | Spec::Url(_))) => Some(Ok(spec)),
-        _ if text.starts_with("blob:") || text.starts_with("data:") || text.contains("://") => None,
-        _ => Some(Err(Error::invalid_argument(format!(
-            "\"{text}\" is no name of a model. Give owner/repo, owner/repo:QUANT, owner/repo/file.gguf or the URL of a .gguf file"
+        Ok(Spec::Path(path)) if path.starts_with("blob:") || path.starts_with("data:") => None,
+        Ok(Spec::Path(path)) => Some(Err(Error::invalid_argument(format!(
+            "\"{path}\" is no name of a model. Give owner/repo, owner/repo:QUANT, owner/repo/file.gguf or the URL of a .gguf file"
         )))),
+        // `blob:https://…`, and what extensions have.
+        Err(_) if text.split_once("://").is_some_and(|(scheme, _)| !is_the_hubs(scheme)) => None,
+        Err(error) => Some(Err(error)),
     }
+}
+
+fn is_the_hubs(scheme: &str) -> bool {
+    ["https", "http", "hf"].iter().any(|known| scheme.trim().eq_ignore_ascii_case(known))
 }
 
 /// What `text` names as `spec`: from the browser's storage where it is there, else from its server and into the storage.
@@ -154,9 +170,9 @@ pub struct Models {
 
 #[wasm_bindgen]
 impl Models {
-    /// Takes the options of a load.
-    pub async fn open(options: JsValue) -> Result<Models, JsValue> {
-        let options: HubOptions = from_js("options", options)?;
+    /// Takes the options of a load. `on_retry` hears that a server is asked again.
+    pub async fn open(options: JsValue, on_retry: Option<Function>) -> Result<Models, JsValue> {
+        let options = from_js::<HubOptions>("options", options)?.hearing(on_retry);
         let force = options.force;
         let (models, keeps) = options.open().await?;
         Ok(Models { models, keeps, force })
@@ -167,7 +183,7 @@ impl Models {
         if !self.keeps {
             return Err(Error::quota_exceeded("there is no storage here to keep a model in").into());
         }
-        let spec = name(&model).unwrap_or_else(|| model.parse())?;
+        let spec = self.models.name(&model)?;
         let report = move |progress: Progress| {
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
             Ok(())
@@ -183,7 +199,7 @@ impl Models {
 
     /// Bytes that removing it freed.
     pub async fn remove(&self, model: String) -> Result<f64, JsValue> {
-        Ok(self.models.remove(&model.parse()?).await? as f64)
+        Ok(self.models.remove(&self.models.name(&model)?).await? as f64)
     }
 
     /// Bytes: of models, of all that this origin keeps, and what it may keep.
@@ -210,7 +226,7 @@ impl Models {
             verdict: hub::Verdict,
         }
         let cached = match model {
-            Some(model) => self.models.cached(&model.parse()?).await?,
+            Some(model) => self.models.cached(&self.models.name(&model)?).await?,
             None => self.models.list().await?,
         };
         let mut results = Vec::new();

@@ -27,7 +27,7 @@ pub async fn load(
     progress: impl Fn(Progress) -> Result<()> + 'static,
 ) -> Result<engine::Engine> {
     if let Some(text) = source.as_string()
-        && let Some(spec) = models::name(&text).transpose()?
+        && let Some(spec) = models::name(&text, &hub).transpose()?
     {
         return models::load(&text, &spec, hub, options, max_memory, progress).await;
     }
@@ -39,7 +39,7 @@ pub async fn load(
 
 /// Looks at it; no more of it than its header is read.
 pub async fn inspect(source: JsValue, hub: HubOptions, options: &Options) -> Result<JsValue> {
-    let named = source.as_string().as_deref().and_then(models::name).transpose()?;
+    let named = source.as_string().and_then(|text| models::name(&text, &hub)).transpose()?;
     match named {
         Some(spec) => to_js(&models::inspect(&spec, hub, options).await?),
         None => to_js(&engine::inspect(open(source, &mut |_| Ok(())).await?.as_ref(), options).await?),

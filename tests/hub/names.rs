@@ -2,7 +2,8 @@
 
 use super::World;
 use super::download::{COMMIT, SIZES, client, digest, folder_store, pull, quiet};
-use crate::fixtures::path;
+use crate::edit::Edit;
+use crate::fixtures::{path, stories};
 use candlewick::engine::{Device, Options};
 use candlewick::hub::{self, Models, Spec, Verdict};
 use candlewick::model::gguf::Header;
@@ -33,7 +34,8 @@ fn private_and_gated() {
     let world = World::new("private", json!({ "repos": { "a/private": private, "a/gated": gated } }));
     let anonymous = in_memory(&world, None);
     fails(&anonymous, "a/private", Code::ModelNotFound, "HF_TOKEN");
-    fails(&anonymous, "a/gated", Code::Unauthorized, "terms");
+    fails(&anonymous, "a/gated", Code::Unauthorized, "a/gated: access is restricted");
+    fails(&anonymous, "a/gated/m.gguf", Code::Unauthorized, "a/gated: access is restricted");
     fails(&in_memory(&world, Some("hf_wrong")), "a/gated", Code::Unauthorized, "HF_TOKEN");
     fails(&anonymous, "a/nothing", Code::ModelNotFound, "a/nothing");
 
@@ -63,6 +65,105 @@ fn private_and_gated() {
     });
     assert!(searched > 6, "{searched}");
     assert!(!format!("{:?}", client(&world, Some(TOKEN))).contains(TOKEN));
+}
+
+#[test]
+fn names_as_a_browser_has_them() {
+    let files = json!({
+        "m-Q4_K_M.gguf": { "size": 1_000, "seed": 1 },
+        "sub/Größe @ 100%.gguf": { "size": 2_000, "seed": 2 },
+    });
+    let repo = json!({ "commit": COMMIT, "revisions": { "refs/pr/1": COMMIT }, "files": files });
+    let world = World::new("browser", json!({ "repos": { "a/b": repo } }));
+    let models = in_memory(&world, None);
+    let usual = world.sha256("a/b/m-Q4_K_M.gguf");
+    let other = world.sha256("a/b/sub/Größe @ 100%.gguf");
+    let host = world.url.strip_prefix("http://").unwrap();
+    let cases = [
+        (" huggingface.co/a/b/ ".to_owned(), &usual),
+        ("HF.co/a/b:Q4_K_M".to_owned(), &usual),
+        ("https://huggingface.co/a/b/tree/main?library=x#y".to_owned(), &usual),
+        (format!("{}/a/b", world.url), &usual),
+        (format!("{host}/a/b/tree/refs%2fpr%2F1/"), &usual),
+        (format!("{}/a/b/blob/main/m-Q4_K_M.gguf", world.url), &usual),
+        (format!("https://huggingface.co/a/b/tree/{COMMIT}"), &usual),
+        ("a/b/sub/Größe @ 100%.gguf".to_owned(), &other),
+        ("https://huggingface.co/a/b/tree/main/sub".to_owned(), &other),
+        (format!("{host}/a/b/resolve/main/sub/Gr%C3%B6%C3%9Fe%20@%20100%25.gguf?download=true"), &other),
+        (format!("{host}/a/b/raw/refs%2Fpr%2F1/sub%2fGr%C3%B6%C3%9Fe%20%40%20100%25.gguf"), &other),
+    ];
+    for (text, expected) in cases {
+        let spec = models.name(&text).unwrap();
+        let model =
+            block_on(models.pull(&spec, false, quiet())).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(digest(&model).unwrap(), *expected, "{text}");
+        assert!(!block_on(models.cached(&spec)).unwrap().is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn adapters_are_no_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = folder.path().join("adapter.gguf");
+    let edit = Edit::new(&std::fs::read(stories()).unwrap()).str("general.type", "adapter");
+    std::fs::write(&adapter, edit.bytes()).unwrap();
+    let files = json!({
+        "lora-adapter-Q8_0.gguf": { "size": 1_000, "seed": 1 },
+        "m-LoRA-merged-F32.gguf": { "file": stories() },
+        "other-F16.gguf": { "file": adapter },
+    });
+    let repo = json!({ "commit": COMMIT, "files": files });
+    let world = World::new("adapters", json!({ "repos": { "a/b": repo } }));
+    let models = in_memory(&world, None);
+    fails(&models, "a/b/lora-adapter-Q8_0.gguf", Code::UnsupportedModel, "is an adapter, not a model");
+    fails(&models, "a/b:Q8_0", Code::UnsupportedModel, "is an adapter, not a model");
+    // A model that one was merged into is one.
+    let merged = "a/b/m-LoRA-merged-F32.gguf";
+    assert_eq!(pull(&models, merged).unwrap(), world.sha256(merged));
+    // A name tells nothing here, the file does.
+    let error = block_on(models.inspect(&"a/b".parse().unwrap(), &Options::default())).unwrap_err();
+    assert!(error.code == Code::UnsupportedModel && error.message.contains("is an adapter, not a model"));
+}
+
+#[test]
+fn messages_name_the_repository() {
+    let files = json!({ "m.gguf": { "size": 1_000, "seed": 1 } });
+    let repo = json!({ "commit": COMMIT, "files": files });
+    let none = json!({ "commit": COMMIT, "files": { "README.md": { "size": 10, "seed": 1 } } });
+    let foreign = json!({ "commit": COMMIT, "files": { "m-IQ4_XS.gguf": { "size": 10, "seed": 1 } } });
+    let repos = json!({ "a/b": repo, "a/none": none, "a/foreign": foreign });
+    for (fault, place) in [("429", "api/"), ("429", "/resolve/"), ("503", "api/"), ("429", "cdn/")] {
+        let script = json!([{ "match": place, "times": 1000, "fault": fault }]);
+        let world = World::new("messages", json!({ "repos": repos, "script": script }));
+        let code = if fault == "429" { Code::RateLimited } else { Code::Network };
+        fails(&in_memory(&world, None), "a/b", code, "a/b");
+    }
+    let world = World::new("messages", json!({ "repos": repos }));
+    let models = in_memory(&world, None);
+    fails(&models, "a/none", Code::ModelNotFound, "a/none has no .gguf file");
+    fails(&models, "a/foreign", Code::UnsupportedModel, "a/foreign has no file of a type");
+    fails(&models, "a/foreign", Code::UnsupportedModel, "m-IQ4_XS.gguf");
+}
+
+#[test]
+fn lists_of_files_that_lie() {
+    let files = json!({ "m.gguf": { "size": 1_000, "seed": 1, "listed": 1_u64 << 60 } });
+    let parts = json!({ "m-00001-of-99999.gguf": { "size": 1_000, "seed": 1 } });
+    let honest = json!({ "m.gguf": { "size": 1_000, "seed": 1 } });
+    let repos = json!({
+        "a/large": { "commit": COMMIT, "files": files },
+        "a/parts": { "commit": COMMIT, "files": parts },
+        "a/again": { "commit": COMMIT, "files": honest, "endless": "again" },
+        "a/on": { "commit": COMMIT, "files": honest, "endless": "on" },
+    });
+    let world = World::new("lists", json!({ "repos": repos }));
+    let models = in_memory(&world, None);
+    fails(&models, "a/large", Code::CorruptModel, "a/large");
+    fails(&models, "a/parts", Code::ModelNotFound, "a/parts: m-00002-of-99999.gguf is missing");
+    let before = world.log().len();
+    fails(&models, "a/again", Code::Network, "a/again");
+    assert!(world.log().len() - before <= 4);
+    fails(&models, "a/on", Code::Network, "a/on");
 }
 
 /// The Hub sends on whoever asks for a repository by its old name.

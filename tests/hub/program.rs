@@ -138,7 +138,9 @@ fn an_address_goes_by_its_name_in_the_list() {
     let world = World::new("program-address", json!({ "repos": repos }));
     let home = tempfile::tempdir().unwrap();
     let user = User { world: &world, home: home.path() };
-    let url = format!("{}/a/b/resolve/main/stories-F32.gguf", world.url);
+    // Another host than the Hub's.
+    let hub = world.url.replace("127.0.0.1", "localhost");
+    let url = format!("{hub}/a/b/resolve/main/stories-F32.gguf");
 
     let name = user.says(&["pull", &url, "--quiet"]);
     assert!(name.starts_with("stories-F32.gguf@"), "{name}");

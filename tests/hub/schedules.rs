@@ -54,6 +54,9 @@ impl Store for Counting {
     fn finish<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<()>> {
         self.store.finish(key)
     }
+    fn replace<'a>(&'a self, new: &'a Key, old: &'a Key) -> LocalBoxFuture<'a, Result<bool>> {
+        self.store.replace(new, old)
+    }
     fn delete<'a>(&'a self, key: &'a Key) -> LocalBoxFuture<'a, Result<u64>> {
         self.store.delete(key)
     }

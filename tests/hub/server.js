@@ -8,7 +8,9 @@
 //
 // A world: {
 //   repos: { "owner/name": { commit, sha, token, files: { path: { size, seed } | { base64 } | { file } },
-//            revisions: { name: commit } } },
+//            revisions: { name: commit },
+//            endless: "again" | "on" } },   the list of files goes on for ever: with the same page, or with others
+//   a file's `listed` is what the list says of its size
 //   renamed: { "owner/old": "owner/name" },
 //   seed, rate, kinds,     each request meets one of `kinds` with probability `rate`, drawn from `seed`, the
 //                          request and how often it came: in whatever order parallel requests arrive
@@ -133,7 +135,7 @@ function hub(worlds, cdnURL, request, response) {
   const old = Object.keys(world.renamed).find((old) => path.startsWith(`${old}/`) || path.startsWith(`api/models/${old}/`));
   if (old) return response.writeHead(307, { Location: request.url.replace(old, world.renamed[old]) }).end();
 
-  const api = path.match(/^api\/models\/([^/]+\/[^/]+)(?:\/(tree|revision)\/([^/]+))?$/);
+  const api = path.match(/^api\/models\/([^/]+\/[^/]+)(?:\/(tree|revision)\/(.+))?$/);
   const resolve = path.match(/^([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/);
   const repo = world.repos[(api ?? resolve)?.[1]];
   const refused = repo?.token !== undefined && request.headers.authorization !== `Bearer ${repo.token}`;
@@ -154,14 +156,14 @@ function hub(worlds, cdnURL, request, response) {
       oid: createHash("sha1").update(file.data).digest("hex"),
       size: file.data.length,
       path,
-      ...(file.plain ? {} : { lfs: { oid: file.sha256, size: file.data.length, pointerSize: 135 } }),
+      ...(file.plain ? {} : { lfs: { oid: file.sha256, size: file.listed ?? file.data.length, pointerSize: 135 } }),
     }));
     const page = Number(url.searchParams.get("cursor") ?? 0);
     const size = repo.pageSize ?? 1000;
     const headers = {};
-    if (entries.length > (page + 1) * size) {
+    if (entries.length > (page + 1) * size || repo.endless) {
       const next = new URL(`http://${request.headers.host}${request.url}`);
-      next.searchParams.set("cursor", page + 1);
+      next.searchParams.set("cursor", repo.endless === "again" ? page : page + 1);
       headers.Link = `<${next}>; rel="next"`;
     }
     return json(response, 200, entries.slice(page * size, (page + 1) * size), headers);

@@ -61,7 +61,7 @@ impl Header {
         if starts.len() > 1 && count.is_some_and(|count| count as usize != whole.tensors.len()) {
             return Err(in_file(Error::corrupt_model("the parts of the model lack tensors")));
         }
-        whole.find_places().map_err(in_file)?;
+        whole.find_places().and_then(|()| whole.refuse_adapter()).map_err(in_file)?;
         Ok(whole)
     }
 
@@ -73,6 +73,16 @@ impl Header {
             }
         }
         Ok(())
+    }
+
+    /// Adapters are files of the same format with a model's architecture.
+    fn refuse_adapter(&self) -> Result<()> {
+        match self.metadata.str("general.type") {
+            Ok(Some("adapter")) => Err(Error::unsupported_model(
+                "it is an adapter, not a model. Give the model, or one that the adapter was merged into",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it is of one of several files, and of no more than that.

@@ -20,24 +20,31 @@ pub enum TensorType {
 }
 
 impl TensorType {
+    /// All there are, each with its `ggml_type`: nothing else is read.
+    const IDS: [(u32, TensorType); 13] = [
+        (0, TensorType::F32),
+        (1, TensorType::F16),
+        (2, TensorType::Q4_0),
+        (3, TensorType::Q4_1),
+        (6, TensorType::Q5_0),
+        (7, TensorType::Q5_1),
+        (8, TensorType::Q8_0),
+        (10, TensorType::Q2_K),
+        (11, TensorType::Q3_K),
+        (12, TensorType::Q4_K),
+        (13, TensorType::Q5_K),
+        (14, TensorType::Q6_K),
+        (30, TensorType::BF16),
+    ];
+
+    /// All there are.
+    pub fn all() -> impl Iterator<Item = TensorType> {
+        Self::IDS.into_iter().map(|(_, kind)| kind)
+    }
+
     /// `id` is a `ggml_type`.
     pub(super) fn from_id(id: u32) -> Option<Self> {
-        Some(match id {
-            0 => TensorType::F32,
-            1 => TensorType::F16,
-            2 => TensorType::Q4_0,
-            3 => TensorType::Q4_1,
-            6 => TensorType::Q5_0,
-            7 => TensorType::Q5_1,
-            8 => TensorType::Q8_0,
-            10 => TensorType::Q2_K,
-            11 => TensorType::Q3_K,
-            12 => TensorType::Q4_K,
-            13 => TensorType::Q5_K,
-            14 => TensorType::Q6_K,
-            30 => TensorType::BF16,
-            _ => return None,
-        })
+        Self::IDS.into_iter().find(|(known, _)| *known == id).map(|(_, kind)| kind)
     }
 
     /// Elements and bytes of one block.

@@ -1,0 +1,76 @@
+//! When a request for models is made again, and who hears of it.
+
+use super::client::Client;
+use crate::http::{Backoff, sleep};
+use crate::openai::Retrying;
+use crate::{Error, Result};
+use std::time::Duration;
+use web_time::Instant;
+
+/// While no server has answered anything, which may be because there is no network: so many attempts…
+const FIRST_ATTEMPTS: u32 = 3;
+/// …of which none begins later…
+const FIRST_CONTACT: Duration = Duration::from_secs(10);
+/// …and each waits so long for an answer, connecting included.
+pub const FIRST_ANSWER: Duration = Duration::from_secs(6);
+
+/// Why a request did not succeed.
+pub enum Failure {
+    /// It may do better, after the time that the server asked for.
+    Again(Error, Option<Duration>),
+    /// There was no answer at all.
+    Unreachable(Error),
+    /// It will not.
+    Final(Error),
+}
+
+/// The attempts of one request.
+pub struct Patience<'a> {
+    client: &'a Client,
+    backoff: Backoff,
+    start: Instant,
+    failed: u32,
+}
+
+impl Patience<'_> {
+    pub fn new(client: &Client) -> Patience<'_> {
+        Patience { client, backoff: client.backoff.clone(), start: Instant::now(), failed: 0 }
+    }
+
+    /// Something worked: what fails next is the first in a row.
+    pub fn reset(&mut self) {
+        self.backoff.reset();
+        self.failed = 0;
+    }
+
+    /// Waits until it is time for the next attempt; the error, where there is none. `heard`: something has come before, so
+    /// that a server that is out of reach will be back.
+    pub async fn after(&mut self, failure: Failure, heard: bool) -> Result<()> {
+        self.failed += 1;
+        let (error, asked, last) = match failure {
+            Failure::Final(error) => return Err(error),
+            Failure::Again(error, asked) => (error, asked, false),
+            Failure::Unreachable(error) => {
+                let enough = self.failed >= FIRST_ATTEMPTS || self.start.elapsed() >= FIRST_CONTACT;
+                (error, None, enough && !heard)
+            }
+        };
+        match self.backoff.next(asked).filter(|_| !last) {
+            Some(wait) => {
+                self.client.on_retry.tell(&Retrying {
+                    attempt: self.failed,
+                    wait_ms: wait.as_millis() as u64,
+                    code: error.code.as_str(),
+                    message: error.message,
+                });
+                sleep(wait).await;
+                Ok(())
+            }
+            None if self.failed > 1 => {
+                let message = format!("{} (after {} attempts)", error.message, self.failed);
+                Err(Error { message, ..error })
+            }
+            None => Err(error),
+        }
+    }
+}
