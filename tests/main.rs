@@ -3,6 +3,7 @@
 
 mod allocator;
 mod cli;
+mod conversation;
 mod decoder;
 mod double;
 mod edit;

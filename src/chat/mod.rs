@@ -6,10 +6,12 @@
 
 mod clock;
 mod continuation;
+mod conversation;
 mod filters;
 pub mod formats;
 mod json;
 mod methods;
+mod needs;
 mod python;
 mod source;
 mod template;
