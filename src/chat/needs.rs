@@ -83,7 +83,8 @@ impl Needs {
         }
 
         needs.content[1] = content(|content| render(vec![said("user", content)], false));
-        let user = || said("user", needs.content[1].hold(ASKED));
+        let form = needs.content[1];
+        let user = || said("user", form.hold(ASKED));
         needs.content[0] = content(|content| render(vec![said("system", content), user()], false));
         needs.content[2] = content(|content| render(vec![user(), said("assistant", content), user()], false));
         (needs.arguments, needs.null) = calls(|call| render(vec![user(), call], true));

@@ -48,7 +48,7 @@ impl ChatTemplate {
     pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
         let vocabulary = metadata.strs("tokenizer.ggml.tokens")?.unwrap_or_default();
         let tokens = special_tokens(metadata, &vocabulary)?;
-        let sources = || {
+        let sources = || -> Result<(Option<&str>, Option<&str>)> {
             // GGUF keeps the variants beside the default: tokenizer.chat_template.tool_use.
             let tool_use = metadata.str(&format!("tokenizer.chat_template.{TOOL_USE}"))?;
             Ok((metadata.str("tokenizer.chat_template")?.or(tool_use), tool_use))
