@@ -1,7 +1,7 @@
 //! What a template wants messages to look like, found by rendering small conversations with it: templates
 //! declare nothing, and differ in everything. llama.cpp finds it out the same way.
 
-use super::{conversation, message};
+use super::conversation;
 use crate::{Code, Result};
 use serde_json::{Map, Value as Json, json};
 
@@ -73,20 +73,27 @@ impl Needs {
             systems: Systems { first: true, late: true, second: true },
             developer: false,
         };
-        let shows = |messages: Vec<Json>, wanted: &[&str]| match render(messages, false) {
+        // One that runs without end here does so on every conversation.
+        let user = |content: Json| vec![said("user", content)];
+        let first = render(user(Content::Text.hold(FIRST)), false);
+        if first.as_ref().is_err_and(|error| error.code == Code::UnsupportedModel) {
+            return needs;
+        }
+        // Some show nothing at all where there are no tools.
+        let tools = first.is_err() && render(user(Content::Parts.hold(FIRST)), false).is_err();
+        let shows = |messages: Vec<Json>, wanted: &[&str]| match render(messages, tools) {
             Ok(text) => wanted.iter().all(|wanted| text.contains(wanted)),
             Err(_) => false,
         };
-        // One that runs without end here does so on every conversation.
-        if render(vec![message("user", FIRST)], false).is_err_and(|e| e.code == Code::UnsupportedModel) {
+
+        needs.content[1] = content(|content| render(user(content), tools));
+        let form = needs.content[1];
+        if !shows(user(form.hold(FIRST)), &[FIRST]) {
             return needs;
         }
-
-        needs.content[1] = content(|content| render(vec![said("user", content)], false));
-        let form = needs.content[1];
         let user = || said("user", form.hold(ASKED));
-        needs.content[0] = content(|content| render(vec![said("system", content), user()], false));
-        needs.content[2] = content(|content| render(vec![user(), said("assistant", content), user()], false));
+        needs.content[0] = content(|content| render(vec![said("system", content), user()], tools));
+        needs.content[2] = content(|content| render(vec![user(), said("assistant", content), user()], tools));
         (needs.arguments, needs.null) = calls(|call| render(vec![user(), call], true));
         let call = || {
             let arguments = match needs.arguments {
