@@ -14,6 +14,7 @@ mod gguf;
 mod hub;
 mod remote;
 mod template;
+mod template_bounds;
 mod tokenizer;
 
 /// Where the engine's tests run; `tests/gpu` has them on the GPU.

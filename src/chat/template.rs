@@ -1,7 +1,9 @@
 //! Chat templates: a model's Jinja, run as Hugging Face transformers runs it.
 
 use super::needs::{self, Needs};
-use super::{Conversation, LocalTime, continuation, conversation, filters, formats, methods, python, source};
+use super::{
+    Conversation, LocalTime, budget, continuation, conversation, filters, formats, methods, python, source,
+};
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
@@ -19,8 +21,6 @@ const FUEL: u64 = 5_000_000;
 const FUEL_PER_MESSAGE: u64 = 20_000;
 /// For the small conversations that show what a template needs.
 const FUEL_FOR_NEEDS: u64 = 200_000;
-/// The longest prompt, in bytes.
-const MAX_OUTPUT: usize = 64 << 20;
 /// Levels of macro calls, times four. A level takes some kilobytes of stack.
 const RECURSION: usize = 200;
 const DEFAULT: &str = "default";
@@ -189,11 +189,14 @@ impl ChatTemplate {
         if let Some(now) = now {
             env.add_function("strftime_now", move |format: &str| now.strftime(format));
         }
+        let context = python::from_json(Json::Object(context));
+        budget::begin(&context);
         let mut output = Bounded(Vec::new());
-        let rendered = env.get_template(key).and_then(|template| {
-            template.render_captured_to(python::from_json(Json::Object(context)), &mut output).map(drop)
-        });
+        let rendered = env
+            .get_template(key)
+            .and_then(|template| template.render_captured_to(context, &mut output).map(drop));
         match rendered {
+            _ if budget::end() => Err(Error::unsupported_model(TOO_MUCH)),
             Ok(()) => String::from_utf8(output.0).map_err(|_| Error::internal("a template wrote no UTF-8")),
             Err(error) => Err(failure(&error)),
         }
@@ -229,17 +232,11 @@ fn environment() -> Environment<'static> {
     env.set_recursion_limit(RECURSION);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(methods::call);
-    env.set_formatter(|out, state, value| {
-        filters::bounded(value)?;
+    env.set_formatter(|out, _, value| {
         let shown = if value.as_str().is_none() { python::str(value) } else { String::new() };
         let text = value.as_str().unwrap_or(&shown);
-        // Also counts what goes into macros and blocks, which the final output does not show.
-        let written = state.get_or_insert_extension(Written(0));
-        written.0 += text.len();
-        match written.0 > MAX_OUTPUT {
-            true => Err(minijinja::Error::from(ErrorKind::OutOfFuel)),
-            false => out.write_str(text).map_err(minijinja::Error::from),
-        }
+        budget::write(text.len())?;
+        out.write_str(text).map_err(minijinja::Error::from)
     });
     env.remove_global("debug");
     filters::register(&mut env);
@@ -250,8 +247,7 @@ fn environment() -> Environment<'static> {
     env
 }
 
-/// Bytes that a rendering has written so far.
-struct Written(usize);
+const TOO_MUCH: &str = "the chat template runs too long, or makes or writes too much";
 
 /// What a template gives to `raise_exception`.
 #[derive(Debug)]
@@ -275,7 +271,7 @@ fn failure(error: &minijinja::Error) -> Error {
         }
         let kind = current.downcast_ref().map(minijinja::Error::kind);
         if matches!(kind, Some(ErrorKind::OutOfFuel)) || current.is::<io::Error>() {
-            return Error::unsupported_model("the chat template runs too long or writes too much");
+            return Error::unsupported_model(TOO_MUCH);
         }
         cause = current.source();
     }
@@ -296,7 +292,7 @@ struct Bounded(Vec<u8>);
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
+        if self.0.len() + bytes.len() > budget::max_output() {
             return Err(io::Error::other("the prompt grows without end"));
         }
         self.0.extend_from_slice(bytes);
