@@ -3,6 +3,7 @@
 
 mod allocator;
 mod cli;
+mod conversation;
 mod decoder;
 mod double;
 mod edit;
@@ -14,6 +15,7 @@ mod hub;
 mod odd;
 mod remote;
 mod template;
+mod template_bounds;
 mod tokenizer;
 
 /// Where the engine's tests run; `tests/gpu` has them on the GPU.

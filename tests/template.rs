@@ -254,9 +254,22 @@ fn named_formats() {
 
 /// The metadata of a file with these keys, the vocabulary and the end token's id.
 fn metadata(keys: &[(&str, &str)], vocabulary: &[&str], eos: u32) -> Metadata {
+    metadata_with(keys, None, vocabulary, eos)
+}
+
+/// The same, with a key whose value is given as its type and its bytes.
+fn metadata_with(
+    keys: &[(&str, &str)],
+    raw: Option<(&str, &[u8])>,
+    vocabulary: &[&str],
+    eos: u32,
+) -> Metadata {
     let string = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0".to_vec();
-    bytes.extend((keys.len() as u64 + 2).to_le_bytes());
+    bytes.extend((keys.len() as u64 + 2 + u64::from(raw.is_some())).to_le_bytes());
+    if let Some((key, value)) = raw {
+        bytes.extend([&string(key), value].concat());
+    }
     for (key, value) in keys {
         bytes.extend([string(key), 8u32.to_le_bytes().to_vec(), string(value)].concat());
     }
@@ -298,8 +311,15 @@ fn formats_are_chosen_by_metadata() {
         ("none", &named("Llama 2 7B"), &plain),
         ("none", &named("Mistral 7B v0.1"), &plain),
         ("none", &[("general.architecture", "gpt2")], &plain),
-        ("model", &[llama, ("tokenizer.chat_template", "x")], &["<|im_start|>", "a"]),
-        ("model", &[llama, ("tokenizer.chat_template.tool_use", "x")], &plain),
+        ("model", &[llama, ("tokenizer.chat_template", "{{ 1 }}")], &["<|im_start|>", "a"]),
+        ("model", &[llama, ("tokenizer.chat_template.tool_use", "{% set x = 1 %}")], &plain),
+        // Empty ones, and the names of what llama.cpp has built in.
+        ("named:chatml", &[llama, ("tokenizer.chat_template", "")], &plain),
+        ("named:chatml", &[llama, ("tokenizer.chat_template", " \n")], &plain),
+        ("named:gemma", &[llama, ("tokenizer.chat_template", "")], &["<start_of_turn>", "<end_of_turn>"]),
+        ("named:chatml", &[llama, ("tokenizer.chat_template", "chatml")], &["[INST]"]),
+        ("named:llama3", &[llama, ("tokenizer.chat_template", "llama3\n")], &plain),
+        ("named:mistral-tekken", &[llama, ("tokenizer.chat_template", "mistral-v3-tekken")], &plain),
     ] {
         assert_eq!(choose(keys, vocabulary), expected, "{keys:?} {vocabulary:?}");
     }
@@ -310,8 +330,34 @@ fn formats_are_chosen_by_metadata() {
     let rendered = template.render(&Conversation::new(vec![message("user", "Hi")])).unwrap();
     assert_eq!(rendered, "<|user|>\nHi<|endoftext|>\n<|assistant|>\n");
 
-    let broken = metadata(&[llama, ("tokenizer.chat_template", "{% if %}")], &plain, 1);
-    assert_eq!(ChatTemplate::from_metadata(&broken).unwrap_err().code, Code::UnsupportedModel);
+    // What is wrong with a template is told when it is to be rendered: the model does the rest without.
+    let text = |text: &[u8]| [&8u32.to_le_bytes()[..], &(text.len() as u64).to_le_bytes(), text].concat();
+    let array = |count: u64, items: &[u8]| {
+        [&9u32.to_le_bytes()[..], &8u32.to_le_bytes(), &count.to_le_bytes(), items].concat()
+    };
+    let item = [&1u64.to_le_bytes()[..], b"x"].concat();
+    for value in [
+        text(b"{% if %}"),
+        text(b"{{ 1"),
+        text(b"{{ messages | no_such_filter_at_all"),
+        text(b"no Jinja at all"),
+        text(b"vicuna"),
+        text(b"{{ '\xff' }}"),
+        text("{{ 1 }}".repeat(1 << 16).as_bytes()),
+        array(2, &[&item[..], &item].concat()),
+        array(0, &[]),
+        [&4u32.to_le_bytes()[..], &7u32.to_le_bytes()].concat(),
+        [&7u32.to_le_bytes()[..], &[1]].concat(),
+    ] {
+        for key in ["tokenizer.chat_template", "tokenizer.chat_template.tool_use"] {
+            let metadata = metadata_with(&[llama], Some((key, value.as_slice())), &plain, 1);
+            let template = ChatTemplate::from_metadata(&metadata).unwrap().unwrap();
+            assert_eq!(template.name(), "model");
+            let error = template.render(&Conversation::new(vec![message("user", "Hi")])).unwrap_err();
+            assert!(matches!(error.code, Code::UnsupportedModel | Code::CorruptModel), "{error}");
+            assert!(error.message.contains("template"), "{error}");
+        }
+    }
 }
 
 /// Each of these once ended in a panic, an exhausted stack, all memory taken, or hours of work: if one

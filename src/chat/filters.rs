@@ -1,20 +1,16 @@
 //! Where Jinja's filters, tests and functions differ between jinja2 and minijinja, jinja2's way.
 
 use super::python::{self, Arguments};
-use super::{json, methods, source};
-use minijinja::formatting::FormatStyle;
-use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs, from_args};
+use super::{budget, formatting, json, methods, operators, source, texts};
+use minijinja::value::{
+    Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs, from_args,
+};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The longest list that a template may make.
 const MAX_LENGTH: usize = 1 << 18;
-/// The deepest. JSON schemas in tools stay below.
-const MAX_NESTING: usize = 128;
-/// How many parts of a value are looked at.
-const MAX_VISITED: usize = 1000;
 /// The widest indentation, against templates that ask for gigabytes.
 const MAX_INDENT: usize = 1000;
 
@@ -35,7 +31,6 @@ pub fn register(env: &mut Environment) {
     env.add_filter("last", last);
     env.add_filter("list", |value: &Value| Ok::<_, Error>(python::iterate(value)?.collect::<Vec<_>>()));
     env.add_filter("title", title);
-    env.add_filter("wordcount", |value: &Value| python::str(value).split_whitespace().count());
     env.add_filter("escape", escape);
     env.add_filter("e", escape);
     env.add_filter("forceescape", escape);
@@ -44,10 +39,30 @@ pub fn register(env: &mut Environment) {
     env.add_filter("default", default);
     env.add_filter("d", default);
     env.add_filter(source::ITERABLE, |value: Value| {
-        bounded(&value)?;
-        python::iterate(&value).map(|_| value)
+        python::iterate(&value)?;
+        let value = budget::keep(value)?;
+        Ok::<_, Error>(match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
+                Value::from_object(budget::Ticking(value))
+            }
+            _ => value,
+        })
     });
-    env.add_filter(source::BOUNDED, |value: Value| bounded(&value).map(|()| value));
+    env.add_filter(source::BOUNDED, budget::keep);
+    // jinja2 has none of these.
+    for name in ["bool", "zip", "chain", "split", "lines"] {
+        env.remove_filter(name);
+    }
+    env.add_filter(source::HELD, |value: Value| unnested(&value).and_then(|()| budget::keep(value)));
+    env.add_filter(source::WRITTEN, |bytes: usize| budget::write(bytes).map(|()| ""));
+    env.add_filter(source::TIMES, operators::times);
+    env.add_filter(source::MODULO, operators::modulo);
+    env.add_function(source::VARIADIC, operators::variadic);
+    for name in ["sort", "unique", "min", "max", "groupby"] {
+        guard(env, name);
+    }
+    texts::register(env);
+    env.add_filter(source::CONDITION, |value: Value| budget::tick().map(|()| value));
     env.add_filter("format", format);
     env.add_filter("batch", batch);
     env.add_filter("slice", slice);
@@ -75,61 +90,127 @@ pub fn register(env: &mut Environment) {
     });
 
     env.add_function("range", range);
+    env.add_function("namespace", namespace);
+    env.add_function("dict", dict);
     env.add_function("joiner", |separator: Option<String>| {
         Value::from_object(Joiner { separator: separator.unwrap_or(", ".into()), used: Default::default() })
     });
 }
 
-/// Refuses what only a hostile template makes: very long texts and lists, and very deep ones, on
-/// which everything that recurses would exhaust the stack.
-pub fn bounded(value: &Value) -> Result<(), Error> {
-    if let Some(text) = value.as_str() {
-        return methods::check_size(text.len());
+/// `namespace`. None holds another, so that none holds itself.
+fn namespace(arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let mut arguments = arguments.into_values();
+    if arguments.len() > 1 {
+        return Err(Error::from(ErrorKind::TooManyArguments));
     }
-    let too_much = || Error::new(ErrorKind::OutOfFuel, "a value grows beyond all bounds");
-    // Breadth first, as far as honest values go; longer ones cannot be deep on so little fuel.
-    let mut queue = VecDeque::from([(value.clone(), 0)]);
-    for _ in 0..MAX_VISITED {
-        let Some((value, depth)) = queue.pop_front() else { break };
-        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
-            continue;
-        }
-        if depth > MAX_NESTING || value.len().is_some_and(|length| length > MAX_LENGTH) {
-            return Err(too_much());
-        }
-        let is_map = value.kind() == ValueKind::Map;
-        for item in value.try_iter()?.take(MAX_VISITED) {
-            let item = if is_map { value.get_item(&item)? } else { item };
-            queue.push_back((item, depth + 1));
+    let defaults = arguments.pop();
+    if let Some(defaults) = &defaults {
+        for key in defaults.try_iter()? {
+            unnested(&defaults.get_item(&key)?)?;
         }
     }
-    Ok(())
+    minijinja::functions::namespace(defaults.map(Into::into))
 }
 
-/// Python's `%`. Widths of more than four digits are refused.
-fn format(text: &str, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
-    methods::check_widths(text)?;
-    minijinja::formatting::format(FormatStyle::Printf, text, &arguments.into_values())
+/// Refuses namespaces as parts of others.
+fn unnested(value: &Value) -> Result<(), Error> {
+    match is_namespace(value) {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "a namespace in another is not supported")),
+        false => Ok(()),
+    }
+}
+
+/// Whether `value` is a namespace, whose type is private.
+pub fn is_namespace(value: &Value) -> bool {
+    value.kind() == ValueKind::Map
+        && value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"))
+}
+
+/// Python's `%`.
+fn format(text: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let (positional, named): (&[Value], Kwargs) = from_args(&arguments)?;
+    let names: Vec<&str> = named.args().collect();
+    let arguments = match names.is_empty() {
+        true => Value::from(Tuple::from(positional)),
+        false if positional.is_empty() => {
+            let items = names.into_iter().map(|name| Ok((name.to_owned(), named.get::<Value>(name)?)));
+            Value::from_pairs(items.collect::<Result<Vec<_>, Error>>()?)
+        }
+        false => {
+            let message = "can't handle positional and keyword arguments at the same time";
+            return Err(Error::new(ErrorKind::InvalidOperation, message));
+        }
+    };
+    formatting::printf(&python::str(text), &arguments)
 }
 
 /// Python's `range`, with a bound; minijinja's overflows on extreme numbers.
-fn range(first: i64, stop: Option<i64>, step: Option<i64>) -> Result<Vec<i64>, Error> {
+fn range(first: i64, stop: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
     let (start, stop) = stop.map_or((0, first), |stop| (first, stop));
     let step = step.unwrap_or(1);
-    if step == 0 {
-        return Err(Error::new(ErrorKind::InvalidOperation, "range: the step must not be 0"));
-    }
-    let inside = |&number: &i64| if step > 0 { number < stop } else { number > stop };
-    let numbers = std::iter::successors(Some(start), |number| number.checked_add(step)).take_while(inside);
-    let numbers: Vec<i64> = numbers.take(MAX_LENGTH + 1).collect();
-    match numbers.len() > MAX_LENGTH {
-        true => Err(Error::new(ErrorKind::OutOfFuel, "a range is too long")),
-        false => Ok(numbers),
+    let distance = match step {
+        0 => return Err(Error::new(ErrorKind::InvalidOperation, "range: the step must not be 0")),
+        1.. => i128::from(stop) - i128::from(start),
+        _ => i128::from(start) - i128::from(stop),
+    };
+    let length = usize::try_from((distance.max(0) as u128).div_ceil(u128::from(step.unsigned_abs())));
+    match length {
+        Ok(length) if length <= MAX_LENGTH => {
+            Ok(Value::from_object(python::Range { start, stop, step, length }))
+        }
+        _ => Err(Error::new(ErrorKind::OutOfFuel, "a range is too long")),
     }
 }
 
+/// Bounds what these filters compare, many times over.
+fn guard(env: &mut Environment, name: &'static str) {
+    let builtin = match name {
+        "sort" => Value::from_function(filters::sort),
+        "unique" => Value::from_function(filters::unique),
+        "min" => Value::from_function(filters::min),
+        "max" => Value::from_function(filters::max),
+        _ => Value::from_function(filters::groupby),
+    };
+    env.add_filter(name, move |state: &mut State, value: Value, arguments: Rest<ValueOrKwargs>| {
+        let mut all = vec![budget::keep(value)?];
+        all.extend(arguments.into_values());
+        builtin.call(state, &all)
+    });
+}
+
+/// Python's `dict`: of a mapping or of pairs, and of names.
+fn dict(arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    let (positional, named): (&[Value], Kwargs) = from_args(&arguments)?;
+    let mut pairs = Vec::new();
+    match positional {
+        [] => {}
+        [value] if value.kind() == ValueKind::Map => {
+            for key in value.try_iter()? {
+                let item = value.get_item(&key)?;
+                pairs.push((key, item));
+            }
+        }
+        [value] => {
+            for pair in python::iterate(value)? {
+                let pair: Vec<Value> = pair.try_iter()?.collect();
+                let Ok([key, item]) = <[Value; 2]>::try_from(pair) else {
+                    return Err(Error::new(ErrorKind::InvalidOperation, "dict needs pairs"));
+                };
+                pairs.push((key, item));
+            }
+        }
+        _ => return Err(Error::from(ErrorKind::TooManyArguments)),
+    }
+    for name in named.args() {
+        pairs.push((Value::from(name), named.get(name)?));
+    }
+    Ok(Value::from_pairs(pairs))
+}
+
 fn count(number: usize) -> Result<usize, Error> {
-    methods::check_size(number.saturating_mul(64)).map(|()| number)
+    budget::check_text(number.saturating_mul(64)).map(|()| number)
 }
 
 fn batch(state: &State, value: Value, size: usize, fill: Option<Value>) -> Result<Value, Error> {
@@ -224,7 +305,7 @@ fn join(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> 
             None => item,
         };
         out.push_str(&python::str(&item));
-        methods::check_size(out.len())?;
+        budget::check_text(out.len())?;
     }
     Ok(out)
 }
@@ -317,7 +398,7 @@ fn indent(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error
             out.push_str(&indentation);
         }
         out.push_str(line);
-        methods::check_size(out.len())?;
+        budget::check_text(out.len())?;
     }
     Ok(out)
 }
@@ -337,7 +418,7 @@ fn title(value: &Value) -> String {
 }
 
 /// markupsafe's escape.
-fn escape(value: &Value) -> String {
+pub fn escape(value: &Value) -> String {
     let mut out = String::new();
     for c in python::str(value).chars() {
         match c {

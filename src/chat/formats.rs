@@ -31,6 +31,18 @@ pub(super) fn source(name: &str) -> Option<String> {
     Some(format!("{TEXT}{source}"))
 }
 
+/// The format that files and llama.cpp's users call `name`, which has some more names for them.
+pub(super) fn by_name(name: &str) -> Option<&'static str> {
+    let name = match name {
+        "llama2-sys" | "llama2-sys-bos" | "llama2-sys-strip" => "llama2",
+        "mistral-v1" => "mistral",
+        "mistral-v3-tekken" => "mistral-tekken",
+        "deepseek3" => "deepseek",
+        name => name,
+    };
+    names().find(|other| *other == name)
+}
+
 /// The format for a model. `None` if nothing suggests that it was made for conversations.
 pub(super) fn choose(metadata: &Metadata, vocabulary: &[&[u8]]) -> Result<Option<&'static str>> {
     let markers = [

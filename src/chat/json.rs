@@ -1,7 +1,7 @@
 //! JSON as Python's `json.dumps` writes it.
 
-use super::filters;
 use super::python::{self, Arguments};
+use super::{budget, filters};
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
@@ -46,6 +46,10 @@ pub fn tojson(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, E
 
 impl Writer {
     fn value(&mut self, value: &Value, level: usize) -> Result<(), Error> {
+        if !budget::walk() {
+            return Err(Error::new(ErrorKind::OutOfFuel, "a value grows beyond all bounds"));
+        }
+        budget::check_text(self.out.len())?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),

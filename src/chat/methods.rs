@@ -1,33 +1,12 @@
 //! The methods of Python's strings, lists and dictionaries that templates call.
 
 use super::python::{self, Arguments};
-use super::source;
-use minijinja::value::{Object, ObjectRepr, Tuple, ValueKind, from_args};
+use super::{budget, filters, formatting, source};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 use std::fmt;
 use std::sync::Arc;
-
-/// The longest text that a template may make, in bytes: more than any prompt, and less than memory
-/// even if an expression has several.
-const MAX_STRING: usize = 8 << 20;
-
-/// Refuses strings that only a hostile template would make.
-pub fn check_size(bytes: usize) -> Result<(), Error> {
-    match bytes > MAX_STRING {
-        true => Err(Error::new(ErrorKind::OutOfFuel, "a text grows beyond all bounds")),
-        false => Ok(()),
-    }
-}
-
-/// Refuses formats with widths of more than four digits, or with ones from the arguments.
-pub fn check_widths(format: &str) -> Result<(), Error> {
-    let wide = format.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4);
-    match wide || format.contains('*') || format.contains(":{") {
-        true => Err(Error::new(ErrorKind::OutOfFuel, "a width is beyond all bounds")),
-        false => Ok(()),
-    }
-}
 
 /// A Python tuple.
 pub fn tuple<const N: usize>(items: [Value; N]) -> Value {
@@ -41,7 +20,9 @@ pub fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Res
         source::ATTRIBUTE => {
             let (name,): (&str,) = from_args(args)?;
             return match value.kind() {
-                ValueKind::Map if is_dictionary(value) => Ok(Value::from_object(Method(name.to_owned()))),
+                ValueKind::Map if !filters::is_namespace(value) => {
+                    Ok(Value::from_object(Method(name.to_owned())))
+                }
                 _ => value.get_attr(name),
             };
         }
@@ -57,11 +38,6 @@ pub fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Res
         Some(result) => Ok(result),
         None => pycompat::unknown_method_callback(state, value, name, args),
     }
-}
-
-/// Whether a mapping is a dictionary. The other kind is namespaces, whose type is private.
-fn is_dictionary(value: &Value) -> bool {
-    value.as_object().is_some_and(|object| !object.type_name().ends_with("Namespace"))
 }
 
 /// A dictionary's method that a template names without calling it.
@@ -211,13 +187,45 @@ fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error
                 };
                 out.push_str(if n > 0 { text } else { "" });
                 out.push_str(value);
-                check_size(out.len())?;
+                budget::check_text(out.len())?;
             }
             Value::from(out)
         }
-        "format" => {
-            check_widths(text)?;
-            return Ok(None);
+        "format" => formatting::format(text, args)?,
+        "format_map" => {
+            let (mapping,): (&Value,) = from_args(args)?;
+            let mut pairs = Vec::new();
+            for key in mapping.try_iter()? {
+                pairs.push((python::str(&key), mapping.get_item(&key)?));
+            }
+            formatting::format(text, &[pairs.into_iter().collect::<Kwargs>().into()])?
+        }
+        "encode" => {
+            let arguments = Arguments::new(args)?;
+            let encoding = arguments.get(0, "encoding")?.map_or_else(String::new, |name| python::str(&name));
+            if !["", "utf-8", "utf8"].contains(&encoding.to_lowercase().as_str()) {
+                return Err(Error::new(ErrorKind::InvalidOperation, "encode: only UTF-8 is supported"));
+            }
+            Value::from_bytes(text.as_bytes().to_vec())
+        }
+        "expandtabs" => {
+            let arguments = Arguments::new(args)?;
+            let size = arguments.get(0, "tabsize")?.map_or(Ok(8), i64::try_from)?;
+            arguments.end(1)?;
+            Value::from(expand_tabs(text, usize::try_from(size).unwrap_or(0))?)
+        }
+        "isidentifier" => {
+            let () = from_args(args)?;
+            let start = text.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_');
+            Value::from(start && text.chars().all(|c| c.is_alphanumeric() || c == '_'))
+        }
+        "isprintable" => {
+            let () = from_args(args)?;
+            Value::from(text.chars().all(python::is_printable))
+        }
+        "isnumeric" => {
+            let () = from_args(args)?;
+            Value::from(!text.is_empty() && text.chars().all(char::is_numeric))
         }
         "ljust" | "rjust" | "center" | "zfill" => pad(text, name, args)?,
         _ => return Ok(None),
@@ -254,7 +262,7 @@ pub fn replace(text: &str, args: &[Value]) -> Result<Value, Error> {
     arguments.end(3)?;
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let finds = text.matches(&old).take(count).count();
-    check_size(text.len().saturating_add(finds.saturating_mul(new.len())))?;
+    budget::check_text(text.len().saturating_add(finds.saturating_mul(new.len())))?;
     Ok(Value::from(text.replacen(&old, &new, count)))
 }
 
@@ -348,11 +356,33 @@ fn title(text: &str) -> String {
     out
 }
 
+/// `str.expandtabs`.
+fn expand_tabs(text: &str, size: usize) -> Result<String, Error> {
+    let mut out = String::new();
+    let mut column = 0;
+    for c in text.chars() {
+        match c {
+            '\t' if size == 0 => {}
+            '\t' => {
+                let spaces = size - column % size;
+                budget::check_text(out.len().saturating_add(spaces))?;
+                out.extend(std::iter::repeat_n(' ', spaces));
+                column += spaces;
+            }
+            c => {
+                column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
+                out.push(c);
+            }
+        }
+    }
+    Ok(out)
+}
+
 fn pad(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
     let (width, fill): (i64, Option<&str>) = from_args(args)?;
     let fill = fill.unwrap_or(if name == "zfill" { "0" } else { " " });
     let missing = usize::try_from(width).unwrap_or(0).saturating_sub(text.chars().count());
-    check_size(missing)?;
+    budget::check_text(missing)?;
     let (sign, text) = match text.strip_prefix(['+', '-']) {
         Some(digits) if name == "zfill" => text.split_at(text.len() - digits.len()),
         _ => ("", text),
@@ -371,6 +401,32 @@ fn mapping(value: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, E
         "copy" => {
             let () = from_args(args)?;
             Ok(Some(value.clone()))
+        }
+        "keys" | "values" | "items" => {
+            let () = from_args(args)?;
+            let mut items = Vec::new();
+            for key in value.try_iter()? {
+                items.push(match name {
+                    "keys" => key,
+                    "values" => value.get_item(&key)?,
+                    _ => {
+                        let item = value.get_item(&key)?;
+                        tuple([key, item])
+                    }
+                });
+            }
+            let kind = match name {
+                "keys" => "dict_keys",
+                "values" => "dict_values",
+                _ => "dict_items",
+            };
+            Ok(Some(Value::from_object(python::View(kind, items))))
+        }
+        "fromkeys" => {
+            let (keys, item): (&Value, Option<Value>) = from_args(args)?;
+            let item = item.unwrap_or(Value::from(()));
+            let pairs = keys.try_iter()?.map(|key| (key, item.clone()));
+            Ok(Some(Value::from_pairs(pairs)))
         }
         "pop" | "popitem" | "update" | "clear" | "setdefault" if value.get_attr(name)?.is_undefined() => {
             Err(immutable(name))

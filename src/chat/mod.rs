@@ -4,15 +4,24 @@
 //! here as Hugging Face transformers runs it, so that the model reads what it was trained on. Files
 //! without a template get one of a few [named formats](formats), which are small templates too.
 
+mod budget;
 mod clock;
 mod continuation;
+mod conversation;
 mod filters;
 pub mod formats;
+mod formatting;
 mod json;
+mod literal;
+mod macros;
 mod methods;
+mod needs;
+mod operators;
 mod python;
 mod source;
+mod tag;
 mod template;
+mod texts;
 
 pub use clock::LocalTime;
 pub use template::{ChatTemplate, SpecialTokens};

@@ -1,6 +1,7 @@
 //! Values as Python shows them.
 
-use minijinja::value::{Kwargs, Object, ObjectRepr, ValueIter, ValueKind, from_args};
+use super::budget;
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, ValueIter, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Value};
 use serde_json::Value as Json;
 use std::fmt::{self, Write};
@@ -22,7 +23,8 @@ pub fn from_json(json: Json) -> Value {
     }
 }
 
-fn from_float(number: f64) -> Value {
+/// The value of a float.
+pub fn from_float(number: f64) -> Value {
     match float(number) {
         text if text.contains('e') => Value::from_object(Float(text)),
         _ => Value::from(number),
@@ -44,9 +46,75 @@ impl Object for Float {
     }
 }
 
+/// Python's `range`.
+#[derive(Debug)]
+pub struct Range {
+    pub start: i64,
+    pub stop: i64,
+    pub step: i64,
+    /// How many numbers there are.
+    pub length: usize,
+}
+
+impl Object for Range {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let index = key.as_usize().filter(|index| *index < self.length)?;
+        Some(Value::from(self.start + index as i64 * self.step))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.length)
+    }
+}
+
+/// What a dictionary's `keys`, `values` and `items` give, by Python's name.
+#[derive(Debug)]
+pub struct View(pub &'static str, pub Vec<Value>);
+
+impl Object for View {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.1.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.1.len())
+    }
+}
+
 /// Whether `value` stands for a float with an exponent.
 pub fn is_float_object(value: &Value) -> bool {
     value.downcast_object_ref::<Float>().is_some()
+}
+
+/// The float that a number is.
+pub fn as_float(value: &Value) -> Option<f64> {
+    match value.downcast_object_ref::<Float>() {
+        Some(Float(text)) => text.parse().ok(),
+        None if value.kind() == ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        None => f64::try_from(value.clone()).ok(),
+    }
+}
+
+/// Python's `ascii`, of what `repr` gives.
+pub fn ascii(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        let _ = match c as u32 {
+            ..0x80 => out.write_char(c),
+            code @ ..0x100 => write!(out, "\\x{code:02x}"),
+            code @ ..0x10000 => write!(out, "\\u{code:04x}"),
+            code => write!(out, "\\U{code:08x}"),
+        };
+    }
+    out
 }
 
 /// A call's arguments, as Python binds them: by place, else by name.
@@ -108,11 +176,44 @@ pub fn repr(value: &Value) -> String {
 }
 
 fn write_repr(out: &mut String, value: &Value) {
+    // What is cut short here ends the rendering.
+    if !budget::walk() || budget::check_text(out.len()).is_err() {
+        return;
+    }
+    if let Some(range) = value.downcast_object_ref::<Range>() {
+        let _ = match range.step {
+            1 => write!(out, "range({}, {})", range.start, range.stop),
+            step => write!(out, "range({}, {}, {step})", range.start, range.stop),
+        };
+        return;
+    }
+    if let Some(View(name, items)) = value.downcast_object_ref::<View>() {
+        out.push_str(name);
+        out.push('(');
+        write_repr(out, &Value::from(items.clone()));
+        out.push(')');
+        return;
+    }
+    let is_namespace = super::filters::is_namespace(value);
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::String => write_string(out, value.as_str().unwrap_or_default()),
         ValueKind::Number if !value.is_integer() => {
             out.push_str(&f64::try_from(value.clone()).map(float).unwrap_or_default())
+        }
+        ValueKind::Bytes => {
+            out.push_str("b'");
+            for &byte in value.as_bytes().unwrap_or_default() {
+                let _ = match byte {
+                    b'\n' => out.write_str("\\n"),
+                    b'\r' => out.write_str("\\r"),
+                    b'\t' => out.write_str("\\t"),
+                    b'\\' | b'\'' => write!(out, "\\{}", byte as char),
+                    b' '..=b'~' => out.write_char(byte as char),
+                    byte => write!(out, "\\x{byte:02x}"),
+                };
+            }
+            out.push('\'');
         }
         ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => {
             let tuple = value.is_tuple();
@@ -127,14 +228,14 @@ fn write_repr(out: &mut String, value: &Value) {
             out.push(if tuple { ')' } else { ']' });
         }
         ValueKind::Map => {
-            out.push('{');
+            out.push_str(if is_namespace { "<Namespace {" } else { "{" });
             for (n, key) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if n > 0 { ", " } else { "" });
                 write_repr(out, &key);
                 out.push_str(": ");
                 write_repr(out, &value.get_item(&key).unwrap_or_default());
             }
-            out.push('}');
+            out.push_str(if is_namespace { "}>" } else { "}" });
         }
         _ => {
             let _ = write!(out, "{value}");
@@ -187,7 +288,7 @@ fn write_string(out: &mut String, text: &str) {
 
 /// Near enough to Python's `str.isprintable`: not control or format characters, separators other
 /// than the space, or private use. Unassigned characters, which depend on the Unicode version, pass.
-fn is_printable(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     !(c.is_control()
         || (c.is_whitespace() && c != ' ')
         || matches!(c, '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}'

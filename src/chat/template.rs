@@ -1,6 +1,9 @@
 //! Chat templates: a model's Jinja, run as Hugging Face transformers runs it.
 
-use super::{Conversation, LocalTime, continuation, filters, formats, methods, python, source};
+use super::needs::{self, Needs};
+use super::{
+    Conversation, LocalTime, budget, continuation, conversation, filters, formats, methods, python, source,
+};
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
@@ -8,6 +11,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 use std::fmt;
 use std::io;
+use std::sync::OnceLock;
 
 /// The longest template. The longest published ones have some 20 kB.
 const MAX_SOURCE: usize = 1 << 18;
@@ -15,38 +19,63 @@ const MAX_SOURCE: usize = 1 << 18;
 /// Published templates take some hundred a message.
 const FUEL: u64 = 5_000_000;
 const FUEL_PER_MESSAGE: u64 = 20_000;
-/// The longest prompt, in bytes.
-const MAX_OUTPUT: usize = 64 << 20;
+/// For the small conversations that show what a template needs.
+const FUEL_FOR_NEEDS: u64 = 200_000;
 /// Levels of macro calls, times four. A level takes some kilobytes of stack.
 const RECURSION: usize = 200;
+const DEFAULT: &str = "default";
 /// The name transformers' users know for the variant that is used when there are tools.
 const TOOL_USE: &str = "tool_use";
 
 /// The texts of the special tokens that templates may name: `bos_token`, `eos_token` and the like.
 pub type SpecialTokens = Map<String, Json>;
 
-/// A template, checked and ready to be rendered.
+/// A template, ready to be rendered, or what is wrong with it.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    env: Result<Environment<'static>>,
     name: String,
-    /// Whether there is a variant for conversations with tools.
-    tool_use: bool,
+    /// What it needs, and what the variant for conversations with tools needs, if there is one.
+    needs: OnceLock<Needs>,
+    tool_use: Option<OnceLock<Needs>>,
     tokens: SpecialTokens,
 }
 
 impl ChatTemplate {
     /// The template of a model's file, or the named format that fits its vocabulary. `None` for models
-    /// that are not made for conversations. Fails with `unsupported_model` if a template does not parse.
+    /// that are not made for conversations. A template that cannot be used fails only when it is to be
+    /// rendered: all else that the model does needs none.
     pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
         let vocabulary = metadata.strings("tokenizer.ggml.tokens")?.into_iter().flatten().collect::<Vec<_>>();
         let tokens = special_tokens(metadata, &vocabulary)?;
-        // GGUF keeps the variants beside the default: tokenizer.chat_template.tool_use.
-        let tool_use = metadata.str(&format!("tokenizer.chat_template.{TOOL_USE}"))?;
-        if let Some(source) = metadata.str("tokenizer.chat_template")?.or(tool_use) {
-            return Self::new("model", source, tool_use, tokens).map(Some);
+        let sources = || -> Result<(Option<&str>, Option<&str>)> {
+            // GGUF keeps the variants beside the default: tokenizer.chat_template.tool_use.
+            let tool_use = metadata.str(&format!("tokenizer.chat_template.{TOOL_USE}"))?;
+            Ok((metadata.str("tokenizer.chat_template")?.or(tool_use), tool_use))
+        };
+        let (source, tool_use) = match sources() {
+            Ok((Some(source), tool_use)) => (source, tool_use),
+            Ok((None, _)) => {
+                let format = formats::choose(metadata, &vocabulary)?;
+                return format.map(|format| Self::named(format, tokens)).transpose();
+            }
+            Err(error) => return Ok(Some(Self::broken(error, tokens))),
+        };
+        // Some files have an empty one, or only the name of what llama.cpp has built in.
+        let format = match source.trim() {
+            "" => Some(formats::choose(metadata, &vocabulary)?.unwrap_or("chatml")),
+            name => formats::by_name(name),
+        };
+        if let Some(format) = format {
+            return Self::named(format, tokens).map(Some);
         }
-        formats::choose(metadata, &vocabulary)?.map(|format| Self::named(format, tokens)).transpose()
+        let template = match source.contains("{{") || source.contains("{%") {
+            true => Self::new("model", source, tool_use, tokens.clone()),
+            false => Err(Error::unsupported_model(
+                "the chat template has no place for a conversation: it is neither Jinja nor the name of a known format",
+            )),
+        };
+        Ok(Some(template.unwrap_or_else(|error| Self::broken(error, tokens))))
     }
 
     /// One of the [named formats](formats), by its name. `invalid_argument` if there is none such.
@@ -61,7 +90,7 @@ impl ChatTemplate {
     /// Fails with `unsupported_model` if one does not parse.
     pub fn new(name: &str, source: &str, tool_use: Option<&str>, tokens: SpecialTokens) -> Result<Self> {
         let mut env = environment();
-        for (key, text) in [("default", Some(source)), (TOOL_USE, tool_use)] {
+        for (key, text) in [(DEFAULT, Some(source)), (TOOL_USE, tool_use)] {
             let Some(text) = text else { continue };
             if text.len() > MAX_SOURCE {
                 let message = format!("the chat template has {} bytes, more than {MAX_SOURCE}", text.len());
@@ -72,7 +101,14 @@ impl ChatTemplate {
             let source = source::prepare(text).map_err(unsupported)?;
             env.add_template_owned(key, source).map_err(|error| unsupported(&describe(&error)))?;
         }
-        Ok(ChatTemplate { env, name: name.to_owned(), tool_use: tool_use.is_some(), tokens })
+        let tool_use = tool_use.map(|_| OnceLock::new());
+        Ok(ChatTemplate { env: Ok(env), name: name.to_owned(), needs: OnceLock::new(), tool_use, tokens })
+    }
+
+    /// A file's template that gives `error` instead of prompts.
+    fn broken(error: Error, tokens: SpecialTokens) -> Self {
+        let (name, needs) = ("model".to_owned(), OnceLock::new());
+        ChatTemplate { env: Err(error), name, needs, tool_use: None, tokens }
     }
 
     /// `model` for the file's own template, or as in `named:chatml`.
@@ -82,51 +118,85 @@ impl ChatTemplate {
 
     /// The prompt's text. Special tokens are written out in it, mostly also that of the beginning.
     ///
-    /// Fails with `invalid_argument` if the template refuses the conversation or cannot do with it.
+    /// Messages are fitted to what the template wants: content to strings or lists of parts, arguments
+    /// of calls to objects or texts, and system messages that it would refuse or lose go into the
+    /// user's. Fails with `invalid_argument` if a message is none for a text model, or the template
+    /// refuses the conversation or cannot do with it; with `unsupported_model` if the template cannot
+    /// be used.
     pub fn render(&self, conversation: &Conversation) -> Result<String> {
+        let env = self.env.as_ref().map_err(Error::clone)?;
         let continues = conversation.continue_final_message;
         if continues && conversation.add_generation_prompt == Some(true) {
             return Err(Error::invalid_argument(
                 "continue_final_message and add_generation_prompt exclude each other",
             ));
         }
-        let mut messages = conversation.messages.iter().map(with_reasoning).collect::<Result<Vec<_>>>()?;
+        let (key, needs) = match &self.tool_use {
+            Some(needs) if conversation.tools.is_some() => (TOOL_USE, needs),
+            _ => (DEFAULT, &self.needs),
+        };
+        let template = env.get_template(key).map_err(|error| failure(&error))?;
+        let source = template.source();
+        let needs = needs.get_or_init(|| {
+            Needs::find(source, |messages, with_tools| {
+                let tools = (with_tools || key == TOOL_USE).then(|| vec![needs::tool()]);
+                let context =
+                    self.context(&Conversation { tools, ..Conversation::default() }, messages, true);
+                self.run(
+                    env,
+                    key,
+                    context,
+                    FUEL_FOR_NEEDS,
+                    Some(LocalTime { unix_seconds: 0, utc_offset: 0 }),
+                )
+            })
+        });
+        let mut messages = conversation::fit(&conversation.messages, needs, source)?;
         let continued = if continues { Some(continuation::mark(&mut messages)?) } else { None };
 
-        let mut context = self.tokens.clone();
-        context.insert("documents".into(), Json::Null);
-        context.extend(conversation.variables.clone());
-        context.insert("messages".into(), Json::Array(messages));
-        context.insert("tools".into(), conversation.tools.clone().map_or(Json::Null, Json::Array));
+        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64;
         let open = conversation.add_generation_prompt.unwrap_or(!continues);
-        context.insert("add_generation_prompt".into(), Json::Bool(open));
-
-        let key = if self.tool_use && conversation.tools.is_some() { TOOL_USE } else { "default" };
-        let rendered = self.run(key, context, conversation.messages.len(), conversation.now)?;
+        let rendered =
+            self.run(env, key, self.context(conversation, messages, open), fuel, conversation.now)?;
         match continued {
             Some(text) => continuation::cut(rendered, &text),
             None => Ok(rendered),
         }
     }
 
+    /// The template's variables.
+    fn context(&self, conversation: &Conversation, messages: Vec<Json>, open: bool) -> Map<String, Json> {
+        let mut context = self.tokens.clone();
+        context.insert("documents".into(), Json::Null);
+        context.extend(conversation.variables.clone());
+        context.insert("messages".into(), Json::Array(messages));
+        context.insert("tools".into(), conversation.tools.clone().map_or(Json::Null, Json::Array));
+        context.insert("add_generation_prompt".into(), Json::Bool(open));
+        context
+    }
+
     fn run(
         &self,
+        env: &Environment<'static>,
         key: &str,
         context: Map<String, Json>,
-        messages: usize,
+        fuel: u64,
         now: Option<LocalTime>,
     ) -> Result<String> {
         // Cheap: an environment's parts are shared.
-        let mut env = self.env.clone();
-        env.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages as u64));
+        let mut env = env.clone();
+        env.set_fuel(Some(fuel));
         if let Some(now) = now {
             env.add_function("strftime_now", move |format: &str| now.strftime(format));
         }
+        let context = python::from_json(Json::Object(context));
+        budget::begin(&context);
         let mut output = Bounded(Vec::new());
-        let rendered = env.get_template(key).and_then(|template| {
-            template.render_captured_to(python::from_json(Json::Object(context)), &mut output).map(drop)
-        });
+        let rendered = env
+            .get_template(key)
+            .and_then(|template| template.render_captured_to(context, &mut output).map(drop));
         match rendered {
+            _ if budget::end() => Err(Error::unsupported_model(TOO_MUCH)),
             Ok(()) => String::from_utf8(output.0).map_err(|_| Error::internal("a template wrote no UTF-8")),
             Err(error) => Err(failure(&error)),
         }
@@ -154,21 +224,6 @@ fn special_tokens(metadata: &Metadata, vocabulary: &[&[u8]]) -> Result<SpecialTo
     Ok(tokens)
 }
 
-/// Lets templates find a message's reasoning under the standard name and gpt-oss's, as transformers does.
-fn with_reasoning(message: &Json) -> Result<Json> {
-    let Json::Object(message) = message else {
-        return Err(Error::invalid_argument("messages must be objects with a role and a content"));
-    };
-    let names = ["reasoning_content", "thinking", "reasoning"];
-    let reasoning = names.iter().filter_map(|name| message.get(*name)).find(|value| !value.is_null());
-    let Some(reasoning) = reasoning else { return Ok(Json::Object(message.clone())) };
-    let mut aliased = Map::new();
-    aliased.insert("thinking".into(), reasoning.clone());
-    aliased.extend(message.clone());
-    aliased.insert("reasoning_content".into(), reasoning.clone());
-    Ok(Json::Object(aliased))
-}
-
 fn environment() -> Environment<'static> {
     let mut env = Environment::new();
     if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
@@ -177,17 +232,11 @@ fn environment() -> Environment<'static> {
     env.set_recursion_limit(RECURSION);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(methods::call);
-    env.set_formatter(|out, state, value| {
-        filters::bounded(value)?;
+    env.set_formatter(|out, _, value| {
         let shown = if value.as_str().is_none() { python::str(value) } else { String::new() };
         let text = value.as_str().unwrap_or(&shown);
-        // Also counts what goes into macros and blocks, which the final output does not show.
-        let written = state.get_or_insert_extension(Written(0));
-        written.0 += text.len();
-        match written.0 > MAX_OUTPUT {
-            true => Err(minijinja::Error::from(ErrorKind::OutOfFuel)),
-            false => out.write_str(text).map_err(minijinja::Error::from),
-        }
+        budget::write(text.len())?;
+        out.write_str(text).map_err(minijinja::Error::from)
     });
     env.remove_global("debug");
     filters::register(&mut env);
@@ -198,8 +247,7 @@ fn environment() -> Environment<'static> {
     env
 }
 
-/// Bytes that a rendering has written so far.
-struct Written(usize);
+const TOO_MUCH: &str = "the chat template runs too long, or makes or writes too much";
 
 /// What a template gives to `raise_exception`.
 #[derive(Debug)]
@@ -223,7 +271,7 @@ fn failure(error: &minijinja::Error) -> Error {
         }
         let kind = current.downcast_ref().map(minijinja::Error::kind);
         if matches!(kind, Some(ErrorKind::OutOfFuel)) || current.is::<io::Error>() {
-            return Error::unsupported_model("the chat template runs too long or writes too much");
+            return Error::unsupported_model(TOO_MUCH);
         }
         cause = current.source();
     }
@@ -244,7 +292,7 @@ struct Bounded(Vec<u8>);
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
+        if self.0.len() + bytes.len() > budget::max_output() {
             return Err(io::Error::other("the prompt grows without end"));
         }
         self.0.extend_from_slice(bytes);

@@ -101,11 +101,6 @@ impl Language {
                 "messages is empty; a conversation has at least one message",
             ));
         }
-        // What is no object, the template refuses.
-        let no_role = |message: &serde_json::Value| message.is_object() && !message["role"].is_string();
-        if let Some(index) = conversation.messages.iter().position(no_role) {
-            return Err(Error::invalid_argument(format!("messages[{index}] has no role")));
-        }
         let has_tools = conversation.tools.as_ref().is_some_and(|tools| !tools.is_empty());
         if has_tools && template.name() != "model" {
             return Err(Error::invalid_argument(format!(
