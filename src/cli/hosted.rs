@@ -9,7 +9,7 @@ use crate::{Result, chat, http};
 use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::StreamExt;
 use serde_json::{Map, Value, json};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};

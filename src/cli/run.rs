@@ -6,7 +6,7 @@ use super::{Outcome, hosted, load, read_stdin, read_text};
 use crate::Error;
 use crate::chat::{self, Conversation};
 use crate::engine::{Event, Generation, Prompt};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
     let text = match (&arguments.prompt, &arguments.file) {
