@@ -1,8 +1,10 @@
 //! Hosted models, against a server that plays them (`remote/server.js`).
 
+mod bounds;
 mod chat;
 mod router;
 mod schedule;
+mod shapes;
 mod tasks;
 
 use crate::double::{Double, control};

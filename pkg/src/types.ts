@@ -412,7 +412,7 @@ export interface RemoteModel {
   name?: string | undefined;
   billTo?: string | undefined;
   headers?: Record<string, string> | undefined;
-  /** Fields of every request's body. */
+  /** Fields of every request's body, where it does not have them itself. `null` takes a field out, such as `stream_options`. */
   extraBody?: Record<string, unknown> | undefined;
   /** Milliseconds, but for `attempts`. `timeout` is for everything: attempts, waits, and the answer to its end. */
   retry?: { attempts?: number | undefined; base?: number | undefined; cap?: number | undefined; loading?: number | undefined; timeout?: number | undefined } | undefined;

@@ -1,6 +1,7 @@
 //! `candlewick bench`: tokens per second.
 
 use super::arguments::{BenchArguments, Common};
+use super::output::stdout;
 use super::{Outcome, load, load_with, options};
 use crate::backend::KernelTime;
 use crate::engine::{Engine, Options, Prompt, Settings, Timings};
@@ -51,7 +52,7 @@ pub async fn bench(arguments: &BenchArguments, common: &Common) -> Outcome {
     }
     let prompt_per_second = Spread::of(rounds.iter().map(|t| t.prompt_per_second).collect());
     let predicted_per_second = Spread::of(rounds.iter().map(|t| t.predicted_per_second).collect());
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if arguments.json {
         let result = serde_json::json!({
             "device": engine.info().device,
@@ -102,7 +103,7 @@ async fn profile(arguments: &BenchArguments, common: &Common) -> Outcome {
     measure(&engine, 0, prompt, 2).await?;
     engine.kernel_times().await?;
     let mut results = serde_json::Map::new();
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     for (title, prompt, predict) in [("prompt", prompt, 1), ("answer", 1, predict)] {
         measure(&engine, 1, prompt, predict).await?;
         let times = engine.kernel_times().await?;

@@ -1,7 +1,7 @@
 //! `candlewick chat`: a conversation in the terminal.
 
 use super::arguments::{ChatArguments, Common};
-use super::output::{LoadBar, print_error, say};
+use super::output::{LoadBar, print_error, say, stdout};
 use super::run::report;
 use super::{Failure, Outcome, hosted, load};
 use crate::chat::{self, Conversation};
@@ -155,7 +155,7 @@ impl Partner {
                 let mut body = body.clone();
                 body.insert("messages".into(), messages.to_vec().into());
                 let answer = hosted::answer(router, Endpoint::Chat, body, true, common, stop).await?;
-                writeln!(std::io::stdout())?;
+                writeln!(stdout())?;
                 Ok(answer.text().to_owned())
             }
         }
@@ -172,7 +172,7 @@ async fn answer(
 ) -> std::result::Result<String, Failure> {
     let prompt = Prompt::Chat(Conversation::new(messages.to_vec()));
     let mut generation = engine.generate(prompt, settings).await?;
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     let (mut whole, mut recovery) = (String::new(), None);
     while !stop.load(Ordering::Relaxed) {
         match generation.next().await? {

@@ -1,6 +1,7 @@
 //! `embed`: texts as vectors.
 
 use super::arguments::{Common, EmbedArguments};
+use super::output::stdout;
 use super::{Outcome, load, read_stdin, read_text};
 use crate::engine::{Document, EmbeddingSettings};
 use crate::{Code, Error};
@@ -19,7 +20,7 @@ pub async fn embed(arguments: &EmbedArguments, common: &Common) -> Outcome {
     let engine = load(&arguments.model, common).await?;
     engine.check_encoder()?;
     let settings = EmbeddingSettings { truncate: arguments.truncate, dimensions: arguments.dimensions };
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     let (mut entries, mut failures) = (Vec::new(), Vec::new());
     for (index, text) in texts.into_iter().enumerate() {
         // One that fails does not fail the rest.

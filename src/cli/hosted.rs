@@ -1,7 +1,7 @@
 //! `run` and `chat` with hosted models, alone or with others to fall back on.
 
 use super::arguments::{Common, Fallbacks, RunArguments};
-use super::output::say;
+use super::output::{say, stdout};
 use super::{Failure, Outcome, load, providers};
 use crate::openai::{Completion, Endpoint, Origin, Retrying};
 use crate::router::{Local, Policy, Provider, Route, Router};
@@ -9,7 +9,7 @@ use crate::{Result, chat, http};
 use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::StreamExt;
 use serde_json::{Map, Value, json};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +57,7 @@ pub async fn run(router: &Router, text: String, arguments: &RunArguments, common
     };
     let show = !arguments.json;
     let answer = answer(router, endpoint, body, show, common, &AtomicBool::new(false)).await?;
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if arguments.json {
         let answer = json!({
             "text": answer.text(),
@@ -84,7 +84,7 @@ pub async fn answer(
     body.insert("stream".into(), true.into());
     let mut chunks = router.answer(endpoint, body.into())?;
     let mut whole = Completion::default();
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     while !stop.load(Ordering::Relaxed) {
         let mut next = chunks.next();
         let chunk = loop {

@@ -1,6 +1,7 @@
 //! Commands that show what is in a model: `logits`, `tokenize`, `render`, `info`.
 
 use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, TokenizeArguments};
+use super::output::stdout;
 use super::{Outcome, load, models, options, read_header, read_stdin, read_text, warn};
 use crate::chat::Conversation;
 use crate::engine::{Estimate, Language, Verdict, inspect};
@@ -41,7 +42,7 @@ pub async fn logits(arguments: &LogitsArguments, common: &Common) -> Outcome {
     let engine = load(&arguments.model, common).await?;
     let mut rows = Vec::new();
     engine.logits(&arguments.tokens, &mut |_, logits| rows.push(Row::new(logits, arguments.top))).await?;
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if arguments.json {
         serde_json::to_writer(&mut stdout, &serde_json::json!({ "rows": rows }))
             .map_err(std::io::Error::from)?;
@@ -77,7 +78,7 @@ pub async fn tokenize(arguments: &TokenizeArguments, common: &Common) -> Outcome
     } else {
         tokenizer.encode(&text, false)?
     };
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if arguments.json {
         writeln!(stdout, "{}", serde_json::json!({ "ids": ids }))?;
     } else {
@@ -104,7 +105,7 @@ pub async fn render(arguments: &RenderArguments, common: &Common) -> Outcome {
         conversation.add_generation_prompt = Some(false);
     }
     let text = language.render(&conversation)?;
-    std::io::stdout().lock().write_all(text.as_bytes())?;
+    stdout().write_exact(&text)?;
     Ok(())
 }
 
@@ -132,7 +133,7 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
         }
     };
     let mut value = serde_json::to_value(&inspection).map_err(Error::internal)?;
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if arguments.json {
         if let Some(cached) = &cached {
             value["cached"] = serde_json::to_value(cached).map_err(Error::internal)?;

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::arguments::{Common, ListArguments, PullArguments, RmArguments, VerifyArguments};
-use super::output::{LoadBar, say};
+use super::output::{LoadBar, say, stdout};
 use crate::http::Token;
 use crate::hub::{Client, Model, Models, Report, Spec, Verdict};
 use crate::remote::OnRetry;
@@ -74,7 +74,7 @@ pub async fn pull(arguments: &PullArguments, common: &Common) -> Outcome {
         let bar = LoadBar::new(common.quiet);
         let model = models.pull(&spec, arguments.force, reporter(&bar)).await?;
         drop(bar);
-        let mut stdout = std::io::stdout().lock();
+        let mut stdout = stdout();
         for key in model.keys() {
             match key.is_of_url() {
                 true => writeln!(stdout, "{}@{}", key.path, key.commit)?,
@@ -90,7 +90,7 @@ pub async fn pull(arguments: &PullArguments, common: &Common) -> Outcome {
 
 pub async fn list(arguments: &ListArguments, common: &Common) -> Outcome {
     let cached = from_environment(common)?.list().await?;
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if arguments.json {
         writeln!(stdout, "{}", serde_json::json!({ "models": cached }))?;
         return Ok(());
@@ -116,7 +116,7 @@ pub async fn rm(arguments: &RmArguments, common: &Common) -> Outcome {
         let spec = models.name(name)?;
         let cached = models.cached(&spec).await?;
         freed += models.remove(&spec).await?;
-        let mut stdout = std::io::stdout().lock();
+        let mut stdout = stdout();
         for model in cached {
             writeln!(stdout, "{}@{}", model.model, model.commit)?;
         }
@@ -142,7 +142,7 @@ pub async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
         results.push((model, models.verify(model, &mut |progress| bar.show(&progress)).await?));
     }
     drop(bar);
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if arguments.json {
         let results: Vec<_> = results
             .iter()

@@ -1,19 +1,83 @@
-//! What people see on stderr.
+//! What people see. Names, errors and answers are made by files and servers: their control characters, which could move
+//! the cursor, set the window's title or answer for the user, are written as JSON has them (`\u001b`) and never reach a
+//! terminal as they are.
 
 use crate::engine::{Progress, Stage};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, StdoutLock, Write};
 use std::rc::Rc;
 
 /// A line on stderr. Nothing is lost where nobody reads it; `eprintln!` would panic.
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
+        let text = format!($($text)*);
+        let _ = writeln!(std::io::stderr(), "{}", crate::cli::output::shown(&text));
     }};
 }
 pub(super) use say;
+
+/// `text` as a terminal may have it: of control characters only tabs and the ends of lines stay.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    // All others begin with one of these bytes.
+    let harmless = |byte: u8| matches!(byte, b'\n' | b'\t' | b' '..=b'~' | 0x80..=0xC1 | 0xC3..);
+    if text.bytes().all(harmless) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let stays = match character {
+            '\n' | '\t' => true,
+            // Alone it would have the next text written over this line.
+            '\r' => characters.peek() == Some(&'\n'),
+            _ => !character.is_control(),
+        };
+        if stays {
+            shown.push(character);
+        } else {
+            let _ = write!(shown, "\\u{:04x}", character as u32);
+        }
+    }
+    shown.into()
+}
+
+/// Standard output, for text that people or programs read: JSON stays the same JSON.
+pub fn stdout() -> Stdout {
+    Stdout(std::io::stdout().lock())
+}
+
+/// Takes whole characters at a time, as `write!` and `write_all` with a text give them.
+pub struct Stdout(StdoutLock<'static>);
+
+impl Stdout {
+    pub fn is_terminal(&self) -> bool {
+        self.0.is_terminal()
+    }
+
+    /// Without a change where it goes to a file or a program, which may compare each byte.
+    pub fn write_exact(&mut self, text: &str) -> std::io::Result<()> {
+        match self.is_terminal() {
+            true => self.write_all(text.as_bytes()),
+            false => self.0.write_all(text.as_bytes()),
+        }
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write_all(shown(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
 
 pub fn print_error(error: &Error) {
     say!("error: {error}");
@@ -63,7 +127,7 @@ impl LoadBar {
             // What was there before says nothing about the speed.
             bar.set_position(progress.loaded);
             bar.reset_eta();
-            bar.set_message(format!("{verb} {}", progress.file));
+            bar.set_message(format!("{verb} {}", shown(&progress.file)));
         }
         bar.set_position(progress.loaded);
         if progress.stage == Stage::Ready {
@@ -76,5 +140,26 @@ impl LoadBar {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_written_out() {
+        for (text, expected) in [
+            ("Süße Grüße: 你好 🌍\n\tÂ\u{a0}.", "Süße Grüße: 你好 🌍\n\tÂ\u{a0}."),
+            ("\u{1b}]0;pwn\u{7}\u{1b}[2J", "\\u001b]0;pwn\\u0007\\u001b[2J"),
+            ("a\u{9b}31mb\u{7f}\u{0}", "a\\u009b31mb\\u007f\\u0000"),
+            ("good\r\nover\rwritten\r", "good\r\nover\\u000dwritten\\u000d"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+        // JSON says the same afterwards.
+        let value = serde_json::json!({ "a\u{9b}\\": "\u{7f}\u{1b}\r\u{85}" });
+        let text = value.to_string();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown(&text)).unwrap(), value);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::arguments::{AddArguments, Common, ProviderCommand};
-use super::output::say;
+use super::output::{say, stdout};
 use super::read_stdin;
 use crate::http::Token;
 use crate::remote::{Client, Config, HUGGING_FACE, Retry, whole};
@@ -268,7 +268,7 @@ fn add(arguments: &AddArguments, common: &Common) -> Outcome {
 fn list(as_json: bool, common: &Common) -> Outcome {
     let all = Providers::read()?;
     let default = all.default_name();
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     let mut rows = Vec::new();
     for (name, provider) in all.all() {
         let token = match (&provider.token, &provider.token_env) {
@@ -308,18 +308,17 @@ async fn test(name: Option<&str>, common: &Common) -> Outcome {
         None => {
             let client = provider.client(&name, common)?;
             let count = client.models().await?.len();
-            let mut stdout = std::io::stdout().lock();
+            let mut stdout = stdout();
             writeln!(stdout, "{name} answers and offers {count} models; it has no default model to ask")?;
             return Ok(());
         }
     };
     let began = Instant::now();
-    let body =
-        json!({ "messages": [crate::chat::message("user", "Say OK.")], "max_tokens": 8, "stream": true });
+    let body = json!({ "messages": [crate::chat::message("user", "Say OK.")], "stream": true });
     let answer = whole(hosted.client.chat(&hosted.model, body)?).await?;
     let attempts = answer.origin().map_or(1, |origin| origin.attempts);
     let seconds = began.elapsed().as_secs_f64();
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     writeln!(
         stdout,
         "{name}: {} answered in {seconds:.1} s, {attempts} attempt(s): {:?}",
@@ -333,7 +332,7 @@ async fn test(name: Option<&str>, common: &Common) -> Outcome {
 async fn models(name: Option<&str>, as_json: bool, common: &Common) -> Outcome {
     let (name, provider) = Providers::read()?.named(name.unwrap_or(DEFAULT))?;
     let models = provider.client(&name, common)?.models().await?;
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if as_json {
         writeln!(stdout, "{}", json!({ "models": *models }))?;
         return Ok(());

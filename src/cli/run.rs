@@ -1,12 +1,12 @@
 //! `candlewick run`: one prompt, one answer.
 
 use super::arguments::{Common, RunArguments};
-use super::output::{LoadBar, say};
+use super::output::{LoadBar, say, stdout};
 use super::{Outcome, hosted, load, read_stdin, read_text};
 use crate::Error;
 use crate::chat::{self, Conversation};
 use crate::engine::{Event, Generation, Prompt};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
     let text = match (&arguments.prompt, &arguments.file) {
@@ -30,7 +30,7 @@ pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
     };
     let mut generation = engine.generate(prompt, arguments.answer.settings()).await?;
 
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     let (mut whole, mut tokens, mut finish_reason) = (String::new(), Vec::new(), None);
     let mut recovery = None;
     while let Some(event) = generation.next().await? {

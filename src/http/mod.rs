@@ -5,7 +5,9 @@
 //! again here: [`Backoff`] and [`Response::wait`] are for those who do.
 //!
 //! `Authorization` is not sent on when a redirect leaves the origin: reqwest and the fetch standard
-//! both see to that. Errors name the host, never the address, whose query may hold a signature.
+//! both see to that. What is posted stays with the host that it was meant for: its redirects are followed within the
+//! origin, where the platform can tell, and are answers themselves elsewhere. Bodies come decompressed. Errors name the
+//! host, never the address, whose query may hold a signature.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
@@ -24,7 +26,6 @@ pub use retry::{Backoff, may_retry};
 pub use token::Token;
 
 use crate::{Error, Result};
-use futures_util::stream::{Stream, try_unfold};
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
@@ -112,8 +113,9 @@ impl fmt::Debug for Request {
     }
 }
 
-/// Sends a request and waits for the answer's head. Redirects are followed. Any status is an answer;
-/// `network` is for connections that fail and servers that fall silent.
+/// Sends a request and waits for the answer's head. Redirects are followed; those of [`Method::Post`] to another origin,
+/// or with a status that would make it a GET, are not. Any status is an answer; browsers give 0 for a redirect that was
+/// not followed. `network` is for connections that fail and servers that fall silent.
 pub async fn send(request: Request) -> Result<Response> {
     platform::send(request).await
 }
@@ -169,11 +171,6 @@ impl Response {
             bytes.extend(chunk);
         }
         Ok(bytes)
-    }
-
-    /// The body as a stream. Dropping it ends the transfer.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Vec<u8>>> {
-        try_unfold(self, async |mut response| Ok(response.chunk().await?.map(|chunk| (chunk, response))))
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{Method, Request, Response, Timeouts, host};
 use crate::{Error, Result};
-use reqwest::redirect::Policy;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::redirect::{Action, Attempt, Policy};
 use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -10,12 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 const CONNECT: Duration = Duration::from_secs(15);
+/// Redirects that are followed.
+const REDIRECTS: usize = 10;
 /// Chunks that wait for their reader; then the connection waits too. reqwest's are of some 10 KB.
 const BUFFERED: usize = 64;
 
 struct Network {
     runtime: Runtime,
-    client: reqwest::Client,
+    getting: reqwest::Client,
+    posting: reqwest::Client,
 }
 
 /// Made at the first request: most runs of the program need no network.
@@ -28,14 +32,30 @@ static NETWORK: LazyLock<Result<Network>> = LazyLock::new(|| {
         .map_err(|error| Error::internal(format!("cannot start the network threads: {error}")))?;
     // One may be set already, by whoever uses this crate.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
-        .user_agent(concat!("candlewick/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT)
-        .redirect(Policy::limited(10))
-        .build()
-        .map_err(|error| Error::internal(format!("cannot make an HTTP client: {}", describe(error))))?;
-    Ok(Network { runtime, client })
+    let client = |redirects| {
+        // Nobody is asked to compress: models hardly shrink, and where a file has a size it should be that. Proxies may do
+        // it all the same; reqwest undoes it.
+        let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
+        reqwest::Client::builder()
+            .user_agent(concat!("candlewick/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .connect_timeout(CONNECT)
+            .redirect(redirects)
+            .build()
+            .map_err(|error| Error::internal(format!("cannot make an HTTP client: {}", describe(error))))
+    };
+    let (getting, posting) = (client(Policy::limited(REDIRECTS))?, client(Policy::custom(stay))?);
+    Ok(Network { runtime, getting, posting })
 });
+
+/// Follows redirects that send the same body to the same origin.
+fn stay(attempt: Attempt) -> Action {
+    let same = attempt.previous().last().is_some_and(|before| before.origin() == attempt.url().origin());
+    match matches!(attempt.status().as_u16(), 307 | 308) && same && attempt.previous().len() <= REDIRECTS {
+        true => attempt.follow(),
+        false => attempt.stop(),
+    }
+}
 
 fn network() -> Result<&'static Network> {
     NETWORK.as_ref().map_err(Clone::clone)
@@ -63,7 +83,7 @@ type Head = (u16, String, Vec<(String, String)>);
 pub async fn send(request: Request) -> Result<Response> {
     let network = network()?;
     let host = host(&request.url).to_owned();
-    let prepared = prepare(&network.client, &request).map_err(|error| error.context(&host))?;
+    let prepared = prepare(network, &request).map_err(|error| error.context(&host))?;
     let (head_sender, head) = oneshot::channel();
     let (sender, receiver) = mpsc::channel(BUFFERED);
     let transfer = transfer(prepared, request.timeouts, head_sender, sender);
@@ -76,18 +96,18 @@ pub async fn send(request: Request) -> Result<Response> {
     Ok(Response { status, url, headers, host, body: Body { chunks: receiver, _task: task } })
 }
 
-fn prepare(client: &reqwest::Client, request: &Request) -> Result<reqwest::RequestBuilder> {
+fn prepare(network: &Network, request: &Request) -> Result<reqwest::RequestBuilder> {
     let url = reqwest::Url::parse(&request.url)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https"))
         .ok_or_else(|| Error::invalid_argument("not an http or https address"))?;
     let mut builder = match request.method {
-        Method::Get => client.get(url),
-        Method::Post => client.post(url).body(request.body.clone()),
+        Method::Get => network.getting.get(url),
+        Method::Post => network.posting.post(url).body(request.body.clone()),
     };
     for (name, value) in &request.headers {
         // Checked here, because reqwest's own error would only come with `send`.
-        let value = reqwest::header::HeaderValue::from_str(value).map_err(|_| {
+        let value = HeaderValue::from_str(value).map_err(|_| {
             Error::invalid_argument(format!("the header {name} has characters that HTTP forbids"))
         })?;
         builder = builder.header(name, value);
@@ -112,6 +132,13 @@ async fn transfer(
             return;
         }
     };
+    // What reqwest has undone it does not mention any more.
+    let encoding = response.headers().get(CONTENT_ENCODING).and_then(|encoding| encoding.to_str().ok());
+    if let Some(encoding) = encoding.filter(|encoding| !matches!(encoding.trim(), "" | "identity")) {
+        let message = format!("the answer is compressed with {encoding:?}, which is not known here");
+        let _ = head.send(Err(Error::provider_error(message)));
+        return;
+    }
     let headers = response
         .headers()
         .iter()

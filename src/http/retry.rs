@@ -64,18 +64,27 @@ fn random() -> f64 {
 }
 
 impl Response {
-    /// How long the server asks to wait: `Retry-After` in seconds or as a date (RFC 9110), else the
-    /// `RateLimit` header (draft-ietf-httpapi-ratelimit-headers) where nothing remains.
+    /// How long the server asks to wait: `retry-after-ms`, as OpenAI has it; `Retry-After` in seconds, or parts of them, or
+    /// as a date (RFC 9110); else the `RateLimit` header (draft-ietf-httpapi-ratelimit-headers) where nothing remains.
     pub fn wait(&self) -> Option<Duration> {
-        self.header("Retry-After").and_then(retry_after).or_else(|| rate_limit(self.header("RateLimit")?))
+        let milliseconds = || seconds(self.header("retry-after-ms")?).map(|wait| wait / 1000);
+        let asked = milliseconds().or_else(|| retry_after(self.header("Retry-After")?));
+        asked.or_else(|| rate_limit(self.header("RateLimit")?))
     }
 }
 
+/// A number of seconds; less than none is none.
+fn seconds(value: &str) -> Option<Duration> {
+    let seconds: f64 = value.trim().trim_end_matches('s').parse().ok()?;
+    // What is beyond all bounds is beyond the longest wait too.
+    (!seconds.is_nan()).then(|| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
+}
+
 fn retry_after(value: &str) -> Option<Duration> {
-    if let Ok(seconds) = value.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+    if let Some(seconds) = seconds(value) {
+        return Some(seconds);
     }
-    let date = httpdate::parse_http_date(value).ok()?;
+    let date = httpdate::parse_http_date(value.trim()).ok()?;
     let date = date.duration_since(std::time::UNIX_EPOCH).ok()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(date.saturating_sub(now))
@@ -97,6 +106,12 @@ mod tests {
     #[test]
     fn servers_ask_for_patience() {
         assert_eq!(retry_after("12"), Some(Duration::from_secs(12)));
+        assert_eq!(retry_after(" 0.25 "), Some(Duration::from_millis(250)));
+        assert_eq!(retry_after("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(retry_after("-1"), Some(Duration::ZERO));
+        assert_eq!(retry_after("1e300"), Some(Duration::MAX));
+        assert_eq!(retry_after("NaN"), None);
+        assert_eq!(retry_after("Sunday, 06-Nov-94 08:49:37 GMT"), Some(Duration::ZERO));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         assert!(retry_after("Fri, 06 Nov 2099 08:49:37 GMT").unwrap() > LONGEST_WAIT);
         assert_eq!(retry_after("soon"), None);

@@ -3,7 +3,6 @@
 use super::{Method, Request, Response, host};
 use crate::{Error, Result};
 use futures_util::future::{Either, select};
-use gloo_net::http::RequestBuilder;
 use js_sys::{ArrayBuffer, Function, Reflect, Uint8Array};
 use std::pin::pin;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
     AbortController, ReadableStream, ReadableStreamByobReader, ReadableStreamDefaultReader,
-    ReadableStreamGetReaderOptions, ReadableStreamReaderMode, RequestCache,
+    ReadableStreamGetReaderOptions, ReadableStreamReaderMode, RequestCache, RequestInit, RequestRedirect,
 };
 
 /// Bytes of a chunk at most, where they come into a buffer of ours.
@@ -63,23 +62,25 @@ pub async fn send(request: Request) -> Result<Response> {
 }
 
 fn prepare(request: Request, transfer: &Transfer) -> Result<gloo_net::http::Request> {
-    let method = match request.method {
-        Method::Get => gloo_net::http::Method::GET,
-        Method::Post => gloo_net::http::Method::POST,
-    };
-    let mut builder = RequestBuilder::new(&request.url)
-        .method(method)
-        // What is kept has a store of its own; in the browser's cache it would take its place twice.
-        .cache(RequestCache::NoStore)
-        .abort_signal(Some(&transfer.0.signal()));
-    for (name, value) in &request.headers {
-        builder = builder.header(name, value);
+    let options = RequestInit::new();
+    // What is kept has a store of its own; in the browser's cache it would take its place twice.
+    options.set_cache(RequestCache::NoStore);
+    options.set_signal(Some(&transfer.0.signal()));
+    if request.method == Method::Post {
+        options.set_method("POST");
+        options.set_body(&Uint8Array::from(request.body.as_slice()));
+        // Where it leads is hidden from us, and it must not lead away.
+        options.set_redirect(RequestRedirect::Manual);
     }
-    let built = match request.method {
-        Method::Get => builder.build(),
-        Method::Post => builder.body(Uint8Array::from(request.body.as_slice())),
-    };
-    built.map_err(|_| Error::invalid_argument("not an address or headers that fetch accepts"))
+    let unfit = |_| Error::invalid_argument("not an address or headers that fetch accepts");
+    let headers = web_sys::Headers::new().map_err(unfit)?;
+    for (name, value) in &request.headers {
+        headers.set(name, value).map_err(unfit)?;
+    }
+    options.set_headers(&headers);
+    // Not by gloo's builder, which puts a `&` to the end of every query.
+    let request = web_sys::Request::new_with_str_and_init(&request.url, &options).map_err(unfit)?;
+    Ok(request.into())
 }
 
 /// What takes the chunks out of a stream.

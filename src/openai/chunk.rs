@@ -1,53 +1,131 @@
 //! The parts of an answer, and the whole that they make: the same for local and hosted models.
 
-use crate::engine::{FinishReason, Progress, PromptTokensDetails, Timings, Usage};
-use serde::{Deserialize, Deserializer, Serialize};
+use super::lenient;
+use crate::engine::{FinishReason, Progress, Timings, Usage};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 
-/// A part of a streamed answer. What a hosted model sends beside OpenAI's fields is kept in `other`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+/// A part of a streamed answer. What a hosted model sends beside OpenAI's fields is kept in `other`; it is read leniently,
+/// where the answer does not depend on it.
+#[derive(Debug, Clone, Default)]
 pub struct Chunk {
     /// The same on all chunks of an answer.
-    #[serde(deserialize_with = "null_is_default")]
     pub id: String,
     /// `chat.completion.chunk` or `text_completion`.
-    #[serde(deserialize_with = "null_is_default")]
     pub object: String,
     /// Seconds since 1970.
-    #[serde(deserialize_with = "null_is_default")]
     pub created: u64,
     /// Who answers.
-    #[serde(deserialize_with = "null_is_default")]
     pub model: String,
     /// None while nothing is said, and on the last chunk.
-    #[serde(deserialize_with = "null_is_default")]
     pub choices: Vec<ChunkChoice>,
     /// On the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "usage")]
     pub usage: Option<Usage>,
+    /// What a host says in `usage` beside that, such as `cost`.
+    pub usage_details: Map<String, Value>,
     /// On the last chunk of a local answer.
-    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub timings: Option<Timings>,
     /// While the prompt goes through the model.
-    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub prompt_progress: Option<PromptProgress>,
     /// While the model comes back from a lost GPU.
-    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub recovery: Option<Progress>,
     /// A request to a hosted model failed and will be made again.
-    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub retry: Option<Retrying>,
     /// Where the answer comes from: on the first chunk that says something, and on the last.
-    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub candlewick: Option<Origin>,
     /// Fields that candlewick has no name for, such as `system_fingerprint`.
-    #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
+impl<'de> Deserialize<'de> for Chunk {
+    fn deserialize<D: Deserializer<'de>>(body: D) -> Result<Self, D::Error> {
+        lenient::chunk(Value::deserialize(body)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Chunk {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            id: &'a str,
+            object: &'a str,
+            created: u64,
+            model: &'a str,
+            choices: &'a [ChunkChoice],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            usage: Option<Counted<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            timings: Option<Timings>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            prompt_progress: Option<PromptProgress>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            recovery: &'a Option<Progress>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            retry: &'a Option<Retrying>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            candlewick: &'a Option<Origin>,
+            #[serde(flatten)]
+            other: &'a Map<String, Value>,
+        }
+        let Chunk { id, object, created, model, choices, usage, usage_details, .. } = self;
+        let Chunk { timings, prompt_progress, recovery, retry, candlewick, other, .. } = self;
+        Written {
+            id,
+            object,
+            created: *created,
+            model,
+            choices,
+            usage: Counted::new(*usage, usage_details),
+            timings: *timings,
+            prompt_progress: *prompt_progress,
+            recovery,
+            retry,
+            candlewick,
+            other,
+        }
+        .serialize(serializer)
+    }
+}
+
+/// Token counts together with what else a host says of them.
+struct Counted<'a>(Option<Usage>, &'a Map<String, Value>);
+
+impl<'a> Counted<'a> {
+    fn new(usage: Option<Usage>, details: &'a Map<String, Value>) -> Option<Self> {
+        (usage.is_some() || !details.is_empty()).then_some(Counted(usage, details))
+    }
+}
+
+impl Serialize for Counted<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Counted(usage, details) = self;
+        match usage {
+            Some(usage) if details.is_empty() => usage.serialize(serializer),
+            usage => {
+                let counts = serde_json::to_value(usage).map_err(serde::ser::Error::custom)?;
+                let mut fields = counts.as_object().cloned().unwrap_or_default();
+                merge(&mut fields, details, true);
+                fields.serialize(serializer)
+            }
+        }
+    }
+}
+
+/// What a reader would notice of a piece of a message beside its text, thoughts and calls.
+const NOTICED: [&str; 8] = [
+    "refusal",
+    "images",
+    "audio",
+    "function_call",
+    "reasoning_details",
+    "thinking_blocks",
+    "annotations",
+    "content_parts",
+];
+
 impl Chunk {
-    /// Whether a reader would notice it: text, reasoning, a tool call, or an end.
+    /// Whether a reader would notice it: text, reasoning, a tool call, a refusal, a picture, or an end.
     pub fn says_something(&self) -> bool {
         self.choices.iter().any(|choice| {
             let some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
@@ -55,9 +133,27 @@ impl Chunk {
             choice.finish_reason.is_some()
                 || some(&choice.text)
                 || delta.as_ref().is_some_and(|delta| {
-                    some(&delta.content) || some(&delta.reasoning_content) || !delta.tool_calls.is_empty()
+                    let noticed =
+                        |name: &&str| delta.other.get(*name).is_some_and(|value| !says_nothing(value));
+                    some(&delta.content)
+                        || some(&delta.reasoning_content)
+                        || !delta.tool_calls.is_empty()
+                        || NOTICED.iter().any(noticed)
                 })
         })
+    }
+
+    /// Puts what came before it in front of it.
+    pub(crate) fn follow(&mut self, mut before: Chunk) {
+        for choice in std::mem::take(&mut self.choices) {
+            match before.choices.iter_mut().find(|known| known.index == choice.index) {
+                Some(known) => known.add(choice),
+                None => before.choices.push(choice),
+            }
+        }
+        self.choices = before.choices;
+        merge(&mut before.other, &self.other, false);
+        self.other = before.other;
     }
 }
 
@@ -122,11 +218,9 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 /// What is new in one of the answers.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct ChunkChoice {
     /// Which answer, from 0.
-    #[serde(deserialize_with = "null_is_default")]
     pub index: usize,
     /// In a chat.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,13 +231,28 @@ pub struct ChunkChoice {
     /// As the model's host gives them.
     pub logprobs: Option<Value>,
     /// On the last chunk of this answer.
-    #[serde(deserialize_with = "finish_reason")]
     pub finish_reason: Option<FinishReason>,
+    /// Fields that candlewick has no name for, such as `native_finish_reason`.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl ChunkChoice {
+    /// Puts the next piece to this one.
+    fn add(&mut self, piece: ChunkChoice) {
+        append(&mut self.text, &piece.text);
+        match (&mut self.delta, piece.delta) {
+            (Some(delta), Some(piece)) => delta.add(&piece),
+            (delta, piece) => *delta = delta.take().or(piece),
+        }
+        add_logprobs(&mut self.logprobs, &piece.logprobs);
+        self.finish_reason = piece.finish_reason.or(self.finish_reason);
+        merge(&mut self.other, &piece.other, false);
+    }
 }
 
 /// A piece of a message, or all of it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Delta {
     /// On the first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,18 +264,17 @@ pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// Pieces of tool calls, each with the `index` of its call.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
-    /// Fields that candlewick has no name for.
+    /// Fields that candlewick has no name for, such as `refusal`.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
 /// A call of a function, or a piece of one.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ToolCall {
-    /// Which call. Whole answers have none.
+    /// Which call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<usize>,
     /// On the first piece.
@@ -176,53 +284,23 @@ pub struct ToolCall {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// What is called.
-    #[serde(deserialize_with = "null_is_default")]
     pub function: FunctionCall,
+    /// Fields that candlewick has no name for, such as `extra_content`, which Gemini wants back.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 /// A function's name and its arguments as JSON, to be appended to what came before.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct FunctionCall {
     /// On the first piece.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// JSON.
-    #[serde(deserialize_with = "null_is_default")]
     pub arguments: String,
-}
-
-/// Hosted models write null where they mean nothing.
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    value: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(value)?.unwrap_or_default())
-}
-
-/// Token counts, as far as they are given.
-fn usage<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Usage>, D::Error> {
-    let value = Value::deserialize(value)?;
-    let count = |value: &Value| value.as_u64().unwrap_or(0) as usize;
-    Ok(value.is_object().then(|| Usage {
-        prompt_tokens: count(&value["prompt_tokens"]),
-        completion_tokens: count(&value["completion_tokens"]),
-        total_tokens: count(&value["total_tokens"]),
-        prompt_tokens_details: PromptTokensDetails {
-            cached_tokens: count(&value["prompt_tokens_details"]["cached_tokens"]),
-        },
-    }))
-}
-
-/// OpenAI's names, and those that hosts use instead.
-fn finish_reason<'de, D: Deserializer<'de>>(value: D) -> Result<Option<FinishReason>, D::Error> {
-    let name = Option::<String>::deserialize(value)?;
-    Ok(name.filter(|name| !name.is_empty()).map(|name| match name.as_str() {
-        "length" | "max_tokens" | "model_length" => FinishReason::Length,
-        "tool_calls" | "tool_use" | "function_call" => FinishReason::ToolCalls,
-        "content_filter" => FinishReason::ContentFilter,
-        // `eos_token`, `stop_sequence`, `end_turn`…
-        _ => FinishReason::Stop,
-    }))
+    /// Fields that candlewick has no name for.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 /// A whole answer: its chunks, put together.
@@ -233,14 +311,33 @@ pub struct Completion {
     created: u64,
     model: String,
     choices: Vec<Choice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Usage>,
+    /// Where each choice is, by its index.
+    #[serde(skip)]
+    places: HashMap<usize, usize>,
+    #[serde(skip_serializing_if = "UsageOf::is_none")]
+    usage: UsageOf,
     #[serde(skip_serializing_if = "Option::is_none")]
     timings: Option<Timings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     candlewick: Option<Origin>,
     #[serde(flatten)]
     other: Map<String, Value>,
+}
+
+/// Of a whole answer.
+#[derive(Debug, Clone, Default)]
+struct UsageOf(Option<Usage>, Map<String, Value>);
+
+impl UsageOf {
+    fn is_none(&self) -> bool {
+        Counted::new(self.0, &self.1).is_none()
+    }
+}
+
+impl Serialize for UsageOf {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Counted(self.0, &self.1).serialize(serializer)
+    }
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -252,6 +349,8 @@ struct Choice {
     text: Option<String>,
     logprobs: Option<Value>,
     finish_reason: Option<FinishReason>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
 }
 
 impl Completion {
@@ -267,14 +366,14 @@ impl Completion {
             self.model.clone_from(&chunk.model);
         }
         for part in &chunk.choices {
-            let place = self.choices.iter().position(|choice| choice.index == part.index);
-            let place = place.unwrap_or_else(|| {
+            let place = *self.places.entry(part.index).or_insert_with(|| {
                 self.choices.push(Choice { index: part.index, ..Choice::default() });
                 self.choices.len() - 1
             });
             self.choices[place].add(part);
         }
-        self.usage = chunk.usage.or(self.usage);
+        self.usage.0 = chunk.usage.or(self.usage.0);
+        merge(&mut self.usage.1, &chunk.usage_details, false);
         self.timings = chunk.timings.or(self.timings);
         if chunk.candlewick.is_some() {
             self.candlewick.clone_from(&chunk.candlewick);
@@ -284,19 +383,23 @@ impl Completion {
 
     /// The text of the first answer.
     pub fn text(&self) -> &str {
-        let Some(choice) = self.choices.iter().find(|choice| choice.index == 0) else { return "" };
+        let Some(choice) = self.first() else { return "" };
         let content = || choice.message.as_ref()?.content.as_deref();
         choice.text.as_deref().or_else(content).unwrap_or_default()
     }
 
     /// Why the first answer ended.
     pub fn finish_reason(&self) -> Option<FinishReason> {
-        self.choices.iter().find(|choice| choice.index == 0)?.finish_reason
+        self.first()?.finish_reason
+    }
+
+    fn first(&self) -> Option<&Choice> {
+        self.choices.get(*self.places.get(&0)?)
     }
 
     /// Tokens, where they were counted.
     pub fn usage(&self) -> Option<Usage> {
-        self.usage
+        self.usage.0
     }
 
     /// Where it was made.
@@ -307,23 +410,15 @@ impl Completion {
 
 impl Choice {
     fn add(&mut self, part: &ChunkChoice) {
-        if let Some(text) = &part.text {
-            *self.text.get_or_insert_default() += text;
-        }
+        append(&mut self.text, &part.text);
         if let Some(delta) = &part.delta {
             self.message
                 .get_or_insert_with(|| Delta { role: Some("assistant".into()), ..Delta::default() })
                 .add(delta);
         }
-        if let Some(new) = &part.logprobs {
-            match &mut self.logprobs {
-                Some(Value::Object(logprobs)) if new.is_object() => {
-                    merge(logprobs, new.as_object().unwrap_or(&Map::new()), true)
-                }
-                logprobs => *logprobs = Some(new.clone()),
-            }
-        }
+        add_logprobs(&mut self.logprobs, &part.logprobs);
         self.finish_reason = part.finish_reason.or(self.finish_reason);
+        merge(&mut self.other, &part.other, false);
     }
 }
 
@@ -335,22 +430,37 @@ impl Delta {
         append(&mut self.content, &piece.content);
         append(&mut self.reasoning_content, &piece.reasoning_content);
         for call in &piece.tool_calls {
-            // Some hosts leave the index out; a piece with an id then begins a call.
-            let same = |known: &ToolCall| match call.index {
-                Some(_) => known.index == call.index,
-                None => call.id.is_none() || known.id == call.id,
-            };
-            match self.tool_calls.iter_mut().rev().find(|known| same(known)) {
+            match self.place(call.index) {
                 None => self.tool_calls.push(call.clone()),
-                Some(known) => {
-                    append_once(&mut known.id, &call.id);
-                    append_once(&mut known.kind, &call.kind);
-                    append_once(&mut known.function.name, &call.function.name);
-                    known.function.arguments += &call.function.arguments;
-                }
+                Some(place) => self.tool_calls[place].add(call),
             }
         }
         merge(&mut self.other, &piece.other, true);
+    }
+
+    /// Where the call with this index is.
+    fn place(&self, index: Option<usize>) -> Option<usize> {
+        let index = index?;
+        let is = |call: &ToolCall| call.index == Some(index);
+        // Candlewick numbers them in their order: so they are found without a search.
+        match self.tool_calls.get(index) {
+            Some(call) if is(call) => Some(index),
+            None if self.tool_calls.last().is_none_or(|last| last.index.is_some_and(|last| last < index)) => {
+                None
+            }
+            _ => self.tool_calls.iter().rposition(is),
+        }
+    }
+}
+
+impl ToolCall {
+    fn add(&mut self, piece: &ToolCall) {
+        append_once(&mut self.id, &piece.id);
+        append_once(&mut self.kind, &piece.kind);
+        append_once(&mut self.function.name, &piece.function.name);
+        self.function.arguments += &piece.function.arguments;
+        merge(&mut self.function.other, &piece.function.other, false);
+        merge(&mut self.other, &piece.other, false);
     }
 }
 
@@ -366,14 +476,60 @@ fn append_once(value: &mut Option<String>, piece: &Option<String>) {
     }
 }
 
-/// Later values replace earlier ones; where things `grow`, texts and lists are appended.
+fn add_logprobs(logprobs: &mut Option<Value>, piece: &Option<Value>) {
+    match (logprobs, piece) {
+        (Some(Value::Object(logprobs)), Some(Value::Object(piece))) => merge(logprobs, piece, true),
+        (_, None) => {}
+        (logprobs, piece) => logprobs.clone_from(piece),
+    }
+}
+
+/// Null, and what is empty.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// Texts that are whole in every piece that has them.
+const WHOLE: [&str; 11] =
+    ["id", "type", "name", "role", "format", "object", "model", "status", "url", "signature", "service_tier"];
+
+/// Later values replace earlier ones, unless they are empty; where things `grow`, texts, lists and objects are appended.
 fn merge(fields: &mut Map<String, Value>, new: &Map<String, Value>, grow: bool) {
     for (key, new) in new {
         match (fields.get_mut(key), new) {
-            (Some(Value::String(text)), Value::String(piece)) if grow => text.push_str(piece),
-            (Some(Value::Array(list)), Value::Array(items)) if grow => list.extend_from_slice(items),
-            (Some(_), Value::Null) => {}
+            (Some(Value::Null) | None, new) => _ = fields.insert(key.clone(), new.clone()),
+            (Some(_), new) if says_nothing(new) => {}
+            (Some(Value::String(text)), Value::String(piece)) if grow && !WHOLE.contains(&key.as_str()) => {
+                text.push_str(piece)
+            }
+            (Some(Value::Array(list)), Value::Array(items)) if grow => match key.as_str() {
+                "reasoning_details" | "thinking_blocks" => add_thoughts(list, items),
+                _ => list.extend_from_slice(items),
+            },
+            (Some(Value::Object(known)), Value::Object(new)) if grow => merge(known, new, true),
             _ => _ = fields.insert(key.clone(), new.clone()),
         }
     }
+}
+
+/// The first of new thoughts may go on with the last one before them; encrypted ones are whole.
+fn add_thoughts(list: &mut Vec<Value>, items: &[Value]) {
+    let [first, rest @ ..] = items else { return };
+    let goes_on = |known: &Map<String, Value>, piece: &Map<String, Value>| {
+        ["type", "index"].iter().all(|field| known.get(*field) == piece.get(*field))
+            && !piece.contains_key("data")
+    };
+    match (list.last_mut(), first) {
+        (Some(Value::Object(known)), Value::Object(piece)) if goes_on(known, piece) => {
+            merge(known, piece, true)
+        }
+        _ => list.push(first.clone()),
+    }
+    list.extend_from_slice(rest);
 }

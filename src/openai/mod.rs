@@ -5,6 +5,7 @@
 
 mod chunk;
 mod embeddings;
+pub(crate) mod lenient;
 
 pub use chunk::{
     Chunk, ChunkChoice, Completion, Delta, FunctionCall, Origin, PromptProgress, Ran, Retrying, ToolCall,

@@ -138,19 +138,23 @@ impl Attempts {
         match wait {
             Some(wait) if wait <= left => {
                 self.waited += wait;
-                let retrying = Retrying {
-                    attempt: self.made,
-                    wait_ms: wait.as_millis() as u64,
-                    code: error.code.as_str(),
-                    message: error.message,
-                };
-                Ok((wait, retrying))
+                Ok((wait, self.retrying(error, wait)))
             }
             Some(wait) => Err(self.explain(
                 error,
                 &format!("the next attempt would be {:.0} s later, past the time limit", wait.as_secs_f64()),
             )),
             None => Err(self.explain(error, "")),
+        }
+    }
+
+    /// What is told of an attempt that failed, before the next one.
+    pub fn retrying(&self, error: Error, wait: Duration) -> Retrying {
+        Retrying {
+            attempt: self.made,
+            wait_ms: wait.as_millis() as u64,
+            code: error.code.as_str(),
+            message: error.message,
         }
     }
 

@@ -1,16 +1,16 @@
 //! Answers of hosted models, chunk by chunk.
 
 use super::attempts::Attempts;
-use super::failure::{self, Failure};
-use super::sse::Parser;
-use super::{Client, LARGEST, cost};
-use crate::engine::Usage;
-use crate::http::{self, Request, Response};
-use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Endpoint, Origin, Ran};
+use super::body::Body;
+use super::change::Change;
+use super::failure::Failure;
+use super::{Client, cost};
+use crate::engine::{FinishReason, Usage};
+use crate::http::{self, Request};
+use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Delta, Endpoint, Origin, Ran, Retrying};
 use crate::{Error, Result};
 use futures_util::stream::{StreamExt, try_unfold};
 use serde_json::{Map, Value, json};
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 use web_time::{SystemTime, UNIX_EPOCH};
@@ -23,6 +23,11 @@ pub async fn whole(chunks: Chunks) -> Result<Completion> {
     }
     Ok(whole)
 }
+
+/// Bytes of text that a host may send for each token that it was asked for, and to begin with. Real tokens have four on
+/// average; runs of spaces have many more.
+const BYTES_A_TOKEN: usize = 32;
+const BYTES_MORE: usize = 4096;
 
 /// Fields that only local models understand.
 const LOCAL: [&str; 4] = ["truncate", "ignore_eos", "add_generation_prompt", "chat_template"];
@@ -43,15 +48,15 @@ impl Client {
     /// Either of them.
     pub fn answer(&self, endpoint: Endpoint, model: &str, body: Value) -> Result<Chunks> {
         let body = self.body(endpoint, model, body)?;
-        let stream = body["stream"] == true;
-        let url = format!("{}{}", self.base_url(), endpoint.path());
-        let accept = if stream { "text/event-stream, application/json" } else { "application/json" };
-        let request = Request::post_json(url, &body)?.header("Accept", accept);
         let exchange = Exchange {
-            request: self.sign(request).timeouts(self.config.retry.timeouts()),
+            request: self.request(endpoint, &body)?,
             attempts: Attempts::new(self.config.retry),
             phase: Phase::Check,
+            most: most(&body),
+            changes: Vec::new(),
+            written: 0,
             prompt_tokens: cost::prompt_tokens(&body),
+            body,
             said: 0,
             ended: false,
             endpoint,
@@ -67,7 +72,15 @@ impl Client {
         Ok(try_unfold(exchange, step).boxed_local())
     }
 
-    fn body(&self, endpoint: Endpoint, model: &str, body: Value) -> Result<Value> {
+    fn request(&self, endpoint: Endpoint, body: &Map<String, Value>) -> Result<Request> {
+        let stream = body.get("stream") == Some(&Value::Bool(true));
+        let url = format!("{}{}", self.base_url(), endpoint.path());
+        let accept = if stream { "text/event-stream, application/json" } else { "application/json" };
+        let request = Request::post_json(url, body)?.header("Accept", accept);
+        Ok(self.sign(request).timeouts(self.config.retry.timeouts()))
+    }
+
+    fn body(&self, endpoint: Endpoint, model: &str, body: Value) -> Result<Map<String, Value>> {
         let Value::Object(fields) = body else {
             return Err(Error::invalid_argument("the request is not an object"));
         };
@@ -80,6 +93,8 @@ impl Client {
             (Endpoint::Completions, Some(Value::String(_) | Value::Array(_))) => {}
             _ => return Err(Error::invalid_argument(format!("{needed} must be {kind}"))),
         }
+        // Whoever asks for none has a reason.
+        let uncounted = fields.get("stream_options").is_some_and(Value::is_null);
         let mut body: Map<String, Value> = fields
             .into_iter()
             .filter(|(key, value)| !value.is_null() && !LOCAL.contains(&key.as_str()))
@@ -93,19 +108,35 @@ impl Client {
             // As vLLM and TGI understand it; others go on with a last message of the assistant by themselves.
             body.insert("add_generation_prompt".into(), false.into());
         }
-        if body.get("stream") == Some(&Value::Bool(true)) {
-            body.insert("stream_options".into(), json!({ "include_usage": true }));
-        } else {
-            body.remove("stream_options");
+        if body.get("stream") == Some(&Value::Bool(true)) && !uncounted {
+            body.entry("stream_options").or_insert_with(|| json!({ "include_usage": true }));
         }
-        Ok(Value::Object(self.with_extra_body(body)))
+        let mut body = self.with_extra_body(body);
+        if body.get("stream") != Some(&Value::Bool(true)) {
+            body.shift_remove("stream_options");
+        }
+        for (_, change) in self.changes.borrow().iter().filter(|(known, _)| known == model) {
+            change.apply(&mut body);
+        }
+        Ok(body)
     }
+}
+
+/// The longest answer to a request, in bytes of text, where it has a limit.
+fn most(body: &Map<String, Value>) -> Option<usize> {
+    let number = |name: &str| usize::try_from(body.get(name)?.as_u64()?).ok();
+    let tokens = ["max_completion_tokens", "max_tokens"].iter().find_map(|name| number(name))?;
+    let answers = number("n").unwrap_or(1).max(1);
+    Some(tokens.saturating_mul(BYTES_A_TOKEN).saturating_add(BYTES_MORE).saturating_mul(answers))
 }
 
 /// One request, from its first attempt to the end of its answer.
 struct Exchange {
     client: Client,
+    body: Map<String, Value>,
     request: Request,
+    /// What was changed in it, since a host refused it.
+    changes: Vec<Change>,
     attempts: Attempts,
     phase: Phase,
     endpoint: Endpoint,
@@ -114,6 +145,9 @@ struct Exchange {
     sent: bool,
     /// Something was said: from now on nothing is tried again.
     begun: bool,
+    /// Bytes of text so far, and how many there may be.
+    written: usize,
+    most: Option<usize>,
     /// Says nothing, such as a role alone; comes together with what does.
     held: Option<Chunk>,
     /// What the last chunk will be.
@@ -141,6 +175,10 @@ impl Exchange {
         loop {
             let failure = match &mut self.phase {
                 Phase::Ended => return Ok(None),
+                // The host goes on and on: whoever asked for less has it.
+                Phase::Read(_) if self.most.is_some_and(|most| self.written > most) => {
+                    return Ok(Some(self.end()));
+                }
                 Phase::Check => {
                     self.phase = Phase::Ended;
                     self.client.check_budget(&self.model, self.prompt_tokens).await?;
@@ -181,6 +219,7 @@ impl Exchange {
     async fn send(&mut self) -> Result<Body, Failure> {
         let (client, request) = (&self.client, self.request.clone());
         self.held = None;
+        self.written = 0;
         self.last = Chunk::default();
         let response = self
             .attempts
@@ -204,10 +243,24 @@ impl Exchange {
             error.message += ", in the middle of the answer";
             return Err(error);
         }
+        if let Some(change) = Change::for_refusal(&failure.error, &self.body)
+            && !self.changes.contains(&change)
+        {
+            change.apply(&mut self.body);
+            self.request = self.client.request(self.endpoint, &self.body)?;
+            self.changes.push(change);
+            self.phase = Phase::Send;
+            let retry = self.attempts.retrying(failure.error, Duration::ZERO);
+            return Ok(self.told(retry));
+        }
         let (wait, retry) = self.attempts.after(failure)?;
         self.phase = Phase::Wait(wait);
+        Ok(self.told(retry))
+    }
+
+    fn told(&self, retry: Retrying) -> Chunk {
         let object = self.endpoint.object().to_owned();
-        Ok(Chunk { object, model: self.model.clone(), retry: Some(retry), ..Chunk::default() })
+        Chunk { object, model: self.model.clone(), retry: Some(retry), ..Chunk::default() }
     }
 
     /// A chunk as the caller gets it: with the first that says something comes all before it.
@@ -222,34 +275,58 @@ impl Exchange {
         if let Some(usage) = chunk.usage.take() {
             self.last.usage = Some(usage);
         }
-        self.last = Chunk {
-            id: chunk.id.clone(),
-            object: chunk.object.clone(),
-            created: chunk.created,
-            model: chunk.model.clone(),
-            usage: self.last.usage,
-            ..Chunk::default()
-        };
+        if !chunk.usage_details.is_empty() {
+            self.last.usage_details = std::mem::take(&mut chunk.usage_details);
+        }
+        self.last.id.clone_from(&chunk.id);
+        self.last.object.clone_from(&chunk.object);
+        self.last.created = chunk.created;
+        self.last.model.clone_from(&chunk.model);
+        for choice in &mut chunk.choices {
+            self.endpoint_shape(choice);
+        }
         self.said += chunk.choices.iter().map(said).sum::<usize>();
+        self.written = self.written.saturating_add(chunk.choices.iter().map(written).sum());
+        if self.most.is_some_and(|most| self.written > most) {
+            for choice in &mut chunk.choices {
+                choice.finish_reason.get_or_insert(FinishReason::Length);
+            }
+        }
         if self.begun {
-            return (!chunk.choices.is_empty()).then_some(chunk);
+            if chunk.choices.is_empty() {
+                self.last.other.extend(chunk.other);
+                return None;
+            }
+            return Some(chunk);
+        }
+        if let Some(held) = self.held.take() {
+            chunk.follow(held);
         }
         if !chunk.says_something() {
-            self.held.get_or_insert(chunk);
+            self.held = Some(chunk);
             return None;
         }
         self.begun = true;
-        if let Some(held) = self.held.take() {
-            for choice in held.choices {
-                let Some(first) = chunk.choices.iter_mut().find(|known| known.index == choice.index) else {
-                    continue;
-                };
-                let (Some(first), Some(delta)) = (&mut first.delta, choice.delta) else { continue };
-                first.role = first.role.take().or(delta.role);
-            }
-        }
+        // What this model's host refused, it will refuse again.
+        let mut changes = self.client.changes.borrow_mut();
+        changes.extend(self.changes.drain(..).map(|change| (self.model.clone(), change)));
+        drop(changes);
         chunk.candlewick = Some(self.origin());
         Some(chunk)
+    }
+
+    /// Some hosts answer a chat as they continue texts, and the other way round.
+    fn endpoint_shape(&self, choice: &mut ChunkChoice) {
+        match self.endpoint {
+            Endpoint::Chat if choice.delta.is_none() => {
+                let content = choice.text.take();
+                choice.delta = content.map(|text| Delta { content: Some(text), ..Delta::default() });
+            }
+            Endpoint::Completions if choice.text.is_none() => {
+                choice.text = choice.delta.as_mut().and_then(|delta| delta.content.take());
+            }
+            _ => {}
+        }
     }
 
     fn end(&mut self) -> Chunk {
@@ -312,127 +389,13 @@ fn said(choice: &ChunkChoice) -> usize {
     texts.into_iter().flatten().map(|text| cost::tokens(text)).sum()
 }
 
-/// The body of an answer: a stream of events, or JSON.
-struct Body {
-    client: Client,
-    response: Response,
-    parser: Parser,
-    events: VecDeque<String>,
-    streams: bool,
-    /// Answers that have begun and not ended.
-    open: Vec<usize>,
-    ended: bool,
-}
-
-impl Body {
-    fn new(client: Client, response: Response) -> Body {
-        let media_type = response.header("Content-Type").unwrap_or_default();
-        Body {
-            streams: media_type.trim_start().to_ascii_lowercase().starts_with("text/event-stream"),
-            client,
-            response,
-            parser: Parser::default(),
-            events: VecDeque::new(),
-            open: Vec::new(),
-            ended: false,
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
-        loop {
-            if self.ended {
-                return Ok(None);
-            }
-            if !self.streams {
-                self.ended = true;
-                return self.whole().await.map(Some);
-            }
-            if let Some(event) = self.events.pop_front() {
-                if event.trim() == "[DONE]" {
-                    self.ended = true;
-                    return Ok(None);
-                }
-                if event.trim().is_empty() {
-                    continue;
-                }
-                return self.event(&event).map(Some);
-            }
-            match self.response.chunk().await? {
-                Some(bytes) => {
-                    let host = self.client.host();
-                    self.parser.feed(&bytes, &mut self.events).map_err(|error| error.context(host))?;
-                }
-                None if self.open.is_empty() => self.ended = true,
-                None => {
-                    let host = self.client.host();
-                    return Err(Error::network(format!("{host}: the answer ended before its end")).into());
-                }
-            }
-        }
-    }
-
-    /// An answer in one piece is one chunk.
-    async fn whole(&mut self) -> Result<Chunk, Failure> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.response.chunk().await? {
-            if bytes.len() + chunk.len() > LARGEST {
-                return Err(self.broken("an answer beyond all bounds").into());
-            }
-            bytes.extend(chunk);
-        }
-        let mut body = self.client.json(&bytes)?;
-        for choice in body.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
-            let Some(choice) = choice.as_object_mut() else { continue };
-            let Some(mut message) = choice.remove("message") else { continue };
-            let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
-            for (index, call) in calls.into_iter().flatten().enumerate() {
-                if let Some(call) = call.as_object_mut() {
-                    call.insert("index".into(), index.into());
-                }
-            }
-            choice.insert("delta".into(), message);
-        }
-        self.chunk(body)
-    }
-
-    fn event(&mut self, event: &str) -> Result<Chunk, Failure> {
-        let body = self.client.json(event.as_bytes())?;
-        let chunk = self.chunk(body)?;
-        for choice in &chunk.choices {
-            self.open.retain(|index| *index != choice.index);
-            if choice.finish_reason.is_none() {
-                self.open.push(choice.index);
-            }
-        }
-        Ok(chunk)
-    }
-
-    fn chunk(&self, body: Value) -> Result<Chunk, Failure> {
-        let choices = body.get("choices").and_then(Value::as_array);
-        if choices.is_none() && body.get("usage").is_none() {
-            return Err(Failure::within(self.client.host(), &body, self.client.token()));
-        }
-        if choices.into_iter().flatten().any(|choice| choice["finish_reason"] == "error") {
-            return Err(self.broken("the model failed").into());
-        }
-        let mut chunk: Chunk = serde_path_to_error::deserialize(body).map_err(|error| {
-            let error = failure::clean(&error.to_string(), self.client.token());
-            Failure::from(self.broken(&format!("the answer is not as OpenAI has it: {error}")))
-        })?;
-        // What candlewick alone says of an answer; a host that is candlewick too speaks of itself.
-        for name in ["candlewick", "retry", "recovery", "prompt_progress"] {
-            chunk.other.remove(name);
-        }
-        for delta in chunk.choices.iter_mut().filter_map(|choice| choice.delta.as_mut()) {
-            // OpenRouter's and vLLM's name for it.
-            if let Some(Value::String(text)) = delta.other.remove("reasoning") {
-                delta.reasoning_content.get_or_insert(text);
-            }
-        }
-        Ok(chunk)
-    }
-
-    fn broken(&self, what: &str) -> Error {
-        Error::provider_error(format!("{}: {what}", self.client.host()))
-    }
+/// Bytes of text that a choice brings. Thoughts are not counted: some hosts have a limit of their own for them.
+fn written(choice: &ChunkChoice) -> usize {
+    let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let delta = choice.delta.as_ref().map_or(0, |delta| {
+        let calls = delta.tool_calls.iter().map(|call| call.function.arguments.len()).sum::<usize>();
+        let refusal = delta.other.get("refusal").and_then(Value::as_str).map_or(0, str::len);
+        len(&delta.content) + calls + refusal
+    });
+    len(&choice.text) + delta
 }

@@ -1,6 +1,6 @@
 //! What went wrong, from whatever a server says, and whether another attempt can help.
 
-use super::Token;
+use super::{Token, json};
 use crate::http::{self, Response};
 use crate::{Code, Error, Result};
 use serde_json::Value;
@@ -43,11 +43,22 @@ impl Failure {
     /// From an answer whose status is none of success.
     pub async fn of(response: Response, token: Option<&Token>) -> Failure {
         let (status, asked, host) = (response.status(), response.wait(), response.host().to_owned());
+        if status == 0 || (300..400).contains(&status) {
+            return Failure { error: redirected(&response), again: Again::Never };
+        }
+        let told = response.header("x-should-retry").map(str::to_owned);
         // A body that breaks off says less than the status does.
         let body = response.bytes(LARGEST).await.unwrap_or_default();
         let text = String::from_utf8_lossy(&body);
-        let body = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(plain(&text).to_owned()));
-        Failure::new(&host, Some(status), asked, &body, token)
+        let body = json::parse(&text).unwrap_or_else(|_| Value::String(plain(&text).to_owned()));
+        let failure = Failure::new(&host, Some(status), asked, &body, token);
+        // As OpenAI's own clients are told.
+        let again = match (told.as_deref(), failure.again) {
+            (Some("false"), _) => Again::Never,
+            (Some("true"), Again::Never) => Again::Later(asked),
+            (_, again) => again,
+        };
+        Failure { again, ..failure }
     }
 
     /// From an `error` in an answer whose status was one of success.
@@ -64,8 +75,10 @@ impl Failure {
     ) -> Failure {
         let said = clean(&message(body), token);
         let kind = kind(body);
+        let exhausted = tells_of_exhaustion(&kind, body);
         let code = match status {
             _ if kind.contains("context_length") || tells_of_context(&said) => Code::ContextLengthExceeded,
+            Some(400 | 403 | 429) | None if exhausted == Some(Quota::Account) => Code::ResourceExhausted,
             Some(400 | 405 | 406 | 411 | 413..=415 | 422 | 431) => Code::InvalidArgument,
             Some(401 | 403 | 407 | 451) => Code::Unauthorized,
             // Credits are used up.
@@ -89,12 +102,106 @@ impl Failure {
         let error = Error { code, message: format!("{host}: {status_text}{said}{advice}") };
         let estimate = estimated_time(body);
         let again = match status {
-            _ if code == Code::ContextLengthExceeded => Again::Never,
+            _ if code == Code::ContextLengthExceeded || code == Code::ResourceExhausted => Again::Never,
+            // Of a day or a month: it will not pass while somebody waits.
+            Some(429) if exhausted.is_some() => Again::Never,
             Some(503) if estimate.is_some() || said.contains("loading") => Again::Loading { estimate, asked },
             Some(status) if !http::may_retry(status) => Again::Never,
             _ => Again::Later(asked),
         };
         Failure { error, again }
+    }
+}
+
+/// Which of a provider's limits is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quota {
+    /// What the account may spend.
+    Account,
+    /// Of a day or longer.
+    Period,
+}
+
+/// Limits that are reached for long, unlike those of a second or a minute.
+fn tells_of_exhaustion(kind: &str, body: &Value) -> Option<Quota> {
+    let kind = kind.to_ascii_lowercase();
+    let said = message(body).to_ascii_lowercase();
+    let kinds = [
+        "insufficient_quota",
+        "insufficient_user_quota",
+        "insufficient_balance",
+        "insufficient_credit",
+        "insufficient_funds",
+        "exceeded_current_quota",
+        "billing",
+        "payment_required",
+        "arrearage",
+    ];
+    let words =
+        ["insufficient_quota", "insufficient balance", "insufficient credit", "credit balance is too low"];
+    if kinds.iter().any(|name| kind.contains(name)) || words.iter().any(|name| said.contains(name)) {
+        return Some(Quota::Account);
+    }
+    let periods =
+        ["per day", "per-day", "perday", "per_day", "daily", "per month", "per-month", "monthly", "weekly"];
+    // Google names the limit in its details.
+    let details = inner(body).get("details").map(|details| details.to_string().to_ascii_lowercase());
+    let told = [Some(said), Some(kind), details];
+    let any = |text: &String| periods.iter().any(|period| text.contains(period));
+    told.iter().flatten().any(any).then_some(Quota::Period)
+}
+
+/// The request has its body and token for one host only.
+fn redirected(response: &Response) -> Error {
+    let (host, status) = (response.host(), response.status());
+    // In browsers the answer is hidden.
+    let target = response.header("Location").and_then(|location| location.split_once("://"));
+    let target = target.map(|(scheme, _)| {
+        let location = response.header("Location").unwrap_or_default();
+        format!(" to {scheme}://{}", http::host(location))
+    });
+    let status = if status == 0 { String::new() } else { format!("HTTP {status}: ") };
+    Error::provider_error(format!(
+        "{host}: {status}the request was redirected{}, where it was not sent. Check the base address",
+        target.as_deref().unwrap_or(" elsewhere")
+    ))
+}
+
+/// Whether there is an `error`.
+pub fn has_error(body: &Value) -> bool {
+    body.get("error").is_some_and(|error| !says_nothing(error))
+}
+
+/// Whether the JSON of a chat's answer with a status of success is an error all the same.
+pub fn is_failure(body: &Value) -> bool {
+    if has_error(body) {
+        return true;
+    }
+    let given = |name: &str| body.get(name).is_some_and(|value| !says_nothing(value));
+    if body.get("choices").is_some_and(Value::is_array) {
+        return false;
+    }
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    let names = ["error_message", "error_msg", "error_type", "error_code", "detail", "errors"];
+    text("object") == "error"
+        || text("type").contains("error")
+        || names.iter().any(|name| given(name))
+        || body.get("success") == Some(&Value::Bool(false))
+        || (!text("message").is_empty() && body.get("usage").is_none())
+        || ["code", "status", "status_code"]
+            .iter()
+            .any(|name| body.get(name).and_then(Value::as_u64).is_some_and(|code| (400..600).contains(&code)))
+}
+
+/// Null, false, 0, and what is empty.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
     }
 }
 
@@ -111,7 +218,18 @@ fn inner(body: &Value) -> &Value {
 /// `{detail: "…" | [{loc, msg}]}`, `{message}`, `{errors: […]}`, plain text.
 fn message(body: &Value) -> String {
     let body = inner(body);
-    let fields = ["message", "error", "detail", "error_description", "errors", "msg"];
+    let fields = [
+        "message",
+        "error",
+        "detail",
+        "error_message",
+        "error_msg",
+        "error_description",
+        "errors",
+        "msg",
+        "reason",
+        "title",
+    ];
     match body {
         Value::String(text) => text.clone(),
         Value::Array(list) => {
@@ -133,7 +251,9 @@ fn message(body: &Value) -> String {
 /// The provider's own name for the failure: `code` or `type`.
 fn kind(body: &Value) -> String {
     let body = inner(body);
-    let names = ["code", "type", "error_type"].iter().filter_map(|field| body.get(field)?.as_str());
+    let names = ["code", "type", "error_type", "error_code", "status"]
+        .iter()
+        .filter_map(|field| body.get(field)?.as_str());
     names.collect::<Vec<_>>().join(" ")
 }
 
@@ -153,6 +273,7 @@ fn status_within(body: &Value) -> Option<u16> {
         kind if kind.contains("insufficient_quota") => Some(402),
         kind if kind.contains("model_not_found") => Some(404),
         kind if kind.contains("invalid_request") || kind.contains("validation") => Some(400),
+        kind if kind.contains("BadRequest") => Some(400),
         kind if kind.contains("overloaded") => Some(503),
         _ => None,
     })
@@ -164,6 +285,11 @@ fn tells_of_context(text: &str) -> bool {
         "maximum context length",
         "context length exceeded",
         "context window",
+        "context too long",
+        "prompt is too long",
+        "input is too long",
+        "exceed context limit",
+        "exceeds the context",
         "`inputs` tokens + `max_new_tokens`",
     ]
     .iter()
@@ -211,8 +337,9 @@ pub fn clean(text: &str, token: Option<&Token>) -> String {
 }
 
 /// The JSON of an answer.
-pub fn json(host: &str, body: &[u8], token: Option<&Token>) -> Result<Value> {
-    serde_json::from_slice(body).map_err(|_| {
+pub fn read(host: &str, body: &[u8], token: Option<&Token>) -> Result<Value> {
+    let text = String::from_utf8_lossy(body);
+    json::parse(&text).map_err(|_| {
         let text = String::from_utf8_lossy(&body[..body.len().min(LARGEST)]);
         let text = clean(plain(&text), token);
         let start: String = text.chars().take(80).collect();
@@ -250,6 +377,35 @@ mod tests {
     }
 
     #[test]
+    fn errors_with_a_status_of_success() {
+        for body in [
+            json!({ "error": "x" }),
+            json!({ "object": "error", "message": "x" }),
+            json!({ "type": "error", "error": { "message": "x" } }),
+            json!({ "type": "error", "message": "x" }),
+            json!({ "choices": null, "error_type": "BadRequestError", "error_message": "x" }),
+            json!({ "detail": "x" }),
+            json!({ "message": "x" }),
+            json!({ "code": 500, "msg": "x" }),
+            json!({ "success": false, "errors": [{ "message": "x" }] }),
+        ] {
+            assert!(is_failure(&body), "{body}");
+            assert!(Failure::within("host", &body, None).error.message.contains(": x"), "{body}");
+        }
+        for body in [
+            json!({}),
+            json!({ "type": "ping" }),
+            json!({ "error": null, "choices": [] }),
+            json!({ "error": {}, "id": "x" }),
+            json!({ "error": false, "code": 200 }),
+            json!({ "choices": [], "message": "x" }),
+            json!(["x"]),
+        ] {
+            assert!(!is_failure(&body), "{body}");
+        }
+    }
+
+    #[test]
     fn statuses_have_codes() {
         for (status, code, again) in [
             (400, Code::InvalidArgument, false),
@@ -280,6 +436,50 @@ mod tests {
         for seconds in [json!(-1), json!(1e300), json!("soon")] {
             let loading = failure(503, json!({ "error": "loading", "estimated_time": seconds }));
             assert_eq!(loading.again, Again::Loading { estimate: None, asked: None });
+        }
+        for (status, body, code) in [
+            (
+                429,
+                json!({ "error": { "message": "You exceeded your current quota.", "type": "insufficient_quota" } }),
+                Code::ResourceExhausted,
+            ),
+            (
+                429,
+                json!({ "error": { "message": "?", "code": "insufficient_quota" } }),
+                Code::ResourceExhausted,
+            ),
+            (
+                429,
+                json!({ "error": { "type": "exceeded_current_quota_error", "message": "?" } }),
+                Code::ResourceExhausted,
+            ),
+            (
+                400,
+                json!({ "error": { "message": "Your credit balance is too low." } }),
+                Code::ResourceExhausted,
+            ),
+            (402, json!({ "error": "Insufficient Balance" }), Code::ResourceExhausted),
+            (
+                429,
+                json!({ "error": { "message": "Rate limit exceeded: free-models-per-day", "code": 429 } }),
+                Code::RateLimited,
+            ),
+            (
+                429,
+                json!({ "error": { "message": "Rate limit reached on tokens per day (TPD)" } }),
+                Code::RateLimited,
+            ),
+            (
+                429,
+                json!([{ "error": { "code": 429, "message": "Quota exceeded", "details": [{ "violations": [{ "quotaId": "GenerateRequestsPerDayPerProject" }] }] } }]),
+                Code::RateLimited,
+            ),
+        ] {
+            let failure = failure(status, body.clone());
+            assert_eq!((failure.error.code, failure.again), (code, Again::Never), "{body}");
+        }
+        for said in ["slow down", "Rate limit reached on requests per minute (RPM). Try again in 2s."] {
+            assert_eq!(failure(429, json!({ "error": said })).again, Again::Later(None), "{said}");
         }
         let within = |body: Value| Failure::within("host", &body, None).error.code;
         assert_eq!(within(json!({ "error": { "code": 429 } })), Code::RateLimited);

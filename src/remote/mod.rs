@@ -6,9 +6,13 @@
 //! [`Retry`] says. Dropping a future or a stream ends its transfer.
 
 mod attempts;
+mod body;
+mod calls;
+mod change;
 mod chat;
 pub mod cost;
 mod failure;
+mod json;
 pub mod models;
 mod sse;
 pub mod tasks;
@@ -24,6 +28,7 @@ use crate::http::{self, Request};
 use crate::openai::Retrying;
 use crate::{Error, Result};
 use attempts::Attempts;
+use change::Change;
 use cost::{Budget, Totals};
 use failure::Failure;
 use models::Price;
@@ -51,7 +56,7 @@ pub struct Config {
     pub bill_to: Option<String>,
     /// Further headers.
     pub headers: BTreeMap<String, String>,
-    /// Fields of every request's body, where the request does not have them itself.
+    /// Fields of every request's body, where the request does not have them itself; null takes a field out, whoever set it.
     pub extra_body: Map<String, Value>,
     /// The address is a relay to Hugging Face's router, [tasks] included.
     pub hf_inference: bool,
@@ -87,6 +92,8 @@ pub struct Client {
     name: Rc<str>,
     models: Rc<RefCell<models::Known>>,
     totals: Rc<Cell<Totals>>,
+    /// What is changed in requests to a model, because its host refused them as they were.
+    changes: Rc<RefCell<Vec<(String, Change)>>>,
     on_retry: OnRetry,
 }
 
@@ -133,6 +140,7 @@ impl Client {
             name: name.into(),
             models: Rc::default(),
             totals: Rc::default(),
+            changes: Rc::default(),
             on_retry: OnRetry::default(),
         })
     }
@@ -225,7 +233,10 @@ impl Client {
     /// The fields of a request's body that the configuration adds.
     fn with_extra_body(&self, mut body: Map<String, Value>) -> Map<String, Value> {
         for (key, value) in &self.config.extra_body {
-            body.entry(key).or_insert_with(|| value.clone());
+            match value {
+                Value::Null => _ = body.shift_remove(key),
+                value => _ = body.entry(key).or_insert_with(|| value.clone()),
+            }
         }
         body
     }
@@ -284,8 +295,9 @@ impl Client {
 
     /// The JSON of an answer, unless that is an error.
     fn json(&self, body: &[u8]) -> Result<Value, Failure> {
-        let value = failure::json(self.host(), body, self.token())?;
-        match value.get("error").is_some_and(|error| !error.is_null()) {
+        let mut value = failure::read(self.host(), body, self.token())?;
+        json::without_halves(&mut value);
+        match failure::has_error(&value) {
             true => Err(Failure::within(self.host(), &value, self.token())),
             false => Ok(value),
         }

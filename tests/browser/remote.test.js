@@ -97,6 +97,58 @@ describe("hosted models alone", () => {
     });
   }
 
+  test("answers as hosts really write them", async () => {
+    const chunk = (delta, more = {}) => `data: ${JSON.stringify({ created: 1.5, choices: [{ index: "0", delta, finish_reason: null, ...more }] })}\n\n`;
+    const call = (id, name) => ({ index: 0, id, function: { name, arguments: { x: 1 } } });
+    const end = { finish_reason: 1 };
+    const plain = (body) => ({ status: 200, body, headers: { "Content-Type": "text/plain" } });
+    for (const [name, body, expected] of [
+      ["no end", `event: ping\ndata: {"type":"ping"}\n\n${chunk({ content: [{ type: "text", text: "Hello" }] }, end).trimEnd()}`, { content: "Hello" }],
+      ["halves", chunk({ content: "a?" }).replace("?", "\\ud83d") + chunk({ content: "?b" }, end).replace("?", "\\ude00"), { content: "a😀b" }],
+      ["a refusal", chunk({ content: "", refusal: null }) + chunk({ refusal: "No." }) + chunk({}, end), { refusal: "No." }],
+      ["thoughts", chunk({ reasoning: "Think", reasoning_content: "" }) + chunk({ content: "Hello" }, end), { reasoning_content: "Think", content: "Hello" }],
+      ["calls", chunk({ tool_calls: [call("a", "f"), call("b", "g")] }) + chunk({}, end), { tool_calls: ["f", "g"] }],
+    ]) {
+      const url = double.define("shapes", { script: [plain(body)] });
+      const outcome = await page.evaluate(async (options) => {
+        const engine = await connect(options);
+        const chunks = await collect(await engine.chat.completions.create({ messages: [{ role: "user", content: "Hi" }], stream: true }));
+        const found = {};
+        for (const { choices } of chunks) {
+          for (const [name, value] of Object.entries(choices[0]?.delta ?? {})) {
+            if (name === "tool_calls") found[name] = [...(found[name] ?? []), ...value.map((call) => call.function.name)];
+            else if (name !== "role" && value) found[name] = (found[name] ?? "") + value;
+          }
+        }
+        return found;
+      }, remote(url));
+      assert.deepEqual(outcome, expected, name);
+    }
+    const bounded = await ask(remote(double.define("shapes-usage", { script: [plain('{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"cost":0.01}}')] })), { stream: false }, null);
+    assert.deepEqual([bounded.value.choices[0].message.content, bounded.value.usage.cost, bounded.value.usage.total_tokens], ["Hello", 0.01, 3]);
+  });
+
+  test("what is posted is not sent on by a redirect", async () => {
+    const target = double.define("redirect-target");
+    for (const status of [302, 303, 307, 308]) {
+      const headers = { Location: `${target.replace("127.0.0.1", "localhost")}/chat/completions` };
+      const outcome = await ask(remote(double.define("redirect", { script: [{ status, body: "", headers }] })), {}, null);
+      assert.equal(outcome.code, "provider_error", outcome.message);
+      assert.match(outcome.message, /the request was redirected/);
+      assert.equal(double.log("redirect").length, 1, "it is not tried again");
+    }
+    assert.deepEqual(double.log("redirect-target"), []);
+  });
+
+  test("the query of an address stays as it is", async () => {
+    const asked = [];
+    const seen = (request) => asked.push(request.url());
+    session.page.context().on("request", seen);
+    const { code } = await page.evaluate(() => failure(load("/none.gguf?key=value&more")));
+    assert.equal(code, "model_not_found");
+    assert.deepEqual([...new Set(asked.filter((url) => url.includes("none.gguf")))], [`${server.url}/none.gguf?key=value&more`]);
+  });
+
   test("random faults end as the policy says", async () => {
     await page.evaluate(async (options) => (globalThis.engine = await connect(options)), remote(double.define("schedule-0")));
     await meetFaults(double, () =>

@@ -179,3 +179,33 @@ fn chat_with_hosted_models() {
     // The message that failed is forgotten.
     assert_eq!(roles(2), ["Hello", TEXT, "More"]);
 }
+
+#[test]
+fn nothing_that_a_server_says_reaches_the_terminal_as_a_command() {
+    let user = User::new();
+    let evil = "\u{1b}]0;pwn\u{7}\u{1b}[2J\u{9b}31m\r";
+    let refused =
+        json!({ "status": 500, "headers": { "Content-Type": "text/plain" }, "body": format!("{evil}down") });
+    let said = json!({ "choices": [{ "index": 0, "delta": { "content": format!("Hi{evil}\tthere\n") }, "finish_reason": "stop" }] });
+    let answered = json!({ "events": [said.to_string()], "done": true });
+    let listed = json!([{ "id": format!("org/{evil}") }]);
+    let mut fatal = refused.clone();
+    fatal["status"] = json!(400);
+    let script = json!([refused, answered, answered, fatal]);
+    let world = World::new("cli-escapes", json!({ "script": script, "models": listed }));
+    user.says(&["provider", "add", "evil", "--url", &world.url, "--model", "org/large"]);
+    let output = user.command(&["run", "evil", "-p", "Hi"]).output().unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(stdout, "Hi\\u001b]0;pwn\\u0007\\u001b[2J\\u009b31m\\u000d\tthere\n");
+    assert!(stderr.contains("pwn") && stderr.contains("attempt 2 follows"), "{stderr}");
+    let json = user.says(&["run", "evil", "-p", "Hi", "--json"]);
+    let answer: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(answer["text"], format!("Hi{evil}\tthere\n"), "JSON says it as it is");
+    let failed = user.fails(&["run", "evil", "-p", "Hi"], "invalid_argument");
+    let models = user.says(&["provider", "models", "evil"]);
+    for text in [stderr, json, failed, models] {
+        let control = |c: &char| c.is_control() && !matches!(c, '\n' | '\t');
+        assert_eq!(text.chars().find(control), None, "{text:?}");
+    }
+}

@@ -48,6 +48,21 @@ describe("answers", () => {
     assert.deepEqual([entry.authorization, entry.body], [`Bearer ${TOKEN}`, { ...body, top_k: 3 }]);
   });
 
+  test("whatever type the upstream gives them", async () => {
+    const hello = { choices: [{ index: 0, delta: { content: "Hello" }, finish_reason: "stop" }] };
+    const forms = { "text/event-stream": `\ufeff\n: hello\n\ndata: ${JSON.stringify(hello)}\n\ndata: [DONE]\n\n`, "application/json": ` ${JSON.stringify(hello)}` };
+    for (const [form, sent] of Object.entries(forms)) {
+      for (const type of ["text/plain; charset=utf-8", "application/octet-stream", "text/json", undefined]) {
+        define({ script: [{ status: 200, body: sent, headers: type === undefined ? {} : { "Content-Type": type } }] });
+        const response = await worker.ask("/v1/chat/completions", { ...body, stream: true });
+        assert.deepEqual([response.status, response.headers.get("content-type")], [200, form], type);
+        assert.equal((await response.text()).trimStart(), sent.replace("\ufeff", "").trimStart());
+      }
+    }
+    define({ script: [{ status: 200, body: "Sign in first", headers: { "Content-Type": "text/plain" } }] });
+    assert.equal((await worker.ask("/v1/chat/completions", body)).status, 502);
+  });
+
   // Outside Cloudflare's network workerd notices it at the next write.
   test("a client that goes ends the upstream's transfer", async () => {
     define({ script: [{ after: 3, endless: true }] });
@@ -317,6 +332,14 @@ describe("an upstream that fails", () => {
       assert.equal(log().length, 1, "trying again is the client's business");
     });
   }
+
+  test("credits that are used up are no rate that is exceeded", async () => {
+    const error = { message: "You exceeded your current quota", type: "insufficient_quota" };
+    define({ script: [{ status: 429, body: JSON.stringify({ error }), headers: { "retry-after-ms": "20" } }] });
+    const response = await worker.ask("/v1/chat/completions", body);
+    assert.deepEqual([response.status, response.headers.get("retry-after-ms")], [402, "20"]);
+    assert.equal((await response.json()).error.code, "resource_exhausted");
+  });
 
   test("a stream that breaks off does so for the client", async () => {
     const { opened, open } = gate();

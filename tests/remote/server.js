@@ -14,9 +14,11 @@
 //   embeddings,                "tokens": one vector a token, as feature extraction does without pooling
 //   bad,                       documents with this text cannot be embedded
 //   image,                     "url" or "base64": how images come, unless as bytes
+//   encoding,                  "gzip", "deflate" or "br": everything comes compressed, as proxies do it
 // }
 import { createServer } from "node:http";
 import { pathToFileURL } from "node:url";
+import { brotliCompressSync, constants, deflateSync, gzipSync } from "node:zlib";
 
 const json = (status, body, headers = {}) => ({ status, body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } });
 const text = (status, body, type = "text/plain", headers = {}) => ({ status, body, headers: { "Content-Type": type, ...headers } });
@@ -175,15 +177,30 @@ function answer(world, path, body, request) {
   }
 }
 
+/** A body as a proxy compresses it. */
+function compress(body, encoding) {
+  const pack = { gzip: gzipSync, "x-gzip": gzipSync, deflate: deflateSync, br: (bytes) => brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_QUALITY]: 1 } }) }[encoding];
+  return pack ? pack(body) : body;
+}
+
+/** 100 MB that are small while they are compressed. */
+const bombs = {
+  json: () => ({ status: 200, body: Buffer.alloc(100 << 20, " ") }),
+  error: () => ({ status: 400, body: Buffer.alloc(100 << 20, " ") }),
+  events: () => ({ status: 200, body: Buffer.alloc(100 << 20, `data: {"choices":[],"x":"${"x".repeat(4000)}"}\n\n`) }),
+};
+
 /** Writes an answer, with what goes wrong with it. */
-async function send(response, answer, fault) {
+async function send(response, answer, fault, encoding) {
   if (fault.reset) return response.socket.resetAndDestroy();
-  if (fault.status) return response.writeHead(fault.status, fault.headers).end(fault.body);
+  if (encoding) response.setHeader("Content-Encoding", encoding);
+  const { status, headers = {}, body: given } = fault.bomb ? bombs[fault.bomb]() : fault;
+  if (status) return response.writeHead(status, headers).end(compress(given, encoding));
   if (!answer.stream) {
     if (fault.hang) return undefined; // Until the client goes.
     if (fault.cut) return response.socket.destroy();
     response.writeHead(answer.status, answer.headers);
-    const body = Buffer.from(answer.body);
+    const body = compress(Buffer.from(answer.body), encoding);
     if (!(fault.pieces || fault.after !== undefined)) return response.end(body);
     response.write(body.subarray(0, fault.pieces ?? 2));
     return fault.pieces ? response.end(body.subarray(fault.pieces)) : response.socket.destroySoon();
@@ -193,7 +210,7 @@ async function send(response, answer, fault) {
   const event = (data) => `${fault.comments ? `: keep-alive${newline}` : ""}data: ${data}${newline}${newline}`;
   const parts = answer.stream.slice(0, fault.after ?? (fault.events ? 0 : undefined)).map((part) => JSON.stringify(part));
   const complete = fault.after === undefined && !fault.events;
-  const body = Buffer.from(
+  const plain = Buffer.from(
     [
       ...parts,
       ...(fault.events ?? []),
@@ -201,6 +218,7 @@ async function send(response, answer, fault) {
       ...((fault.done ?? complete) ? ["[DONE]"] : []),
     ].map(event).join(""),
   );
+  const body = compress(plain, encoding);
   response.writeHead(200, { "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "x-inference-provider": "fast" });
   response.flushHeaders();
   const size = fault.pieces ?? body.length;
@@ -208,9 +226,10 @@ async function send(response, answer, fault) {
   for (let at = 0, end = first; at < body.length; at = end, end += size) {
     await new Promise((written) => response.write(body.subarray(at, end), written));
     if (fault.hang) return undefined; // Until the client goes.
-    while (fault.endless && !response.destroyed) await new Promise((written) => response.write(event("{}"), written));
     await fault.hold; // A promise: what comes after the first event waits for it.
   }
+  const more = event(JSON.stringify(fault.endless === true ? {} : fault.endless ?? null));
+  while (fault.endless && !response.destroyed) await new Promise((written) => response.write(more, written));
   return fault.cut ? response.socket?.destroySoon() : response.end();
 }
 
@@ -236,12 +255,12 @@ async function handle(worlds, request, response) {
   const body = raw === "" ? {} : JSON.parse(raw);
   const met = world.script.shift() ?? "none";
   const fault = typeof met === "string" ? faults[met] : met;
-  const entry = { path, query: url.search, authorization: request.headers.authorization, billTo: request.headers["x-hf-bill-to"], body, fault: met, gone: false, cut: () => response.socket?.destroySoon() };
+  const entry = { path, query: url.search, authorization: request.headers.authorization, billTo: request.headers["x-hf-bill-to"], encodings: request.headers["accept-encoding"], body, fault: met, gone: false, cut: () => response.socket?.destroySoon() };
   world.log.push(entry);
   response.on("close", () => (entry.gone = !response.writableFinished));
   if (fault === undefined) return response.writeHead(500).end(`no such fault: ${met}`);
   const given = answer(world, path, fault.whole ? { ...body, stream: false } : body, request);
-  return send(response, given, fault);
+  return send(response, given, fault, world.encoding);
 }
 
 /** Starts it: its address, and how to end it. `define` makes a world, `log` tells what was asked of it. */

@@ -5,7 +5,7 @@ import { redactStream, redactText } from "./redact";
 import type { Settings } from "./settings";
 
 /** Headers of the upstream's that clients may need. No others pass. */
-const PASSED = ["Content-Type", "Retry-After", "RateLimit", "RateLimit-Policy", "x-request-id", "x-inference-provider"];
+const PASSED = ["Content-Type", "Retry-After", "retry-after-ms", "x-should-retry", "RateLimit", "RateLimit-Policy", "x-request-id", "x-inference-provider"];
 /** The most that is read of a failed answer. */
 const SHOWN = 1 << 16;
 
@@ -30,13 +30,53 @@ export async function ask(url: string, body: object | undefined, settings: Setti
     clearTimeout(timer);
   }
   if (response.status !== 200) throw await failure(response, token);
+  const passedOn = passedHeaders(response.headers, token);
+  let { body: passed } = response;
   const type = response.headers.get("Content-Type") ?? "";
-  if (!/^(application\/json|text\/event-stream|image\/)\b/i.test(type)) {
-    await response.body?.cancel();
-    throw new Refusal(502, "provider_error", `The provider answered with ${type || "something"} instead of JSON or a picture.`);
+  if (passed && !/^(application\/json|text\/event-stream|image\/)\b/i.test(type)) {
+    const [start, whole] = await peek(passed);
+    const form = formOf(start);
+    if (form === undefined) {
+      await whole.cancel();
+      throw new Refusal(502, "provider_error", `The provider answered with ${type || "something"} instead of JSON or a picture.`);
+    }
+    passed = whole;
+    passedOn["Content-Type"] = form;
   }
-  const passed = response.body && token !== undefined ? response.body.pipeThrough(redactStream(token)) : response.body;
-  return new Response(passed, { headers: passedHeaders(response.headers, token) });
+  return new Response(passed && token !== undefined ? passed.pipeThrough(redactStream(token)) : passed, { headers: passedOn });
+}
+
+/** Some hosts give any type to what they send. What it is shows from how it begins. */
+function formOf(start: string): string | undefined {
+  if (/^[{[]/.test(start)) return "application/json";
+  return /^(data|event|id|retry)?:/.test(start) ? "text/event-stream" : undefined;
+}
+
+/** How a body begins, blanks aside, and the whole of it. */
+async function peek(body: ReadableStream<Uint8Array>): Promise<[string, ReadableStream<Uint8Array>]> {
+  const reader = body.getReader();
+  const seen: Uint8Array[] = [];
+  const decoder = new TextDecoder(); // It takes a byte order mark away.
+  let start = "";
+  // As many characters as the longest field of an event, and its colon; a body that begins with blanks alone is none.
+  for (let bytes = 0; start.length < 6 && bytes < SHOWN; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    seen.push(value);
+    bytes += value.length;
+    start = (start + decoder.decode(value, { stream: true })).trimStart();
+  }
+  const whole = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      const first = seen.shift();
+      if (first) return controller.enqueue(first);
+      const { done, value } = await reader.read();
+      if (done) controller.close();
+      else controller.enqueue(value);
+    },
+    cancel: (reason) => reader.cancel(reason),
+  });
+  return [start, whole];
 }
 
 function passedHeaders(headers: Headers, token: string | undefined): Record<string, string> {
@@ -45,11 +85,13 @@ function passedHeaders(headers: Headers, token: string | undefined): Record<stri
 
 /** Its status and hints go on; what it says is put into OpenAI's shape. */
 async function failure(response: Response, token: string | undefined): Promise<Refusal> {
-  const { status } = response;
   // A body that breaks off, or never ends, says less than the status does.
   const text = response.body ? await readText(response.body, SHOWN).catch(() => undefined) : undefined;
   if (text === undefined) await response.body?.cancel().catch(() => {});
   const body = parse(text ?? "");
+  // An account without credits is not one that is asked too often.
+  const exhausted = response.status === 429 && /insufficient_quota|insufficient_balance|exceeded_current_quota/.test(text ?? "");
+  const status = exhausted ? 402 : response.status;
   const said = redactText(message(body) || `HTTP ${status}`, token).slice(0, 1000);
   if (status < 400) return new Refusal(502, "provider_error", `The provider answered with HTTP ${status}. Check UPSTREAM_URL.`);
   const { "Content-Type": _, ...headers } = passedHeaders(response.headers, token);
@@ -76,6 +118,6 @@ function message(body: unknown): string {
   if (Array.isArray(body)) return body.map(message).filter((text) => text !== "").join("; ");
   if (typeof body !== "object" || body === null) return "";
   const fields = body as Record<string, unknown>;
-  for (const name of ["message", "error", "detail", "msg"]) if (fields[name] != null) return message(fields[name]);
+  for (const name of ["message", "error", "detail", "error_message", "msg"]) if (fields[name] != null) return message(fields[name]);
   return "";
 }
