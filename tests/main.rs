@@ -11,6 +11,7 @@ mod engine;
 mod fixtures;
 mod gguf;
 mod hub;
+mod openai;
 mod remote;
 mod template;
 mod tokenizer;

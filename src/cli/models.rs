@@ -7,13 +7,28 @@ use crate::http::Token;
 use crate::hub::{Client, Model, Models, Report, Spec, Verdict};
 use crate::store::{FolderStore, Source};
 use crate::{Error, Result};
+use std::ffi::OsStr;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// What a name means; where there is a file of that name, it is that.
-pub fn named(model: &str) -> Result<Spec> {
-    if Path::new(model).exists() { Ok(Spec::Path(model.to_owned())) } else { model.parse() }
+/// What a MODEL names.
+pub enum Named {
+    /// One on this disk.
+    File(PathBuf),
+    /// One to be fetched, or in the cache.
+    Elsewhere(Spec),
+}
+
+/// What a name means; where there is a file of that name, it is that. A path need not be text.
+pub fn named(model: &OsStr) -> Result<Named> {
+    let Some(name) = model.to_str().filter(|_| !Path::new(model).exists()) else {
+        return Ok(Named::File(model.into()));
+    };
+    Ok(match name.parse()? {
+        Spec::Path(path) => Named::File(path.into()),
+        spec => Named::Elsewhere(spec),
+    })
 }
 
 /// The user's cache, and the Hub as the user's other tools see it.

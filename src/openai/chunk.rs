@@ -115,6 +115,9 @@ pub struct Origin {
     /// US dollars, where the price is known. On the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
+    /// What repeats the answer, with the same request and device; where JavaScript's numbers hold it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -134,6 +137,9 @@ pub struct ChunkChoice {
     /// Where a text is continued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// Ids of the tokens, where a request to a model on this device has `return_tokens`.
+    #[serde(skip_serializing_if = "Vec::is_empty", skip_deserializing)]
+    pub tokens: Vec<u32>,
     /// As the model's host gives them.
     pub logprobs: Option<Value>,
     /// On the last chunk of this answer.
@@ -250,6 +256,8 @@ struct Choice {
     message: Option<Delta>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tokens: Vec<u32>,
     logprobs: Option<Value>,
     finish_reason: Option<FinishReason>,
 }
@@ -294,6 +302,16 @@ impl Completion {
         self.choices.iter().find(|choice| choice.index == 0)?.finish_reason
     }
 
+    /// Ids of the first answer's tokens, where it has them.
+    pub fn tokens(&self) -> &[u32] {
+        self.choices.iter().find(|choice| choice.index == 0).map_or(&[], |choice| &choice.tokens)
+    }
+
+    /// How fast it was, where a model on this device made it.
+    pub fn timings(&self) -> Option<Timings> {
+        self.timings
+    }
+
     /// Tokens, where they were counted.
     pub fn usage(&self) -> Option<Usage> {
         self.usage
@@ -310,6 +328,7 @@ impl Choice {
         if let Some(text) = &part.text {
             *self.text.get_or_insert_default() += text;
         }
+        self.tokens.extend(&part.tokens);
         if let Some(delta) = &part.delta {
             self.message
                 .get_or_insert_with(|| Delta { role: Some("assistant".into()), ..Delta::default() })

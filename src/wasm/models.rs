@@ -1,7 +1,8 @@
 //! Models by name: the Hub, and the browser's storage.
 
 use super::sources::fits;
-use super::{from_js, to_js};
+use super::to_js;
+use super::value::from_js;
 use crate::engine::{self, Meter, Options, Progress, Stage};
 use crate::http::{Backoff, Timeouts, Token};
 use crate::hub::{self, Client, Report, Sizes, Spec};
@@ -15,7 +16,7 @@ use wasm_bindgen::prelude::*;
 
 /// How to reach the Hub, and what to keep.
 #[derive(Deserialize, Default, Clone)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct HubOptions {
     token: Option<Token>,
     #[serde(rename = "hubURL")]
@@ -156,7 +157,7 @@ pub struct Models {
 impl Models {
     /// Takes the options of a load.
     pub async fn open(options: JsValue) -> Result<Models, JsValue> {
-        let options: HubOptions = from_js("options", options)?;
+        let options: HubOptions = from_js("options", &options)?;
         let force = options.force;
         let (models, keeps) = options.open().await?;
         Ok(Models { models, keeps, force })
