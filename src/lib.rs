@@ -51,6 +51,7 @@ pub mod engine;
 mod error;
 pub mod http;
 pub mod hub;
+mod json;
 pub mod model;
 pub mod openai;
 pub mod remote;

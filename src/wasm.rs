@@ -4,6 +4,7 @@ mod models;
 mod sources;
 mod stop;
 mod tasks;
+mod value;
 
 use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
@@ -17,13 +18,13 @@ use async_lock::Mutex;
 use futures_util::future::{LocalBoxFuture, ready};
 use futures_util::stream::{AbortHandle, Abortable, StreamExt, abortable};
 use js_sys::{Array, Function, Reflect};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use stop::Stopper;
+use value::{from_js, from_js_value};
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(typescript_custom_section)]
@@ -41,12 +42,12 @@ impl From<Error> for JsValue {
     }
 }
 
-fn from_js<T: DeserializeOwned>(what: &str, value: JsValue) -> Result<T> {
-    serde_wasm_bindgen::from_value(value).map_err(|error| Error::invalid_argument(format!("{what}: {error}")))
+fn request<T: TryFrom<Value, Error = Error>>(value: &JsValue) -> Result<T> {
+    body(value)?.try_into()
 }
 
-fn request<T: TryFrom<Value, Error = Error>>(value: JsValue) -> Result<T> {
-    from_js::<Value>("request", value)?.try_into()
+fn body(value: &JsValue) -> Result<Value> {
+    from_js_value("", value)
 }
 
 fn to_js(value: &impl Serialize) -> Result<JsValue> {
@@ -54,7 +55,7 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct LoadOptions {
     device: Option<String>,
     context_length: Option<usize>,
@@ -67,7 +68,7 @@ struct LoadOptions {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct GpuOptions {
     disable: Option<Vec<String>>,
     software: Option<bool>,
@@ -77,7 +78,7 @@ struct GpuOptions {
 
 /// Hosted models, and when they are asked.
 #[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct RemoteOptions {
     policy: Policy,
     /// In the order of preference.
@@ -92,9 +93,20 @@ struct RemoteOptions {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct HostedOptions {
     model: String,
     config: Config,
+}
+
+/// Messages name options as the page gave them, not where they are in between.
+fn load_options(options: &JsValue) -> Result<LoadOptions> {
+    from_js("options", options).map_err(|mut error: Error| {
+        for (ours, theirs) in [("remote.hosted[0].config", "remote"), (".policy", ""), (".hub", "")] {
+            error.message = error.message.replacen(ours, theirs, 1);
+        }
+        error
+    })
 }
 
 impl LoadOptions {
@@ -111,8 +123,10 @@ impl LoadOptions {
             cache,
             ..gpu::Options::default()
         };
-        let positive =
-            |count| NonZeroUsize::new(count).ok_or_else(|| Error::invalid_argument("threads is 0"));
+        let positive = |count| {
+            NonZeroUsize::new(count)
+                .ok_or_else(|| Error::invalid_argument("options.threads is 0; it must be at least 1"))
+        };
         let threads = self.threads.map(positive).transpose()?;
         let min_tokens_per_second = self.remote.as_ref().and_then(|remote| remote.min_tokens_per_second);
         let (context, fallback) = (self.context_length, self.fallback);
@@ -160,7 +174,7 @@ impl Engine {
         on_retry: Option<Function>,
     ) -> Result<Engine, JsValue> {
         let mut options: LoadOptions =
-            if options.is_undefined() { LoadOptions::default() } else { from_js("options", options)? };
+            if options.is_undefined() { LoadOptions::default() } else { load_options(&options)? };
         let (load, hub) = (options.parse()?, options.hub.hearing(on_retry));
         let local = Rc::new(RefCell::new(None));
         let RemoteOptions { policy, hosted, cache, max_memory, crashed, .. } =
@@ -212,7 +226,7 @@ impl Engine {
         options: JsValue,
         on_retry: Option<Function>,
     ) -> Result<JsValue, JsValue> {
-        let mut options: LoadOptions = from_js("options", options)?;
+        let mut options: LoadOptions = load_options(&options)?;
         let (load, hub) = (options.parse()?, options.hub.hearing(on_retry));
         Ok(sources::inspect(source, hub, &load).await?)
     }
@@ -258,7 +272,7 @@ impl Engine {
 
     /// The prompt text of a conversation.
     pub fn render(&self, body: JsValue) -> Result<String, JsValue> {
-        Ok(self.local()?.language().render(&request::<ChatRequest>(body)?.conversation)?)
+        Ok(self.local()?.language().render(&request::<ChatRequest>(&body)?.conversation)?)
     }
 
     /// The scores of what follows each of `tokens`: as many rows of as many numbers as the model has tokens.
@@ -308,7 +322,7 @@ impl Engine {
     ) -> Result<JsValue, JsValue> {
         let hosted = self.first_hosted()?;
         let model = model.as_deref().unwrap_or(&hosted.model);
-        let task = from_js::<Value>("task", task).and_then(tasks::Task::try_from)?;
+        let task = from_js::<tasks::Task>("task", &task)?;
         let client = hosted.client.hearing(hearer(on_retry));
         Ok(stopper.around(task.run(&client, model)).await?)
     }
@@ -322,7 +336,7 @@ impl Engine {
         body: JsValue,
         on_retry: Function,
     ) -> Result<JsValue, JsValue> {
-        let request: EmbeddingRequest = request(body)?;
+        let request: EmbeddingRequest = request(&body)?;
         let embeddings = match model {
             Some(model) => {
                 let hosted = Hosted { client: self.first_hosted()?.client.clone(), model };
@@ -344,7 +358,7 @@ impl Engine {
         body: JsValue,
         on_retry: Function,
     ) -> Result<JsValue, JsValue> {
-        let request: EmbeddingRequest = request(body)?;
+        let request: EmbeddingRequest = request(&body)?;
         let embeddings = stopper.around(self.router.embed(&request, hearer(on_retry))).await?;
         Ok(to_js(&embeddings.list(request.encoding)?)?)
     }
@@ -356,7 +370,7 @@ impl Engine {
         body: JsValue,
         on_retry: Function,
     ) -> Result<JsValue, JsValue> {
-        let body: Value = from_js("request", body)?;
+        let body = self::body(&body)?;
         let local = self.local.borrow().clone();
         let local = local.map(|engine| Rc::new(Local(engine)) as Rc<dyn Provider>);
         let hosted = self.hosted.iter().cloned().map(|hosted| Rc::new(hosted) as Rc<dyn Provider>);
@@ -392,7 +406,7 @@ struct Retried<'a> {
 
 impl Engine {
     fn answer(&self, endpoint: Endpoint, body: JsValue) -> Result<Answer, JsValue> {
-        let chunks = self.router.answer(endpoint, from_js::<Value>("request", body)?)?;
+        let chunks = self.router.answer(endpoint, self::body(&body)?)?;
         let (chunks, stop) = abortable(chunks);
         Ok(Answer { state: Mutex::new((chunks, Completion::default())), stop })
     }

@@ -3,6 +3,7 @@
 mod broken;
 mod embed;
 mod hosted;
+mod one_way;
 mod talk;
 
 use crate::edit::Edit;

@@ -13,6 +13,7 @@ mod fixtures;
 mod gguf;
 mod hub;
 mod odd;
+mod openai;
 mod remote;
 mod template;
 mod template_bounds;

@@ -85,6 +85,9 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
 
   async detokenize(ids: ArrayLike<number>, options: RequestOptions = {}): Promise<string> {
     if (typeof ids?.length !== "number") throw new CandlewickError("invalid_argument", "The ids must be an array of numbers.");
+    // What is no id would become one.
+    const wrong = Array.prototype.find.call(ids, (id: unknown) => typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= 2 ** 32);
+    if (wrong !== undefined) throw new CandlewickError("invalid_argument", `The ids must be whole numbers of at least 0, not ${String(wrong)}.`);
     return this.#connection.call({ method: "detokenize", ids: Uint32Array.from(ids) }, options);
   }
 

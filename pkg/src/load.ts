@@ -2,6 +2,7 @@ import type { Place } from "./compile.js";
 import { Connection } from "./connection.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
+import { checkNames } from "./options.js";
 import { absolute, checkBrowser, plain } from "./page.js";
 import type { HubParams, Located, Remote } from "./protocol.js";
 import type { EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
@@ -20,6 +21,7 @@ export function load(source: ModelSource | ModelSource[], options?: LoadOptions 
 export function load(source: ModelSource | ModelSource[], options: LoadOptions): Promise<Engine<EngineInfo | RemoteInfo>>;
 export async function load(source: ModelSource | ModelSource[], options: LoadOptions = {}): Promise<Engine<EngineInfo | RemoteInfo>> {
   checkBrowser();
+  checkNames(options, "load()");
   const sources = (Array.isArray(source) ? source : [source]).map(locate);
   if (sources.length === 0) throw new CandlewickError("invalid_argument", "load() takes at least one model; connect() takes none.");
   const remote = options.remote && translate(options.remote);
@@ -36,6 +38,7 @@ export async function load(source: ModelSource | ModelSource[], options: LoadOpt
 /** Hosted models alone, without any local one. Their requests are made in a Worker, as `load()` makes them. */
 export async function connect(remote: RemoteOptions, options: ConnectOptions = {}): Promise<Engine<RemoteInfo>> {
   checkBrowser();
+  checkNames(options, "connect()");
   return (await start([], translate({ ...remote, when: "always" }), options)) as Engine<RemoteInfo>;
 }
 

@@ -110,6 +110,8 @@ export interface SamplingParams {
   logit_bias?: Record<string, number> | null | undefined;
   /** The same seed, request and device give the same answer. */
   seed?: number | null | undefined;
+  /** Choices get the ids of their tokens, as `tokens`. Of models on this device. */
+  return_tokens?: boolean | null | undefined;
   max_tokens?: number | null | undefined;
   stop?: string | string[] | null | undefined;
   /** Number of answers, each with the next seed; one after the other. */
@@ -215,6 +217,8 @@ export interface Origin {
   cached?: boolean;
   /** US dollars, where the price is known. On the last chunk. */
   cost?: number;
+  /** What repeats the answer, with the same request and device. Of models on this device. */
+  seed?: number;
 }
 
 /** A request to a hosted model, or for a model's file, failed and is made again. */
@@ -443,6 +447,7 @@ export interface RemoteOptions extends RemoteModel {
 /** What a model can do; absent: unknown. */
 export interface Capabilities {
   streaming: boolean;
+  /** Models on this device: `false`. Their templates may show them tools, but nothing reads calls out of what they write. */
   tools?: boolean | null;
   vision?: boolean | null;
   json?: boolean | null;

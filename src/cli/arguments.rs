@@ -1,10 +1,9 @@
 //! What can be typed.
 
-use crate::engine::Settings;
+use super::settings::{AnswerArguments, Fallbacks};
 use crate::http::Token;
-use crate::sampling::Sampling;
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use serde_json::{Map, Value};
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -84,7 +83,7 @@ pub enum Command {
 pub struct RunArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
     /// PROVIDER[:model]
-    pub model: String,
+    pub model: OsString,
     #[command(flatten)]
     pub fallbacks: Fallbacks,
     /// The prompt
@@ -107,113 +106,6 @@ pub struct RunArguments {
     pub json: bool,
     #[command(flatten)]
     pub answer: AnswerArguments,
-}
-
-/// Who else may answer.
-#[derive(Debug, Args)]
-pub struct Fallbacks {
-    /// A model that answers where those before it cannot, hosted (hf:org/name, PROVIDER[:model]) or local; again for more
-    #[arg(long = "fallback", value_name = "MODEL")]
-    pub models: Vec<String>,
-}
-
-/// How to answer.
-#[derive(Debug, Args)]
-pub struct AnswerArguments {
-    /// Tokens to generate at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = Settings::default().max_tokens)]
-    pub max_tokens: usize,
-    /// 0 takes the likeliest token; higher is more random
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true)]
-    pub temp: f32,
-    /// Keep the likeliest tokens that have this probability together, from 0 to 1
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
-    pub top_p: f32,
-    /// Keep this many of the likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k, allow_negative_numbers = true)]
-    pub top_k: u32,
-    /// Keep tokens at least this likely, as a share of the likeliest's probability
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true)]
-    pub min_p: f32,
-    /// Keep the most typical tokens that have this probability together, from 0 to 1
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().typical_p, allow_negative_numbers = true)]
-    pub typical_p: f32,
-    /// Makes tokens that came before less likely; 1 is off
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty, allow_negative_numbers = true)]
-    pub repeat_penalty: f32,
-    /// How many tokens the penalties look back; -1 is all
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().repeat_last_n, allow_negative_numbers = true)]
-    pub repeat_last_n: i32,
-    /// Taken from the score of tokens that came before
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().presence_penalty, allow_negative_numbers = true)]
-    pub presence_penalty: f32,
-    /// Taken from the score of a token for each time it came before
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().frequency_penalty, allow_negative_numbers = true)]
-    pub frequency_penalty: f32,
-    /// Repeats the same answer [default: random]
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
-    pub seed: Option<u64>,
-    /// A text that ends the answer; may be given several times
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub stop: Vec<String>,
-    /// Take tokens out of the middle of a prompt that is too long
-    #[arg(long)]
-    pub truncate: bool,
-}
-
-impl AnswerArguments {
-    pub fn settings(&self) -> Settings {
-        use crate::engine::Truncation;
-        Settings {
-            sampling: Sampling {
-                temperature: self.temp,
-                top_p: self.top_p,
-                top_k: self.top_k,
-                min_p: self.min_p,
-                typical_p: self.typical_p,
-                repeat_penalty: self.repeat_penalty,
-                repeat_last_n: self.repeat_last_n,
-                presence_penalty: self.presence_penalty,
-                frequency_penalty: self.frequency_penalty,
-                seed: self.seed,
-                ..Sampling::default()
-            },
-            max_tokens: self.max_tokens,
-            stop: self.stop.clone(),
-            truncation: if self.truncate { Truncation::Middle } else { Truncation::Error },
-            ..Settings::default()
-        }
-    }
-
-    /// The same for a hosted model. What is as it was before anybody set it, is left to the model's host:
-    /// not all of them know all settings.
-    pub fn body(&self) -> Map<String, Value> {
-        let Sampling {
-            temperature: _, top_p, top_k, min_p, typical_p, repeat_penalty, presence_penalty, ..
-        } = Sampling::default();
-        // By way of its text: 0.7 is no 0.699999988.
-        let number = |value: f32| value.to_string().parse::<f64>().map_or(Value::Null, Value::from);
-        let fields = [
-            ("max_tokens", Some(self.max_tokens.into())),
-            ("temperature", Some(number(self.temp))),
-            ("top_p", (self.top_p != top_p).then(|| number(self.top_p))),
-            ("top_k", (self.top_k != top_k).then(|| self.top_k.into())),
-            ("min_p", (self.min_p != min_p).then(|| number(self.min_p))),
-            ("typical_p", (self.typical_p != typical_p).then(|| number(self.typical_p))),
-            (
-                "repetition_penalty",
-                (self.repeat_penalty != repeat_penalty).then(|| number(self.repeat_penalty)),
-            ),
-            (
-                "presence_penalty",
-                (self.presence_penalty != presence_penalty).then(|| number(self.presence_penalty)),
-            ),
-            ("frequency_penalty", (self.frequency_penalty != 0.0).then(|| number(self.frequency_penalty))),
-            ("seed", self.seed.map(Value::from)),
-            ("stop", (!self.stop.is_empty()).then(|| self.stop.clone().into())),
-        ];
-        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
-    }
 }
 
 /// Hosted models by name: `hf:org/name` on Hugging Face, PROVIDER:model elsewhere.
@@ -283,7 +175,7 @@ pub struct AddArguments {
 pub struct ChatArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
     /// PROVIDER[:model]
-    pub model: String,
+    pub model: OsString,
     #[command(flatten)]
     pub fallbacks: Fallbacks,
     /// A system message at the beginning
@@ -296,7 +188,7 @@ pub struct ChatArguments {
 #[derive(Debug, Args)]
 pub struct BenchArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
-    pub model: String,
+    pub model: OsString,
     /// Tokens of the prompt
     #[arg(short, long, value_name = "N", default_value_t = NonZeroUsize::new(128).unwrap())]
     pub prompt: NonZeroUsize,
@@ -317,7 +209,7 @@ pub struct BenchArguments {
 #[derive(Debug, Args)]
 pub struct LogitsArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
-    pub model: String,
+    pub model: OsString,
     /// Token ids, used as they are (no BOS is added)
     #[arg(long, value_name = "IDS", value_delimiter = ',', required = true, value_parser = token_id)]
     pub tokens: Vec<u32>,
@@ -332,7 +224,7 @@ pub struct LogitsArguments {
 #[derive(Debug, Args)]
 pub struct EmbedArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
-    pub model: String,
+    pub model: OsString,
     /// The texts, after -- where one begins with a hyphen [default: standard input, one a line]
     pub texts: Vec<String>,
     /// A file with the texts, one a line
@@ -352,7 +244,7 @@ pub struct EmbedArguments {
 #[derive(Debug, Args)]
 pub struct TokenizeArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
-    pub model: String,
+    pub model: OsString,
     /// The text [default: standard input]
     #[arg(allow_hyphen_values = true)]
     pub text: Option<String>,
@@ -370,7 +262,7 @@ pub struct TokenizeArguments {
 #[derive(Debug, Args)]
 pub struct RenderArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
-    pub model: String,
+    pub model: OsString,
     /// A JSON file: an array of messages, or an object as /v1/chat/completions takes
     #[arg(long, value_name = "FILE")]
     pub messages: PathBuf,
@@ -388,7 +280,7 @@ pub struct RenderArguments {
 #[derive(Debug, Args)]
 pub struct InfoArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
-    pub model: String,
+    pub model: OsString,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,

@@ -1,19 +1,16 @@
 //! `candlewick chat`: a conversation in the terminal.
 
+use super::answer::{Models, Untalkative, answer};
 use super::arguments::{ChatArguments, Common};
-use super::output::{LoadBar, print_error, say, stdout};
-use super::run::report;
-use super::{Failure, Outcome, hosted, load};
-use crate::chat::{self, Conversation};
-use crate::engine::{Engine, Event, Prompt, Settings};
+use super::output::{print_error, say, stdout};
+use super::{Failure, Outcome};
 use crate::openai::{Endpoint, Ran};
-use crate::router::{Provider, Router};
-use crate::{Error, Result};
+use crate::router::Provider;
+use crate::{Error, Result, chat};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
-use serde_json::{Map, Value};
-use std::io::Write;
-use std::rc::Rc;
+use serde_json::Value;
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,19 +22,12 @@ Type a message and press Enter. A line that ends with \\ goes on in the next one
 Ctrl-C stops an answer.";
 
 pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
-    let settings = arguments.answer.settings();
-    settings.sampling.validate()?;
-    let partner = match hosted::router(&arguments.model, &arguments.fallbacks, common)? {
-        Some(router) => Partner::routed(router, arguments.answer.body()).await?,
-        None => Partner::Local(load(&arguments.model, common).await?, settings),
-    };
-    if let Partner::Local(engine, _) = &partner
-        && engine.language().template.is_none()
-    {
-        return Err(Error::invalid_argument(
-            "this model has no chat template: it continues text. Use `candlewick run MODEL -p TEXT`",
-        )
-        .into());
+    let body = arguments.answer.body()?;
+    let Models { router, .. } =
+        Models::new(&arguments.model, &arguments.fallbacks, common, Untalkative::Refuses)?;
+    let (first, reason) = router.open().await?;
+    if !router.prefers_active() {
+        say!("{} answers, because of {reason}", first.model());
     }
     // The editor sets a handler too: ours must come after.
     let mut editor = DefaultEditor::new().map_err(terminal_failed)?;
@@ -46,7 +36,7 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     ctrlc::set_handler(move || stop_on_signal.store(true, Ordering::Relaxed))
         .map_err(|error| Error::internal(format!("cannot handle Ctrl-C: {error}")))?;
     if !common.quiet {
-        say!("{}. /help says what you can do.", partner.describe());
+        say!("{}. /help says what you can do.", described(first.as_ref()));
     }
 
     let opening: Vec<Value> = arguments.system.iter().map(|system| chat::message("system", system)).collect();
@@ -78,8 +68,13 @@ pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
             text => messages.push(chat::message("user", text)),
         }
         stop.store(false, Ordering::Relaxed);
-        match partner.answer(&messages, &stop, common).await {
-            Ok(text) => messages.push(chat::message("assistant", &text)),
+        let mut request = body.clone();
+        request.insert("messages".into(), messages.clone().into());
+        match answer(&router, Endpoint::Chat, request, true, common, Some(&*stop)).await {
+            Ok(answer) => {
+                writeln!(std::io::stdout())?;
+                messages.push(chat::message("assistant", answer.text()));
+            }
             Err(Failure::Error(error)) => {
                 // The conversation stays as it was, so that another try is possible.
                 print_error(&error);
@@ -109,90 +104,21 @@ fn read_message(editor: &mut DefaultEditor) -> Result<Option<String>> {
             Err(ReadlineError::Interrupted) if !message.is_empty() => message.clear(),
             Err(ReadlineError::Interrupted) => say!("Ctrl-D or /exit leaves."),
             Err(ReadlineError::Eof) => return Ok(None),
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                print_error(&Error::invalid_argument("that line is not valid UTF-8 text, and was left out"));
+                message.clear();
+            }
             Err(error) => return Err(terminal_failed(error)),
         }
     }
 }
 
-/// Who answers.
-enum Partner {
-    Local(Engine, Settings),
-    /// And the model that answers if nothing happens.
-    Routed(Router, Rc<dyn Provider>, Map<String, Value>),
-}
-
-impl Partner {
-    async fn routed(router: Router, body: Map<String, Value>) -> Result<Partner> {
-        let (first, reason) = router.open().await?;
-        if !router.prefers_active() {
-            say!("{} answers, because of {reason}", first.model());
-        }
-        Ok(Partner::Routed(router, first, body))
+/// Who will answer, if nothing happens.
+fn described(model: &dyn Provider) -> String {
+    match model.ran() {
+        Ran::Local => format!("{} on the {}", model.model(), model.provider()),
+        Ran::Remote => format!("{}, hosted by {}", model.model(), model.provider()),
     }
-
-    fn describe(&self) -> String {
-        match self {
-            Partner::Local(engine, _) => format!("{} on the {}", engine.info().name, engine.info().device),
-            Partner::Routed(_, model, _) => match model.ran() {
-                Ran::Local => format!("{} on the {}", model.model(), model.provider()),
-                Ran::Remote => format!("{}, hosted by {}", model.model(), model.provider()),
-            },
-        }
-    }
-
-    /// Prints an answer as it comes; what there is of it when `stop` is set.
-    async fn answer(
-        &self,
-        messages: &[Value],
-        stop: &AtomicBool,
-        common: &Common,
-    ) -> std::result::Result<String, Failure> {
-        match self {
-            Partner::Local(engine, settings) => {
-                answer(engine, messages, settings.clone(), stop, common).await
-            }
-            Partner::Routed(router, _, body) => {
-                let mut body = body.clone();
-                body.insert("messages".into(), messages.to_vec().into());
-                let answer = hosted::answer(router, Endpoint::Chat, body, true, common, stop).await?;
-                writeln!(stdout())?;
-                Ok(answer.text().to_owned())
-            }
-        }
-    }
-}
-
-/// A local model's answer.
-async fn answer(
-    engine: &Engine,
-    messages: &[Value],
-    settings: Settings,
-    stop: &AtomicBool,
-    common: &Common,
-) -> std::result::Result<String, Failure> {
-    let prompt = Prompt::Chat(Conversation::new(messages.to_vec()));
-    let mut generation = engine.generate(prompt, settings).await?;
-    let mut stdout = stdout();
-    let (mut whole, mut recovery) = (String::new(), None);
-    while !stop.load(Ordering::Relaxed) {
-        match generation.next().await? {
-            None => break,
-            Some(Event::Recovery(progress)) => {
-                recovery.get_or_insert_with(|| LoadBar::new(common.quiet)).show(&progress)?;
-            }
-            Some(Event::Prompt { .. }) => recovery = None,
-            Some(Event::Token { text, .. } | Event::Finish { text, .. }) => {
-                stdout.write_all(text.as_bytes())?;
-                stdout.flush()?;
-                whole += &text;
-            }
-        }
-    }
-    writeln!(stdout)?;
-    if common.verbose {
-        report(&generation);
-    }
-    Ok(whole)
 }
 
 fn terminal_failed(error: ReadlineError) -> Error {

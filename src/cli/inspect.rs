@@ -1,15 +1,17 @@
 //! Commands that show what is in a model: `logits`, `tokenize`, `render`, `info`.
 
 use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, TokenizeArguments};
+use super::models::Named;
 use super::output::stdout;
 use super::{Outcome, load, models, options, read_header, read_stdin, read_text, warn};
 use crate::chat::Conversation;
 use crate::engine::{Estimate, Language, Verdict, inspect};
-use crate::hub::{Inspected, Spec};
+use crate::hub::Inspected;
+use crate::openai::ChatRequest;
 use crate::store::open_file;
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
 
@@ -41,7 +43,14 @@ impl Row {
 pub async fn logits(arguments: &LogitsArguments, common: &Common) -> Outcome {
     let engine = load(&arguments.model, common).await?;
     let mut rows = Vec::new();
-    engine.logits(&arguments.tokens, &mut |_, logits| rows.push(Row::new(logits, arguments.top))).await?;
+    let result =
+        engine.logits(&arguments.tokens, &mut |_, logits| rows.push(Row::new(logits, arguments.top))).await;
+    result.map_err(|mut error| {
+        if error.code == Code::ContextLengthExceeded {
+            error.message += " (--ctx)";
+        }
+        error
+    })?;
     let mut stdout = stdout();
     if arguments.json {
         serde_json::to_writer(&mut stdout, &serde_json::json!({ "rows": rows }))
@@ -92,13 +101,21 @@ pub async fn tokenize(arguments: &TokenizeArguments, common: &Common) -> Outcome
 pub async fn render(arguments: &RenderArguments, common: &Common) -> Outcome {
     let (source, header) = read_header(&arguments.model, common).await?;
     let language = Language::from_header(&header).map_err(|error| error.context(source.name()))?;
-    let messages: serde_json::Value = read_json(&arguments.messages)?;
+    let messages = read_json(&arguments.messages)?;
     let mut conversation = match messages {
-        serde_json::Value::Array(messages) => Conversation::new(messages),
-        request => from_json(&arguments.messages, request)?,
+        Value::Array(messages) => Conversation::new(messages),
+        request => {
+            let request = ChatRequest::try_from(request);
+            request.map_err(|error| error.context(arguments.messages.display()))?.conversation
+        }
     };
     if let Some(tools) = &arguments.tools {
-        conversation.tools = Some(read_json(tools)?);
+        let Value::Array(list) = read_json(tools)? else {
+            return Err(
+                Error::invalid_argument(format!("{} must be a list of tools", tools.display())).into()
+            );
+        };
+        conversation.tools = Some(list);
     }
     conversation.continue_final_message |= arguments.continue_final_message;
     if arguments.no_generation_prompt {
@@ -109,24 +126,16 @@ pub async fn render(arguments: &RenderArguments, common: &Common) -> Outcome {
     Ok(())
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let value = serde_json::from_str(&read_text(path)?).map_err(|error| not_json(path, error))?;
-    from_json(path, value)
-}
-
-fn from_json<T: DeserializeOwned>(path: &Path, value: serde_json::Value) -> Result<T> {
-    serde_json::from_value(value).map_err(|error| not_json(path, error))
-}
-
-fn not_json(path: &Path, error: serde_json::Error) -> Error {
-    Error::invalid_argument(format!("{}: {error}", path.display()))
+fn read_json(path: &Path) -> Result<Value> {
+    serde_json::from_str(&read_text(path)?)
+        .map_err(|error| Error::invalid_argument(format!("{} is not JSON: {error}", path.display())))
 }
 
 pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
     let options = options(common)?;
     let (inspection, cached) = match models::named(&arguments.model)? {
-        Spec::Path(path) => (inspect(open_file(path.as_ref())?.as_ref(), &options).await?, None),
-        spec => {
+        Named::File(path) => (inspect(open_file(&path)?.as_ref(), &options).await?, None),
+        Named::Elsewhere(spec) => {
             let Inspected { inspection, cached } =
                 models::from_environment(common)?.inspect(&spec, &options).await?;
             (inspection, Some(cached))
@@ -143,10 +152,10 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
     }
     for (key, value) in value.as_object().into_iter().flatten() {
         match value {
-            serde_json::Value::Null | serde_json::Value::Array(_) => {}
+            Value::Null | Value::Array(_) => {}
             // Each device says its own below.
             _ if matches!(key.as_str(), "verdict" | "device" | "predictedPerSecond") => {}
-            serde_json::Value::String(text) => writeln!(stdout, "{key:<22} {text}")?,
+            Value::String(text) => writeln!(stdout, "{key:<22} {text}")?,
             value => writeln!(stdout, "{key:<22} {value}")?,
         }
     }

@@ -3,25 +3,28 @@
 //!
 //! Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage.
 
+mod answer;
 mod arguments;
 mod bench;
 mod chat;
 mod embed;
-mod hosted;
 mod inspect;
 mod models;
 mod output;
 mod providers;
 mod run;
+mod settings;
 
 use crate::engine::{Device, Engine, Options};
-use crate::hub::{self, Spec};
+use crate::hub;
 use crate::model::gguf::Header;
 use crate::store::{Source, no_file, open_file};
 use crate::{Error, Result};
 use arguments::{Cli, Command, Common};
 use clap::Parser;
+use models::Named;
 use output::{LoadBar, print_error, say};
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
@@ -102,20 +105,20 @@ async fn dispatch(cli: &Cli) -> Outcome {
 }
 
 /// Loads a model with a bar on stderr, from a file, the cache or the network.
-async fn load(model: &str, common: &Common) -> Result<Engine> {
+async fn load(model: &OsStr, common: &Common) -> Result<Engine> {
     load_with(model, common, options(common)?).await
 }
 
 /// The same with other options than the command line's.
-async fn load_with(model: &str, common: &Common, options: Options) -> Result<Engine> {
+async fn load_with(model: &OsStr, common: &Common, options: Options) -> Result<Engine> {
     let bar = LoadBar::new(common.quiet);
     let mut progress = |progress| bar.show(&progress);
     let engine = match models::named(model)? {
-        Spec::Path(path) => {
-            let source = open_file(path.as_ref())?;
+        Named::File(path) => {
+            let source = open_file(&path)?;
             Engine::load(source.into(), &options, &mut progress).await?
         }
-        spec => {
+        Named::Elsewhere(spec) => {
             let model = Rc::new(models::open(&spec, common, &bar).await?);
             hub::load(model, &options, &mut progress).await?
         }
@@ -178,10 +181,10 @@ fn options(common: &Common) -> Result<Options> {
 }
 
 /// The header alone: for commands that need no weights.
-async fn read_header(model: &str, common: &Common) -> Result<(Box<dyn Source>, Header)> {
+async fn read_header(model: &OsStr, common: &Common) -> Result<(Box<dyn Source>, Header)> {
     let source: Box<dyn Source> = match models::named(model)? {
-        Spec::Path(path) => open_file(path.as_ref())?,
-        spec => Box::new(models::from_environment(common)?.peek(&spec).await?),
+        Named::File(path) => open_file(&path)?,
+        Named::Elsewhere(spec) => Box::new(models::from_environment(common)?.peek(&spec).await?),
     };
     let header = Header::read(source.as_ref()).await?;
     Ok((source, header))

@@ -8,17 +8,30 @@ use crate::hub::{Client, Model, Models, Report, Spec, Verdict};
 use crate::remote::OnRetry;
 use crate::store::{FolderStore, Source};
 use crate::{Error, Result};
+use std::ffi::OsStr;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// What a name means; where there is a file of that name, it is that.
-pub fn named(model: &str) -> Result<Spec> {
-    // A link that leads nowhere is one, too.
-    match Path::new(model).symlink_metadata() {
-        Ok(_) => Ok(Spec::Path(model.to_owned())),
-        Err(_) => client(None)?.name(model),
-    }
+/// What a MODEL names.
+pub enum Named {
+    /// One on this disk.
+    File(PathBuf),
+    /// One to be fetched, or in the cache.
+    Elsewhere(Spec),
+}
+
+/// What a name means; where there is a file of that name, it is that. A path need not be text.
+pub fn named(model: &OsStr) -> Result<Named> {
+    // A link that leads nowhere is a file, too.
+    let is_name = Path::new(model).symlink_metadata().is_err();
+    let Some(name) = model.to_str().filter(|_| is_name) else {
+        return Ok(Named::File(model.into()));
+    };
+    Ok(match client(None)?.name(name)? {
+        Spec::Path(path) => Named::File(path.into()),
+        spec => Named::Elsewhere(spec),
+    })
 }
 
 /// The Hub, as `HF_ENDPOINT` says where it is.

@@ -8,9 +8,8 @@ use crate::http::Token;
 use crate::remote::{Client, Config, HUGGING_FACE, Retry, whole};
 use crate::router::Hosted;
 use crate::store::FolderStore;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -140,8 +139,11 @@ impl Providers {
     fn read() -> Result<Providers> {
         let path = Providers::path()?;
         match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|error| Error::invalid_argument(format!("{}: {error}", path.display()))),
+            Ok(text) => {
+                let value = serde_json::from_slice(&text)
+                    .map_err(|error| Error::invalid_argument(format!("{}: {error}", path.display())))?;
+                json::read("", &value).map_err(|error| error.context(path.display()))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Providers::default()),
             Err(error) => Err(Error::invalid_argument(format!("cannot read {}: {error}", path.display()))),
         }
@@ -281,13 +283,13 @@ fn list(as_json: bool, common: &Common) -> Outcome {
         let ready = name != HF && provider.token_env.is_none()
             || matches!(provider.token(&name, common), Ok(Some(_)));
         let is_default = default.as_deref() == Some(&name);
-        rows.push(json!({
+        rows.push(serde_json::json!({
             "name": name, "baseURL": provider.base_url, "model": provider.model,
             "token": token, "ready": ready, "default": is_default,
         }));
     }
     if as_json {
-        writeln!(stdout, "{}", json!({ "providers": rows }))?;
+        writeln!(stdout, "{}", serde_json::json!({ "providers": rows }))?;
         return Ok(());
     }
     for row in rows {
@@ -314,7 +316,7 @@ async fn test(name: Option<&str>, common: &Common) -> Outcome {
         }
     };
     let began = Instant::now();
-    let body = json!({ "messages": [crate::chat::message("user", "Say OK.")], "stream": true });
+    let body = serde_json::json!({ "messages": [crate::chat::message("user", "Say OK.")], "stream": true });
     let answer = whole(hosted.client.chat(&hosted.model, body)?).await?;
     let attempts = answer.origin().map_or(1, |origin| origin.attempts);
     let seconds = began.elapsed().as_secs_f64();
@@ -334,7 +336,7 @@ async fn models(name: Option<&str>, as_json: bool, common: &Common) -> Outcome {
     let models = provider.client(&name, common)?.models().await?;
     let mut stdout = stdout();
     if as_json {
-        writeln!(stdout, "{}", json!({ "models": *models }))?;
+        writeln!(stdout, "{}", serde_json::json!({ "models": *models }))?;
         return Ok(());
     }
     for model in models.iter() {

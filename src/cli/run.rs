@@ -1,96 +1,52 @@
 //! `candlewick run`: one prompt, one answer.
 
+use super::answer::{Models, Untalkative, answer};
 use super::arguments::{Common, RunArguments};
-use super::output::{LoadBar, say, stdout};
-use super::{Outcome, hosted, load, read_stdin, read_text};
-use crate::Error;
-use crate::chat::{self, Conversation};
-use crate::engine::{Event, Generation, Prompt};
+use super::output::stdout;
+use super::{Outcome, read_stdin, read_text};
+use crate::chat;
+use crate::openai::{Endpoint, Ran};
+use serde_json::Value;
 use std::io::Write;
 
 pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
+    let mut body = arguments.answer.body()?;
     let text = match (&arguments.prompt, &arguments.file) {
         (Some(prompt), _) => prompt.clone(),
         (None, Some(file)) => read_text(file)?,
         (None, None) => read_stdin()?,
     };
-    if let Some(router) = hosted::router(&arguments.model, &arguments.fallbacks, common)? {
-        return hosted::run(&router, text, arguments, common).await;
-    }
-    let engine = load(&arguments.model, common).await?;
-    if arguments.system.is_some() && engine.language().template.is_none() {
-        let message = "--system needs a model with a chat template; this one continues text";
-        return Err(Error::invalid_argument(message).into());
-    }
-    let prompt = if arguments.raw || engine.language().template.is_none() {
-        Prompt::Text(text)
+    let models = Models::new(&arguments.model, &arguments.fallbacks, common, Untalkative::Continues)?;
+    let endpoint = if arguments.raw {
+        body.insert("prompt".into(), text.into());
+        Endpoint::Completions
     } else {
         let system = arguments.system.iter().map(|system| chat::message("system", system));
-        Prompt::Chat(Conversation::new(system.chain([chat::message("user", &text)]).collect()))
+        let messages: Vec<Value> = system.chain([chat::message("user", &text)]).collect();
+        body.insert("messages".into(), messages.into());
+        Endpoint::Chat
     };
-    let mut generation = engine.generate(prompt, arguments.answer.settings()).await?;
-
+    let seed = body.get("seed").cloned();
+    let answer = answer(&models.router, endpoint, body, !arguments.json, common, None).await?;
     let mut stdout = stdout();
-    let (mut whole, mut tokens, mut finish_reason) = (String::new(), Vec::new(), None);
-    let mut recovery = None;
-    while let Some(event) = generation.next().await? {
-        let piece = match event {
-            Event::Recovery(progress) => {
-                recovery.get_or_insert_with(|| LoadBar::new(common.quiet)).show(&progress)?;
-                continue;
-            }
-            Event::Prompt { .. } => {
-                recovery = None;
-                continue;
-            }
-            Event::Token { token, text, .. } => {
-                tokens.push(token);
-                text
-            }
-            Event::Finish { text, token, reason, .. } => {
-                tokens.extend(token);
-                finish_reason = Some(reason);
-                text
-            }
-        };
-        if arguments.json {
-            whole += &piece;
-        } else {
-            stdout.write_all(piece.as_bytes())?;
-            stdout.flush()?;
-        }
-    }
     if arguments.json {
-        let timings = generation.timings();
-        let answer = serde_json::json!({
-            "text": whole,
-            "tokens": tokens,
-            "finish_reason": finish_reason,
-            "usage": generation.usage(),
-            "timings": timings,
-            "seed": generation.seed(),
-            "device": engine.info().device,
+        let origin = answer.origin();
+        let here = origin.filter(|origin| origin.ran == Ran::Local);
+        let mut object = serde_json::json!({
+            "text": answer.text(),
+            "tokens": here.map(|_| answer.tokens()),
+            "finish_reason": answer.finish_reason(),
+            "usage": answer.usage(),
+            "timings": answer.timings(),
+            "seed": origin.and_then(|origin| origin.seed).map(Value::from).or(seed),
+            "device": here.map_or("remote", |origin| origin.provider.as_str()),
         });
-        writeln!(stdout, "{answer}")?;
+        if !models.alone {
+            object["candlewick"] = serde_json::to_value(origin).map_err(crate::Error::internal)?;
+        }
+        writeln!(stdout, "{object}")?;
     } else if stdout.is_terminal() {
         writeln!(stdout)?;
     }
-    if common.verbose {
-        report(&generation);
-    }
     Ok(())
-}
-
-/// Speeds, on stderr.
-pub fn report(generation: &Generation) {
-    let timings = generation.timings();
-    say!(
-        "prompt: {} tokens at {:.1} tokens/s; answer: {} tokens at {:.1} tokens/s; first token after {:.0} ms; seed {}",
-        timings.prompt_n,
-        timings.prompt_per_second,
-        timings.predicted_n,
-        timings.predicted_per_second,
-        timings.time_to_first_token_ms,
-        generation.seed(),
-    );
 }

@@ -1,5 +1,6 @@
 //! One answer: prefill, then decode, token by token, as the caller asks for the next event.
 
+use super::counts::{Clock, PromptTokensDetails, Timings, Usage};
 use super::progress::Progress;
 use super::recovery::{Recovery, Step};
 use super::stop::StopMatcher;
@@ -44,7 +45,7 @@ pub enum Truncation {
 pub struct Settings {
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Tokens to generate at most. Answers also end where the context is full.
+    /// Tokens to generate at most; with 0 only the prompt is counted. Answers also end where the context is full.
     pub max_tokens: usize,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
@@ -119,43 +120,8 @@ pub enum Event {
     },
 }
 
-/// Token counts in OpenAI's terms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Usage {
-    /// Of the prompt.
-    pub prompt_tokens: usize,
-    /// Of all answers.
-    pub completion_tokens: usize,
-    /// Both.
-    pub total_tokens: usize,
-    /// Where some of the prompt needed no work.
-    pub prompt_tokens_details: PromptTokensDetails,
-}
-
-/// Part of [`Usage`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct PromptTokensDetails {
-    /// Tokens that were still in the KV cache.
-    pub cached_tokens: usize,
-}
-
-/// Speed of an answer. Times are wall-clock, without waiting for the caller.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Timings {
-    /// Prompt tokens that went through the model.
-    pub prompt_n: usize,
-    /// Tokens a second.
-    pub prompt_per_second: f64,
-    /// Tokens generated.
-    pub predicted_n: usize,
-    /// Tokens a second, after the first; 0 where there was but one.
-    pub predicted_per_second: f64,
-    /// Milliseconds from the start of this request's turn.
-    pub time_to_first_token_ms: f64,
-}
-
 /// A checked request that waits for its turn.
-pub(super) struct Start {
+pub(crate) struct Start {
     prompt: Vec<u32>,
     settings: Settings,
     sampler: Sampler,
@@ -163,10 +129,14 @@ pub(super) struct Start {
 }
 
 impl Start {
-    pub fn new(language: &Language, context: usize, prompt: Prompt, settings: Settings) -> Result<Start> {
-        if settings.max_tokens == 0 {
-            return Err(Error::invalid_argument("max_tokens is 0; it must be at least 1"));
-        }
+    pub(super) fn new(
+        language: &Language,
+        context: usize,
+        prompt: Prompt,
+        mut settings: Settings,
+    ) -> Result<Start> {
+        // No answer is longer, and no sum overflows.
+        settings.max_tokens = settings.max_tokens.min(context);
         if settings.choices == 0 {
             return Err(Error::invalid_argument("n is 0; it must be at least 1"));
         }
@@ -208,7 +178,17 @@ impl Start {
         Ok(Start { prompt: tokens, settings, sampler, detokenizer })
     }
 
-    pub fn with(self, language: Rc<Language>, mut session: MutexGuardArc<Session>) -> Generation {
+    /// Of the first answer.
+    pub fn seed(&self) -> u64 {
+        self.sampler.seed()
+    }
+
+    /// Number of answers.
+    pub fn choices(&self) -> usize {
+        self.settings.choices
+    }
+
+    pub(super) fn with(self, language: Rc<Language>, mut session: MutexGuardArc<Session>) -> Generation {
         // The last token has to go through the model again, for its logits.
         let reusable = &self.prompt[..self.prompt.len() - 1];
         let cached = session.cached.iter().zip(reusable).take_while(|(a, b)| a == b).count();
@@ -252,8 +232,7 @@ fn is_ahead(session: &Session, settings: &Settings) -> bool {
 pub(super) fn too_long(prompt: usize, context: usize) -> Error {
     Error::context_length_exceeded(format!(
         "the prompt has {prompt} tokens, and the context holds {context}, the answer included. \
-         Shorten the prompt, load the model with a larger context (--ctx), or have the middle of the \
-         prompt cut out (--truncate)"
+         Shorten the prompt, load the model with a larger context, or have the middle of the prompt cut out"
     ))
 }
 
@@ -328,6 +307,9 @@ impl Generation {
     pub async fn next(&mut self) -> Result<Option<Event>> {
         if self.choice == self.settings.choices {
             return Ok(None);
+        }
+        if self.settings.max_tokens == 0 {
+            return Ok(Some(self.finish(FinishReason::Length, None, String::new())));
         }
         loop {
             if self.recovery.is_some() {
@@ -518,55 +500,5 @@ impl Generation {
     /// Speed so far.
     pub fn timings(&self) -> Timings {
         self.clock.timings(self.processed - self.cached, self.generated)
-    }
-}
-
-/// Adds up the time of the steps.
-struct Clock {
-    start: Instant,
-    prompt_seconds: f64,
-    /// Of the steps that put a token through the model.
-    decode_seconds: f64,
-    decode_steps: usize,
-    first_token_seconds: Option<f64>,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Clock {
-            start: Instant::now(),
-            prompt_seconds: 0.0,
-            decode_seconds: 0.0,
-            decode_steps: 0,
-            first_token_seconds: None,
-        }
-    }
-
-    /// `first`: the answer has no token yet. Its first one the prompt has paid for.
-    fn count(&mut self, event: &Event, step_start: Instant, first: bool) {
-        let seconds = step_start.elapsed().as_secs_f64();
-        match event {
-            // After a loss, what has an answer's tokens in it is no prompt any more.
-            Event::Prompt { .. } if first => self.prompt_seconds += seconds,
-            Event::Prompt { .. } | Event::Recovery(_) => {}
-            Event::Token { .. } | Event::Finish { .. } => {
-                if !first {
-                    self.decode_seconds += seconds;
-                    self.decode_steps += 1;
-                }
-                self.first_token_seconds.get_or_insert(self.start.elapsed().as_secs_f64());
-            }
-        }
-    }
-
-    fn timings(&self, prompt_n: usize, predicted_n: usize) -> Timings {
-        let rate = |n: usize, seconds: f64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
-        Timings {
-            prompt_n,
-            prompt_per_second: rate(prompt_n, self.prompt_seconds),
-            predicted_n,
-            predicted_per_second: rate(self.decode_steps, self.decode_seconds),
-            time_to_first_token_ms: self.first_token_seconds.unwrap_or(0.0) * 1000.0,
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! From a model file and a request to text: load, prefill, decode, sample, stop.
 
+mod counts;
 mod device;
 mod embedding;
 mod estimate;
@@ -12,12 +13,12 @@ mod recovery;
 mod session;
 mod stop;
 
+pub use counts::{PromptTokensDetails, Timings, Usage};
 pub use device::Device;
 pub use embedding::{Document, Embedding, EmbeddingSettings};
 pub use estimate::{Estimate, Verdict, fits};
-pub use generation::{
-    Event, FinishReason, Generation, Prompt, PromptTokensDetails, Settings, Timings, Truncation, Usage,
-};
+pub(crate) use generation::Start;
+pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Truncation};
 pub use info::{Info, Memory};
 pub use inspect::{Inspection, inspect};
 pub use progress::{Meter, Progress, Stage};
@@ -25,6 +26,7 @@ pub use progress::{Meter, Progress, Stage};
 use crate::backend::cpu::MOST_THREADS;
 use crate::backend::{Backend, KernelTime};
 use crate::chat::{ChatTemplate, Conversation, LocalTime};
+use crate::json::check_depth;
 use crate::model::Encoder;
 use crate::model::gguf::Header;
 use crate::store::Source;
@@ -96,6 +98,9 @@ impl Language {
                 "this model has no chat template: it continues text. Give it a prompt instead of messages",
             )
         })?;
+        check_depth("messages", &conversation.messages)?;
+        check_depth("tools", conversation.tools.iter().flatten())?;
+        check_depth("chat_template_kwargs", conversation.variables.values())?;
         if conversation.messages.is_empty() {
             return Err(Error::invalid_argument(
                 "messages is empty; a conversation has at least one message",
@@ -238,9 +243,18 @@ impl Engine {
     /// Starts to answer, once the requests before this one have ended. Dropping the future or
     /// the generation gives the turn to the next.
     pub async fn generate(&self, prompt: Prompt, settings: Settings) -> Result<Generation> {
-        let session = self.session()?;
-        let start = generation::Start::new(&self.language, self.info().context_length, prompt, settings)?;
-        let mut session = session.lock_arc().await;
+        self.begin(self.prepare(prompt, settings)?).await
+    }
+
+    /// Checks a request, and turns its prompt into tokens.
+    pub(crate) fn prepare(&self, prompt: Prompt, settings: Settings) -> Result<Start> {
+        self.session()?;
+        Start::new(&self.language, self.info().context_length, prompt, settings)
+    }
+
+    /// Starts to answer, once it is this request's turn.
+    pub(crate) async fn begin(&self, start: Start) -> Result<Generation> {
+        let mut session = self.session()?.lock_arc().await;
         session.settle().await?;
         Ok(start.with(self.language.clone(), session))
     }
@@ -251,7 +265,7 @@ impl Engine {
         let context = self.info().context_length;
         if tokens.len() > context {
             return Err(Error::context_length_exceeded(format!(
-                "{} tokens, and the context holds {context}. Load the model with a larger context (--ctx)",
+                "{} tokens, and the context holds {context}. Load the model with a larger context",
                 tokens.len()
             )));
         }

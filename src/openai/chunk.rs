@@ -211,6 +211,9 @@ pub struct Origin {
     /// US dollars, where the price is known. On the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
+    /// What repeats the answer, with the same request and device; where JavaScript's numbers hold it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -228,6 +231,9 @@ pub struct ChunkChoice {
     /// Where a text is continued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// Ids of the tokens, where a request to a model on this device has `return_tokens`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<u32>,
     /// As the model's host gives them.
     pub logprobs: Option<Value>,
     /// On the last chunk of this answer.
@@ -347,6 +353,8 @@ struct Choice {
     message: Option<Delta>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tokens: Vec<u32>,
     logprobs: Option<Value>,
     finish_reason: Option<FinishReason>,
     #[serde(flatten)]
@@ -397,6 +405,16 @@ impl Completion {
         self.choices.get(*self.places.get(&0)?)
     }
 
+    /// Ids of the first answer's tokens, where it has them.
+    pub fn tokens(&self) -> &[u32] {
+        self.first().map_or(&[], |choice| &choice.tokens)
+    }
+
+    /// How fast it was, where a model on this device made it.
+    pub fn timings(&self) -> Option<Timings> {
+        self.timings
+    }
+
     /// Tokens, where they were counted.
     pub fn usage(&self) -> Option<Usage> {
         self.usage.0
@@ -411,6 +429,7 @@ impl Completion {
 impl Choice {
     fn add(&mut self, part: &ChunkChoice) {
         append(&mut self.text, &part.text);
+        self.tokens.extend(&part.tokens);
         if let Some(delta) = &part.delta {
             self.message
                 .get_or_insert_with(|| Delta { role: Some("assistant".into()), ..Delta::default() })

@@ -1,7 +1,9 @@
 //! The shapes of `/v1/embeddings`: <https://platform.openai.com/docs/api-reference/embeddings>.
 
-use super::{Origin, read, without_nulls};
+use super::Origin;
+use super::inputs::{Input, Inputs};
 use crate::engine::{Document, EmbeddingSettings};
+use crate::json::Fields;
 use crate::{Error, Result};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::{Deserialize, Serialize};
@@ -30,46 +32,33 @@ pub enum Encoding {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Input {
-    Text(String),
-    Texts(Vec<String>),
-    Tokens(Vec<u32>),
-    ManyTokens(Vec<Vec<u32>>),
-}
-
-#[derive(Deserialize)]
-struct Fields {
+struct Body {
+    input: Inputs,
     #[serde(default)]
     encoding_format: Encoding,
     dimensions: Option<usize>,
     /// As in Hugging Face's text-embeddings-inference.
     #[serde(default)]
     truncate: bool,
+    /// The one that was loaded answers.
+    #[serde(default, rename = "model")]
+    _model: String,
 }
 
 impl TryFrom<Value> for EmbeddingRequest {
     type Error = Error;
 
     fn try_from(body: Value) -> Result<Self> {
-        let mut body = without_nulls(body)?;
-        let input = serde_json::from_value(body["input"].take()).map_err(|_| {
-            Error::invalid_argument(
-                "input must be a text, a list of texts, token ids, or a list of lists of them",
-            )
-        })?;
-        let documents: Vec<Document> = match input {
-            Input::Text(text) => vec![Document::Text(text)],
-            Input::Texts(texts) => texts.into_iter().map(Document::Text).collect(),
-            Input::Tokens(tokens) => vec![Document::Tokens(tokens)],
-            Input::ManyTokens(many) => many.into_iter().map(Document::Tokens).collect(),
+        let fields = Fields::new("the request", &body)?;
+        let Body { input: Inputs(inputs), encoding_format: encoding, dimensions, truncate, .. } =
+            fields.read()?;
+        fields.end(&["user"])?;
+        let document = |input| match input {
+            Input::Text(text) => Document::Text(text),
+            Input::Tokens(tokens) => Document::Tokens(tokens),
         };
-        if documents.is_empty() {
-            return Err(Error::invalid_argument("input is empty; give at least one text"));
-        }
-        let Fields { encoding_format: encoding, dimensions, truncate } = read(&body)?;
-        let settings = EmbeddingSettings { truncate, dimensions };
-        Ok(EmbeddingRequest { documents, settings, encoding })
+        let documents = inputs.into_iter().map(document).collect();
+        Ok(EmbeddingRequest { documents, settings: EmbeddingSettings { truncate, dimensions }, encoding })
     }
 }
 

@@ -49,6 +49,7 @@ fn choice(place: usize, mut fields: Map<String, Value>) -> ChunkChoice {
         index: index.and_then(|index| usize::try_from(index).ok()).unwrap_or(place),
         delta: said.map(delta),
         text: fields.remove("text").filter(|text| !text.is_null()).map(|text| prose(&text)),
+        tokens: Vec::new(),
         logprobs: fields.remove("logprobs").filter(|logprobs| !logprobs.is_null()),
         finish_reason: fields.remove("finish_reason").and_then(|reason| finish_reason(&reason)),
         other: fields,

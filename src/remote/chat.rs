@@ -364,6 +364,7 @@ impl Exchange {
             waited_ms: self.attempts.waited.as_millis() as u64,
             cached: false,
             cost: None,
+            seed: None,
         }
     }
 }

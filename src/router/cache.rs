@@ -88,7 +88,8 @@ impl Cache {
 
     /// What the answer to a request is known by; nothing where the next answer may be another.
     pub fn key(&self, identity: &str, endpoint: Endpoint, body: &Value) -> Option<String> {
-        let fixed = body.get("seed").is_some_and(|seed| !seed.is_null())
+        // -1 is a random one.
+        let fixed = body.get("seed").is_some_and(|seed| !seed.is_null() && seed.as_f64() != Some(-1.0))
             || body.get("temperature").and_then(Value::as_f64) == Some(0.0);
         if self.options.max_bytes == 0 || !(fixed || self.options.random) {
             return None;

@@ -18,7 +18,8 @@ pub use provider::{Capabilities, Hosted, Local, Provider};
 pub use table::{Pick, Row, Table, Task};
 
 use crate::http::sleep;
-use crate::openai::{Chunk, Chunks, EmbeddingRequest, Embeddings, Endpoint, Ran};
+use crate::json::check_depth;
+use crate::openai::{Chunk, Chunks, EmbeddingRequest, Embeddings, Endpoint, Ran, unsupported};
 use crate::remote::OnRetry;
 use crate::{Code, Error, Result};
 use async_lock::Mutex;
@@ -178,8 +179,9 @@ impl Router {
     /// Answers a request of OpenAI's shape. Chunks without choices tell of what goes on before it begins.
     pub fn answer(&self, endpoint: Endpoint, body: Value) -> Result<Chunks> {
         if !body.is_object() {
-            return Err(Error::invalid_argument("the request is not an object"));
+            return Err(Error::invalid_argument("the request must be an object"));
         }
+        check_depth("the request", [&body])?;
         let journey =
             Journey { router: self.clone(), endpoint, body, way: Way::default(), phase: Phase::Choose };
         let step = async |mut journey: Journey| Ok(journey.next().await?.map(|chunk| (chunk, journey)));
@@ -345,11 +347,11 @@ impl Journey {
         self.router.0.active.set(Some(at));
         let alone = self.router.next(at + 1).is_none();
         // A model that runs here knows what it can do; to ask a host would take a request.
-        if route.ran == Ran::Local
-            && let Some(missing) = provider.capabilities().await?.missing(&self.body)
-            && !alone
-        {
-            return Err(Error::unsupported_model(missing));
+        if route.ran == Ran::Local && !alone {
+            let missing = provider.capabilities().await?.missing(&self.body).map(str::to_owned);
+            if let Some(missing) = missing.or_else(|| unsupported(&self.body)) {
+                return Err(Error::unsupported_model(missing));
+            }
         }
         let key = self.router.0.cache.as_ref().and_then(|cache| {
             let key = cache.key(&provider.identity(), self.endpoint, &self.body)?;

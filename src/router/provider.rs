@@ -14,6 +14,9 @@ use futures_util::stream::{StreamExt, try_unfold};
 use serde::Serialize;
 use serde_json::Value;
 
+/// The largest whole number up to which JavaScript tells all apart. Seeds that are drawn are smaller.
+const MOST_EXACT: u64 = (1 << 53) - 1;
+
 /// What a model can do, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
@@ -92,6 +95,7 @@ impl Local {
             waited_ms: 0,
             cached: false,
             cost: None,
+            seed: None,
         }
     }
 }
@@ -115,11 +119,10 @@ impl Provider for Local {
     }
 
     fn capabilities(&self) -> LocalBoxFuture<'_, Result<Capabilities>> {
-        let template = self.0.language().template.as_ref();
         let capabilities = Capabilities {
             streaming: true,
-            // Templates that candlewick brings for files without one know none.
-            tools: Some(template.is_some_and(|template| template.name() == "model")),
+            // Templates may tell a model of tools, but nothing here reads calls out of its text.
+            tools: Some(false),
             vision: Some(false),
             json: Some(false),
             embeddings: Some(self.0.is_encoder()),
@@ -141,7 +144,8 @@ impl Provider for Local {
                 let last = chunk.usage.is_some();
                 if last || (!begun && !chunk.choices.is_empty()) {
                     begun = true;
-                    chunk.candlewick = Some(local.origin());
+                    let seed = Some(answer.seed()).filter(|&seed| seed <= MOST_EXACT);
+                    chunk.candlewick = Some(Origin { seed, ..local.origin() });
                 }
                 Ok(Some((chunk, (answer, local, begun))))
             };
@@ -233,6 +237,7 @@ impl Provider for Hosted {
                 waited_ms: answered.waited_ms,
                 cached: false,
                 cost: None,
+                seed: None,
             };
             let cut = |vector: Result<Vec<f32>>| {
                 let mut vector = vector?;

@@ -1,8 +1,11 @@
 //! What a caller can set.
 
+use crate::json::Whole;
 use crate::{Error, Result};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// How tokens are chosen. The defaults draw at temperature 0.7 from all tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -10,7 +13,8 @@ use std::collections::BTreeMap;
 pub struct Sampling {
     /// Divides the logits: higher is more random, 0 always takes the most likely token. At least 0.
     pub temperature: f32,
-    /// Keep this many of the most likely tokens; 0 keeps all.
+    /// Keep this many of the most likely tokens; 0 keeps all, in JSON -1 too.
+    #[serde(deserialize_with = "top_k")]
     pub top_k: u32,
     /// Keep the most likely tokens whose probabilities sum to this, from 0 to 1; 1 keeps all.
     pub top_p: f32,
@@ -27,10 +31,12 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Subtracted from a token's logit for each time it occurs in the window; 0 is off.
     pub frequency_penalty: f32,
-    /// Added to the logits of these token ids. In JSON the ids are strings: `{"123": -100}`.
+    /// Added to the logits of these token ids. In JSON the ids are strings: `{"123": -100}`; or pairs, as llama.cpp
+    /// has them: `[[123, -100]]`.
     #[serde(deserialize_with = "biases")]
     pub logit_bias: BTreeMap<u32, f32>,
-    /// Of the random draw; `None` takes a random one.
+    /// Of the random draw; `None` takes a random one, as -1 does in JSON. Other negative numbers are 2^64 higher.
+    #[serde(deserialize_with = "seed")]
     pub seed: Option<u64>,
 }
 
@@ -91,12 +97,65 @@ impl Sampling {
     }
 }
 
-/// Keys are strings in JSON and in JavaScript objects. OpenAI's clients may send null for none.
-fn biases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u32, f32>, D::Error> {
-    let biases = Option::<BTreeMap<String, f32>>::deserialize(deserializer)?.unwrap_or_default();
-    let parse = |(key, bias): (String, f32)| match key.parse() {
-        Ok(id) => Ok((id, bias)),
-        Err(_) => Err(serde::de::Error::custom(format!("logit_bias: {key:?} is not a token id"))),
-    };
-    biases.into_iter().map(parse).collect()
+fn top_k<'de, D: Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
+    match Whole::deserialize(value)?.0 {
+        -1 => Ok(0),
+        k @ 0.. => Ok(u32::try_from(k).unwrap_or(u32::MAX)),
+        k => Err(D::Error::custom(format!("must be a number of tokens, or 0 or -1 for all, not {k}"))),
+    }
+}
+
+fn seed<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
+    let Some(Whole(seed)) = Option::deserialize(value)? else { return Ok(None) };
+    match (seed, u64::try_from(seed), i64::try_from(seed)) {
+        (-1, ..) => Ok(None),
+        (_, Ok(seed), _) => Ok(Some(seed)),
+        (.., Ok(seed)) => Ok(Some(seed as u64)),
+        _ => Err(D::Error::custom(format!(
+            "must be a whole number from {} to {}, or -1 for a random one, not {seed}",
+            i64::MIN,
+            u64::MAX
+        ))),
+    }
+}
+
+fn biases<'de, D: Deserializer<'de>>(value: D) -> Result<BTreeMap<u32, f32>, D::Error> {
+    struct Reads;
+
+    impl<'de> Visitor<'de> for Reads {
+        type Value = BTreeMap<u32, f32>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("an object with a number for each token id")
+        }
+
+        /// Keys are strings in JSON and in JavaScript objects.
+        fn visit_map<A: MapAccess<'de>>(self, mut biases: A) -> Result<Self::Value, A::Error> {
+            let mut all = BTreeMap::new();
+            while let Some(key) = biases.next_key::<String>()? {
+                let id = key.trim().parse::<u32>();
+                let id = id.map_err(|_| A::Error::custom(format!("{key:?} is not a token id")))?;
+                all.insert(id, biases.next_value()?);
+            }
+            Ok(all)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut pairs: A) -> Result<Self::Value, A::Error> {
+            let mut all = BTreeMap::new();
+            while let Some(pair) = pairs.next_element::<Vec<f64>>()? {
+                let [id, bias] = pair[..] else {
+                    return Err(A::Error::custom("must have pairs of a token id and a number"));
+                };
+                let id = Some(id).filter(|id| id.fract() == 0.0 && (0.0..=u32::MAX.into()).contains(id));
+                let id = id.ok_or_else(|| A::Error::custom(format!("{} is not a token id", pair[0])))?;
+                all.insert(id as u32, bias as f32);
+            }
+            Ok(all)
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+    }
+    value.deserialize_any(Reads)
 }

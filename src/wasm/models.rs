@@ -1,7 +1,8 @@
 //! Models by name: the Hub, and the browser's storage.
 
 use super::sources::fits;
-use super::{from_js, hearer, to_js};
+use super::value::from_js;
+use super::{hearer, to_js};
 use crate::engine::{self, Meter, Options, Progress, Stage};
 use crate::http::{Backoff, Timeouts, Token};
 use crate::hub::{self, Client, Report, Sizes, Spec};
@@ -16,7 +17,7 @@ use wasm_bindgen::prelude::*;
 
 /// How to reach the Hub, and what to keep.
 #[derive(Deserialize, Default, Clone)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct HubOptions {
     token: Option<Token>,
     #[serde(rename = "hubURL")]
@@ -172,7 +173,7 @@ pub struct Models {
 impl Models {
     /// Takes the options of a load. `on_retry` hears that a server is asked again.
     pub async fn open(options: JsValue, on_retry: Option<Function>) -> Result<Models, JsValue> {
-        let options = from_js::<HubOptions>("options", options)?.hearing(on_retry);
+        let options = from_js::<HubOptions>("options", &options)?.hearing(on_retry);
         let force = options.force;
         let (models, keeps) = options.open().await?;
         Ok(Models { models, keeps, force })

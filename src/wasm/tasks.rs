@@ -1,12 +1,11 @@
 //! What Hugging Face's inference servers do beside chat.
 
 use super::to_js;
+use crate::Result;
 use crate::remote::Client;
 use crate::remote::tasks::{Parameters, Picture};
-use crate::{Error, Result};
 use js_sys::{Array, Uint8Array};
 use serde::Deserialize;
-use serde_json::Value;
 use wasm_bindgen::JsValue;
 
 /// What is to be done, and with what.
@@ -38,14 +37,6 @@ pub enum Task {
         #[serde(default)]
         picture: Picture,
     },
-}
-
-impl TryFrom<Value> for Task {
-    type Error = Error;
-
-    fn try_from(task: Value) -> Result<Task> {
-        Task::deserialize(task).map_err(|error| Error::invalid_argument(format!("task: {error}")))
-    }
 }
 
 impl Task {

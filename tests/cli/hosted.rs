@@ -3,18 +3,18 @@
 use super::*;
 use crate::remote::World;
 
-const TEXT: &str = "Süße Grüße: 你好 🌍, it works.";
+pub const TEXT: &str = "Süße Grüße: 你好 🌍, it works.";
 const TOKEN: &str = "hf_secretsecretsecret";
 
 /// A user with a configuration of their own.
-struct User(Folder);
+pub struct User(Folder);
 
 impl User {
-    fn new() -> User {
+    pub fn new() -> User {
         User(Folder::new())
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = candlewick(arguments);
         let names = ["HF_TOKEN", "HUGGINGFACE_API_KEY", "HUGGINGFACE_API_TOKEN", "CANDLEWICK_BASE_URL"];
         names.iter().for_each(|name| _ = command.env_remove(name));
@@ -26,11 +26,11 @@ impl User {
         self.0.0.path().join("new/providers.json")
     }
 
-    fn says(&self, arguments: &[&str]) -> String {
+    pub fn says(&self, arguments: &[&str]) -> String {
         text(self.command(arguments).output().unwrap())
     }
 
-    fn fails(&self, arguments: &[&str], code: &str) -> String {
+    pub fn fails(&self, arguments: &[&str], code: &str) -> String {
         let output = self.command(arguments).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{stderr}");

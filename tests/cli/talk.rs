@@ -34,6 +34,25 @@ fn a_message_that_fails_is_forgotten() {
 }
 
 #[test]
+fn lines_that_are_no_text_are_left_out() {
+    let one = text(with_input(chat(&[]), b"Hello\n"));
+    for (input, answers) in [
+        (&b"Hello\nb\xffad\nHello\n"[..], 2),
+        (b"\xff\n\xfe\xfd\nHello\n", 1),
+        (b"half a mess\\\n\xffage\nHello\n", 1),
+    ] {
+        let input = [input, b"/clear\nHello\n"].concat();
+        let output = with_input(chat(&[]), &input);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("not valid UTF-8") && stderr.contains("[invalid_argument]"), "{stderr}");
+        assert_eq!(output.status.code(), Some(0));
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with(&one) && said.ends_with(&one), "{said:?}");
+        assert!(said.lines().count() >= answers, "{said:?}");
+    }
+}
+
+#[test]
 fn settings_are_checked_first() {
     fails(&["chat", &fixture("models/qwen2.gguf"), "--temp", "-1"], "invalid_argument", &["temperature"]);
 }

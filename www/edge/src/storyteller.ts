@@ -22,7 +22,9 @@ interface Chunk {
 
 /** Continues a text, as `/v1/completions` does. */
 export async function tell(request: Request, body: Body, env: Env): Promise<Response> {
-  if (typeof body.n === "number" && body.n > MOST_ANSWERS) throw new Refusal(400, "invalid_argument", `n is ${body.n}; at most ${MOST_ANSWERS} answers are given.`);
+  const prompts = Array.isArray(body.prompt) && typeof body.prompt[0] !== "number" ? body.prompt.length : 1;
+  if (prompts > MOST_ANSWERS) throw new Refusal(400, "invalid_argument", `There are ${prompts} prompts; at most ${MOST_ANSWERS} answers are given.`);
+  if (typeof body.n === "number" && body.n * prompts > MOST_ANSWERS) throw new Refusal(400, "invalid_argument", `n is ${body.n}; at most ${MOST_ANSWERS} answers are given.`);
   const lease = await take(() => open(STORYTELLER, env, request.url));
   try {
     const answer = (lease.answer = lease.engine!.complete(body));
