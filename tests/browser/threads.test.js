@@ -13,15 +13,30 @@ const helplessWorker = {
   });`,
 };
 
+// The engine's Worker as it is; but something never happens, or never ends.
+const only = (script) => `import "${script}"; import "/pkg/dist/worker.js";`;
+const hangingWorkers = {
+  "/silent.js": only("/say-nothing.js"),
+  "/say-nothing.js": `addEventListener("message", (event) => "work" in event.data && event.stopImmediatePropagation());`,
+  "/stuck.js": only("/get-stuck.js"),
+  "/get-stuck.js": `addEventListener("message", ({ data }) => { if ("reason" in data && data.file !== "single") for (;;); });`,
+  "/deaf.js": only("/hear-nothing.js"),
+  "/hear-nothing.js": `addEventListener("message", (event) => "reason" in event.data && event.data.file !== "single" && event.stopImmediatePropagation());`,
+  "/childless.js": only("/have-no-children.js"),
+  "/have-no-children.js": `self.Worker = class { constructor() { throw new Error("a Worker in a Worker"); } };`,
+};
+
 // The engine without the package around it; its helpers come from the same script.
 const logitsWorker = `
   import init, { Engine, useHelpers } from "/pkg/wasm/candlewick-threads.js";
-  import { help, startHelper } from "/pkg/dist/helpers.js";
+  import { Crew } from "/pkg/dist/crew.js";
+  import { help } from "/pkg/dist/helpers.js";
   onmessage = async ({ data }) => {
     if ("work" in data) return help(data);
     const module = await WebAssembly.compileStreaming(fetch("/pkg/wasm/candlewick-threads_bg.wasm"));
     const { memory } = await init({ module_or_path: module });
-    useHelpers((work, crashed) => startHelper({ module, memory, work, crashed }));
+    const crew = new Crew(location.href);
+    useHelpers(async (work, crashed) => (await crew.start({ file: "threaded", module, memory, work, crashed })) === "runs");
     const file = new Uint8Array(await (await fetch(data.url)).arrayBuffer());
     const answer = [];
     for (const threads of data.threads) {
@@ -41,7 +56,7 @@ const withThreads = { skip: !threaded && "this browser has no relaxed SIMD" };
 let browser, isolated, plain;
 before(async () => {
   browser = await launch();
-  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", "/logits.js": logitsWorker, ...helplessWorker }, headers: isolation });
+  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", "/logits.js": logitsWorker, ...helplessWorker, ...hangingWorkers }, headers: isolation });
   // As the package's README has it.
   const [serviceWorker, registration] = [...read("pkg/README.md").toString().matchAll(/```js\n(\/\/ isolat[^]*?)```/g)].map(([, code]) => code);
   const trick = blank.replace("<script", () => `<script type="module">${registration}</script><script`);
@@ -192,6 +207,53 @@ describe("in a cross-origin isolated page", () => {
   test("where helpers cannot start, the engine works alone", withThreads, async () => {
     const told = await inPage(isolated.url, tell, { threads: 4, workerURL: "/helpless.js" });
     assert.deepEqual({ ...told, wasmReason: "" }, { text: story, threads: 1, wasm: "candlewick-threads.wasm", wasmReason: "", device: "cpu" });
+  });
+
+  // In Firefox, a Worker that starts another one hangs in that now and then.
+  test("the page starts the helpers", async () => {
+    const told = await inPage(isolated.url, tell, { threads: 3, workerURL: "/childless.js" });
+    assert.deepEqual([told.text, told.threads], [story, 3]);
+  });
+
+  test("where helpers do not answer, the engine works alone", async () => {
+    const told = await inPage(isolated.url, tell, { threads: 3, workerURL: "/silent.js" });
+    assert.deepEqual([told.text, told.threads, told.wasm], [story, 1, "candlewick-threads.wasm"]);
+    assert.match(told.wasmReason, /2 of its helpers did not come up/);
+  });
+
+  const files = { threadsWasmURL: "/pkg/wasm/candlewick-threads_bg.wasm", wasmURL: "/pkg/wasm/candlewick_bg.wasm" };
+  for (const worker of ["/stuck.js", "/deaf.js"]) {
+    test(`where it does not start with threads, it starts without: ${worker}`, async () => {
+      const told = await inPage(isolated.url, tell, { threads: 3, workerURL: worker, ...files });
+      assert.deepEqual([told.text, told.threads, told.wasm], [story, 1, "candlewick.wasm"]);
+      assert.match(told.wasmReason, /candlewick-threads.wasm was given up: it did not start within/);
+    });
+  }
+
+  test("a browser without relaxed SIMD has threads, too", async () => {
+    const told = await inPage(isolated.url, async (tell) => {
+      const { validate } = WebAssembly;
+      WebAssembly.validate = (bytes) => bytes.length > 64 && validate(bytes);
+      return (0, eval)(tell)({ threads: 2 });
+    }, String(tell));
+    const wasmReason = "threads; this browser has no relaxed SIMD";
+    assert.deepEqual(told, { text: story, threads: 2, wasm: "candlewick-threads-plain.wasm", wasmReason, device: "cpu" });
+  });
+
+  test("which files were given decides, too", async () => {
+    const plain = { threadsPlainWasmURL: "/pkg/wasm/candlewick-threads-plain_bg.wasm" };
+    const { wasmURL } = files;
+    const ran = [];
+    for (const options of [{ wasmURL }, { wasmURL, ...plain }, { ...files, ...plain }]) {
+      const { text, wasm, wasmReason } = await inPage(isolated.url, tell, { threads: 2, ...options });
+      assert.equal(text, story);
+      ran.push(`${wasm}: ${wasmReason}`);
+    }
+    assert.deepEqual(ran, [
+      "candlewick.wasm: wasmURL was given without threadsWasmURL",
+      "candlewick-threads-plain.wasm: threads; threadsWasmURL was not given",
+      "candlewick-threads.wasm: threads and relaxed SIMD",
+    ]);
   });
 
   test("a number of threads that makes no sense", async () => {
