@@ -79,9 +79,11 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   }
 
   async detokenize(ids: ArrayLike<number>, options: RequestOptions = {}): Promise<string> {
-    if (typeof ids?.length !== "number") throw new CandlewickError("invalid_argument", "The ids must be an array of numbers.");
-    const wrong = Array.prototype.find.call(ids, (id) => typeof id !== "number" || id !== id >>> 0);
-    if (wrong !== undefined) throw new CandlewickError("invalid_argument", `The ids must be token ids: ${String(wrong)} is none.`);
+    if (typeof ids?.length !== "number" || !(ids.length <= 1 << 24)) {
+      throw new CandlewickError("invalid_argument", "The ids must be an array of numbers, at most 2²⁴ of them.");
+    }
+    const wrong = Array.prototype.findIndex.call(ids, (id) => typeof id !== "number" || id !== id >>> 0);
+    if (wrong >= 0) throw new CandlewickError("invalid_argument", `ids[${wrong}] is no token id.`);
     return this.#connection.call({ method: "detokenize", ids: Uint32Array.from(ids) }, options);
   }
 

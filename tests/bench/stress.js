@@ -3,8 +3,7 @@
 // `node tests/bench/stress.js [--browser firefox|webkit|chromium] [--loads n] [--threads n] [--page n]`; a page is loaded
 // anew after so many loads. After `./build.sh demo`.
 import { parseArgs } from "node:util";
-import { blank, launch, serve } from "../browser/support.js";
-import { launchFirefox, launchWebKit } from "../browser/drivers.js";
+import { blank, isolation, launch, serve } from "../browser/support.js";
 
 const { values: options } = parseArgs({
   options: {
@@ -15,9 +14,8 @@ const { values: options } = parseArgs({
   },
 });
 const [loads, threads, perPage] = [options.loads, options.threads, options.page].map(Number);
-const headers = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
-const server = await serve({ routes: { "/": blank }, headers });
-const browser = await { firefox: launchFirefox, webkit: launchWebKit, chromium: launch }[options.browser]();
+const server = await serve({ routes: { "/": blank }, headers: isolation });
+const browser = await launch([], { name: options.browser });
 
 /** Loads, has a word told, and unloads. */
 const once = async (threads) => {

@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { blank, launch, launchOnDisk, openPage, repository, serve, story } from "./support.js";
+import { blank, isolation, launch, launchOnDisk, openPage, repository, serve, story } from "./support.js";
 
 const STORY = "/www/models/stories260K.gguf";
 
@@ -33,7 +33,6 @@ const scripts = {
   "/framed": `<!doctype html><script type="module">${teller()} onmessage = answer; parent.postMessage("ready", "*");</script>`,
 };
 const cors = { "Access-Control-Allow-Origin": "*" };
-const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
 let browser, server, isolated, open;
 before(async () => {

@@ -2,11 +2,10 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { start } from "../hub/server.js";
-import { blank, launch, repository, serve, story } from "./support.js";
+import { blank, isolation, launch, repository, serve, story } from "./support.js";
 
 const transfer = { range: 32 << 10, block: 16 << 10, parallel: 1, attempts: 2, longestWaitMs: 4, silenceMs: 60_000 };
 const repos = { "owner/repo": { commit: "0123456789012345678901234567890123456789", files: { "story.gguf": { file: `${repository}/www/models/stories260K.gguf` } } } };
-const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
 let browser, server, hub, context, page, worlds = 0;
 before(async () => {
