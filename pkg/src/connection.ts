@@ -3,7 +3,8 @@ import type { Place } from "./compile.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { WINDOW, type Call, type Control, type Reply } from "./protocol.js";
 import { Stream } from "./stream.js";
-import { Thread, type Waiting } from "./thread.js";
+import type { Seat } from "./spawn.js";
+import { Thread, type Sending } from "./thread.js";
 import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 
 interface CallOptions {
@@ -62,7 +63,7 @@ export class Connection {
   stream<T>(call: Call, options: CallOptions = {}): Promise<Stream<T>> {
     return new Promise((resolve, reject) => {
       const stream = new Stream<T>({
-        taken: () => exchange.post({ credit: 1 }),
+        taken: () => exchange.control({ credit: 1 }),
         abandoned: () => exchange.abort(),
       });
       const exchange = this.#send(call, options.signal, {
@@ -76,7 +77,7 @@ export class Connection {
           reject(error);
         },
       });
-      exchange.post({ credit: WINDOW });
+      exchange.control({ credit: WINDOW });
     });
   }
 
@@ -95,9 +96,8 @@ export class Connection {
       recovery: (progress) => this.state.onRecovery?.(progress),
       info: (info) => (this.state.info = info),
     };
-    const exchange = new Exchange(heard, signal, () => this.#thread.open.delete(exchange.fail));
-    this.#thread.open.add(exchange.fail);
-    exchange.send(this.#thread, call);
+    const exchange = new Exchange(this.#thread, call, heard, signal);
+    exchange.send();
     return exchange;
   }
 }
@@ -109,36 +109,50 @@ function buffersOf(call: Call): ArrayBuffer[] {
 }
 
 /** One request under way. */
-class Exchange {
-  readonly #channel = new MessageChannel();
+class Exchange implements Sending {
+  #channel = new MessageChannel();
+  readonly #thread: Thread;
+  readonly #call: Call;
+  readonly #buffers: ArrayBuffer[];
   readonly #receiver: Receiver;
   readonly #signal: AbortSignal | undefined;
-  readonly #settled: () => void;
-  #waiting: Waiting | undefined;
+  readonly again: boolean;
 
-  constructor(receiver: Receiver, signal: AbortSignal | undefined, settled: () => void) {
+  constructor(thread: Thread, call: Call, receiver: Receiver, signal: AbortSignal | undefined) {
+    this.#thread = thread;
+    this.#call = call;
+    this.#buffers = buffersOf(call);
     this.#receiver = receiver;
     this.#signal = signal;
-    this.#settled = settled;
+    this.again = this.#buffers.length === 0;
   }
 
-  send(thread: Thread, call: Call): void {
+  send(): void {
+    this.#thread.open.add(this.fail);
+    this.#signal?.addEventListener("abort", this.#abort);
+    this.#thread.send(this);
+  }
+
+  /** To the Worker; the second time, which is before the first chunk, to the one that takes its place. */
+  post(seat: Seat): void {
+    this.#channel.port1.close();
+    this.#channel = new MessageChannel();
     const { port1, port2 } = this.#channel;
     port1.onmessage = ({ data }: MessageEvent<Reply>) => this.#receive(data);
     port1.onmessageerror = () => this.fail(new CandlewickError("internal", "A message from the engine could not be read."));
-    this.#signal?.addEventListener("abort", this.#abort);
-    const refused = (cause: unknown) =>
+    try {
+      seat.post(this.#call, [port2, ...this.#buffers]);
+    } catch (cause) {
       this.fail(new CandlewickError("invalid_argument", `The request cannot be sent to the engine: ${cause}`, { cause }));
-    this.#waiting = { call, transfer: [port2, ...buffersOf(call)], refused, gone: false };
-    thread.send(this.#waiting);
+    }
   }
 
-  post(control: Control): void {
+  control(control: Control): void {
     this.#channel.port1.postMessage(control);
   }
 
   abort(): void {
-    this.post({ abort: true });
+    this.control({ abort: true });
     this.#close();
   }
 
@@ -148,11 +162,12 @@ class Exchange {
   };
 
   readonly #abort = (): void => {
-    this.post({ abort: true });
+    this.control({ abort: true });
     this.fail(aborted(this.#signal!));
   };
 
   #receive(reply: Reply): void {
+    this.#thread.heard();
     if ("chunk" in reply) this.#receiver.chunk?.(reply.chunk);
     else if ("progress" in reply) this.#receiver.onProgress?.(reply.progress as never);
     else if ("retry" in reply) this.#receiver.onRetry?.(reply.retry as never);
@@ -169,7 +184,7 @@ class Exchange {
   #close(): void {
     this.#signal?.removeEventListener("abort", this.#abort);
     this.#channel.port1.close();
-    if (this.#waiting) this.#waiting.gone = true;
-    this.#settled();
+    this.#thread.forget(this);
+    this.#thread.open.delete(this.fail);
   }
 }

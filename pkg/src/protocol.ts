@@ -3,7 +3,8 @@
  *
  * The Worker says `Notice`s: that it is there, how far it is, and that it wants a helper. The page posts one `Setup` (see
  * `compile.ts`), as soon as it has the WebAssembly, and says of each helper whether it runs. Each request is a `Call`
- * posted to the Worker that has started, together with a MessagePort of its own. On that port the Worker sends
+ * posted to the Worker together with a MessagePort of its own; what would be moved there waits until it has started, since
+ * another one may have to take its place. On that port the Worker sends
  * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port. Where there are
  * no Workers, all of this goes over a channel within one thread, and an `End` ends the engine.
  */

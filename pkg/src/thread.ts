@@ -2,7 +2,7 @@
 import { choose, NAMES, prepare, type Choice, type Place, type Setup } from "./compile.js";
 import { Crew } from "./crew.js";
 import { CandlewickError } from "./errors.js";
-import type { Call, HelperAnswer, Notice } from "./protocol.js";
+import type { HelperAnswer, Notice } from "./protocol.js";
 import { explainFailedStart, seat, type Seat } from "./spawn.js";
 import { watch } from "./watch.js";
 
@@ -12,14 +12,11 @@ const FETCHING = 60;
 const STARTING = 10;
 const SLOW = `it did not start within ${STARTING} seconds`;
 
-/** A call that waits until the Worker has started. */
-export interface Waiting {
-  call: Call;
-  transfer: Transferable[];
-  /** It cannot be sent. */
-  refused(cause: unknown): void;
-  /** Nobody wants the answer any more. */
-  gone: boolean;
+/** A call, as far as sending it goes. */
+export interface Sending {
+  /** It can be sent again, to another Worker: nothing of it is moved. */
+  again: boolean;
+  post(seat: Seat): void;
 }
 
 /** Whoever hears that all is over. */
@@ -32,8 +29,8 @@ export class Thread {
   /** Where all of this is over: why requests that come now fail. */
   closed: CandlewickError | undefined;
   readonly open = new Set<OnEnd>();
-  /** What has come before the Worker has started; nothing from then on. */
-  #waiting: Waiting[] | undefined = [];
+  /** What has come before the Worker has started; nothing from then on. What can be sent again has been sent. */
+  #waiting: Set<Sending> | undefined = new Set();
   #seat: Seat | undefined;
   #unwatch = () => {};
   #restarted = false;
@@ -44,9 +41,23 @@ export class Thread {
     void this.#start(choose(place));
   }
 
-  send(waiting: Waiting): void {
-    if (this.#waiting) this.#waiting.push(waiting);
-    else this.#post(waiting);
+  send(sending: Sending): void {
+    this.#waiting?.add(sending);
+    if (this.#seat && (!this.#waiting || sending.again)) sending.post(this.#seat);
+  }
+
+  /** Nobody wants its answer any more. */
+  forget(sending: Sending): void {
+    this.#waiting?.delete(sending);
+  }
+
+  /** The Worker has started, as it says, or as its answers show. */
+  heard(): void {
+    const [waiting, seat] = [this.#waiting, this.#seat];
+    if (!waiting || !seat) return;
+    this.#unwatch();
+    this.#waiting = undefined;
+    for (const sending of waiting) if (!sending.again) sending.post(seat);
   }
 
   /** Ends the Worker and with it everything under way. Only the first call counts. */
@@ -80,6 +91,7 @@ export class Thread {
       this.#seat = current = seated;
       if (this.closed) return seated.end();
       this.#watch(FETCHING, choice, "its Worker did not run");
+      for (const sending of this.#waiting ?? []) if (sending.again) sending.post(seated);
       seated.post(await setup);
     } catch (cause) {
       const error =
@@ -94,12 +106,8 @@ export class Thread {
       // Without it, the Worker fetches the code by itself, and says when it has it.
       if ((await setup.catch(() => undefined))?.module) this.#watch(STARTING, choice, SLOW);
     } else if ("starting" in notice) this.#watch(STARTING, choice, SLOW);
-    else if ("started" in notice) {
-      this.#unwatch();
-      const waiting = this.#waiting ?? [];
-      this.#waiting = undefined;
-      waiting.forEach((each) => this.#post(each));
-    } else if ("helper" in notice) {
+    else if ("started" in notice) this.heard();
+    else if ("helper" in notice) {
       const { helper, id } = notice;
       const answer: HelperAnswer = { helped: await this.#crew.start(helper), id };
       if (!this.closed) this.#seat?.post(answer);
@@ -118,15 +126,6 @@ export class Thread {
       this.#seat = undefined;
       void this.#start({ file: "single", reason: `${NAMES[file]} was given up: ${what}` });
     });
-  }
-
-  #post({ call, transfer, refused, gone }: Waiting): void {
-    if (gone || this.closed) return;
-    try {
-      this.#seat!.post(call, transfer);
-    } catch (cause) {
-      refused(cause);
-    }
   }
 
   /** A text is what a crash says. */

@@ -30,12 +30,16 @@ class Host {
   home!: Started;
   /** Helpers that did not answer the page. */
   late = 0;
+  /** Resolves to it. */
+  readonly started: Promise<Started>;
+  #settle!: (started: Started) => void;
   readonly #say: (notice: Notice) => void;
   readonly #helpers = new Map<number, (runs: boolean) => void>();
   #asked = 0;
 
   constructor(say: (notice: Notice) => void) {
     this.#say = say;
+    this.started = new Promise((settle) => (this.#settle = settle));
     say({ hello: true });
   }
 
@@ -52,6 +56,7 @@ class Host {
   async #start(setup: Setup): Promise<void> {
     try {
       this.home = await start(setup, (helper) => this.#ask(helper), () => this.#say({ starting: true }));
+      this.#settle(this.home);
       this.#say({ started: true });
     } catch (error) {
       this.#say({ failed: describe(error) });
@@ -107,6 +112,7 @@ if (dedicated) {
 
 async function serve(host: Host, call: Call, caller: Caller): Promise<void> {
   try {
+    await host.started;
     caller.reply({ done: await perform(host, call, caller) });
   } catch (error) {
     if (isFatal(error)) host.crash(error);

@@ -34,17 +34,18 @@ const scripts = {
 };
 const cors = { "Access-Control-Allow-Origin": "*" };
 
-let browser, server, isolated, open;
+let browser, server, isolated, open, sandboxed;
 before(async () => {
   browser = await launch();
   server = await serve({ routes: { "/": blank, ...scripts } });
   isolated = await serve({ routes: { "/": blank, ...scripts }, headers: isolation });
   // To everybody, as a CDN.
   open = await serve({ routes: { "/": blank, ...scripts }, headers: cors });
+  sandboxed = await serve({ routes: { "/": blank }, headers: { ...cors, "Content-Security-Policy": "sandbox allow-scripts" } });
 });
 after(async () => {
   await browser?.close();
-  await Promise.all([server, isolated, open].map((each) => each?.close()));
+  await Promise.all([server, isolated, open, sandboxed].map((each) => each?.close()));
 });
 
 async function inPage(url, work, argument) {
@@ -62,13 +63,22 @@ async function inPage(url, work, argument) {
 /** In the page: has a teller of the given kind tell. Its answer, or how its script failed. */
 const ask = async ([kind, script, question]) => {
   const { port1, port2 } = new MessageChannel();
-  const answer = new Promise((resolve) => (port1.onmessage = ({ data }) => resolve(data)));
-  if (kind === "Worker") new Worker(script, { type: "module" }).postMessage(question, [port2]);
-  if (kind === "blob") {
-    const blob = new Blob([script], { type: "text/javascript" });
-    new Worker(URL.createObjectURL(blob), { type: "module" }).postMessage(question, [port2]);
+  let fail;
+  const answer = new Promise((resolve, reject) => {
+    port1.onmessage = ({ data }) => resolve(data);
+    fail = ({ message }) => reject(new Error(`the ${kind} has failed: ${message}`));
+  });
+  if (kind === "Worker" || kind === "blob") {
+    const url = kind === "Worker" ? script : URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+    const worker = new Worker(url, { type: "module" });
+    worker.onerror = fail;
+    worker.postMessage(question, [port2]);
   }
-  if (kind === "SharedWorker") new SharedWorker(script, { type: "module" }).port.postMessage(question, [port2]);
+  if (kind === "SharedWorker") {
+    const worker = new SharedWorker(script, { type: "module" });
+    worker.onerror = fail;
+    worker.port.postMessage(question, [port2]);
+  }
   if (kind === "service worker") {
     const registration = await navigator.serviceWorker.register(script, { type: "module" });
     const worker = registration.installing ?? registration.waiting ?? registration.active;
@@ -130,7 +140,7 @@ describe("in a Worker", () => {
 
   test("an address that none can be relative to", async () => {
     const script = `${teller(open.url)} onmessage = answer;`;
-    const told = await inPage("data:text/html,<title>ready</title>", ask, ["blob", script, ["./story.gguf"]]);
+    const told = await inPage(sandboxed.url, ask, ["blob", script, ["./story.gguf"]]);
     assert.deepEqual([told.typed, told.code], [true, "invalid_argument"]);
   });
 });
