@@ -68,9 +68,12 @@ const shims = new Map<string, string>();
 
 /** A Worker cannot be constructed from another origin, but a local one can import from there (where CORS allows). */
 function shim({ href }: URL): string {
+  const script = `import ${JSON.stringify(href)};`;
+  // Without an origin, Chromium makes no module Workers of Blobs.
+  if (globalThis.origin === "null") return `data:text/javascript,${encodeURIComponent(script)}`;
   let url = shims.get(href);
   if (url === undefined) {
-    url = URL.createObjectURL(new Blob([`import ${JSON.stringify(href)};`], { type: "text/javascript" }));
+    url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
     shims.set(href, url);
   }
   return url;

@@ -69,7 +69,7 @@ const ask = async ([kind, script, question]) => {
     fail = ({ message }) => reject(new Error(`the ${kind} has failed: ${message}`));
   });
   if (kind === "Worker" || kind === "blob") {
-    const url = kind === "Worker" ? script : URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+    const url = kind === "Worker" ? script : origin === "null" ? `data:text/javascript,${encodeURIComponent(script)}` : URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
     const worker = new Worker(url, { type: "module" });
     worker.onerror = fail;
     worker.postMessage(question, [port2]);
