@@ -327,7 +327,7 @@ native() {
 
 readonly WASM_FLAGS="-C target-feature=+simd128"
 # What shared memory needs besides: the linker's options, and the exports that wasm-bindgen sets threads up with.
-readonly THREADS_FLAGS="-C target-feature=+simd128,+relaxed-simd,+atomics,+bulk-memory,+mutable-globals \
+readonly THREADS_FLAGS="-C target-feature=+simd128,+atomics,+bulk-memory,+mutable-globals \
   -C link-arg=--shared-memory -C link-arg=--import-memory -C link-arg=--max-memory=4294967296 \
   -C link-arg=--export=__wasm_init_tls -C link-arg=--export=__tls_size -C link-arg=--export=__tls_align -C link-arg=--export=__tls_base"
 
@@ -349,18 +349,28 @@ wasm() {
   # It may want another toolchain than what comes after it, such as clippy.
   local cargo=$WASM_CARGO
   local -a env=(${WASM_ENV[@]+"${WASM_ENV[@]}"}) args=(${WASM_ARGS[@]+"${WASM_ARGS[@]}"})
-  if pick_wasm_threads; then wasm_file candlewick-threads wasm-threads "$THREADS_FLAGS"; else without_threads; fi
+  if pick_wasm_threads; then
+    wasm_file candlewick-threads wasm-threads "$THREADS_FLAGS" -C target-feature=+relaxed-simd
+    # All but the crate itself is the same.
+    [[ -d target/wasm-threads-plain ]] || cp -a target/wasm-threads target/wasm-threads-plain
+    wasm_file candlewick-threads-plain wasm-threads-plain "$THREADS_FLAGS"
+  else
+    without_threads candlewick-threads
+    without_threads candlewick-threads-plain
+  fi
   WASM_CARGO=$cargo WASM_ENV=(${env[@]+"${env[@]}"}) WASM_ARGS=(${args[@]+"${args[@]}"})
 }
 
-# wasm_file NAME FOLDER FLAGS: one of the two files, and the JavaScript that goes with it.
+# wasm_file NAME FOLDER FLAGS [OPTION]...: one of the three files, and the JavaScript that goes with it. Options are
+# rustc's, for the crate itself.
 wasm_file() {
   local name=$1 folder=$2 flags=$3 built key
   local stamp=pkg/wasm/.$name
+  shift 3
   built=target/$folder/$WASM_TARGET/$PROFILE/candlewick.wasm
   # `rustc --crate-type`, because cargo leaves LTO out for a library that is also an rlib.
   # Without LLVM's strength reduction, whose pointers hide constant offsets from V8: kernels are up to a sixth faster.
-  wasm_cargo "$folder" "$flags" rustc --profile "$PROFILE" --crate-type cdylib -- -C llvm-args=-disable-lsr
+  wasm_cargo "$folder" "$flags" rustc --profile "$PROFILE" --crate-type cdylib -- -C llvm-args=-disable-lsr "$@"
   key="$PROFILE $(digest "$built" "$BINDGEN")"
   if ! fresh "$stamp" "$key"; then
     mkdir -p pkg/wasm
@@ -373,23 +383,25 @@ wasm_file() {
   sizes "pkg/wasm/${name}_bg.wasm"
 }
 
-# without_threads: what the package imports instead of the file that could not be built. It always starts the other one.
+# without_threads NAME: what the package imports instead of a file that could not be built. It then starts another one.
 without_threads() {
-  note "skipped: candlewick-threads.wasm. The package works without it, on one thread"
-  rm -f pkg/wasm/candlewick-threads* pkg/wasm/.candlewick-threads
-  cp pkg/wasm/candlewick.d.ts pkg/wasm/candlewick-threads.d.ts
+  local name=$1
+  note "skipped: $name.wasm. The package works without it, on one thread"
+  rm -f pkg/wasm/"$name"{,_bg}.* pkg/wasm/."$name"
+  cp pkg/wasm/candlewick.d.ts "pkg/wasm/$name.d.ts"
   {
     echo 'const missing = () => { throw new Error("it was left out of this build"); };'
-    echo 'export { missing as default, missing as initSync, missing as help, missing as useHelpers, missing as Engine, missing as Models };'
-  } >pkg/wasm/candlewick-threads.js
-  : >pkg/wasm/candlewick-threads_bg.wasm # Bundlers look for it.
+    echo 'export { missing as default, missing as initSync, missing as help, missing as useHelpers, missing as Engine, missing as Models, missing as Stopper };'
+  } >"pkg/wasm/$name.js"
+  : >"pkg/wasm/${name}_bg.wasm" # Bundlers look for it.
 }
 
 # optimize FILE: wasm-opt, for what is published. Its absence only costs 4 % of the size.
 optimize() {
   local tool=$TOOLS/binaryen-$BINARYEN/node_modules/.bin/wasm-opt file=$1
   local -a threads=()
-  [[ $file != *threads* ]] || threads=(--enable-threads --enable-relaxed-simd)
+  [[ $file != *threads* ]] || threads=(--enable-threads)
+  [[ $file != *threads_bg* ]] || threads+=(--enable-relaxed-simd)
   once setup_node
   [[ -x $tool ]] || npm install --no-audit --no-fund --loglevel=error --prefix "$TOOLS/binaryen-$BINARYEN" "binaryen@$BINARYEN" >&2 ||
     { note "binaryen cannot be installed; going on without wasm-opt" && return; }

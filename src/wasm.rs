@@ -222,13 +222,14 @@ impl Engine {
     /// What a model is and needs, and how fast it would be here. `source` is as in [`Engine::load`]; no more of it than
     /// its header is read.
     pub async fn inspect(
+        stopper: &Stopper,
         source: JsValue,
         options: JsValue,
         on_retry: Option<Function>,
     ) -> Result<JsValue, JsValue> {
         let mut options: LoadOptions = load_options(&options)?;
         let (load, hub) = (options.parse()?, options.hub.hearing(on_retry));
-        Ok(sources::inspect(source, hub, &load).await?)
+        Ok(stopper.around(sources::inspect(source, hub, &load)).await?)
     }
 
     /// What was loaded, and where it runs now; or which hosted model answers, and why.
@@ -305,11 +306,6 @@ impl Engine {
             serde_json::json!({ "model": hosted.model, "provider": hosted.client.name(), "totals": totals })
         };
         Ok(to_js(&self.hosted.iter().map(totals).collect::<Vec<_>>())?)
-    }
-
-    /// What ends one of the calls below before its end.
-    pub fn stopper(&self) -> Stopper {
-        Stopper::new()
     }
 
     /// One of Hugging Face's tasks, by the first hosted model or another of its provider.

@@ -1,57 +1,83 @@
 /**
- * Which of the two WebAssembly files runs here, and its code: the page fetches and compiles it while the Worker starts,
+ * Which of the three WebAssembly files runs here, and its code: the page fetches and compiles it while the Worker starts,
  * and gives it to the Worker.
  */
 import { CandlewickError } from "./errors.js";
 
+/** The file without threads, the one with threads and relaxed SIMD, and the one with threads alone. */
+export type File = "single" | "threaded" | "plain";
+
+export type FileName = "candlewick.wasm" | "candlewick-threads.wasm" | "candlewick-threads-plain.wasm";
+
+export const NAMES: Record<File, FileName> = {
+  single: "candlewick.wasm",
+  threaded: "candlewick-threads.wasm",
+  plain: "candlewick-threads-plain.wasm",
+};
+
 /** Addresses of the files, where they are not beside this one. */
-export interface WasmURLs {
-  single?: string | undefined;
-  threaded?: string | undefined;
-}
+export type WasmURLs = { [file in File]?: string | undefined };
 
 /** What a Worker is started from. */
 export interface Place {
-  workerURL: string | URL | undefined;
+  workerURL: string | URL | TrustedScriptURL | undefined;
   wasm: WasmURLs;
   /** Whether the CPU may be what computes. */
   cpu: boolean;
 }
 
-/** What the page tells it, once. */
-export interface Setup extends Pick<Place, "wasm" | "cpu"> {
+/** What a page under Trusted Types gives for an address of a script. */
+export interface TrustedScriptURL {
+  toString(): string;
+  toJSON(): string;
+}
+
+export interface Choice {
+  file: File;
+  /** Why this one. */
+  reason: string;
+}
+
+/** What the page tells its Worker, once. */
+export interface Setup extends Choice {
+  wasm: WasmURLs;
   /** Nothing where the page could not have it: the Worker then tries by itself, and says why. */
-  compiled: Compiled | undefined;
+  module: WebAssembly.Module | undefined;
 }
 
-export interface Compiled {
-  file: "single" | "threaded";
-  module: WebAssembly.Module;
-}
-
-/** Why it is the file without threads, where it is. */
-export function whySingle(wasm: WasmURLs, cpu: boolean): string | undefined {
-  if (!cpu) return "the GPU was asked for";
-  if (!globalThis.crossOriginIsolated) return "the page is not cross-origin isolated";
-  if (!WebAssembly.validate(relaxedSIMD)) return "this browser has no relaxed SIMD";
-  if (!("waitAsync" in Atomics)) return "this browser has no Atomics.waitAsync";
-  if (wasm.single !== undefined && wasm.threaded === undefined) return "wasmURL was given without threadsWasmURL";
-  return undefined;
+/** With threads if the page and the browser allow them, otherwise without. */
+export function choose({ wasm, cpu }: Place): Choice {
+  const single = (reason: string): Choice => ({ file: "single", reason });
+  if (!cpu) return single("the GPU was asked for");
+  if (!globalThis.crossOriginIsolated) return single("the page is not cross-origin isolated");
+  if (typeof Worker === "undefined") return single("no Workers can be started here");
+  if (!("waitAsync" in Atomics)) return single("this browser has no Atomics.waitAsync");
+  const given = wasm.single !== undefined || wasm.threaded !== undefined || wasm.plain !== undefined;
+  const has = (file: File) => !given || wasm[file] !== undefined;
+  const relaxed = WebAssembly.validate(relaxedSIMD);
+  if (relaxed && has("threaded")) return { file: "threaded", reason: "threads and relaxed SIMD" };
+  const why = relaxed ? "threadsWasmURL was not given" : "this browser has no relaxed SIMD";
+  if (has("plain")) return { file: "plain", reason: `threads; ${why}` };
+  return single(relaxed ? "wasmURL was given without threadsWasmURL" : `${why}, and threadsPlainWasmURL was not given`);
 }
 
 /** Where a file is. Exactly this form of `URL` is what bundlers recognise. */
-export function locateWasm(file: Compiled["file"], wasm: WasmURLs): string | URL {
-  return file === "single"
-    ? (wasm.single ?? new URL("../wasm/candlewick_bg.wasm", import.meta.url))
-    : (wasm.threaded ?? new URL("../wasm/candlewick-threads_bg.wasm", import.meta.url));
+export function locateWasm(file: File, wasm: WasmURLs): string | URL {
+  switch (file) {
+    case "single":
+      return wasm.single ?? new URL("../wasm/candlewick_bg.wasm", import.meta.url);
+    case "threaded":
+      return wasm.threaded ?? new URL("../wasm/candlewick-threads_bg.wasm", import.meta.url);
+    case "plain":
+      return wasm.plain ?? new URL("../wasm/candlewick-threads-plain_bg.wasm", import.meta.url);
+  }
 }
 
 /** In the page: what its Worker will want. Where that has a script of its own, only it knows what is beside that. */
-export async function prepare({ workerURL, wasm, cpu }: Place, signal: AbortSignal): Promise<Setup> {
-  const file = whySingle(wasm, cpu) === undefined ? "threaded" : "single";
+export async function prepare({ workerURL, wasm }: Place, { file, reason }: Choice, signal: AbortSignal): Promise<Setup> {
   const known = workerURL === undefined || wasm[file] !== undefined;
   const module = known ? await compile(locateWasm(file, wasm), signal).catch(() => undefined) : undefined;
-  return { wasm, cpu, compiled: module && { file, module } };
+  return { wasm, file, reason, module };
 }
 
 /** A function that needs relaxed SIMD (`i8x16.relaxed_swizzle`), as a module. */

@@ -1,8 +1,10 @@
-import { prepare, type Place } from "./compile.js";
+import { check } from "./check.js";
+import type { Place } from "./compile.js";
 import { aborted, CandlewickError } from "./errors.js";
 import { WINDOW, type Call, type Control, type Reply } from "./protocol.js";
-import { explainFailedStart, spawn } from "./spawn.js";
 import { Stream } from "./stream.js";
+import type { Seat } from "./spawn.js";
+import { Thread, type Sending } from "./thread.js";
 import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 
 interface CallOptions {
@@ -23,35 +25,31 @@ interface Receiver {
   fail(error: CandlewickError): void;
 }
 
-/** The page's end of one Worker: every call gets its own MessagePort, and an answer or a typed error, never silence. */
+/** What is known of the engine, and who hears of it. */
+interface State {
+  info?: EngineInfo | RemoteInfo;
+  /** Hears of a lost GPU, in whichever request it is noticed. */
+  onRecovery?: ((progress: LoadProgress) => void) | undefined;
+}
+
+const dropped = new CandlewickError("internal", "The engine was dropped.");
+const registry = new FinalizationRegistry<Thread>((thread) => thread.close(dropped, dropped));
+
+/**
+ * The page's end of one Worker: every call gets its own MessagePort, and an answer or a typed error, never silence. The
+ * Worker ends when nobody has this any more: only what is under way holds it, not the Worker itself.
+ */
 export class Connection {
-  readonly #worker: Worker;
-  readonly #open = new Set<(error: CandlewickError) => void>();
-  /** Hear of a lost GPU, in whichever request it is noticed. */
-  onRecovery: ((progress: LoadProgress) => void) | undefined;
-  onInfo: ((info: EngineInfo | RemoteInfo) => void) | undefined;
-  #closed: CandlewickError | undefined;
-  readonly #ended = new AbortController();
+  readonly #thread: Thread;
+  readonly state: State = {};
 
   constructor(place: Place) {
-    this.#worker = spawn(place.workerURL);
-    this.#worker.addEventListener("error", (event) => {
-      event.preventDefault(); // It is reported through the calls that fail.
-      const error = event.message
-        ? new CandlewickError("internal", `The engine crashed: ${event.message}. Load the model again.`)
-        : new CandlewickError("network", explainFailedStart(place.workerURL));
-      this.close(error, error);
-    });
-    this.#worker.addEventListener("messageerror", () => {
-      const error = new CandlewickError("internal", "A message to the engine could not be read. Load the model again.");
-      this.close(error, error);
-    });
-    prepare(place, this.#ended.signal)
-      .then((setup) => this.#worker.postMessage(setup))
-      .catch((cause) => {
-        const error = new CandlewickError("internal", `The engine could not be started: ${cause}`, { cause });
-        this.close(error, error);
-      });
+    this.#thread = new Thread(place);
+    registry.register(this, this.#thread, this.#thread);
+  }
+
+  get closed(): boolean {
+    return this.#thread.closed !== undefined;
   }
 
   /** One request, one answer. */
@@ -65,7 +63,7 @@ export class Connection {
   stream<T>(call: Call, options: CallOptions = {}): Promise<Stream<T>> {
     return new Promise((resolve, reject) => {
       const stream = new Stream<T>({
-        taken: () => exchange.post({ credit: 1 }),
+        taken: () => exchange.control({ credit: 1 }),
         abandoned: () => exchange.abort(),
       });
       const exchange = this.#send(call, options.signal, {
@@ -79,30 +77,27 @@ export class Connection {
           reject(error);
         },
       });
-      exchange.post({ credit: WINDOW });
+      exchange.control({ credit: WINDOW });
     });
   }
 
   /** Ends the Worker and with it everything under way. Only the first call counts. */
   close(pending: CandlewickError, later: CandlewickError): void {
-    if (this.#closed) return;
-    this.#closed = later;
-    this.#worker.terminate();
-    this.#ended.abort();
-    for (const fail of this.#open) fail(pending);
+    registry.unregister(this.#thread);
+    this.#thread.close(pending, later);
   }
 
   #send(call: Call, signal: AbortSignal | undefined, receiver: Receiver): Exchange {
     if (signal?.aborted) throw aborted(signal);
-    if (this.#closed) throw this.#closed;
+    if (this.#thread.closed) throw this.#thread.closed;
+    for (const [name, value] of Object.entries(call)) check(value, ["body", "options", "hub"].includes(name) ? "" : name);
     const heard: Receiver = {
       ...receiver,
-      recovery: (progress) => this.onRecovery?.(progress),
-      info: (info) => this.onInfo?.(info),
+      recovery: (progress) => this.state.onRecovery?.(progress),
+      info: (info) => (this.state.info = info),
     };
-    const exchange = new Exchange(heard, signal, () => this.#open.delete(exchange.fail));
-    this.#open.add(exchange.fail);
-    exchange.send(this.#worker, call);
+    const exchange = new Exchange(this.#thread, call, heard, signal);
+    exchange.send();
     return exchange;
   }
 }
@@ -113,50 +108,51 @@ function buffersOf(call: Call): ArrayBuffer[] {
   return sources.filter((source) => source instanceof Uint8Array).map(({ buffer }) => buffer);
 }
 
-const closed = new CandlewickError("internal", "The answer has come already.");
-
-/** One request in a Worker of its own, which ends with the answer. */
-export async function once<T>(call: Call, place: Place, options: CallOptions): Promise<T> {
-  if (options.signal?.aborted) throw aborted(options.signal);
-  const connection = new Connection(place);
-  try {
-    return await connection.call<T>(call, options);
-  } finally {
-    connection.close(closed, closed);
-  }
-}
-
 /** One request under way. */
-class Exchange {
-  readonly #channel = new MessageChannel();
+class Exchange implements Sending {
+  #channel = new MessageChannel();
+  readonly #thread: Thread;
+  readonly #call: Call;
+  readonly #buffers: ArrayBuffer[];
   readonly #receiver: Receiver;
   readonly #signal: AbortSignal | undefined;
-  readonly #settled: () => void;
+  readonly again: boolean;
 
-  constructor(receiver: Receiver, signal: AbortSignal | undefined, settled: () => void) {
+  constructor(thread: Thread, call: Call, receiver: Receiver, signal: AbortSignal | undefined) {
+    this.#thread = thread;
+    this.#call = call;
+    this.#buffers = buffersOf(call);
     this.#receiver = receiver;
     this.#signal = signal;
-    this.#settled = settled;
+    this.again = this.#buffers.length === 0;
   }
 
-  send(worker: Worker, call: Call): void {
+  send(): void {
+    this.#thread.open.add(this.fail);
+    this.#signal?.addEventListener("abort", this.#abort);
+    this.#thread.send(this);
+  }
+
+  /** To the Worker; the second time, which is before the first chunk, to the one that takes its place. */
+  post(seat: Seat): void {
+    this.#channel.port1.close();
+    this.#channel = new MessageChannel();
     const { port1, port2 } = this.#channel;
     port1.onmessage = ({ data }: MessageEvent<Reply>) => this.#receive(data);
     port1.onmessageerror = () => this.fail(new CandlewickError("internal", "A message from the engine could not be read."));
-    this.#signal?.addEventListener("abort", this.#abort);
     try {
-      worker.postMessage(call, [port2, ...buffersOf(call)]);
+      seat.post(this.#call, [port2, ...this.#buffers]);
     } catch (cause) {
       this.fail(new CandlewickError("invalid_argument", `The request cannot be sent to the engine: ${cause}`, { cause }));
     }
   }
 
-  post(control: Control): void {
+  control(control: Control): void {
     this.#channel.port1.postMessage(control);
   }
 
   abort(): void {
-    this.post({ abort: true });
+    this.control({ abort: true });
     this.#close();
   }
 
@@ -166,11 +162,12 @@ class Exchange {
   };
 
   readonly #abort = (): void => {
-    this.post({ abort: true });
+    this.control({ abort: true });
     this.fail(aborted(this.#signal!));
   };
 
   #receive(reply: Reply): void {
+    this.#thread.heard();
     if ("chunk" in reply) this.#receiver.chunk?.(reply.chunk);
     else if ("progress" in reply) this.#receiver.onProgress?.(reply.progress as never);
     else if ("retry" in reply) this.#receiver.onRetry?.(reply.retry as never);
@@ -187,6 +184,7 @@ class Exchange {
   #close(): void {
     this.#signal?.removeEventListener("abort", this.#abort);
     this.#channel.port1.close();
-    this.#settled();
+    this.#thread.forget(this);
+    this.#thread.open.delete(this.fail);
   }
 }

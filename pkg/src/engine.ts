@@ -18,7 +18,6 @@ import type {
   EmbedOptions,
   EngineInfo,
   KernelTime,
-  LoadProgress,
   PromptParams,
   RemoteInfo,
   RequestOptions,
@@ -41,7 +40,6 @@ export interface CreateEmbeddings {
 
 /** One loaded model. Requests wait their turn; each can be aborted, waiting or running. */
 export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implements AsyncDisposable {
-  #info: Info;
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };
   /** OpenAI's shape of {@link embed}, which has no place for a text that failed: the first failure fails all. */
@@ -56,11 +54,8 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   readonly #connection: Connection;
 
   /** @internal */
-  constructor(connection: Connection, info: Info, onRecovery?: (progress: LoadProgress) => void) {
-    this.#info = info;
+  constructor(connection: Connection) {
     this.#connection = connection;
-    connection.onRecovery = onRecovery;
-    connection.onInfo = (info) => (this.#info = info as Info);
     this.chat = { completions: { create: this.#creator("chat") } };
     this.completions = { create: this.#creator("complete") };
     this.embeddings = {
@@ -75,7 +70,7 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
 
   /** What was loaded, where it runs now and why. */
   get info(): Info {
-    return this.#info;
+    return this.#connection.state.info as Info;
   }
 
   /** The ids of a text. `special` reads special tokens written in it and adds those the model starts and ends with. */
@@ -84,10 +79,11 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   }
 
   async detokenize(ids: ArrayLike<number>, options: RequestOptions = {}): Promise<string> {
-    if (typeof ids?.length !== "number") throw new CandlewickError("invalid_argument", "The ids must be an array of numbers.");
-    // What is no id would become one.
-    const wrong = Array.prototype.find.call(ids, (id: unknown) => typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= 2 ** 32);
-    if (wrong !== undefined) throw new CandlewickError("invalid_argument", `The ids must be whole numbers of at least 0, not ${String(wrong)}.`);
+    if (typeof ids?.length !== "number" || !(ids.length <= 1 << 24)) {
+      throw new CandlewickError("invalid_argument", "The ids must be an array of numbers, at most 2²⁴ of them.");
+    }
+    const wrong = Array.prototype.findIndex.call(ids, (id) => typeof id !== "number" || id !== id >>> 0);
+    if (wrong >= 0) throw new CandlewickError("invalid_argument", `ids[${wrong}] is no token id.`);
     return this.#connection.call({ method: "detokenize", ids: Uint32Array.from(ids) }, options);
   }
 

@@ -29,6 +29,8 @@ export class CandlewickError extends Error {
   }
 }
 
-export function aborted(signal: AbortSignal): CandlewickError {
-  return new CandlewickError("aborted", "The request was aborted.", { cause: signal.reason });
+/** Its `cause` is the signal's reason; what that says, if it is not only that there was an abort, stands in the message. */
+export function aborted({ reason }: AbortSignal): CandlewickError {
+  const said = reason instanceof Error && reason.name !== "AbortError" ? reason.message : typeof reason === "string" ? reason : "";
+  return new CandlewickError("aborted", said === "" ? "The request was aborted." : `The request was aborted: ${said}`, { cause: reason });
 }

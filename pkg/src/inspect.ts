@@ -1,5 +1,5 @@
-import { once } from "./connection.js";
 import { hubParams, locate, place, type ModelSource } from "./load.js";
+import { ask } from "./shared.js";
 import type { InspectOptions, Inspection } from "./types.js";
 
 /**
@@ -10,5 +10,5 @@ export async function inspect(source: ModelSource, options: InspectOptions = {})
   const { device, contextLength, threads, gpu } = options;
   const params = { device, contextLength, threads, gpu, hub: hubParams(options) };
   // With threads, where a load would have them: speed is measured.
-  return once({ method: "inspect", source: locate(source), options: params }, place(options, device !== "gpu"), options);
+  return ask({ method: "inspect", source: locate(source), options: params }, place(options, device !== "gpu"), options);
 }

@@ -42,7 +42,7 @@ export async function connect(remote: RemoteOptions, options: ConnectOptions = {
   return (await start([], translate({ ...remote, when: "always" }), options)) as Engine<RemoteInfo>;
 }
 
-export type ConnectOptions = Pick<LoadOptions, "signal" | "workerURL" | "wasmURL" | "threadsWasmURL">;
+export type ConnectOptions = Pick<LoadOptions, "signal" | "workerURL" | "wasmURL" | "threadsWasmURL" | "threadsPlainWasmURL">;
 
 async function start(
   sources: Located[],
@@ -59,8 +59,9 @@ async function start(
   const connection = new Connection(place(options, device !== "gpu"));
   try {
     if (sources.some((source) => typeof source === "string") && options.cache !== false) void persist();
-    const info = await connection.call<EngineInfo | RemoteInfo>(call, { signal, onProgress, onRetry });
-    return new Engine(connection, info, onProgress);
+    connection.state.info = await connection.call<EngineInfo | RemoteInfo>(call, { signal, onProgress, onRetry });
+    connection.state.onRecovery = onProgress;
+    return new Engine(connection);
   } catch (error) {
     const failure = error as CandlewickError;
     connection.close(failure, failure);
@@ -90,10 +91,11 @@ export function hubParams({ token, hubURL, transfer, ...options }: HubOptions & 
 }
 
 /** @internal Where the engine's files are. `cpu`: whether the CPU may be what computes. */
-export function place({ workerURL, wasmURL, threadsWasmURL }: HubOptions, cpu: boolean): Place {
+export function place({ workerURL, wasmURL, threadsWasmURL, threadsPlainWasmURL }: HubOptions, cpu: boolean): Place {
   const wasm = {
     single: wasmURL === undefined ? undefined : absolute(wasmURL, "wasmURL"),
     threaded: threadsWasmURL === undefined ? undefined : absolute(threadsWasmURL, "threadsWasmURL"),
+    plain: threadsPlainWasmURL === undefined ? undefined : absolute(threadsPlainWasmURL, "threadsPlainWasmURL"),
   };
   return { workerURL, wasm, cpu };
 }

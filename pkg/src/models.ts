@@ -1,6 +1,6 @@
-import { once } from "./connection.js";
 import { hubParams, persist, place } from "./load.js";
 import type { Call } from "./protocol.js";
+import { ask as askWorker } from "./shared.js";
 import type { CachedModel, HubOptions, LoadOptions, StorageUsage, VerifiedModel } from "./types.js";
 
 /**
@@ -40,5 +40,5 @@ async function ask<T>(
   options: HubOptions & Pick<LoadOptions, "onProgress">,
 ): Promise<T> {
   // The file without threads is enough.
-  return once({ ...question, hub: hubParams(options) } as Call, place(options, false), options);
+  return askWorker({ ...question, hub: hubParams(options) } as Call, place(options, false), options);
 }

@@ -1,39 +1,42 @@
 /** Starts the WebAssembly that runs here. */
 import initSingle, * as single from "../wasm/candlewick.js";
 import initThreaded, * as threaded from "../wasm/candlewick-threads.js";
-import { compile, locateWasm, whySingle, type Setup } from "./compile.js";
-import { startHelper } from "./helpers.js";
+import initPlain, * as plain from "../wasm/candlewick-threads-plain.js";
+import { compile, locateWasm, NAMES, type File, type FileName, type Setup } from "./compile.js";
+import type { HelperTask } from "./protocol.js";
 
 export interface Started {
-  wasm: Pick<typeof single, "Engine" | "Models">;
-  file: "candlewick.wasm" | "candlewick-threads.wasm";
+  wasm: Pick<typeof single, "Engine" | "Models" | "Stopper">;
+  file: FileName;
   /** Why this one. */
   reason: string;
 }
 
-/** With threads if the page and the browser allow them, otherwise without. */
-export async function start(setup: Setup): Promise<Started> {
-  const reason = await startThreaded(setup);
-  if (reason === undefined) return { wasm: threaded, file: "candlewick-threads.wasm", reason: "threads and relaxed SIMD" };
-  await initSingle({ module_or_path: await code("single", setup) });
-  return { wasm: single, file: "candlewick.wasm", reason };
-}
+/** Asks the page for a helper. Resolves to whether it runs. */
+export type Ask = (task: HelperTask) => Promise<boolean>;
 
-/** Gives the reason where it cannot be. */
-async function startThreaded(setup: Setup): Promise<string | undefined> {
-  const reason = whySingle(setup.wasm, setup.cpu);
-  if (reason !== undefined) return reason;
-  try {
-    const module = await code("threaded", setup);
-    const { memory } = await initThreaded({ module_or_path: module });
-    threaded.useHelpers((work: number, crashed: number) => startHelper({ module, memory, work, crashed }));
-    return undefined;
-  } catch (error) {
-    return `candlewick-threads.wasm could not be started: ${error instanceof Error ? error.message : error}`;
+/** The file that the page has chosen; where it does not start, the one without threads. */
+export async function start(setup: Setup, ask: Ask, starting: () => void): Promise<Started> {
+  let { file, reason, module } = setup;
+  if (file !== "single") {
+    try {
+      module ??= await compile(locateWasm(file, setup.wasm));
+      starting();
+      return { wasm: await startThreaded(file, module, ask), file: NAMES[file], reason };
+    } catch (error) {
+      reason = `${NAMES[file]} could not be started: ${error instanceof Error ? error.message : error}`;
+      module = undefined;
+    }
   }
+  module ??= await compile(locateWasm("single", setup.wasm));
+  starting();
+  await initSingle({ module_or_path: module });
+  return { wasm: single, file: NAMES.single, reason };
 }
 
-/** What the page has compiled, if that is it. */
-async function code(file: "single" | "threaded", { wasm, compiled }: Setup): Promise<WebAssembly.Module> {
-  return compiled?.file === file ? compiled.module : compile(locateWasm(file, wasm));
+async function startThreaded(file: File, module: WebAssembly.Module, ask: Ask): Promise<Started["wasm"]> {
+  const [init, wasm] = file === "plain" ? [initPlain, plain] : [initThreaded, threaded];
+  const { memory } = await init({ module_or_path: module });
+  wasm.useHelpers((work: number, crashed: number) => ask({ file, module, memory, work, crashed }));
+  return wasm as Started["wasm"];
 }

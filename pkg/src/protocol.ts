@@ -1,10 +1,14 @@
 /**
  * What crosses the border between page and Worker.
  *
- * The page posts one `Setup` (see `compile.ts`), as soon as it has the WebAssembly. Each request is a `Call` posted to
- * the Worker together with a MessagePort of its own. On that port the Worker sends `Reply`s, the last of which is `done`
- * or `error`; the page sends `Control`s. The page closes the port.
+ * The Worker says `Notice`s: that it is there, how far it is, and that it wants a helper. The page posts one `Setup` (see
+ * `compile.ts`), as soon as it has the WebAssembly, and says of each helper whether it runs. Each request is a `Call`
+ * posted to the Worker together with a MessagePort of its own; what would be moved there waits until it has started, since
+ * another one may have to take its place. On that port the Worker sends
+ * `Reply`s, the last of which is `done` or `error`; the page sends `Control`s. The page closes the port. Where there are
+ * no Workers, all of this goes over a channel within one thread, and an `End` ends the engine.
  */
+import type { File } from "./compile.js";
 import type { ErrorCode } from "./errors.js";
 import type { ChatParams, CompletionParams, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo, RemoteOptions } from "./types.js";
 
@@ -26,6 +30,36 @@ export type Call =
   | { method: "task"; model: string | undefined; task: Task }
   | { method: "compare"; body: ChatParams }
   | { method: "profile" };
+
+export type Notice =
+  | { hello: true } // the script runs
+  | { starting: true } // the code is there
+  | { started: true }
+  | { failed: { code: ErrorCode; message: string } } // it will not start
+  | { crashed: string } // where no error event says so
+  | { helper: HelperTask; id: number };
+
+/** `late`: it did not answer. */
+export interface HelperAnswer {
+  helped: "runs" | "failed" | "late";
+  id: number;
+}
+
+/** What a helper does: the page posts it to a Worker of its own. */
+export interface HelperTask {
+  /** The file that runs. */
+  file: File;
+  module: WebAssembly.Module;
+  memory: WebAssembly.Memory;
+  /** What `help` is called with. */
+  work: number;
+  /** Address of the number of helpers that have crashed. */
+  crashed: number;
+}
+
+export interface End {
+  end: true;
+}
 
 /** The name of a model, its absolute URL, a Blob, which is read piece by piece, or its bytes, which become the Worker's. */
 export type Located = string | Blob | Uint8Array<ArrayBuffer>;
@@ -77,6 +111,9 @@ export type Reply =
 
 /** `credit`: how many more chunks the page will take. */
 export type Control = { credit: number } | { abort: true };
+
+/** Where `worker.js`, imported by a thread that cannot start Workers, leaves what attaches an engine to a port. */
+export const ATTACH = Symbol.for("candlewick.attach");
 
 /** How many chunks the Worker may produce ahead of the consumer of a stream. */
 export const WINDOW = 16;

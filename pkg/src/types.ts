@@ -1,5 +1,6 @@
 /** The OpenAI shapes, with the sampling fields that local engines know and OpenAI does not. */
 
+import type { FileName, TrustedScriptURL } from "./compile.js";
 import type { ErrorCode } from "./errors.js";
 
 export type Device = "auto" | "cpu" | "gpu";
@@ -313,8 +314,8 @@ export interface EngineInfo {
   deviceReason: string;
   /** Threads of the CPU, where that is the device. */
   threads?: number;
-  /** The file that runs, and why not the other one. */
-  wasm: "candlewick.wasm" | "candlewick-threads.wasm";
+  /** The file that runs, and why not another one. */
+  wasm: FileName;
   wasmReason: string;
   /** The GPU and how it is used, where that is the device. */
   gpu?: GPUInfo;
@@ -334,7 +335,7 @@ export interface RemoteInfo {
   /** Why no local model. */
   deviceReason: string;
   /** The WebAssembly file that makes the requests, and why that one. */
-  wasm: "candlewick.wasm" | "candlewick-threads.wasm";
+  wasm: FileName;
   wasmReason: string;
 }
 
@@ -554,11 +555,13 @@ export interface HubOptions {
   /** A mirror of the Hub. Default: `https://huggingface.co`. */
   hubURL?: string | URL | undefined;
   /** Where the Worker's script is, when a bundler or a CDN has moved it. */
-  workerURL?: string | URL | undefined;
+  workerURL?: string | URL | TrustedScriptURL | undefined;
   /** Where the WebAssembly file is, when a bundler or a CDN has moved it. */
   wasmURL?: string | URL | undefined;
   /** The same for the file with threads. Without it, a page that gives `wasmURL` has no threads. */
   threadsWasmURL?: string | URL | undefined;
+  /** The same for the file with threads that browsers without relaxed SIMD run, such as Safari. */
+  threadsPlainWasmURL?: string | URL | undefined;
   signal?: AbortSignal | undefined;
   /** Called when the Hub, or a file's server, did not answer as it should and will be asked again. */
   onRetry?: ((retry: Retrying) => void) | undefined;

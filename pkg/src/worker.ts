@@ -7,9 +7,9 @@
 import type { Answer, Engine, Models, Stopper } from "../wasm/candlewick.js";
 import type { Setup } from "./compile.js";
 import { CandlewickError } from "./errors.js";
-import { help, type HelperTask } from "./helpers.js";
+import { help } from "./helpers.js";
 import { start, type Started } from "./module.js";
-import type { Call, Control, HubParams, Reply } from "./protocol.js";
+import { ATTACH, type Call, type Control, type End, type HelperAnswer, type HelperTask, type HubParams, type Notice, type Reply } from "./protocol.js";
 import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
 
@@ -21,52 +21,128 @@ interface Chunk {
   recovery?: LoadProgress;
 }
 
-let engine: Engine;
-/** The WebAssembly in which it runs. */
-let home: Started;
-let setUp: (setup: Setup) => void;
-const started = new Promise<Setup>((resolve) => (setUp = resolve)).then(start);
+type Message = Call | Setup | HelperAnswer | End;
 
-requestSubgroups();
+/** What the engine's side of one connection knows. */
+class Host {
+  engine!: Engine;
+  /** The WebAssembly in which it runs. */
+  home!: Started;
+  /** Helpers that did not answer the page. */
+  late = 0;
+  /** Resolves to it. */
+  readonly started: Promise<Started>;
+  #settle!: (started: Started) => void;
+  readonly #say: (notice: Notice) => void;
+  readonly #helpers = new Map<number, (runs: boolean) => void>();
+  #asked = 0;
 
-addEventListener("message", ({ data, ports }: MessageEvent<Call | Setup | HelperTask>) => {
-  if ("work" in data) help(data);
-  else if ("cpu" in data) setUp(data);
-  else void serve(data, new Caller(ports[0]!));
-});
-addEventListener("messageerror", () => reportError(new Error("a message from the page could not be read")));
-// An uncaught error reaches the page, which then fails every open request; an unhandled rejection does not.
-addEventListener("unhandledrejection", (event) => reportError(event.reason));
+  constructor(say: (notice: Notice) => void) {
+    this.#say = say;
+    this.started = new Promise((settle) => (this.#settle = settle));
+    say({ hello: true });
+  }
 
-async function serve(call: Call, caller: Caller): Promise<void> {
+  hear(message: Message, ports: readonly MessagePort[]): void {
+    if ("helped" in message) {
+      this.late += Number(message.helped === "late");
+      this.#helpers.get(message.id)?.(message.helped === "runs");
+      this.#helpers.delete(message.id);
+    } else if ("file" in message) void this.#start(message);
+    else if ("end" in message) this.#end();
+    else void serve(this, message, new Caller(ports[0]!));
+  }
+
+  async #start(setup: Setup): Promise<void> {
+    try {
+      this.home = await start(setup, (helper) => this.#ask(helper), () => this.#say({ starting: true }));
+      this.#settle(this.home);
+      this.#say({ started: true });
+    } catch (error) {
+      this.#say({ failed: describe(error) });
+    }
+  }
+
+  #ask(helper: HelperTask): Promise<boolean> {
+    const id = this.#asked++;
+    return new Promise((settle) => {
+      this.#helpers.set(id, settle);
+      this.#say({ helper, id });
+    });
+  }
+
+  #end(): void {
+    try {
+      this.engine?.free();
+    } catch {
+      // Something is under way, and holds it until its end.
+    }
+  }
+
+  /** The engine's state is unknown from now on. */
+  crash(error: unknown): void {
+    if (dedicated) reportError(error);
+    else this.#say({ crashed: String(error) });
+  }
+}
+
+/** Whether this thread is the engine's own. */
+const dedicated = typeof DedicatedWorkerGlobalScope !== "undefined" && globalThis instanceof DedicatedWorkerGlobalScope;
+declare const DedicatedWorkerGlobalScope: { new (): object };
+
+if (dedicated) {
+  requestSubgroups();
+  const host = new Host((notice) => postMessage(notice));
+  addEventListener("message", ({ data, ports }: MessageEvent<Message | HelperTask>) => {
+    if ("work" in data) help(data);
+    else host.hear(data, ports);
+  });
+  addEventListener("messageerror", () => reportError(new Error("a message from the page could not be read")));
+  // An uncaught error reaches the page, which then fails every open request; an unhandled rejection does not.
+  addEventListener("unhandledrejection", (event) => reportError(event.reason));
+} else {
+  // For `load()` on this very thread, which cannot start Workers.
+  Object.assign(globalThis, {
+    [ATTACH]: (port: MessagePort) => {
+      const host = new Host((notice) => port.postMessage(notice));
+      port.onmessage = ({ data, ports }: MessageEvent<Message>) => host.hear(data, ports);
+    },
+  });
+}
+
+async function serve(host: Host, call: Call, caller: Caller): Promise<void> {
   try {
-    caller.reply({ done: await perform(call, caller) });
+    await host.started;
+    caller.reply({ done: await perform(host, call, caller) });
   } catch (error) {
-    if (isFatal(error)) reportError(error);
+    if (isFatal(error)) host.crash(error);
     else caller.reply({ error: describe(error) });
   }
 }
 
-async function perform(call: Call, caller: Caller): Promise<unknown> {
+async function perform(host: Host, call: Call, caller: Caller): Promise<unknown> {
+  const { engine } = host;
+  const progress = (progress: unknown) => caller.reply({ progress });
   switch (call.method) {
     case "load":
-      return load(call, caller);
+      return load(host, call, caller, progress);
     case "inspect":
-      return inspect(call, caller);
+      return stoppable(host, caller, (stopper) =>
+        host.home.wasm.Engine.inspect(stopper, call.source, call.options, caller.retrying));
     case "list":
-      return (await stored(call, caller)).list();
+      return stored(host, call, caller, (models) => models.list());
     case "usage":
-      return (await stored(call, caller)).usage();
+      return stored(host, call, caller, (models) => models.usage());
     case "pull":
-      return (await stored(call, caller)).pull(call.model, (progress: unknown) => caller.reply({ progress }));
+      return stored(host, call, caller, (models) => stoppable(host, caller, (stopper) => models.pull(stopper, call.model, progress)));
     case "remove":
-      return (await stored(call, caller)).remove(call.model);
+      return stored(host, call, caller, (models) => models.remove(call.model));
     case "verify":
-      return (await stored(call, caller)).verify(call.model, (progress: unknown) => caller.reply({ progress }));
+      return stored(host, call, caller, (models) => stoppable(host, caller, (stopper) => models.verify(stopper, call.model, progress)));
     case "chat":
-      return generate(engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
+      return generate(host, engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
     case "complete":
-      return generate(engine.complete(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
+      return generate(host, engine.complete(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
     case "render":
       return engine.render(call.body);
     case "tokenize":
@@ -78,41 +154,56 @@ async function perform(call: Call, caller: Caller): Promise<unknown> {
     case "totals":
       return engine.totals();
     case "embed":
-      return stoppable(caller, (stopper) => engine.embed(stopper, call.model, call.body, caller.retrying));
+      return stoppable(host, caller, (stopper) => engine.embed(stopper, call.model, call.body, caller.retrying));
     case "embeddings":
-      return stoppable(caller, (stopper) => engine.embeddings(stopper, call.body, caller.retrying));
+      return stoppable(host, caller, (stopper) => engine.embeddings(stopper, call.body, caller.retrying));
     case "task":
-      return stoppable(caller, (stopper) => engine.task(stopper, call.model, call.task, caller.retrying));
+      return stoppable(host, caller, (stopper) => engine.task(stopper, call.model, call.task, caller.retrying));
     case "compare":
-      return stoppable(caller, (stopper) => engine.compare(stopper, call.body, caller.retrying));
+      return stoppable(host, caller, (stopper) => engine.compare(stopper, call.body, caller.retrying));
     case "profile":
       return engine.profile();
   }
 }
 
-async function load({ sources, options }: Call & { method: "load" }, caller: Caller): Promise<EngineInfo | RemoteInfo> {
-  home = await started;
-  engine = await home.wasm.Engine.load(sources, options, (progress: unknown) => caller.reply({ progress }), caller.retrying);
-  return info();
+async function load(
+  host: Host,
+  { sources, options }: Call & { method: "load" },
+  caller: Caller,
+  progress: (progress: unknown) => void,
+): Promise<EngineInfo | RemoteInfo> {
+  host.engine = await host.home.wasm.Engine.load(sources, options, progress, caller.retrying);
+  return info(host);
 }
 
 /** What the engine says of itself, and what runs it. */
-function info(): EngineInfo | RemoteInfo {
-  return { ...engine.info(), wasm: home.file, wasmReason: home.reason };
+function info({ engine, home: { file, reason }, late }: Host): EngineInfo | RemoteInfo {
+  return { ...engine.info(), wasm: file, wasmReason: late > 0 ? `${reason}; ${late} of its helpers did not come up in time` : reason };
 }
 
-async function inspect({ source, options }: Call & { method: "inspect" }, caller: Caller): Promise<unknown> {
-  return (await started).wasm.Engine.inspect(source, options, caller.retrying);
-}
-
-/** What is in the browser's storage. */
-async function stored({ hub }: { hub: HubParams }, caller: Caller): Promise<Models> {
-  return (await started).wasm.Models.open(hub, caller.retrying);
+/** Does something with what is in the browser's storage. */
+async function stored<T>(
+  host: Host,
+  { hub }: { hub: HubParams },
+  caller: Caller,
+  work: (models: Models) => Promise<T>,
+): Promise<T> {
+  const models = await host.home.wasm.Models.open(hub, caller.retrying);
+  let trapped = false;
+  try {
+    return await work(models);
+  } catch (error) {
+    trapped = isFatal(error);
+    throw error;
+  } finally {
+    if (!trapped) models.free();
+  }
 }
 
 /** Work that ends, with its transfers, when the page gives it up. */
-async function stoppable<T>(caller: Caller, work: (stopper: Stopper) => Promise<T>): Promise<T> {
-  const stopper = engine.stopper();
+async function stoppable<T>({ home }: Host, caller: Caller, work: (stopper: Stopper) => Promise<T>): Promise<T> {
+  if (caller.gone) throw gone();
+  const stopper = new home.wasm.Stopper();
   caller.onabort = () => stopper.stop();
   try {
     return await work(stopper);
@@ -123,6 +214,7 @@ async function stoppable<T>(caller: Caller, work: (stopper: Stopper) => Promise<
 
 /** Runs one request to its end: prefill chunks become progress, the rest the stream or the whole answer. */
 async function generate(
+  host: Host,
   answer: Answer,
   stream: boolean | null | undefined,
   includeUsage: boolean | undefined,
@@ -144,7 +236,7 @@ async function generate(
       started = Boolean(stream);
       if (!chunk) break;
       if (chunk.recovery) {
-        if (chunk.recovery.stage === "ready") caller.reply({ info: info() });
+        if (chunk.recovery.stage === "ready") caller.reply({ info: info(host) });
         caller.reply({ recovery: chunk.recovery });
       } else if (chunk.prompt_progress) caller.reply({ progress: chunk.prompt_progress });
       else if (stream && (chunk.choices.length > 0 || includeUsage)) caller.chunk(chunk);

@@ -1,6 +1,7 @@
 //! Models by name: the Hub, and the browser's storage.
 
 use super::sources::fits;
+use super::stop::Stopper;
 use super::value::from_js;
 use super::{hearer, to_js};
 use crate::engine::{self, Meter, Options, Progress, Stage};
@@ -8,7 +9,7 @@ use crate::http::{Backoff, Timeouts, Token};
 use crate::hub::{self, Client, Report, Sizes, Spec};
 use crate::remote::OnRetry;
 use crate::store::{self, BlobSource, IndexedDbStore, MemoryStore, Source, Store};
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 use js_sys::Function;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -99,7 +100,8 @@ fn is_the_hubs(scheme: &str) -> bool {
 }
 
 /// What `text` names as `spec`: from the browser's storage where it is there, else from its server and into the storage.
-/// Where nothing can be kept, the weights go from the network to the device, without a second copy in memory.
+/// Where nothing can be kept, the weights go from the network to the device, without a second copy in memory. When the
+/// user clears the site's data meanwhile, it is fetched once more.
 pub async fn load(
     text: &str,
     spec: &Spec,
@@ -108,9 +110,33 @@ pub async fn load(
     max_memory: Option<f64>,
     progress: impl Fn(Progress) -> Result<()> + 'static,
 ) -> Result<engine::Engine> {
+    let progress: Report = Rc::new(progress);
+    match load_once(text, spec, hub.clone(), options, max_memory, progress.clone()).await {
+        Err(error) if error.code == Code::Internal && cleared(hub.clone()).await => {
+            load_once(text, spec, hub, options, max_memory, progress).await
+        }
+        result => result,
+    }
+}
+
+/// Whether the storage has nothing of any model, of which a load that has begun leaves something.
+async fn cleared(hub: HubOptions) -> bool {
+    match hub.open().await {
+        Ok((models, keeps)) => keeps && models.list().await.is_ok_and(|models| models.is_empty()),
+        Err(_) => false,
+    }
+}
+
+async fn load_once(
+    text: &str,
+    spec: &Spec,
+    hub: HubOptions,
+    options: &Options,
+    max_memory: Option<f64>,
+    progress: Report,
+) -> Result<engine::Engine> {
     let force = hub.force;
     let (models, keeps) = hub.open().await?;
-    let progress: Report = Rc::new(progress);
     let mut listener = |report| progress(report);
     let found = models.find(spec, force).await?.filter(|found| keeps || found.in_ranges());
     let Some(found) = found else {
@@ -180,7 +206,12 @@ impl Models {
     }
 
     /// Fetches what the name means now, and verifies it.
-    pub async fn pull(&self, model: String, on_progress: Function) -> Result<JsValue, JsValue> {
+    pub async fn pull(
+        &self,
+        stopper: &Stopper,
+        model: String,
+        on_progress: Function,
+    ) -> Result<JsValue, JsValue> {
         if !self.keeps {
             return Err(Error::quota_exceeded("there is no storage here to keep a model in").into());
         }
@@ -189,7 +220,7 @@ impl Models {
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
             Ok(())
         };
-        self.models.pull(&spec, self.force, Rc::new(report)).await?;
+        stopper.around(self.models.pull(&spec, self.force, Rc::new(report))).await?;
         Ok(to_js(&self.models.peek(&spec).await?.cached())?)
     }
 
@@ -219,7 +250,12 @@ impl Models {
     }
 
     /// Reads models again, one or all, and compares their hashes.
-    pub async fn verify(&self, model: Option<String>, on_progress: Function) -> Result<JsValue, JsValue> {
+    pub async fn verify(
+        &self,
+        stopper: &Stopper,
+        model: Option<String>,
+        on_progress: Function,
+    ) -> Result<JsValue, JsValue> {
         #[derive(Serialize)]
         struct Checked {
             model: String,
@@ -230,15 +266,19 @@ impl Models {
             Some(model) => self.models.cached(&self.models.name(&model)?).await?,
             None => self.models.list().await?,
         };
-        let mut results = Vec::new();
         let mut progress = |progress: Progress| {
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
             Ok(())
         };
-        for cached in cached {
-            let verdict = self.models.verify(&cached, &mut progress).await?;
-            results.push(Checked { model: cached.model, commit: cached.commit, verdict });
-        }
+        let checking = async {
+            let mut results = Vec::new();
+            for cached in cached {
+                let verdict = self.models.verify(&cached, &mut progress).await?;
+                results.push(Checked { model: cached.model, commit: cached.commit, verdict });
+            }
+            Ok::<_, Error>(results)
+        };
+        let results = stopper.around(checking).await?;
         Ok(to_js(&results)?)
     }
 }

@@ -14,6 +14,14 @@ pub struct Stopper {
 
 #[wasm_bindgen]
 impl Stopper {
+    /// For one call.
+    #[wasm_bindgen(constructor)]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Stopper {
+        let (handle, registration) = AbortHandle::new_pair();
+        Stopper { handle, registration: Cell::new(Some(registration)) }
+    }
+
     /// The call that it was given to fails with `aborted`.
     pub fn stop(&self) {
         self.handle.abort();
@@ -21,11 +29,6 @@ impl Stopper {
 }
 
 impl Stopper {
-    pub(super) fn new() -> Stopper {
-        let (handle, registration) = AbortHandle::new_pair();
-        Stopper { handle, registration: Cell::new(Some(registration)) }
-    }
-
     /// `work`, which is dropped where it is when it is stopped.
     pub(super) async fn around<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let registration =

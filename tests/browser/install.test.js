@@ -29,7 +29,7 @@ after(async () => {
 
 test("the tarball holds what is needed and nothing else", () => {
   const files = packed.files.map(({ path }) => path);
-  for (const needed of ["package.json", "README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/index.js", "dist/index.d.ts", "dist/worker.js", "dist/file.d.ts", "wasm/candlewick_bg.wasm", "wasm/candlewick-threads_bg.wasm"]) {
+  for (const needed of ["package.json", "README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/index.js", "dist/index.d.ts", "dist/worker.js", "dist/file.d.ts", "wasm/candlewick_bg.wasm", "wasm/candlewick-threads_bg.wasm", "wasm/candlewick-threads-plain_bg.wasm"]) {
     assert.ok(files.includes(needed), needed);
   }
   assert.deepEqual(files.filter((path) => !/^(dist\/\w+(\.d\.ts|\.js)|wasm\/[\w-]+(\.d\.ts|\.js|\.wasm|\.wasm\.d\.ts)|package\.json|README\.md|LICENSE-\w+)$/.test(path)), []);

@@ -22,7 +22,7 @@ const bare = (name) => `<!doctype html><title>test</title><script type="module">
   document.title = "ready";
 </script>`;
 
-const names = ["candlewick", "candlewick-threads"];
+const names = ["candlewick", "candlewick-threads", "candlewick-threads-plain"];
 // What the file with threads asks of a page.
 const headers = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 let browser, server;

@@ -3,6 +3,11 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { blank, browserName, isolation, launch, only, openPage, read, serve, story } from "./support.js";
 
+// The file that runs in an isolated page, and why: WebKit has no relaxed SIMD.
+const relaxed = browserName !== "webkit";
+const wasm = relaxed ? "candlewick-threads.wasm" : "candlewick-threads-plain.wasm";
+const wasmReason = relaxed ? "threads and relaxed SIMD" : "threads; this browser has no relaxed SIMD";
+
 // The engine's Worker as it is; but what it starts as a helper fails at once.
 const helplessWorker = {
   "/helpless.js": `import "/fail.js"; import "/pkg/dist/worker.js";`,
@@ -13,15 +18,30 @@ const helplessWorker = {
   });`,
 };
 
+// The engine's Worker as it is; but something never happens, or never ends.
+const withFirst = (script) => `import "${script}"; import "/pkg/dist/worker.js";`;
+const hangingWorkers = {
+  "/silent.js": withFirst("/say-nothing.js"),
+  "/say-nothing.js": `addEventListener("message", (event) => "work" in event.data && event.stopImmediatePropagation());`,
+  "/stuck.js": withFirst("/get-stuck.js"),
+  "/get-stuck.js": `addEventListener("message", ({ data }) => { if ("reason" in data && data.file !== "single") for (;;); });`,
+  "/deaf.js": withFirst("/hear-nothing.js"),
+  "/hear-nothing.js": `addEventListener("message", (event) => "reason" in event.data && event.data.file !== "single" && event.stopImmediatePropagation());`,
+  "/childless.js": withFirst("/have-no-children.js"),
+  "/have-no-children.js": `self.Worker = class { constructor() { throw new Error("a Worker in a Worker"); } };`,
+};
+
 // The engine without the package around it; its helpers come from the same script.
 const logitsWorker = `
-  import init, { Engine, useHelpers } from "/pkg/wasm/candlewick-threads.js";
-  import { help, startHelper } from "/pkg/dist/helpers.js";
+  import init, { Engine, useHelpers } from "/pkg/wasm/${wasm.replace("wasm", "js")}";
+  import { Crew } from "/pkg/dist/crew.js";
+  import { help } from "/pkg/dist/helpers.js";
   onmessage = async ({ data }) => {
     if ("work" in data) return help(data);
-    const module = await WebAssembly.compileStreaming(fetch("/pkg/wasm/candlewick-threads_bg.wasm"));
+    const module = await WebAssembly.compileStreaming(fetch("/pkg/wasm/${wasm.replace(".", "_bg.")}"));
     const { memory } = await init({ module_or_path: module });
-    useHelpers((work, crashed) => startHelper({ module, memory, work, crashed }));
+    const crew = new Crew(location.href);
+    useHelpers(async (work, crashed) => (await crew.start({ file: "${relaxed ? "threaded" : "plain"}", module, memory, work, crashed })) === "runs");
     const file = new Uint8Array(await (await fetch(data.url)).arrayBuffer());
     const answer = [];
     for (const threads of data.threads) {
@@ -34,14 +54,10 @@ const logitsWorker = `
   };
 `;
 
-/** WebKit has no relaxed SIMD, without which the file with threads does not start there. */
-const threaded = browserName !== "webkit";
-const withThreads = { skip: !threaded && "this browser has no relaxed SIMD" };
-
 let browser, isolated, plain;
 before(async () => {
   browser = await launch();
-  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", "/logits.js": logitsWorker, ...helplessWorker }, headers: isolation });
+  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", "/logits.js": logitsWorker, ...helplessWorker, ...hangingWorkers }, headers: isolation });
   // As the package's README has it.
   const [serviceWorker, registration] = [...read("pkg/README.md").toString().matchAll(/```js\n(\/\/ isolat[^]*?)```/g)].map(([, code]) => code);
   const trick = blank.replace("<script", () => `<script type="module">${registration}</script><script`);
@@ -79,22 +95,19 @@ describe("in a cross-origin isolated page", () => {
   for (const threads of [1, 2, 5]) {
     test(`${threads} threads tell the published story`, async () => {
       const told = await inPage(isolated.url, tell, { threads });
-      const expected = threaded
-        ? { threads, wasm: "candlewick-threads.wasm", wasmReason: "threads and relaxed SIMD" }
-        : { threads: 1, wasm: "candlewick.wasm", wasmReason: "this browser has no relaxed SIMD" };
-      assert.deepEqual(told, { text: story, device: "cpu", ...expected });
+      assert.deepEqual(told, { text: story, threads, wasm, wasmReason, device: "cpu" });
     });
   }
 
-  test("as many threads as are the fastest tell it too", withThreads, async () => {
+  test("as many threads as are the fastest tell it too", async () => {
     const told = await inPage(isolated.url, tell, {});
     assert.equal(told.text, story);
-    assert.equal(told.wasm, "candlewick-threads.wasm");
+    assert.equal(told.wasm, wasm);
     assert.ok(told.threads >= 1, `${told.threads} threads`);
   });
 
   for (const file of ["quant-q4_0", "quant-q8_0", "quant-q4_k", "quant-q6_k", "quant-f16", "gemma3", "phi3-swa"]) {
-    test(`logits are the same to the bit: ${file}`, withThreads, async () => {
+    test(`logits are the same to the bit: ${file}`, async () => {
       const result = await inPage(isolated.url, async (file) => {
         const worker = new Worker("/logits.js", { type: "module" });
         const tokens = Uint32Array.from({ length: 100 }, (_, index) => (index * 7) % 256);
@@ -181,17 +194,64 @@ describe("in a cross-origin isolated page", () => {
     await until(async () => (await workers()) === 0);
   });
 
-  test("where the file with threads is broken, the other one runs", withThreads, async () => {
-    const told = await inPage(isolated.url, tell, { threadsWasmURL: "/broken.wasm", wasmURL: "/pkg/wasm/candlewick_bg.wasm" });
+  test("where the file with threads is broken, the other one runs", async () => {
+    const told = await inPage(isolated.url, tell, { threadsWasmURL: "/broken.wasm", threadsPlainWasmURL: "/broken.wasm", wasmURL: "/pkg/wasm/candlewick_bg.wasm" });
     assert.equal(told.text, story);
     assert.equal(told.wasm, "candlewick.wasm");
     assert.match(told.wasmReason, /could not be started/);
     assert.equal(told.threads, 1);
   });
 
-  test("where helpers cannot start, the engine works alone", withThreads, async () => {
+  test("where helpers cannot start, the engine works alone", async () => {
     const told = await inPage(isolated.url, tell, { threads: 4, workerURL: "/helpless.js" });
-    assert.deepEqual({ ...told, wasmReason: "" }, { text: story, threads: 1, wasm: "candlewick-threads.wasm", wasmReason: "", device: "cpu" });
+    assert.deepEqual({ ...told, wasmReason: "" }, { text: story, threads: 1, wasm, wasmReason: "", device: "cpu" });
+  });
+
+  // In Firefox, a Worker that starts another one hangs in that now and then.
+  test("the page starts the helpers", async () => {
+    const told = await inPage(isolated.url, tell, { threads: 3, workerURL: "/childless.js" });
+    assert.deepEqual([told.text, told.threads], [story, 3]);
+  });
+
+  test("where helpers do not answer, the engine works alone", async () => {
+    const told = await inPage(isolated.url, tell, { threads: 3, workerURL: "/silent.js" });
+    assert.deepEqual([told.text, told.threads, told.wasm], [story, 1, wasm]);
+    assert.match(told.wasmReason, /2 of its helpers did not come up/);
+  });
+
+  const plain = { threadsPlainWasmURL: "/pkg/wasm/candlewick-threads-plain_bg.wasm" };
+  const files = { threadsWasmURL: "/pkg/wasm/candlewick-threads_bg.wasm", wasmURL: "/pkg/wasm/candlewick_bg.wasm" };
+  for (const worker of ["/stuck.js", "/deaf.js"]) {
+    test(`where it does not start with threads, it starts without: ${worker}`, async () => {
+      const told = await inPage(isolated.url, tell, { threads: 3, workerURL: worker, ...files, ...plain });
+      assert.deepEqual([told.text, told.threads, told.wasm], [story, 1, "candlewick.wasm"]);
+      assert.match(told.wasmReason, /^candlewick-threads.*\.wasm was given up: it did not start within/);
+    });
+  }
+
+  test("a browser without relaxed SIMD has threads, too", async () => {
+    const told = await inPage(isolated.url, async (tell) => {
+      const { validate } = WebAssembly;
+      WebAssembly.validate = (bytes) => bytes.length > 64 && validate(bytes);
+      return (0, eval)(tell)({ threads: 2 });
+    }, String(tell));
+    assert.deepEqual([told.text, told.threads, told.wasm], [story, 2, "candlewick-threads-plain.wasm"]);
+    assert.equal(told.wasmReason, "threads; this browser has no relaxed SIMD");
+  });
+
+  test("which files were given decides, too", only(["chromium", "firefox"], "it has no relaxed SIMD"), async () => {
+    const { wasmURL } = files;
+    const ran = [];
+    for (const options of [{ wasmURL }, { wasmURL, ...plain }, { ...files, ...plain }]) {
+      const { text, wasm, wasmReason } = await inPage(isolated.url, tell, { threads: 2, ...options });
+      assert.equal(text, story);
+      ran.push(`${wasm}: ${wasmReason}`);
+    }
+    assert.deepEqual(ran, [
+      "candlewick.wasm: wasmURL was given without threadsWasmURL",
+      "candlewick-threads-plain.wasm: threads; threadsWasmURL was not given",
+      "candlewick-threads.wasm: threads and relaxed SIMD",
+    ]);
   });
 
   test("a number of threads that makes no sense", async () => {

@@ -3,6 +3,7 @@
 use super::kernels::float16::{Binary16, Brain16, Format};
 use super::kernels::input::{Input, Order};
 use super::kernels::layout;
+use super::kernels::quants::{Form, Usual};
 use super::packed::{Output, Packed};
 use super::packed16::Packed16;
 use super::pool::{Parts, Pool};
@@ -226,6 +227,19 @@ pub(super) fn allocate(kind: TensorType, rows: usize, columns: usize) -> Result<
 
 /// In the layout of our own kernels, for the types that have one.
 fn packed(kind: TensorType, rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+    #[cfg(target_feature = "relaxed-simd")]
+    if super::form::pairs_are_faster(kind) {
+        return packed_as::<super::kernels::quants::Pairs>(kind, rows, columns);
+    }
+    packed_as::<Usual>(kind, rows, columns)
+}
+
+/// The same, with integers in the form `I`.
+pub(super) fn packed_as<I: Form + 'static>(
+    kind: TensorType,
+    rows: usize,
+    columns: usize,
+) -> Option<Result<Box<dyn Blocks>>> {
     fn boxed<L: layout::Layout + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
         Some(Packed::<L>::new(rows, columns).map(|packed| Box::new(packed) as Box<dyn Blocks>))
     }
@@ -238,16 +252,16 @@ fn packed(kind: TensorType, rows: usize, columns: usize) -> Option<Result<Box<dy
         TensorType::F32 => None,
         TensorType::F16 => boxed16::<Binary16>(rows, columns),
         TensorType::BF16 => boxed16::<Brain16>(rows, columns),
-        TensorType::Q4_0 => boxed::<layout::PackedQ4_0>(rows, columns),
-        TensorType::Q4_1 => boxed::<layout::PackedQ4_1>(rows, columns),
-        TensorType::Q5_0 => boxed::<layout::PackedQ5_0>(rows, columns),
-        TensorType::Q5_1 => boxed::<layout::PackedQ5_1>(rows, columns),
-        TensorType::Q8_0 => boxed::<layout::PackedQ8_0>(rows, columns),
-        TensorType::Q2_K => boxed::<layout::PackedQ2K>(rows, columns),
-        TensorType::Q3_K => boxed::<layout::PackedQ3K>(rows, columns),
-        TensorType::Q4_K => boxed::<layout::PackedQ4K>(rows, columns),
-        TensorType::Q5_K => boxed::<layout::PackedQ5K>(rows, columns),
-        TensorType::Q6_K => boxed::<layout::PackedQ6K>(rows, columns),
+        TensorType::Q4_0 => boxed::<layout::PackedQ4_0<I>>(rows, columns),
+        TensorType::Q4_1 => boxed::<layout::PackedQ4_1<I>>(rows, columns),
+        TensorType::Q5_0 => boxed::<layout::PackedQ5_0<I>>(rows, columns),
+        TensorType::Q5_1 => boxed::<layout::PackedQ5_1<I>>(rows, columns),
+        TensorType::Q8_0 => boxed::<layout::PackedQ8_0<I>>(rows, columns),
+        TensorType::Q2_K => boxed::<layout::PackedQ2K<I>>(rows, columns),
+        TensorType::Q3_K => boxed::<layout::PackedQ3K<I>>(rows, columns),
+        TensorType::Q4_K => boxed::<layout::PackedQ4K<I>>(rows, columns),
+        TensorType::Q5_K => boxed::<layout::PackedQ5K<I>>(rows, columns),
+        TensorType::Q6_K => boxed::<layout::PackedQ6K<I>>(rows, columns),
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod attention;
 mod blocks;
+#[cfg(any(test, target_feature = "relaxed-simd"))]
+mod form;
 mod kernels;
 mod ops;
 mod packed;

@@ -167,7 +167,15 @@ pub fn failure(error: JsValue) -> Error {
             code: Code::QuotaExceeded,
             message: "the browser's storage for this site is full".to_owned(),
         },
-        Some(error) => Error::internal(format!("the browser's storage failed: {}", error.name())),
+        Some(error) => Error::internal(match error.name().as_str() {
+            // What browsers say when their user clears the site's data under our hands, or the disk fails.
+            "UnknownError" | "InvalidStateError" | "AbortError" | "NotFoundError" | "NotReadableError"
+            | "TransactionInactiveError" => {
+                "the browser took its storage for this site away: the site's data was cleared, or the disk failed. Load it again".to_owned()
+            }
+            "SecurityError" | "NotAllowedError" => "the browser allows this page no storage".to_owned(),
+            name => format!("the browser's storage failed ({name}: {})", error.message()),
+        }),
         None => Error::internal("the browser's storage failed"),
     }
 }

@@ -1,5 +1,5 @@
 /** An encoder that runs in this Worker: `/v1/embeddings` without a host. */
-import type { Engine } from "../../../pkg/wasm/candlewick.js";
+import { Stopper, type Engine } from "../../../pkg/wasm/candlewick.js";
 import type { Body } from "./body";
 import { Refusal } from "./errors";
 import { checkAlive, open, refusal } from "./local";
@@ -38,7 +38,7 @@ export async function embed(name: string, request: Request, body: Body, env: Env
   }
   try {
     const engine = await ready(name, env, request.url);
-    const list = await engine.embeddings(engine.stopper(), body, () => {});
+    const list = await engine.embeddings(new Stopper(), body, () => {});
     return Response.json({ ...list, model: name });
   } catch (error) {
     throw refusal(error);

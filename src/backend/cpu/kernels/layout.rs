@@ -9,7 +9,7 @@
 
 use super::decode::{Block, Encoding};
 use super::float::lanes;
-use super::quants::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, GROUPS, Quants, WORD};
+use super::quants::{Form, GROUPS, Quants, Usual, WORD};
 use super::simd::{V, and, load_i16, mul_f32, opaque, shl_i32, shr_i32};
 use half::f16;
 use std::marker::PhantomData;
@@ -269,13 +269,13 @@ impl<E: Encoding, Q: Quants, const SUB_BLOCK: usize> Layout for SuperRaised<E, Q
 
 use super::decode::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
-pub type PackedQ4_0 = Plain<Q4_0, Bits4, 8>;
-pub type PackedQ4_1 = Raised<Q4_1, Bits4>;
-pub type PackedQ5_0 = Plain<Q5_0, Bits5, 16>;
-pub type PackedQ5_1 = Raised<Q5_1, Bits5>;
-pub type PackedQ8_0 = Plain<Q8_0, Bits8, 0>;
-pub type PackedQ2K = SuperRaised<Q2K, Bits2, 16>;
-pub type PackedQ3K = Super<Q3K, Bits3, 4>;
-pub type PackedQ4K = SuperRaised<Q4K, Bits4, 32>;
-pub type PackedQ5K = SuperRaised<Q5K, Bits5, 32>;
-pub type PackedQ6K = Super<Q6K, Bits6, 32>;
+pub type PackedQ4_0<F = Usual> = Plain<Q4_0, <F as Form>::Bits4, 8>;
+pub type PackedQ4_1<F = Usual> = Raised<Q4_1, <F as Form>::Bits4>;
+pub type PackedQ5_0<F = Usual> = Plain<Q5_0, <F as Form>::Bits5, 16>;
+pub type PackedQ5_1<F = Usual> = Raised<Q5_1, <F as Form>::Bits5>;
+pub type PackedQ8_0<F = Usual> = Plain<Q8_0, <F as Form>::Bits8, 0>;
+pub type PackedQ2K<F = Usual> = SuperRaised<Q2K, <F as Form>::Bits2, 16>;
+pub type PackedQ3K<F = Usual> = Super<Q3K, <F as Form>::Bits3, 4>;
+pub type PackedQ4K<F = Usual> = SuperRaised<Q4K, <F as Form>::Bits4, 32>;
+pub type PackedQ5K<F = Usual> = SuperRaised<Q5K, <F as Form>::Bits5, 32>;
+pub type PackedQ6K<F = Usual> = Super<Q6K, <F as Form>::Bits6, 32>;

@@ -3,18 +3,33 @@
 //! Weights lie in groups of four rows. The integers of four rows and 32 columns are some 128-bit words; a row has one
 //! 32-bit lane of each. What a product takes of a lane at once is a *step*: a pair of columns in 16 bits each, for
 //! WebAssembly's plain SIMD and SSE2 ([`pairs`]), or four columns in 8 bits each, for relaxed SIMD ([`quads`]).
+//! Where there is relaxed SIMD, which [`Form`] is faster depends on the processor.
 
-#[cfg_attr(target_feature = "relaxed-simd", allow(dead_code))]
 pub mod pairs;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
 pub mod quads;
 
 use super::simd::{V, load, shl_i16, shr_u16};
 
+pub use pairs::Pairs;
+#[cfg(any(test, target_feature = "relaxed-simd"))]
+pub use quads::Quads;
+
+/// The form that is faster on most processors.
 #[cfg(not(target_feature = "relaxed-simd"))]
-pub use pairs::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
+pub type Usual = Pairs;
 #[cfg(target_feature = "relaxed-simd")]
-pub use quads::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8};
+pub type Usual = Quads;
+
+/// One way to pack integers, for each number of bits. Products are the same to the bit in all of them.
+pub trait Form {
+    type Bits2: Quants;
+    type Bits3: Quants;
+    type Bits4: Quants;
+    type Bits5: Quants;
+    type Bits6: Quants;
+    type Bits8: Quants;
+}
 
 /// Bytes of what one operation works on: four lanes of 32 bits.
 pub const WORD: usize = 16;

@@ -6,7 +6,19 @@
 //! products of a block are [`Quants::SCALE`] times as large.
 
 use super::super::simd::{V, add_i32, and, dot_i16, lane_at, opaque, or, shl_i16, shr_i16, shr_u16, sub_i16};
-use super::{Lanes, MOST_STEPS, Quants, put, word};
+use super::{Form, Lanes, MOST_STEPS, Quants, put, word};
+
+/// Two columns at a time.
+pub struct Pairs;
+
+impl Form for Pairs {
+    type Bits2 = Bits2;
+    type Bits3 = Bits3;
+    type Bits4 = Bits4;
+    type Bits5 = Bits5;
+    type Bits6 = Bits6;
+    type Bits8 = Bits8;
+}
 
 /// Pairs in a block of 32 columns.
 pub const PAIRS: usize = MOST_STEPS;

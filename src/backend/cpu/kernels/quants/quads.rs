@@ -7,7 +7,19 @@
 //! magnitude: their sum is known beforehand and starts the sum of products.
 
 use super::super::simd::{V, and, dot_i8, lane_at, opaque, or, xor};
-use super::{GROUPS, Lanes, Quants, WORD, down, put};
+use super::{Form, GROUPS, Lanes, Quants, WORD, down, put};
+
+/// Four columns at a time.
+pub struct Quads;
+
+impl Form for Quads {
+    type Bits2 = Bits2;
+    type Bits3 = Bits3;
+    type Bits4 = Bits4;
+    type Bits5 = Bits5;
+    type Bits6 = Bits6;
+    type Bits8 = Bits8;
+}
 
 /// Integers of `LOW + HIGH` bits: `LOW` words of low bits and `HIGH` words of high bits, in the order in which quads need
 /// them. A word has the bits of so many quads as fit a byte, the first in the lowest bits.
