@@ -150,6 +150,11 @@ impl Edit {
         self.set(key, ARRAY, &[array(6, values.len() as u64), numbers].concat())
     }
 
+    pub fn i32s(self, key: &str, values: &[i32]) -> Edit {
+        let numbers: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.set(key, ARRAY, &[array(5, values.len() as u64), numbers].concat())
+    }
+
     /// Changes the tensor called `name`.
     pub fn tensor(mut self, name: &str, change: impl FnOnce(&mut Tensor)) -> Edit {
         change(self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap());

@@ -1,10 +1,14 @@
 //! The tokens of a file: id to text, text to id, and what kind each is.
 
+use super::rolling::{Prefixes, Rolling};
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+
+/// The longest token, in bytes. Published ones have some hundreds.
+const MAX_TOKEN: usize = 1 << 16;
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +48,7 @@ pub(super) struct Vocabulary {
     /// Where each text ends.
     ends: Vec<u32>,
     index: HashTable<u32>,
-    // Keyed with random numbers: a file cannot be made to collide.
-    hasher: RandomState,
+    hasher: Rolling,
     kinds: Vec<Kind>,
 }
 
@@ -73,7 +76,7 @@ impl Vocabulary {
             texts: String::with_capacity(tokens.iter().map(|token| token.len()).sum()),
             ends: Vec::with_capacity(tokens.len()),
             index: HashTable::with_capacity(tokens.len()),
-            hasher: RandomState::new(),
+            hasher: Rolling::new(tokens.iter().map(|token| token.len()).max().unwrap_or(0).min(MAX_TOKEN)),
             kinds,
         };
         for (id, token) in tokens.iter().enumerate() {
@@ -85,6 +88,12 @@ impl Vocabulary {
                 }
                 false => *token,
             };
+            if text.len() > MAX_TOKEN {
+                return Err(Error::corrupt_model(format!(
+                    "token {id} has {} bytes; at most {MAX_TOKEN} are allowed",
+                    text.len()
+                )));
+            }
             let first = vocabulary.intern(text);
             if first != id as u32 {
                 return Err(Error::corrupt_model(format!("tokens {first} and {id} are the same: {text:?}")));
@@ -102,10 +111,10 @@ impl Vocabulary {
     /// their being tokens.
     pub fn intern(&mut self, text: &str) -> u32 {
         let Vocabulary { texts, ends, index, hasher, .. } = self;
-        let hash = hasher.hash_one(text.as_bytes());
+        let hash = hasher.hash(text.as_bytes());
         let same = |&id: &u32| text_of(texts, ends, id) == Some(text);
         match index
-            .entry(hash, same, |&id| hasher.hash_one(text_of(texts, ends, id).unwrap_or_default().as_bytes()))
+            .entry(hash, same, |&id| hasher.hash(text_of(texts, ends, id).unwrap_or_default().as_bytes()))
         {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
@@ -120,8 +129,22 @@ impl Vocabulary {
 
     /// The token or interned piece that reads `text`.
     pub fn piece(&self, text: &[u8]) -> Option<u32> {
-        let same = |&id: &u32| self.text(id).is_some_and(|t| t.as_bytes() == text);
-        self.index.find(self.hasher.hash_one(text), same).copied()
+        self.find(self.hasher.hash(text), text)
+    }
+
+    fn find(&self, hash: u64, text: &[u8]) -> Option<u32> {
+        self.index.find(hash, |&id| self.text(id).is_some_and(|t| t.as_bytes() == text)).copied()
+    }
+
+    /// From which [`part`](Self::part) finds tokens.
+    pub fn prefixes(&self, text: &str) -> Prefixes {
+        self.hasher.prefixes(text.as_bytes())
+    }
+
+    /// The token that a part of `text` reads, without reading all of that where there is none.
+    pub fn part(&self, text: &str, prefixes: &Prefixes, part: Range<usize>) -> Option<u32> {
+        let hash = self.hasher.part(prefixes, part.clone())?;
+        self.find(hash, &text.as_bytes()[part]).filter(|&id| self.is_token(id))
     }
 
     /// The token that reads `text`.
