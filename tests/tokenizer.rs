@@ -129,6 +129,25 @@ fn sentencepiece_flags() {
     }
 }
 
+#[test]
+fn wordpiece_as_transformers_has_it() {
+    let golden = golden("wordpiece.json");
+    let bytes = vocabulary(golden["model"].as_str().unwrap());
+    for (index, kind) in golden["kinds"].as_array().unwrap().iter().enumerate() {
+        let tokenizer = ["lowercase", "strip_accents"]
+            .iter()
+            .fold(Edit::new(&bytes), |edit, flag| {
+                edit.bool(&format!("tokenizer.ggml.normalizer.{flag}"), kind[flag].as_bool().unwrap())
+            })
+            .load()
+            .unwrap();
+        for case in golden["cases"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&case["ids"][index]), "{kind} {text:?}");
+        }
+    }
+}
+
 fn run(tokenizer: &Tokenizer, mut detokenizer: Detokenizer, ids: &[u32]) -> String {
     let mut text: String = ids.iter().map(|&id| detokenizer.push(tokenizer, id)).collect();
     text += &detokenizer.finish();
@@ -237,6 +256,88 @@ fn long_texts_without_a_pause() {
     }
 }
 
+/// A vocabulary of the given tokens alone; of a type each.
+fn made_of(base: &str, tokens: &[String], kind: i32) -> Edit {
+    let ggml = |name: &str| format!("tokenizer.ggml.{name}");
+    let texts: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let scores: Vec<f32> = (0..tokens.len()).map(|at| at as f32).collect();
+    Edit::new(&vocabulary(base))
+        .strs(&ggml("tokens"), &texts)
+        .i32s(&ggml("token_type"), &vec![kind; tokens.len()])
+        .f32s(&ggml("scores"), &scores)
+        .remove_ids()
+        .bool(&ggml("add_bos_token"), false)
+}
+
+#[test]
+fn hostile_vocabularies_take_no_longer() {
+    const LEN: usize = 1 << 20;
+    let chain = |n: usize| -> Vec<String> { (1..=n).map(|len| "a".repeat(len)).collect() };
+    // Each takes hours with a step that is quadratic in the length of a text or of a token.
+    let special = made_of("spm.gguf", &chain(4000), 4).load().unwrap();
+    let text = "a".repeat(LEN);
+    let ids = special.encode(&text, false).unwrap();
+    assert_eq!(ids.len(), LEN.div_ceil(4000));
+    assert!(ids[..ids.len() - 1].iter().all(|&id| id == 3999));
+
+    // The last letters of each period belong to the longest token, whose beginning is a chain's.
+    let mut tokens = chain(2000);
+    tokens.push("a".repeat(2000) + "b");
+    let special = made_of("spm.gguf", &tokens, 4).load().unwrap();
+    let text = ("a".repeat(3999) + "b").repeat(LEN / 4000);
+    assert_eq!(special.encode(&text, false).unwrap(), [1998, 2000].repeat(LEN / 4000));
+
+    // Letters are joined one after another, each time to a longer token.
+    let spm =
+        made_of("spm.gguf", &chain(3000), 1).bool("tokenizer.ggml.add_space_prefix", false).load().unwrap();
+    let ids = spm.encode(&"a".repeat(LEN), false).unwrap();
+    assert_eq!(ids.iter().map(|id| id + 1).sum::<u32>(), LEN as u32);
+
+    // Many tokens, all in the text.
+    let many: Vec<String> = (0..60_000).map(|n| format!("<{n}>")).collect();
+    let special = made_of("spm.gguf", &many, 3).load().unwrap();
+    assert_eq!(special.encode(&many.concat(), true).unwrap(), Vec::from_iter(0..60_000));
+    assert_eq!(special.decode(&[0]), "");
+
+    // All of a word is read before it turns out that only a letter is a token.
+    let mut tokens: Vec<String> = ["[UNK]", "▁", "▁a", "a"].map(str::to_owned).into();
+    tokens.extend([format!("▁{}b", "a".repeat(20_000)), "a".repeat(20_000) + "b"]);
+    let wordpiece = Edit::new(&vocabulary("ggml-vocab-bert-bge.gguf"))
+        .strs("tokenizer.ggml.tokens", &tokens.iter().map(String::as_str).collect::<Vec<_>>())
+        .remove("tokenizer.ggml.token_type")
+        .u32("tokenizer.ggml.unknown_token_id", 0)
+        .load()
+        .unwrap();
+    let words = ("a".repeat(100) + " ").repeat(LEN / 100);
+    assert_eq!(wordpiece.encode(&words, false).unwrap().len(), 100 * (LEN / 100));
+    assert_eq!(wordpiece.encode(&"a".repeat(LEN), false).unwrap(), [0]);
+}
+
+#[test]
+fn gemma_4_begins_with_bos_whatever_its_file_says() {
+    let bpe = Edit::new(&vocabulary("bpe.gguf")).str("tokenizer.ggml.model", "gemma4");
+    for says in [true, false] {
+        let tokenizer = bpe.clone().bool("tokenizer.ggml.add_bos_token", says).load().unwrap();
+        assert_eq!(tokenizer.encode_with_special("a", false).unwrap()[0], tokenizer.bos().unwrap());
+    }
+}
+
+#[test]
+fn whitespace_cuts_words_of_plain_text() {
+    let tokens: Vec<&str> = vec!["h", "e", "中", "he", "中文", "文", "<unk>"];
+    let edit = Edit::new(&vocabulary("bpe.gguf"))
+        .str("tokenizer.ggml.pre", "whitespace")
+        .strs("tokenizer.ggml.tokens", &tokens)
+        .strs("tokenizer.ggml.merges", &["h e", "中 文", "e 中"])
+        .remove("tokenizer.ggml.token_type")
+        .remove_ids();
+    let tokenizer = edit.load().unwrap();
+    assert_eq!(tokenizer.encode("he 中文", false).unwrap(), [3, 4]);
+    assert!(tokenizer.encode("HE", false).unwrap().is_empty());
+    let tokenizer = edit.bool("tokenizer.ggml.normalizer.lowercase", true).load().unwrap();
+    assert_eq!(tokenizer.encode("HE", false).unwrap(), [3]);
+}
+
 #[test]
 fn broken_vocabularies() {
     let spm = || Edit::new(&vocabulary("spm.gguf"));
@@ -254,6 +355,23 @@ fn broken_vocabularies() {
             "a token twice",
             bpe().strs(&ggml("tokens"), &["a", "a"]).remove(&ggml("token_type")),
             Code::CorruptModel,
+        ),
+        (
+            "a token of 64 KB and one byte",
+            made_of("spm.gguf", &["a".repeat((1 << 16) + 1)], 1),
+            Code::CorruptModel,
+        ),
+        (
+            "special tokens without end",
+            made_of(
+                "spm.gguf",
+                &(b'a'..=b'z')
+                    .map(|c| char::from(c).to_string().repeat(1 << 16))
+                    .chain((0..60).map(|n| format!("{n} ") + &"x".repeat(65_000)))
+                    .collect::<Vec<_>>(),
+                4,
+            ),
+            Code::UnsupportedModel,
         ),
         ("more scores than tokens", spm().f32s(&ggml("scores"), &[0.0; 5000]), Code::CorruptModel),
         ("fewer scores than tokens", spm().f32s(&ggml("scores"), &[0.0]), Code::CorruptModel),

@@ -49,7 +49,7 @@ pub fn times(left: &Value, right: &Value) -> Result<Value, Error> {
     }
     let items: Vec<Value> = part.try_iter()?.collect();
     budget::check_text(items.len().saturating_mul(count).saturating_mul(4))?;
-    let repeated = items.repeat(count);
+    let repeated: Vec<Value> = (0..count).flat_map(|_| items.iter().cloned()).collect();
     Ok(if part.is_tuple() { Value::from(Tuple::from(repeated)) } else { Value::from(repeated) })
 }
 

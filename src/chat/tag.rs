@@ -408,6 +408,10 @@ impl<'a> Tag<'a> {
         let rest = &self.text[self.at + word.len()..];
         let before = self.out.trim_end();
         let is_name = before.ends_with(['|', '.']) || matches!(self.last_word, "is");
+        // A tag's own word is no operand.
+        let own = self.outermost()
+            && self.text.starts_with("{%")
+            && before.trim_end_matches(['-', '+']).ends_with("{%");
         let last_word = self.last_word;
         if word != "not" || last_word != "is" {
             self.last_word = word;
@@ -430,10 +434,6 @@ impl<'a> Tag<'a> {
             "not" => !is_name && (!self.after_operand() || rest.trim_start().starts_with("in")),
             _ => false,
         };
-        // A tag's own word is no operand.
-        let own = self.outermost()
-            && self.text.starts_with("{%")
-            && before.trim_end_matches(['-', '+']).ends_with("{%");
         if splits || own {
             self.end_operand();
             self.copy(word.len());

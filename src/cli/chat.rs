@@ -2,7 +2,7 @@
 
 use super::answer::{Models, Untalkative, answer};
 use super::arguments::{ChatArguments, Common};
-use super::output::{print_error, say, stdout};
+use super::output::{print_error, say};
 use super::{Failure, Outcome};
 use crate::openai::{Endpoint, Ran};
 use crate::router::Provider;

@@ -69,7 +69,8 @@ impl Engine {
     fn document_tokens(&self, document: &Document, context: usize, truncate: bool) -> Result<Vec<u32>> {
         let tokenizer = &self.language.tokenizer;
         let mut tokens = match document {
-            Document::Text(text) => tokenizer.encode_with_special(text, false)?,
+            // As in llama.cpp and transformers, "[MASK]" in a text is the token.
+            Document::Text(text) => tokenizer.encode_with_special(text, true)?,
             Document::Tokens(tokens) => {
                 tokenizer.check(tokens)?;
                 tokens.clone()

@@ -117,7 +117,7 @@ pub fn prompt_tokens(body: &Map<String, Value>) -> usize {
             _ => 0,
         }
     }
-    ["messages", "prompt", "tools"].iter().filter_map(|field| body.get(field)).map(texts).sum()
+    ["messages", "prompt", "tools"].iter().filter_map(|field| body.get(*field)).map(texts).sum()
 }
 
 #[cfg(test)]

@@ -125,11 +125,6 @@ impl<K> Default for Halves<K> {
 }
 
 impl<K: std::hash::Hash + Eq> Halves<K> {
-    /// Whether none is kept.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The text of the next piece at `place`, with all characters whole: a first half at its end is kept for the next one.
     pub fn join(&mut self, place: K, text: &mut String) {
         if text.is_empty() {

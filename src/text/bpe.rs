@@ -7,6 +7,7 @@ use super::spm::byte_token;
 use super::vocabulary::Vocabulary;
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// GPT-2 writes each byte as a printable character: itself where it is one, otherwise the next one
@@ -53,8 +54,11 @@ pub(super) struct Bpe {
     bytes: [u32; 256],
     /// Whether words that are tokens are taken as they are.
     ignore_merges: bool,
-    /// Whether tokens are written in GPT-2's characters; otherwise they are text with "▁" for spaces.
-    pub byte_level: bool,
+    /// Whether tokens are written in GPT-2's characters; otherwise they are text.
+    byte_level: bool,
+    /// Whether spaces are "▁" in them.
+    escapes_spaces: bool,
+    lowercase: bool,
 }
 
 impl Bpe {
@@ -89,13 +93,23 @@ impl Bpe {
             bytes,
             ignore_merges: rules.ignore_merges,
             byte_level: rules.byte_level,
+            escapes_spaces: rules.escapes_spaces,
+            // Only text can be changed: byte-level models are trained on what is written.
+            lowercase: !rules.byte_level
+                && metadata.bool("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(false),
         })
     }
 
+    /// Whether tokens are written in GPT-2's characters.
+    pub fn is_byte_level(&self) -> bool {
+        self.byte_level
+    }
+
     pub fn encode(&self, vocabulary: &Vocabulary, text: &str, word: &mut Word, ids: &mut Vec<u32>) {
+        let text = self.normalize(text);
         let mut start = 0;
         let mut written = String::new();
-        for end in self.pre_tokenizer.split(text) {
+        for end in self.pre_tokenizer.split(&text) {
             let text = &text[start..end];
             start = end;
             if self.ignore_merges || !self.byte_level {
@@ -112,6 +126,14 @@ impl Bpe {
                 }
             }
             self.encode_word(vocabulary, text, word, ids);
+        }
+    }
+
+    fn normalize<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match (self.escapes_spaces, self.lowercase) {
+            (true, _) => text.replace(' ', "▁").into(),
+            (_, true) => text.to_lowercase().into(),
+            _ => text.into(),
         }
     }
 

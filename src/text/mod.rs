@@ -18,9 +18,11 @@ mod bpe;
 mod detokenizer;
 mod merges;
 mod pretokenizers;
+mod rolling;
 mod special;
 mod spm;
 mod tokenizer;
+mod trie;
 mod vocabulary;
 mod wordpiece;
 

@@ -17,8 +17,10 @@ pub(super) struct Rules {
     pub ignore_merges: bool,
     /// Whether a BOS token comes first when the file does not say.
     pub add_bos: bool,
-    /// Whether tokens are written in GPT-2's characters; otherwise spaces are "▁".
+    /// Whether tokens are written in GPT-2's characters; otherwise they are text.
     pub byte_level: bool,
+    /// Whether spaces are "▁" in them.
+    pub escapes_spaces: bool,
     /// Whether there is a BOS token when the file does not name one.
     pub has_bos: bool,
 }
@@ -79,12 +81,11 @@ macro_rules! uncased {
     };
 }
 
-/// `~` is no symbol to llama.cpp.
 macro_rules! deepseek3 {
     ($tail:literal) => {
         concat!(
             r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"##,
-            r"|[^\r\n\p{L}\p{P}[\p{S}--~]]?[\p{L}\p{M}]+| ?[\p{P}[\p{S}--~]]+",
+            r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+",
             $tail,
             r"|\s+(?!\S)|\s+"
         )
@@ -169,8 +170,14 @@ const TRAILING_SPACE: &str = r"\s+$";
 impl Rules {
     /// The rules called `name` in `tokenizer.ggml.pre`; without that key, llama.cpp's default.
     pub fn named(name: Option<&str>) -> Option<Rules> {
-        let rules =
-            |splits| Rules { splits, ignore_merges: false, add_bos: false, byte_level: true, has_bos: true };
+        let rules = |splits| Rules {
+            splits,
+            ignore_merges: false,
+            add_bos: false,
+            byte_level: true,
+            escapes_spaces: false,
+            has_bos: true,
+        };
         let whole = |splits| Rules { ignore_merges: true, ..rules(splits) };
         Some(match name.unwrap_or("default") {
             "default" => rules(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
@@ -178,7 +185,7 @@ impl Rules {
             | "lfm2" | "jina-v5-nano" => Rules { add_bos: true, ..whole(&[LLAMA3]) },
             "dbrx" | "smaug-bpe" => rules(&[LLAMA3]),
             "chatglm-bpe" => Rules { has_bos: false, ..rules(&[LLAMA3]) },
-            "glm4" => Rules { has_bos: false, ..whole(&[LLAMA3]) },
+            "glm4" | "glm5" => Rules { has_bos: false, ..whole(&[LLAMA3]) },
             "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan"
             | "solar-open" | "grok-2" => rules(&[QWEN2]),
             "qwen35" => rules(&[concat!(
@@ -255,9 +262,11 @@ impl Rules {
             "poro-chat" | "bloom" | "gpt3-finnish" => rules(&[BLOOM]),
             "viking" => rules(&[BLOOM, r"\p{N}"]),
             "gemma4" | "granite-embed-multi-311m" => {
-                Rules { byte_level: false, add_bos: true, ..rules(&[LINES]) }
+                Rules { byte_level: false, escapes_spaces: true, add_bos: true, ..rules(&[LINES]) }
             }
-            "sarvam-moe" => Rules { byte_level: false, ..rules(&[LINES]) },
+            "sarvam-moe" => Rules { byte_level: false, escapes_spaces: true, ..rules(&[LINES]) },
+            // Of jina-embeddings-v2-base-zh.
+            "whitespace" => Rules { byte_level: false, ..rules(&[r"\S+"]) },
             _ => return None,
         })
     }
@@ -419,6 +428,13 @@ mod tests {
             ["a", " \n", " ", " b", "\u{3000}", "\u{3000}", "!"]
         );
         assert_eq!(words("jais-2", "a       b"), ["a", "    ", "  ", " b"]);
+    }
+
+    #[test]
+    fn a_tilde_is_a_symbol() {
+        for pre in ["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4", "spark2_5", "afmoe"] {
+            assert_eq!(words(pre, "a ~ b~c ~~$ ~d"), ["a", " ~", " b", "~c", " ~~$", " ~", "d"], "{pre}");
+        }
     }
 
     #[test]

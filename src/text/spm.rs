@@ -40,10 +40,10 @@ impl Spm {
             let text = character.encode_utf8(&mut utf8).as_bytes();
             word.push(vocabulary.token(text).unwrap_or(NONE), text.len());
         }
-        let text = text.as_bytes();
+        let prefixes = vocabulary.prefixes(text.as_bytes());
         word.merge(|left, right| {
-            let joined = &text[left.start as usize..(right.start + right.len) as usize];
-            let id = vocabulary.token(joined)?;
+            let joined = left.start as usize..(right.start + right.len) as usize;
+            let id = vocabulary.part(text.as_bytes(), &prefixes, joined)?;
             Some((self.ranks[id as usize], id))
         });
         for symbol in word.symbols() {
@@ -51,7 +51,7 @@ impl Spm {
                 ids.push(symbol.piece);
                 continue;
             }
-            for &byte in &text[symbol.start as usize..(symbol.start + symbol.len) as usize] {
+            for &byte in &text.as_bytes()[symbol.start as usize..(symbol.start + symbol.len) as usize] {
                 match self.bytes[byte as usize] {
                     NONE => ids.extend(self.unknown),
                     id => ids.push(id),

@@ -93,11 +93,17 @@ impl Tokenizer {
             Model::Spm(_) | Model::WordPiece(_) => true,
             Model::Bpe(_) => rules.is_some_and(|rules| rules.add_bos),
         };
+        // Published files of Gemma 4 say that it has none, and the model makes no sense without
+        // (ggml-org/llama.cpp#21500).
+        let add_bos = match name {
+            "gemma4" => true,
+            _ => flag("tokenizer.ggml.add_bos_token")?.unwrap_or(by_default),
+        };
         let space_prefix = flag("tokenizer.ggml.add_space_prefix")?;
         let tokenizer = Tokenizer {
             special: SpecialTokens::new(metadata, &vocabulary)?,
             space_prefix: matches!(model, Model::Spm(_)) && space_prefix.unwrap_or(true),
-            add_bos: flag("tokenizer.ggml.add_bos_token")?.unwrap_or(by_default),
+            add_bos,
             add_eos: flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
             vocabulary,
             model,
@@ -122,7 +128,7 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(text.len() / 3);
         let mut word = Word::default();
         let mut begins_text = true;
-        for fragment in self.special.partition(&self.vocabulary, text, parse_special) {
+        for fragment in self.special.partition(text, parse_special) {
             let text = match fragment {
                 Fragment::Text(range) => &text[range],
                 Fragment::Token(id) => {
@@ -137,9 +143,8 @@ impl Tokenizer {
                     let text = prefix.to_owned() + &text.replace(' ', "▁");
                     spm.encode(&self.vocabulary, &text, &mut word, &mut ids);
                 }
-                Model::Bpe(bpe) if bpe.byte_level => bpe.encode(&self.vocabulary, text, &mut word, &mut ids),
-                Model::Bpe(bpe) => bpe.encode(&self.vocabulary, &text.replace(' ', "▁"), &mut word, &mut ids),
-                Model::WordPiece(wordpiece) => wordpiece.encode(&self.vocabulary, text, &mut ids),
+                Model::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut word, &mut ids),
+                Model::WordPiece(wordpiece) => wordpiece.encode(text, &mut ids),
             }
             begins_text = false;
         }
@@ -219,7 +224,7 @@ impl Tokenizer {
                 let byte = byte.and_then(|byte| u8::from_str_radix(std::str::from_utf8(byte).ok()?, 16).ok());
                 byte.map_or(Cow::Borrowed(text), |byte| Cow::Owned(vec![byte]))
             }
-            (Kind::Normal, Model::Bpe(bpe)) if bpe.byte_level => {
+            (Kind::Normal, Model::Bpe(bpe)) if bpe.is_byte_level() => {
                 let mut bytes = Vec::with_capacity(text.len());
                 let mut utf8 = [0; 4];
                 for chunk in text.utf8_chunks() {

@@ -1,10 +1,11 @@
 //! The tokens of a file: id to text, text to id, and what kind each is.
 
+use super::rolling::{Prefixes, Rolling};
 use crate::model::gguf::Metadata;
 use crate::{Error, Result};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +51,7 @@ pub(super) struct Vocabulary {
     /// Where each text ends.
     ends: Vec<u32>,
     index: HashTable<u32>,
-    // Keyed with random numbers: a file cannot be made to collide.
-    hasher: RandomState,
+    hasher: Rolling,
     kinds: Vec<Kind>,
 }
 
@@ -81,7 +81,7 @@ impl Vocabulary {
             texts: Vec::with_capacity(tokens.clone().map(<[u8]>::len).sum()),
             ends: Vec::with_capacity(tokens.len()),
             index: HashTable::with_capacity(tokens.len()),
-            hasher: RandomState::new(),
+            hasher: Rolling::new(longest),
             kinds,
         };
         for (id, token) in tokens.enumerate() {
@@ -113,9 +113,9 @@ impl Vocabulary {
     /// their being tokens.
     pub fn intern(&mut self, text: &[u8]) -> u32 {
         let Vocabulary { texts, ends, index, hasher, .. } = self;
-        let hash = hasher.hash_one(text);
+        let hash = hasher.hash(text);
         let same = |&id: &u32| text_of(texts, ends, id) == Some(text);
-        match index.entry(hash, same, |&id| hasher.hash_one(text_of(texts, ends, id).unwrap_or_default())) {
+        match index.entry(hash, same, |&id| hasher.hash(text_of(texts, ends, id).unwrap_or_default())) {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
                 let id = ends.len() as u32;
@@ -129,8 +129,22 @@ impl Vocabulary {
 
     /// The token or interned piece that reads `text`.
     pub fn piece(&self, text: &[u8]) -> Option<u32> {
-        let same = |&id: &u32| self.text(id) == Some(text);
-        self.index.find(self.hasher.hash_one(text), same).copied()
+        self.find(self.hasher.hash(text), text)
+    }
+
+    fn find(&self, hash: u64, text: &[u8]) -> Option<u32> {
+        self.index.find(hash, |&id| self.text(id) == Some(text)).copied()
+    }
+
+    /// From which [`part`](Self::part) finds tokens.
+    pub fn prefixes(&self, text: &[u8]) -> Prefixes {
+        self.hasher.prefixes(text)
+    }
+
+    /// The token that a part of `text` reads, without reading all of that where there is none.
+    pub fn part(&self, text: &[u8], prefixes: &Prefixes, part: Range<usize>) -> Option<u32> {
+        let hash = self.hasher.part(prefixes, part.clone())?;
+        self.find(hash, &text[part]).filter(|&id| self.is_token(id))
     }
 
     /// The token that reads `text`.
