@@ -337,14 +337,13 @@ fn nobody_reads_on() {
 #[test]
 fn usage() {
     let story = stories_path();
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 11] = [
         &[],
         &["nothing"],
         &["run"],
         &["run", &story],
         &["run", &story, "-p", "x", "-f", "y"],
         &["run", &story, "-p", "x", "--temp", "warm"],
-        &["run", &story, "-p", "x", "-n", "-1"],
         &["run", &story, "-p", "x", "--device", "abacus"],
         &["run", &story, "-p", "x", "--threads", "0"],
         &["logits", &story],

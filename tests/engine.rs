@@ -326,7 +326,6 @@ fn requests_that_make_no_sense() {
     let refuse =
         |prompt: Prompt, settings: Settings| block_on(engine.generate(prompt, settings)).err().unwrap().code;
     let once = || Prompt::Text("Once".to_owned());
-    assert_eq!(refuse(once(), greedy(0)), Code::InvalidArgument);
     assert_eq!(refuse(once(), Settings { choices: 0, ..greedy(1) }), Code::InvalidArgument);
     let hot = Sampling { temperature: f32::NAN, ..Sampling::default() };
     assert_eq!(refuse(once(), Settings { sampling: hot, ..greedy(1) }), Code::InvalidArgument);

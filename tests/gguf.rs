@@ -433,7 +433,8 @@ fn claims_take_no_memory() {
             claim.resize(claim.len() + behind, 0);
             let (len, what) = (claim.len(), format!("{:?}", &claim[..claim.len().min(64)]));
             let (result, peak) = header_memory(claim.clone());
-            assert!(peak < 8 * len + 10_000, "{peak} bytes for {len}: {what}");
+            // A tensor without name and dimensions has 24 bytes in the file, and a record of 128 in a list that doubles.
+            assert!(peak < 12 * len + 10_000, "{peak} bytes for {len}: {what}");
             assert!(result.is_err() || behind > 0, "{what}");
         }
     }

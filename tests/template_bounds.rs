@@ -20,10 +20,9 @@ fn bounded(source: &str, fails: bool) {
     let time = start.elapsed();
     assert!(time < MOST_TIME && bytes < MOST_BYTES, "{time:?}, {bytes} bytes: {what}");
     match rendered {
-        Err(error) => assert!(
-            matches!(error.code, Code::UnsupportedModel | Code::InvalidArgument),
-            "{what}: {error}"
-        ),
+        Err(error) => {
+            assert!(matches!(error.code, Code::UnsupportedModel | Code::InvalidArgument), "{what}: {error}")
+        }
         Ok(_) => assert!(!fails, "{what}"),
     }
 }
@@ -76,8 +75,13 @@ fn values_that_share_their_parts_are_as_large_as_they_look() {
     // Without a variable that is set: by macros, loops and scopes.
     let with = format!("{{% with a=[1] %}}{}{{{{ a }}}}", "{% with a=[a, a] %}".repeat(60) + "");
     bounded(&format!("{with}{}", "{% endwith %}".repeat(61)), true);
-    for call in ["f([x, x])", "f((x, x))", "f({'a': x, 'b': x})", "f(([x, x]))", "f([[x, x], [x, x]])", "f(x=[x, x])"] {
-        bounded(&format!("{{% macro f(x) %}}{{{{ {call} }}}}{{{{ x }}}}{{% endmacro %}}{{{{ f(1) }}}}"), true);
+    for call in
+        ["f([x, x])", "f((x, x))", "f({'a': x, 'b': x})", "f(([x, x]))", "f([[x, x], [x, x]])", "f(x=[x, x])"]
+    {
+        bounded(
+            &format!("{{% macro f(x) %}}{{{{ {call} }}}}{{{{ x }}}}{{% endmacro %}}{{{{ f(1) }}}}"),
+            true,
+        );
     }
     bounded("{% for x in [[1]] recursive %}{{ loop([[x, x]]) }}{{ x }}{% endfor %}", true);
     // A namespace in itself.
@@ -89,7 +93,9 @@ fn values_that_share_their_parts_are_as_large_as_they_look() {
 #[test]
 fn what_a_template_holds_is_bounded() {
     let keep = |item: &str| {
-        format!("{{% set ns = namespace(a=[]) %}}{{% for i in range(200000) %}}{{% set ns.a = ns.a + [{item}] %}}{{% endfor %}}")
+        format!(
+            "{{% set ns = namespace(a=[]) %}}{{% for i in range(200000) %}}{{% set ns.a = ns.a + [{item}] %}}{{% endfor %}}"
+        )
     };
     for item in [
         "('x' * 1000000) ~ i",
@@ -128,12 +134,29 @@ fn what_a_template_holds_is_bounded() {
 fn honest_templates_have_room() {
     let template = |source: &str| ChatTemplate::new("model", source, None, SpecialTokens::new()).unwrap();
     let long = "word ".repeat(100_000);
-    let many: Vec<_> = (0..1000).map(|n| message(["user", "assistant"][n % 2], &format!("message {n}"))).collect();
+    let many: Vec<_> =
+        (0..1000).map(|n| message(["user", "assistant"][n % 2], &format!("message {n}"))).collect();
     for (source, messages, length) in [
-        ("{% for m in messages %}{% set c = m.content ~ '' %}{{ c|trim }}{% endfor %}", vec![message("user", &long); 20], 20 * 499_999),
-        ("{% set ns = namespace(l=[]) %}{% for m in messages %}{% set ns.l = ns.l + [m] %}{% endfor %}{{ ns.l|length }}", many.clone(), 4),
-        ("{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t + m.content %}{% endfor %}{{ ns.t|length }}", many.clone(), 5),
-        ("{% for m in messages %}{% set rest = messages[loop.index:] %}{% if m == messages[-1] %}last{% endif %}{% endfor %}", many, 4),
+        (
+            "{% for m in messages %}{% set c = m.content ~ '' %}{{ c|trim }}{% endfor %}",
+            vec![message("user", &long); 20],
+            20 * 499_999,
+        ),
+        (
+            "{% set ns = namespace(l=[]) %}{% for m in messages %}{% set ns.l = ns.l + [m] %}{% endfor %}{{ ns.l|length }}",
+            many.clone(),
+            4,
+        ),
+        (
+            "{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t + m.content %}{% endfor %}{{ ns.t|length }}",
+            many.clone(),
+            5,
+        ),
+        (
+            "{% for m in messages %}{% set rest = messages[loop.index:] %}{% if m == messages[-1] %}last{% endif %}{% endfor %}",
+            many,
+            4,
+        ),
     ] {
         let rendered = template(source).render(&Conversation::new(messages));
         assert_eq!(rendered.map(|text| text.len()), Ok(length), "{source}");

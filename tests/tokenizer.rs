@@ -359,7 +359,7 @@ fn broken_vocabularies() {
         (
             "a token of 64 KB and one byte",
             made_of("spm.gguf", &["a".repeat((1 << 16) + 1)], 1),
-            Code::CorruptModel,
+            Code::UnsupportedModel,
         ),
         (
             "special tokens without end",

@@ -6,7 +6,7 @@
 //! operator meets more than a bounded value, and between two of them the clock is looked at.
 
 use super::filters;
-use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
+use minijinja::value::{Enumerator, Object, ObjectRepr, ValueIter, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -255,12 +255,23 @@ impl Object for Ticking {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         match self.0.try_iter() {
-            Ok(items) => Enumerator::Iter(Box::new(items.take_while(|_| tick().is_ok()))),
+            Ok(items) => Enumerator::Iter(Box::new(Timed(items))),
             Err(_) => Enumerator::NonEnumerable,
         }
     }
+}
 
-    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
-        self.0.len()
+/// As long as what it goes through: `loop.last` and `loop.length` depend on it.
+struct Timed(ValueIter);
+
+impl Iterator for Timed {
+    type Item = Value;
+
+    fn next(&mut self) -> Option<Value> {
+        self.0.next().filter(|_| tick().is_ok())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
     }
 }

@@ -182,7 +182,7 @@ mod tests {
             ("{{ m[a[1:]|length:n[-1]] }}", "{{ m.__slice__(a.__slice__(1, none)|length, n[-1]) }}"),
             ("{{ {'a': [1, 2], \"b:]\": x[0]} }}", "{{ {'a': [1, 2], \"b:]\": x[0]} }}"),
             ("{{ '}}' + 'it\\'s[1:]' }}", "{{ '}}' + 'it\\'s[1:]' }}"),
-            ("{% if p.items is defined %}", "{% if p.__attribute__(\"items\") is defined %}"),
+            ("{% if p.items is defined %}", "{% if (p.__attribute__(\"items\") is defined)|__condition__ %}"),
             (
                 "{{ p.items() }}{{ p.get ('x') }}{{ p|items }}",
                 "{{ p.items() }}{{ p.get ('x') }}{{ p|items }}",
@@ -221,8 +221,8 @@ mod tests {
             ("{% raw %} {{ x[1:] }}", "{% raw %} {{ x[1:] }}"),
             ("{#", "{#"),
         ];
-        for (source, expected) in cases {
-            assert_eq!(prepare(source).as_deref(), Ok(expected));
-        }
+        let differs = |(source, expected): &(&str, &str)| prepare(source).as_deref() != Ok(*expected);
+        let wrong: Vec<_> = cases.into_iter().filter(differs).map(|(source, _)| prepare(source)).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 }

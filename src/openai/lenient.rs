@@ -44,7 +44,10 @@ fn choice(place: usize, mut fields: Map<String, Value>) -> ChunkChoice {
         |value: &Value| !value.is_null() && value.as_object().is_none_or(|fields| !fields.is_empty());
     let (piece, message) = (fields.remove("delta"), fields.remove("message"));
     // Some stream whole messages.
-    let said = piece.filter(filled).or(message);
+    let said = match piece {
+        Some(piece) if filled(&piece) => Some(piece),
+        piece => message.or(piece),
+    };
     ChunkChoice {
         index: index.and_then(|index| usize::try_from(index).ok()).unwrap_or(place),
         delta: said.map(delta),

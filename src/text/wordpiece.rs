@@ -48,7 +48,8 @@ impl WordPiece {
         };
         Ok(WordPiece {
             cleaning: regex(&CLEANING)?,
-            accents: regex(&[r"\p{Mn}+"])?,
+            // U+1734 was one, too, until Unicode 14.
+            accents: regex(&[r"[\p{Mn}\u{1734}]+"])?,
             words: regex(&WORDS)?,
             lowercase,
             strip_accents,

@@ -210,7 +210,7 @@ fn inputs_that_cannot_be_used() {
     };
     render("[{\"role\": ", &["messages.json", "line 1"]);
     render("\"Hello\"", &["messages.json"]);
-    render("[\"Hello\"]", &["messages must be objects"]);
+    render("[\"Hello\"]", &["messages[0] is not an object"]);
     render(&"[".repeat(100_000), &["messages.json"]);
     let messages = folder.write("messages.json", r#"[{"role": "user", "content": "Hi"}]"#);
     let tools = folder.write("tools.json", "{}");

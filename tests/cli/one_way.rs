@@ -41,7 +41,7 @@ fn values_that_mean_none() {
         ("--frequency-penalty", "frequency_penalty"),
     ] {
         for number in ["NaN", "inf", "-inf"] {
-            fails(&[flag, number], &[name, number]);
+            fails(&[&format!("{flag}={number}")], &[name, number]);
         }
     }
     // Before a model is even looked for, and where only a host would hear them.

@@ -55,8 +55,10 @@ fn embeddings_have_a_status_each() {
 
     let some = block_on(client.embed("org/mini", &texts(&["one", "BAD", "three"]))).unwrap().value.each;
     assert_eq!((&some[0], &some[2]), (&all.value.each[0], &all.value.each[2]));
-    assert_eq!(some[1].as_ref().unwrap_err().code, Code::InvalidArgument);
-    assert_eq!(block_on(client.embed("org/mini", &texts(&["BAD"]))).unwrap_err().code, Code::InvalidArgument);
+    // "an input is too long", says the host.
+    assert_eq!(some[1].as_ref().unwrap_err().code, Code::ContextLengthExceeded);
+    let alone = block_on(client.embed("org/mini", &texts(&["BAD"]))).unwrap_err();
+    assert_eq!(alone.code, Code::ContextLengthExceeded);
     assert!(block_on(client.embed("org/mini", &[])).unwrap().value.each.is_empty());
 
     // OpenAI's interface, whose vectors come in any order.
