@@ -130,7 +130,7 @@ impl<'a> Tag<'a> {
     fn after_operand(&self) -> bool {
         self.brackets.last().is_some_and(|bracket| {
             let left = self.out.get(bracket.factor..).unwrap_or_default().trim();
-            !left.is_empty() && left.trim_matches(['-', ' ']) != ""
+            !left.trim_matches(['-', ' ']).is_empty()
         })
     }
 
@@ -217,7 +217,8 @@ impl<'a> Tag<'a> {
             let kept = bracket.kind != ' ' || stored;
             if (bracket.grows || stored) && kept && !sliced {
                 let expression = self.out.split_off(bracket.expression);
-                if expression.trim().is_empty() {
+                // Unpacked arguments are none by themselves.
+                if expression.trim().is_empty() || expression.trim().starts_with('*') {
                     self.out.push_str(&expression);
                 } else {
                     self.out.push_str(&format!(" ({})|{filter} ", expression.trim()));

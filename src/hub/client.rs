@@ -97,6 +97,11 @@ impl Client {
         self
     }
 
+    /// Whether a server has answered anything.
+    pub(super) fn is_reached(&self) -> bool {
+        self.reached.get()
+    }
+
     /// The same, which asks no more than `attempts` times.
     pub(super) fn hasty(&self, attempts: u32) -> Client {
         let mut client = self.clone();

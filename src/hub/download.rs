@@ -331,7 +331,9 @@ impl Job {
                     if at > before {
                         patience.reset();
                     }
-                    patience.after(failure, self.came.get()).await?;
+                    // Whoever has answered with the list of files will be back.
+                    let heard = self.came.get() || self.remote.client.is_reached();
+                    patience.after(failure, heard).await?;
                 }
             }
         }

@@ -33,7 +33,7 @@ impl Trie {
         strings.dedup_by_key(|(text, _)| *text);
         let mut trie = Trie { bytes: vec![0], children: Vec::new(), values: vec![NONE] };
         // Of each node of one depth, the strings that begin as it does.
-        let mut level = vec![0..strings.len()];
+        let mut level: Vec<Range<usize>> = std::iter::once(0..strings.len()).collect();
         let mut depth = 0;
         while !level.is_empty() {
             let mut below = Vec::new();

@@ -48,8 +48,8 @@ impl WordPiece {
         };
         Ok(WordPiece {
             cleaning: regex(&CLEANING)?,
-            // U+1734 was one, too, until Unicode 14.
-            accents: regex(&[r"[\p{Mn}\u{1734}]+"])?,
+            // As the tokenizers crate knows them: three characters have changed their category since.
+            accents: regex(&[r"[[\p{Mn}\u{1734}]--[\u{1885}\u{1886}]]+"])?,
             words: regex(&WORDS)?,
             lowercase,
             strip_accents,

@@ -146,7 +146,7 @@ fn forms_and_types() {
         format!("data: {json}\n\n"),
         format!("data: {json}"),
         hello.replace("[DONE]", "\"[DONE]\""),
-        format!("{}data: {counted}\n\n", events(&[once.clone()]).replace("data: [DONE]\n\n", "")),
+        format!("{}data: {counted}\n\n", events(std::slice::from_ref(&once)).replace("data: [DONE]\n\n", "")),
     ]
     .iter()
     .enumerate()
