@@ -179,7 +179,7 @@ describe("requests", () => {
     ["a negative temperature", { prompt: "", temperature: -1 }, "invalid_argument", /temperature/],
     ["a temperature that is no number", { prompt: "", temperature: "warm" }, "invalid_argument"],
     ["top_p above one", { prompt: "", top_p: 1.5 }, "invalid_argument", /top_p/],
-    ["a negative top_k", { prompt: "", top_k: -1 }, "invalid_argument"],
+    ["a negative top_k", { prompt: "", top_k: -2 }, "invalid_argument"],
     ["min_p above one", { prompt: "", min_p: 2 }, "invalid_argument", /min_p/],
     ["a repeat penalty of zero", { prompt: "", repeat_penalty: 0 }, "invalid_argument", /repeat_penalty/],
     ["no prompt", {}, "invalid_argument", /prompt/],

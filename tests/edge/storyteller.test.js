@@ -69,12 +69,12 @@ test("what it cannot do it says", async () => {
 
 test("what lies too deep does not exhaust the engine's stack", async () => {
   for (const depth of [64, 20_000]) {
-    const deep = `${JSON.stringify(body).slice(0, -1)},"a":${"[".repeat(depth)}${"]".repeat(depth)}}`;
+    const deep = `${JSON.stringify(body).slice(0, -1)},"metadata":${"[".repeat(depth)}${"]".repeat(depth)}}`;
     const response = await ask({}, { body: deep });
     const { error } = await response.json();
     assert.deepEqual([response.status, error?.code], [400, "invalid_argument"]);
   }
-  const { choices } = await (await ask({ a: JSON.parse("[".repeat(63) + "]".repeat(63)) })).json();
+  const { choices } = await (await ask({ metadata: JSON.parse("[".repeat(63) + "]".repeat(63)) })).json();
   assert.equal(choices[0].text, story, "and goes on");
 });
 
