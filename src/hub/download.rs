@@ -331,9 +331,7 @@ impl Job {
                     if at > before {
                         patience.reset();
                     }
-                    // Whoever has answered with the list of files will be back.
-                    let heard = self.came.get() || self.remote.client.is_reached();
-                    patience.after(failure, heard).await?;
+                    patience.after(failure, self.came.get()).await?;
                 }
             }
         }

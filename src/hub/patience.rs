@@ -9,6 +9,8 @@ use web_time::Instant;
 
 /// While no server has answered anything, which may be because there is no network: so many attempts…
 const FIRST_ATTEMPTS: u32 = 3;
+/// …or, where the Hub has answered and only its files are out of reach, so many…
+const FILE_ATTEMPTS: u32 = 5;
 /// …of which none begins later…
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
 /// …and each waits so long for an answer, connecting included.
@@ -51,7 +53,8 @@ impl Patience<'_> {
             Failure::Final(error) => return Err(error),
             Failure::Again(error, asked) => (error, asked, false),
             Failure::Unreachable(error) => {
-                let enough = self.failed >= FIRST_ATTEMPTS || self.start.elapsed() >= FIRST_CONTACT;
+                let most = if self.client.is_reached() { FILE_ATTEMPTS } else { FIRST_ATTEMPTS };
+                let enough = self.failed >= most || self.start.elapsed() >= FIRST_CONTACT;
                 (error, None, enough && !heard)
             }
         };

@@ -265,6 +265,10 @@ impl Body {
         let number = self.chunks;
         for choice in &mut chunk.choices {
             let index = choice.index;
+            // Clients look into it without asking whether it is there.
+            if choice.text.is_none() {
+                choice.delta.get_or_insert_default();
+            }
             if let Some(delta) = &mut choice.delta {
                 let calls = self.calls.entry(index).or_default();
                 delta.tool_calls.retain_mut(|call| match whole {

@@ -56,7 +56,7 @@ fn the_hub_is_there_and_its_files_are_not() {
     let world = World::new("reach-files", json!({ "repos": repos, "script": script }));
     let (error, took, told) = unreached(&world.url, "a/b");
     assert!(error.code == Code::Network && error.message.contains("a/b/m.gguf"), "{error}");
-    assert!(took < Duration::from_secs(30) && told.len() == 4, "{took:?} {told:?}");
+    assert!(took < Duration::from_secs(20) && (3..=4).contains(&told.len()), "{took:?} {told:?}");
 }
 
 #[test]
