@@ -12,7 +12,7 @@ const limits = [
   [/^wasm\/[\w-]+_bg\.wasm$/, { raw: 6_000_000, gzip: 1_900_000, brotli: 1_450_000 }],
   [/^wasm\/[\w-]+\.js$/, { raw: 120_000, gzip: 22_000, brotli: 18_000 }],
   // One file, with all that it imports.
-  [/^dist\/worker\.js$/, { raw: 330_000, gzip: 48_000, brotli: 44_000 }],
+  [/^dist\/worker\.js$/, { raw: 330_000, gzip: 56_000, brotli: 44_000 }],
   [/^dist\/[\w-]+\.js$/, { raw: 40_000, gzip: 12_000, brotli: 11_000 }],
   [/\.d\.ts$/, { raw: 60_000, gzip: 20_000, brotli: 17_000 }],
   [/^(package\.json|README\.md|LICENSE-\w+)$/, { raw: 40_000, gzip: 14_000, brotli: 12_000 }],
