@@ -213,8 +213,8 @@ setup_bindgen() {
   BINDGEN=$TOOLS/wasm-bindgen-$version/bin/wasm-bindgen
   [[ -x $BINDGEN ]] && return
   note "wasm-bindgen $version (once, a few minutes)"
-  # Without --locked: its lock file names versions that some registries do not have.
-  cargo install wasm-bindgen-cli --version "$version" --root "$TOOLS/wasm-bindgen-$version" \
+  # Without --locked: its lock file names versions that some registries do not have. The features are its test runner's.
+  cargo install wasm-bindgen-cli --bin wasm-bindgen --no-default-features --version "$version" --root "$TOOLS/wasm-bindgen-$version" \
     --target-dir "$TOOLS/build" --quiet >&2 ||
     die "could not install wasm-bindgen-cli $version" "check the network, then run ./build.sh setup again"
   rm -rf "$TOOLS/build"
