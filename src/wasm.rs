@@ -166,8 +166,9 @@ pub struct Engine {
 impl Engine {
     /// Loads the first that can be loaded of `sources`, each a `Blob`, a `Uint8Array`, an absolute address or a name on
     /// the Hub; where none can, hosted models answer as `options.remote` says. `on_retry` hears that a model's server is
-    /// asked again. To stop it, end the Worker.
+    /// asked again.
     pub async fn load(
+        stopper: &Stopper,
         sources: Array,
         options: JsValue,
         on_progress: Function,
@@ -215,7 +216,7 @@ impl Engine {
             None => None,
         };
         let router = Router::new(routes, policy, cache)?;
-        let (_, reason) = router.open().await?;
+        let (_, reason) = stopper.around(router.open()).await?;
         Ok(Engine { router, local, hosted, reason })
     }
 

@@ -184,6 +184,22 @@ fn values_as_other_servers_take_them() {
     assert_eq!(&large["choices"], &drawn(json!(u64::MAX))["choices"]);
 }
 
+#[test]
+fn what_asks_for_too_much_at_once() {
+    let model = load(stories());
+    for (body, words) in [
+        (json!({ "prompt": "a", "echo": true, "max_tokens": 1, "n": 4_000_000_000u64 }), "from 1 to 128"),
+        (json!({ "prompt": vec!["a"; 3000], "max_tokens": 1 }), "3000 prompts"),
+        (
+            json!({ "prompt": vec!["a"; 2048], "logit_bias": (0..513).map(|id| (id.to_string(), json!(1))).collect::<serde_json::Map<_, _>>() }),
+            "513 entries",
+        ),
+    ] {
+        let error = ask(&model, Endpoint::Completions, body).unwrap_err();
+        assert!(error.code == Code::InvalidArgument && error.message.contains(words), "{error}");
+    }
+}
+
 /// What none of our messages may have in it.
 const RUST: [&str; 26] = [
     "u8",

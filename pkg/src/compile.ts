@@ -93,7 +93,8 @@ export async function compile(url: string | URL, signal?: AbortSignal): Promise<
   });
   if (!response.ok) throw new CandlewickError("network", `The engine could not be fetched from ${url}: HTTP ${response.status}.`);
   try {
-    return response.headers.get("content-type")?.startsWith("application/wasm")
+    // With parameters, such as a charset, browsers refuse it.
+    return response.headers.get("content-type")?.trim().toLowerCase() === "application/wasm"
       ? await WebAssembly.compileStreaming(response)
       : await WebAssembly.compile(await response.arrayBuffer());
   } catch (cause) {

@@ -63,7 +63,7 @@ export class Connection {
   stream<T>(call: Call, options: CallOptions = {}): Promise<Stream<T>> {
     return new Promise((resolve, reject) => {
       const stream = new Stream<T>({
-        taken: () => exchange.control({ credit: 1 }),
+        taken: () => exchange.allow(1),
         abandoned: () => exchange.abort(),
       });
       const exchange = this.#send(call, options.signal, {
@@ -77,7 +77,7 @@ export class Connection {
           reject(error);
         },
       });
-      exchange.control({ credit: WINDOW });
+      exchange.allow(WINDOW);
     });
   }
 
@@ -110,7 +110,10 @@ function buffersOf(call: Call): ArrayBuffer[] {
 
 /** One request under way. */
 class Exchange implements Sending {
-  #channel = new MessageChannel();
+  /** Once the call was sent. */
+  #port: MessagePort | undefined;
+  /** What the Worker may send before it hears more, as it has to be told with the call. */
+  #credit = 0;
   readonly #thread: Thread;
   readonly #call: Call;
   readonly #buffers: ArrayBuffer[];
@@ -135,20 +138,27 @@ class Exchange implements Sending {
 
   /** To the Worker; the second time, which is before the first chunk, to the one that takes its place. */
   post(seat: Seat): void {
-    this.#channel.port1.close();
-    this.#channel = new MessageChannel();
-    const { port1, port2 } = this.#channel;
+    this.#port?.close();
+    const { port1, port2 } = new MessageChannel();
+    this.#port = port1;
     port1.onmessage = ({ data }: MessageEvent<Reply>) => this.#receive(data);
     port1.onmessageerror = () => this.fail(new CandlewickError("internal", "A message from the engine could not be read."));
     try {
       seat.post(this.#call, [port2, ...this.#buffers]);
+      if (this.#credit > 0) this.control({ credit: this.#credit });
     } catch (cause) {
       this.fail(new CandlewickError("invalid_argument", `The request cannot be sent to the engine: ${cause}`, { cause }));
     }
   }
 
+  /** Gives the Worker room for so many chunks more. */
+  allow(chunks: number): void {
+    this.#credit += chunks;
+    this.control({ credit: chunks });
+  }
+
   control(control: Control): void {
-    this.#channel.port1.postMessage(control);
+    this.#port?.postMessage(control);
   }
 
   abort(): void {
@@ -183,7 +193,7 @@ class Exchange implements Sending {
 
   #close(): void {
     this.#signal?.removeEventListener("abort", this.#abort);
-    this.#channel.port1.close();
+    this.#port?.close();
     this.#thread.forget(this);
     this.#thread.open.delete(this.fail);
   }

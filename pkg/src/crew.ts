@@ -49,6 +49,7 @@ export class Crew {
         // The engine notices, and fails as if it had crashed itself.
         if (running) Atomics.add(new Int32Array(task.memory.buffer), task.crashed >>> 2, 1);
         this.#helpers.delete(worker);
+        worker.terminate();
         settle("failed");
       };
       worker.onmessageerror = fail;

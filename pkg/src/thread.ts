@@ -31,7 +31,11 @@ export class Thread {
   readonly open = new Set<OnEnd>();
   /** What has come before the Worker has started; nothing from then on. What can be sent again has been sent. */
   #waiting: Set<Sending> | undefined = new Set();
+  /** Where calls go, once the Worker listens: what it was told before that may be lost. */
   #seat: Seat | undefined;
+  #end = () => {};
+  /** Which start counts. */
+  #attempt: symbol | undefined;
   #unwatch = () => {};
   #restarted = false;
 
@@ -66,20 +70,24 @@ export class Thread {
     this.closed = later;
     this.#unwatch();
     this.#ended.abort();
-    this.#seat?.end();
+    this.#end();
     this.#crew.end();
     for (const fail of this.open) fail(pending);
   }
 
   async #start(choice: Choice): Promise<void> {
     try {
-      // Said by one that was given up since: by then nobody listens.
-      let current: Seat | undefined;
-      const listening = () => !this.closed && (current === undefined || this.#seat === current);
+      const attempt = (this.#attempt = Symbol());
+      // One that was given up may still say things.
+      const listening = () => !this.closed && this.#attempt === attempt;
       const setup: Promise<Setup> = prepare(this.#place, choice, this.#ended.signal);
+      let hello = () => {};
+      const greeted = new Promise<void>((resolve) => (hello = resolve));
       const seated = await seat(this.#place.workerURL, {
         message: (notice: Notice) => {
-          if (listening()) void this.#hear(notice, choice, setup);
+          if (!listening()) return;
+          if ("hello" in notice) hello();
+          else void this.#hear(notice, choice);
         },
         error: (text) => {
           if (listening()) this.#fail(text ?? new CandlewickError("network", explainFailedStart(this.#place.workerURL)));
@@ -88,11 +96,18 @@ export class Thread {
           if (listening()) this.#fail(new CandlewickError("internal", "A message to the engine could not be read. Load the model again."));
         },
       });
-      this.#seat = current = seated;
       if (this.closed) return seated.end();
+      this.#end = () => seated.end();
       this.#watch(FETCHING, choice, "its Worker did not run");
+      await greeted;
+      if (!listening()) return;
+      this.#unwatch();
+      this.#seat = seated;
       for (const sending of this.#waiting ?? []) if (sending.again) sending.post(seated);
-      seated.post(await setup);
+      const message = await setup;
+      // Without it, the Worker fetches the code by itself, and says when it has it.
+      if (message.module) this.#watch(STARTING, choice, SLOW);
+      seated.post(message);
     } catch (cause) {
       const error =
         cause instanceof CandlewickError ? cause : new CandlewickError("internal", `The engine could not be started: ${cause}`, { cause });
@@ -100,12 +115,8 @@ export class Thread {
     }
   }
 
-  async #hear(notice: Notice, choice: Choice, setup: Promise<Setup>): Promise<void> {
-    if ("hello" in notice) {
-      this.#unwatch();
-      // Without it, the Worker fetches the code by itself, and says when it has it.
-      if ((await setup.catch(() => undefined))?.module) this.#watch(STARTING, choice, SLOW);
-    } else if ("starting" in notice) this.#watch(STARTING, choice, SLOW);
+  async #hear(notice: Exclude<Notice, { hello: true }>, choice: Choice): Promise<void> {
+    if ("starting" in notice) this.#watch(STARTING, choice, SLOW);
     else if ("started" in notice) this.heard();
     else if ("helper" in notice) {
       const { helper, id } = notice;
@@ -118,11 +129,12 @@ export class Thread {
 
   /** What does not come up is given up, once: then the file without threads is tried, in a new Worker. */
   #watch(seconds: number, { file }: Choice, what: string): void {
+    if (!this.#waiting) return; // It has started.
     this.#unwatch();
     this.#unwatch = watch(seconds, () => {
       if (this.#restarted) return this.#fail(new CandlewickError("internal", `The engine was started twice: ${what}.`));
       this.#restarted = true;
-      this.#seat?.end();
+      this.#end();
       this.#seat = undefined;
       void this.#start({ file: "single", reason: `${NAMES[file]} was given up: ${what}` });
     });

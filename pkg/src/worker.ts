@@ -35,6 +35,8 @@ class Host {
   #settle!: (started: Started) => void;
   readonly #say: (notice: Notice) => void;
   readonly #helpers = new Map<number, (runs: boolean) => void>();
+  readonly #callers = new Set<Caller>();
+  #ended = false;
   #asked = 0;
 
   constructor(say: (notice: Notice) => void) {
@@ -50,7 +52,11 @@ class Host {
       this.#helpers.delete(message.id);
     } else if ("file" in message) void this.#start(message);
     else if ("end" in message) this.#end();
-    else void serve(this, message, new Caller(ports[0]!));
+    else {
+      const caller = new Caller(ports[0]!);
+      this.#callers.add(caller);
+      void serve(this, message, caller).finally(() => this.#callers.delete(caller));
+    }
   }
 
   async #start(setup: Setup): Promise<void> {
@@ -71,7 +77,20 @@ class Host {
     });
   }
 
+  /** Where no Worker is ended: all that is under way stops at its next step, and holds the engine until then. */
   #end(): void {
+    this.#ended = true;
+    for (const caller of this.#callers) caller.leave();
+    this.#release();
+  }
+
+  /** What a load that was under way has brought is not wanted any more, either. */
+  settle(engine: Engine): void {
+    this.engine = engine;
+    if (this.#ended) this.#release();
+  }
+
+  #release(): void {
     try {
       this.engine?.free();
     } catch {
@@ -172,7 +191,8 @@ async function load(
   caller: Caller,
   progress: (progress: unknown) => void,
 ): Promise<EngineInfo | RemoteInfo> {
-  host.engine = await host.home.wasm.Engine.load(sources, options, progress, caller.retrying);
+  const { Engine } = host.home.wasm;
+  host.settle(await stoppable(host, caller, (stopper) => Engine.load(stopper, sources, options, progress, caller.retrying)));
   return info(host);
 }
 
@@ -267,13 +287,17 @@ class Caller {
   constructor(port: MessagePort) {
     this.#port = port;
     port.onmessage = ({ data }: MessageEvent<Control>) => {
-      if ("credit" in data) this.#credit += data.credit;
-      else {
-        this.gone = true;
-        this.onabort?.();
-      }
+      if ("abort" in data) return this.leave();
+      this.#credit += data.credit;
       this.#wake();
     };
+  }
+
+  /** Nobody waits for the answer any more. */
+  leave(): void {
+    this.gone = true;
+    this.onabort?.();
+    this.#wake();
   }
 
   /** Tells the page that a server will be asked again. */
@@ -320,7 +344,8 @@ async function breathe(): Promise<void> {
 
 /** A trap or an exhausted stack leaves the engine in an unknown state. */
 function isFatal(error: unknown): boolean {
-  return error instanceof WebAssembly.RuntimeError || error instanceof RangeError;
+  // Firefox has an error of its own for an exhausted stack.
+  return error instanceof WebAssembly.RuntimeError || error instanceof RangeError || (error instanceof Error && error.name === "InternalError");
 }
 
 /** Errors lose their own fields on the way to the page, so the code travels beside the message. */

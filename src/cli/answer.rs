@@ -171,6 +171,7 @@ pub async fn answer(
     let mut whole = Completion::default();
     let mut recovery = None;
     let mut stdout = stdout();
+    let mut shown = 0;
     while let Some(chunk) = next(&mut chunks, stop).await {
         let chunk = chunk?;
         if let Some(retry) = chunk.retry.as_ref().filter(|_| !common.quiet) {
@@ -180,12 +181,17 @@ pub async fn answer(
             Some(progress) => recovery.get_or_insert_with(|| LoadBar::new(common.quiet)).show(progress)?,
             None => recovery = None,
         }
-        let before = whole.text().len();
         whole.add(&chunk);
         if show {
-            stdout.write_all(&whole.text().as_bytes()[before..])?;
+            // Whether a carriage return ends a line, which a terminal may have, what comes next says.
+            let ready = whole.text().trim_end_matches('\r');
+            stdout.write_exact(ready.get(shown..).unwrap_or_default())?;
             stdout.flush()?;
+            shown = shown.max(ready.len());
         }
+    }
+    if show {
+        stdout.write_exact(whole.text().get(shown..).unwrap_or_default())?;
     }
     if let Some(origin) = whole.origin() {
         if !router.prefers_active() && !common.quiet {

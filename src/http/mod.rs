@@ -63,6 +63,8 @@ pub struct Request {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     timeouts: Timeouts,
+    /// Redirects are followed within the origin only.
+    stays: bool,
 }
 
 impl Request {
@@ -74,13 +76,14 @@ impl Request {
             headers: Vec::new(),
             body: Vec::new(),
             timeouts: Timeouts::default(),
+            stays: false,
         }
     }
 
     /// Sends `body` as JSON.
     pub fn post_json(url: impl Into<String>, body: &impl Serialize) -> Result<Self> {
         let body = serde_json::to_vec(body).map_err(Error::internal)?;
-        let request = Request { method: Method::Post, body, ..Request::get(url) };
+        let request = Request { method: Method::Post, body, stays: true, ..Request::get(url) };
         Ok(request.header("Content-Type", "application/json"))
     }
 
@@ -100,6 +103,12 @@ impl Request {
         self.header("Range", format!("bytes={offset}-{}", offset + len - 1))
     }
 
+    /// Keeps it from other hosts, as what is posted always is.
+    pub fn staying(mut self) -> Self {
+        self.stays = true;
+        self
+    }
+
     /// Instead of the default ones.
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
@@ -113,8 +122,8 @@ impl fmt::Debug for Request {
     }
 }
 
-/// Sends a request and waits for the answer's head. Redirects are followed; those of [`Method::Post`] to another origin,
-/// or with a status that would make it a GET, are not. Any status is an answer; browsers give 0 for a redirect that was
+/// Sends a request and waits for the answer's head. Redirects are followed; those of [`Method::Post`] and of requests that
+/// are [`Request::staying`] to another origin, or with a status that would make them a GET, are not. Any status is an answer; browsers give 0 for a redirect that was
 /// not followed. `network` is for connections that fail and servers that fall silent.
 pub async fn send(request: Request) -> Result<Response> {
     platform::send(request).await

@@ -18,8 +18,9 @@ const BUFFERED: usize = 64;
 
 struct Network {
     runtime: Runtime,
-    getting: reqwest::Client,
-    posting: reqwest::Client,
+    client: reqwest::Client,
+    /// For what stays with its host.
+    staying: reqwest::Client,
 }
 
 /// Made at the first request: most runs of the program need no network.
@@ -44,8 +45,8 @@ static NETWORK: LazyLock<Result<Network>> = LazyLock::new(|| {
             .build()
             .map_err(|error| Error::internal(format!("cannot make an HTTP client: {}", describe(error))))
     };
-    let (getting, posting) = (client(Policy::limited(REDIRECTS))?, client(Policy::custom(stay))?);
-    Ok(Network { runtime, getting, posting })
+    let (client, staying) = (client(Policy::limited(REDIRECTS))?, client(Policy::custom(stay))?);
+    Ok(Network { runtime, client, staying })
 });
 
 /// Follows redirects that send the same body to the same origin.
@@ -101,9 +102,10 @@ fn prepare(network: &Network, request: &Request) -> Result<reqwest::RequestBuild
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https"))
         .ok_or_else(|| Error::invalid_argument("not an http or https address"))?;
+    let client = if request.stays { &network.staying } else { &network.client };
     let mut builder = match request.method {
-        Method::Get => network.getting.get(url),
-        Method::Post => network.posting.post(url).body(request.body.clone()),
+        Method::Get => client.get(url),
+        Method::Post => client.post(url).body(request.body.clone()),
     };
     for (name, value) in &request.headers {
         // Checked here, because reqwest's own error would only come with `send`.

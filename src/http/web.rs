@@ -69,6 +69,8 @@ fn prepare(request: Request, transfer: &Transfer) -> Result<gloo_net::http::Requ
     if request.method == Method::Post {
         options.set_method("POST");
         options.set_body(&Uint8Array::from(request.body.as_slice()));
+    }
+    if request.stays {
         // Where it leads is hidden from us, and it must not lead away.
         options.set_redirect(RequestRedirect::Manual);
     }

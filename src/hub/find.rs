@@ -125,8 +125,9 @@ impl Models {
         {
             return Ok((known.clone(), None));
         }
-        // Where there is something to go on with, once is enough.
-        let instead = known.is_some() && !fresh;
+        // Where what is there would do, to ask once is enough.
+        let instead =
+            !fresh && known.as_ref().is_some_and(|known| choose(&known.files, &hub.file, &hub.repo).is_ok());
         let hasty = if instead { self.client.hasty(1) } else { (*self.client).clone() };
         match hasty.repository(&hub.repo, revision).await {
             Ok(repository) => {
@@ -135,7 +136,7 @@ impl Models {
                 Ok((repository.clone(), Some(News { note, repository, revision, replaces })))
             }
             // Without the Hub there is what is there.
-            Err(error) if error.code == Code::Network && (self.client.is_offline() || !fresh) => {
+            Err(error) if does_not_answer(&error) && (self.client.is_offline() || instead) => {
                 known.map(|known| (known, None)).ok_or(error)
             }
             Err(error) => Err(error),
@@ -187,7 +188,7 @@ impl Models {
         let LookedUp { len, version, ranges } = match (Remote::look_up(&hasty, &path, url).await, known) {
             (Ok(about), _) => about,
             (Err(error), Some(Record { key, len, .. }))
-                if error.code == Code::Network && (!fresh || self.client.is_offline()) =>
+                if does_not_answer(&error) && (!fresh || self.client.is_offline()) =>
             {
                 return Ok(Some(FoundFile { key, len, url: url.to_owned(), ranges: true }));
             }
@@ -205,6 +206,11 @@ impl Models {
         let key = Key { repo, commit: version.clone(), path, etag: version };
         Ok(Some(FoundFile { key, len, url: url.to_owned(), ranges }))
     }
+}
+
+/// Whether a server could not be asked, or would not answer now: what is kept may be used instead.
+fn does_not_answer(error: &Error) -> bool {
+    matches!(error.code, Code::Network | Code::RateLimited)
 }
 
 /// Whether what the store has of a repository is what the Hub would choose: then it need not be asked.

@@ -2,10 +2,15 @@
 
 use super::inputs::{Input, Inputs};
 use super::{ChatRequest, Chunk, ChunkChoice, CompletionRequest, Delta, Endpoint, PromptProgress};
-use crate::Result;
 use crate::engine::{Engine, Event, FinishReason, Generation, Prompt, Start, Timings, Usage};
+use crate::{Error, Result};
 use std::collections::VecDeque;
 use web_time::{SystemTime, UNIX_EPOCH};
+
+/// Prompts in one request, at most: as many as OpenAI takes.
+const MOST_PROMPTS: usize = 2048;
+/// Entries of `logit_bias` in the settings of all of them.
+const MOST_BIASES: usize = 1 << 20;
 
 /// An answer in the making: chunk by chunk, and whole at the end.
 pub struct Answer {
@@ -52,6 +57,15 @@ impl Answer {
     pub async fn complete(engine: &Engine, request: CompletionRequest) -> Result<Answer> {
         let CompletionRequest { prompts: Inputs(prompts), echo, how } = request;
         let many = prompts.len() > 1;
+        // Each prompt that waits has settings of its own.
+        let biases = prompts.len().saturating_mul(how.settings.sampling.logit_bias.len());
+        if prompts.len() > MOST_PROMPTS || biases > MOST_BIASES {
+            return Err(Error::invalid_argument(format!(
+                "{} prompts with {} entries of logit_bias; at most {MOST_PROMPTS} prompts go into a request, and {MOST_BIASES} entries in all",
+                prompts.len(),
+                how.settings.sampling.logit_bias.len()
+            )));
+        }
         let wait = |(index, prompt)| -> Result<Wait> {
             let prefix = match (&prompt, echo) {
                 (_, false) => String::new(),

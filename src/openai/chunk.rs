@@ -364,7 +364,8 @@ struct Choice {
 impl Completion {
     /// Puts the next chunk to what came before.
     pub fn add(&mut self, chunk: &Chunk) {
-        if self.object.is_empty() {
+        // A retry is not the answer's yet: it has no id, and another model may answer.
+        if self.object.is_empty() && chunk.retry.is_none() {
             self.object = match chunk.object.as_str() {
                 "text_completion" => "text_completion",
                 _ => "chat.completion",

@@ -93,6 +93,9 @@ impl Common {
     }
 }
 
+/// Answers to one prompt, at most: as many as OpenAI gives.
+const MOST_CHOICES: usize = 128;
+
 /// What a request says of how to answer.
 #[derive(Debug, Clone)]
 pub(super) struct How {
@@ -114,8 +117,11 @@ impl How {
             choices: common.n.unwrap_or(1),
             ignore_eos: common.ignore_eos,
         };
-        if settings.choices == 0 {
-            return Err(Error::invalid_argument("n is 0; it must be at least 1"));
+        if !(1..=MOST_CHOICES).contains(&settings.choices) {
+            return Err(Error::invalid_argument(format!(
+                "n is {}; it must be from 1 to {MOST_CHOICES}",
+                settings.choices
+            )));
         }
         Ok(How { settings, tokens: common.return_tokens })
     }

@@ -218,8 +218,7 @@ impl Body {
             }
         }
         if self.open.len() + self.closed.len() > MOST_ANSWERS {
-            let error = self.broken("more answers than anybody asks for");
-            return Err(Failure { error, again: failure::Again::Never });
+            return Err(self.too_many());
         }
         Ok(Some(chunk))
     }
@@ -234,6 +233,9 @@ impl Body {
         let list = choices.map_or(&[][..], |choices| {
             choices.as_array().map_or(std::slice::from_ref(choices), Vec::as_slice)
         });
+        if list.len() > MOST_ANSWERS {
+            return Err(self.too_many());
+        }
         for choice in list {
             let said = [Some(choice), choice.get("delta"), choice.get("message")];
             if let Some(at) = said.into_iter().flatten().find(|at| failure::has_error(at)) {
@@ -306,6 +308,11 @@ impl Body {
             choice.logprobs.iter_mut().chain(choice.other.values_mut()).for_each(json::without_halves);
         }
         chunk.other.values_mut().for_each(json::without_halves);
+    }
+
+    fn too_many(&self) -> Failure {
+        let error = self.broken("more answers than anybody asks for");
+        Failure { error, again: failure::Again::Never }
     }
 
     fn broken(&self, what: &str) -> Error {

@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::{Client, cost};
 use crate::engine::{FinishReason, Usage};
 use crate::http::{self, Request};
-use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Delta, Endpoint, Origin, Ran, Retrying};
+use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Endpoint, Origin, Ran, Retrying};
 use crate::{Error, Result};
 use futures_util::stream::{StreamExt, try_unfold};
 use serde_json::{Map, Value, json};
@@ -318,9 +318,10 @@ impl Exchange {
     /// Some hosts answer a chat as they continue texts, and the other way round.
     fn endpoint_shape(&self, choice: &mut ChunkChoice) {
         match self.endpoint {
-            Endpoint::Chat if choice.delta.is_none() => {
-                let content = choice.text.take();
-                choice.delta = content.map(|text| Delta { content: Some(text), ..Delta::default() });
+            Endpoint::Chat => {
+                if let Some(text) = choice.text.take() {
+                    choice.delta.get_or_insert_default().content.get_or_insert(text);
+                }
             }
             Endpoint::Completions if choice.text.is_none() => {
                 choice.text = choice.delta.as_mut().and_then(|delta| delta.content.take());

@@ -54,7 +54,8 @@ impl Totals {
         if budget.requests.is_some_and(|limit| self.requests >= limit) {
             return exhausted(format!("{} requests", budget.requests.unwrap_or(0)));
         }
-        let tokens = self.prompt_tokens + self.completion_tokens + prompt_tokens as u64;
+        let tokens =
+            self.prompt_tokens.saturating_add(self.completion_tokens).saturating_add(prompt_tokens as u64);
         if budget.tokens.is_some_and(|limit| tokens > limit) {
             return exhausted(format!("{} tokens", budget.tokens.unwrap_or(0)));
         }
@@ -73,8 +74,8 @@ impl Totals {
 
     /// Counts an answer, and gives its price.
     pub(super) fn add(&mut self, usage: Usage, counted: bool, price: Option<Price>) -> Option<f64> {
-        self.prompt_tokens += usage.prompt_tokens as u64;
-        self.completion_tokens += usage.completion_tokens as u64;
+        self.prompt_tokens = self.prompt_tokens.saturating_add(usage.prompt_tokens as u64);
+        self.completion_tokens = self.completion_tokens.saturating_add(usage.completion_tokens as u64);
         self.estimated += u64::from(!counted);
         let dollars = price.map(|price| price.of(usage));
         match dollars {

@@ -217,7 +217,7 @@ fn inner(body: &Value) -> &Value {
 /// What a body says, of whatever shape: `{error: "…"}`, `{error: {message}}`, `{error: ["…"]}`,
 /// `{detail: "…" | [{loc, msg}]}`, `{message}`, `{errors: […]}`, plain text.
 fn message(body: &Value) -> String {
-    let body = inner(body);
+    let body = if body.is_array() { body } else { inner(body) };
     let fields = [
         "message",
         "error",

@@ -219,8 +219,12 @@ impl Client {
         self.config.token.as_ref()
     }
 
-    /// A request's headers.
+    /// A request's headers. Those that the configuration adds may be secrets, which no platform keeps from the host that
+    /// a redirect names.
     fn sign(&self, mut request: Request) -> Request {
+        if self.config.bill_to.is_some() || !self.config.headers.is_empty() {
+            request = request.staying();
+        }
         if let Some(token) = self.token() {
             request = request.bearer(token.secret());
         }

@@ -1,7 +1,7 @@
 /** Every wrong input, and the code it is answered with. */
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { blank, hasFiles, launch, only, openPage, read, serve, storyteller } from "./support.js";
+import { blank, hasFiles, launch, openPage, read, serve, storyteller } from "./support.js";
 
 // A Worker that loads anything and crashes at the first request after that.
 const crashingWorker = `onmessage = ({ data, ports: [port] }) => {
@@ -278,7 +278,7 @@ describe("Content-Security-Policy", () => {
     under("default-src 'none'; script-src 'self' 'nonce-n'; worker-src 'self'; connect-src 'self'", async (page) =>
       is(await page.evaluate(() => failure(load(story))), "internal", /wasm-unsafe-eval/)));
 
-  test("without worker-src the error says so", only(["chromium", "firefox"], "new Worker throws there, which is not caught yet"), () =>
+  test("without worker-src the error says so", () =>
     under("default-src 'none'; script-src 'self' 'nonce-n'; worker-src 'none'", async (page) =>
       is(await page.evaluate(() => failure(load(story))), "network", /worker-src/)));
 });

@@ -1,24 +1,23 @@
 /** A GPU that is broken: nothing of it breaks the page. SwiftShader is the GPU here. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { auto, eachInItsBrowser, worker } from "./gpu-faults.js";
-import { story } from "./support.js";
+import { auto, beginning, begins, inOneBrowser, worker } from "./gpu-faults.js";
 
-const own = eachInItsBrowser();
+const own = inOneBrowser();
 
-/** Loads the storyteller and has it tell its story: what became of it. */
+/** Loads the storyteller and has it begin its story: what became of it. Each fault has a cache of its own. */
 const tell = (fault, options) =>
   own.page.evaluate(
-    async ([workerURL, options]) => {
+    async ([workerURL, options, beginning]) => {
       try {
         const engine = await load(story, { ...options, workerURL });
-        const { text } = (await engine.completions.create(greedy)).choices[0];
+        const { text } = (await engine.completions.create(beginning)).choices[0];
         return { text, device: engine.info.device, reason: engine.info.deviceReason, gpu: engine.info.gpu };
       } catch ({ code, message }) {
         return { code, message };
       }
     },
-    [worker(fault), options],
+    [worker(fault), { ...options, gpu: { cache: fault, ...options.gpu } }, beginning],
   );
 
 describe("a broken GPU", () => {
@@ -32,7 +31,7 @@ describe("a broken GPU", () => {
     test(`${fault}: the CPU takes over, or the error says what to do`, async () => {
       for (const options of [auto, { device: "gpu", fallback: true }]) {
         const result = await tell(fault, options);
-        assert.equal(result.text, story, JSON.stringify(result));
+        begins(result.text ?? result.message);
         assert.equal(result.device, "cpu");
         assert.match(result.reason, reason);
       }
@@ -44,16 +43,16 @@ describe("a broken GPU", () => {
   }
 
   test("an adapter without features runs the safest kernels", async () => {
-    const { text, gpu } = await tell("an adapter without features", { device: "gpu" });
-    assert.equal(text, story);
+    const { text, gpu, message } = await tell("an adapter without features", { device: "gpu" });
+    begins(text ?? message);
     assert.ok(gpu.variants.includes("shared memory"), `${gpu.variants}`);
   });
 
   for (const fault of ["a driver that miscompiles subgroups", "a driver that refuses subgroups"]) {
     test(`${fault}: the self-test does without them, and remembers`, async () => {
       for (const cached of [false, true]) {
-        const { text, gpu, message } = await tell(fault, { device: "gpu", gpu: { cache: fault } });
-        assert.equal(text, story, message);
+        const { text, gpu, message } = await tell(fault, { device: "gpu" });
+        begins(text ?? message);
         assert.deepEqual([gpu.selfTest.cached, gpu.selfTest.off.map(({ variant }) => variant)], [cached, ["subgroups"]]);
         assert.ok(gpu.variants.includes("shared memory"), `${gpu.variants}`);
       }
@@ -62,8 +61,8 @@ describe("a broken GPU", () => {
 
   test("without a place to keep results, the self-test runs every time", async () => {
     for (let round = 0; round < 2; round++) {
-      const { text, gpu } = await tell("no cache", { device: "gpu" });
-      assert.equal(text, story);
+      const { text, gpu, message } = await tell("no cache", { device: "gpu" });
+      begins(text ?? message);
       assert.equal(gpu.selfTest.cached, false);
     }
   });
@@ -72,19 +71,20 @@ describe("a broken GPU", () => {
     const error = await tell("none", { device: "gpu", gpu: { disable: ["wings"] } });
     assert.equal(error.code, "invalid_argument");
     assert.match(error.message, /wings/);
-    const { text, gpu } = await tell("none", { device: "gpu", gpu: { disable: ["subgroups", "f16"] } });
-    assert.equal(text, story);
+    const { text, gpu, message } = await tell("none", { device: "gpu", gpu: { disable: ["subgroups", "f16"] } });
+    begins(text ?? message);
     assert.ok(["shared memory", "kv f32"].every((name) => gpu.variants.includes(name)), `${gpu.variants}`);
   });
 });
 
 test("\"auto\" takes the GPU where it is faster, and says so", async () => {
-  const { text, device, reason } = await tell("none", auto);
-  assert.equal(text, story);
+  const { text, device, reason, message } = await tell("none", auto);
+  begins(text ?? message);
   assert.equal(device, "gpu");
   assert.match(reason, /ms a token on the GPU.*ms on the CPU/);
   const measured = await tell("none", { ...auto, gpu: { software: true, faster: false } });
-  assert.deepEqual([measured.text, measured.device], [story, "cpu"]);
+  begins(measured.text ?? measured.message);
+  assert.equal(measured.device, "cpu");
 });
 
 test("compiling and loading are stages of the progress", async () => {

@@ -1,7 +1,7 @@
 /** Workers with a GPU that is broken, for the tests of what comes of it. */
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach } from "node:test";
-import { blank, launch, openPage, serve, softwareGPU } from "./support.js";
+import { blank, launch, openPage, serve, softwareGPU, story } from "./support.js";
 
 /**
  * What runs before the package's Worker: a change to its WebGPU, and a way to destroy its device from the page. It is an
@@ -71,27 +71,38 @@ function serveFaults() {
   return serve({ routes });
 }
 
-/** For each test a browser of its own, with SwiftShader as the GPU, and the page in it. */
-export function eachInItsBrowser() {
+/**
+ * A browser with SwiftShader as the GPU, and for each test a page in it. What self-tests found is kept from one test to
+ * the next, as SwiftShader takes seconds for one: tests of these have caches of their own.
+ */
+export function inOneBrowser() {
   const own = {};
-  let server, session;
+  let server, context, errors;
   before(async () => {
     server = await serveFaults();
-  });
-  after(() => server?.close());
-  beforeEach(async () => {
     own.browser = await launch(softwareGPU);
-    session = await openPage(own.browser, server.url);
-    own.page = session.page;
+    context = await own.browser.newContext();
+  });
+  after(async () => {
+    await own.browser?.close();
+    await server?.close();
+  });
+  beforeEach(async () => {
+    ({ page: own.page, errors } = await openPage({ newContext: () => context }, server.url));
     await own.page.waitForFunction(() => document.title === "ready");
   });
   afterEach(async () => {
-    const { errors } = session;
-    await own.browser.close();
+    await own.page.close();
     assert.deepEqual(errors, [], "uncaught errors in the page");
   });
   return own;
 }
+
+/** The beginning of the story is enough where each token takes SwiftShader long. */
+export const beginning = { prompt: "", temperature: 0, max_tokens: 60 };
+
+/** Whether `text` is the beginning of the story, as far as `beginning` goes. */
+export const begins = (text) => assert.ok(story.startsWith(text) && text.length > 100, text);
 
 /** The address of the Worker with a fault; "none" is one that can be told to destroy its device. */
 export const worker = (fault) => `/worker-${Object.keys(FAULTS).indexOf(fault)}.js`;

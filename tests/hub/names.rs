@@ -390,7 +390,10 @@ fn what_other_tools_left() {
     }
     std::fs::write(repo.join("refs/main"), COMMIT).unwrap();
     std::fs::write(repo.join("blobs").join(&sha256), &bytes).unwrap();
+    #[cfg(unix)]
     std::os::unix::fs::symlink(format!("../../blobs/{sha256}"), snapshot.join("m.gguf")).unwrap();
+    #[cfg(not(unix))] // As Python's tools do where they may make no links.
+    std::fs::copy(repo.join("blobs").join(&sha256), snapshot.join("m.gguf")).unwrap();
     let offline = Models::new(client(&world, None).offline(true), folder_store(folder.path()));
     let open = |name: &str| block_on(offline.open(&name.parse().unwrap(), false, quiet()));
     let before = world.log().len();

@@ -123,6 +123,12 @@ fn what_is_posted_stays_with_its_host() {
         assert!(error.code == Code::ProviderError && world.log().len() == 1, "{error}");
     }
     assert!(other.log().is_empty(), "nothing got there");
+    // Nor do keys in headers of one's own, which platforms send on.
+    let redirect = json!({ "status": 302, "headers": { "Location": elsewhere }, "body": "" });
+    let world = World::new("redirect-key", json!({ "script": [redirect] }));
+    let config = Config { headers: [("api-key".to_owned(), "secret".to_owned())].into(), ..world.config() };
+    assert!(block_on(Client::new(config).unwrap().models()).is_err());
+    assert!(other.log().is_empty(), "nothing got there");
     // Not by way of a redirect at home either.
     let target = World::new(
         "redirect-twice",

@@ -344,6 +344,27 @@ fn many_of_everything_take_no_time() {
         .collect();
     let error = answer("many-choices", None, &body, true).unwrap_err();
     assert!(error.message.contains("more answers than anybody asks for"), "{error}");
+    let body = format!(r#"{{"choices":[{}{{}}]}}"#, "{},".repeat(300_000));
+    for stream in [true, false] {
+        let body = if stream { format!("data: {body}\n\n") } else { body.clone() };
+        let error = answer(&format!("many-at-once-{stream}"), None, &body, stream).unwrap_err();
+        assert!(error.message.contains("more answers than anybody asks for"), "{error}");
+    }
+}
+
+#[test]
+fn who_answers_is_not_who_failed() {
+    let busy = json!({ "status": 429, "headers": {}, "body": "" });
+    let body = json!({ "id": "chatcmpl-7", "created": 7, "model": "org/large:quick", "choices": [{ "index": 0, "message": { "content": "Hi" }, "finish_reason": "stop" }] });
+    let answer =
+        json!({ "status": 200, "headers": { "Content-Type": "application/json" }, "body": body.to_string() });
+    let world = World::new("identity", json!({ "script": [busy, answer] }));
+    let found = serde_json::to_value(whole(world.client().chat("org/large", ask(false))).unwrap()).unwrap();
+    assert_holds(
+        &found,
+        &json!({ "id": "chatcmpl-7", "created": 7, "model": "org/large:quick" }),
+        "after a retry",
+    );
 }
 
 #[test]
@@ -357,6 +378,8 @@ fn errors_keep_their_words() {
         (json!({ "choices": null, "error_type": "BadRequestError", "error_message": "no such thing" }), "no such thing"),
         (json!({ "object": "error", "message": "it broke", "code": 500 }), "it broke"),
         (json!({ "detail": [{ "loc": ["body"], "msg": "field required" }] }), "field required"),
+        (json!({ "detail": [{ "loc": ["body", "a"], "msg": "one" }, { "loc": ["body", "b"], "msg": "two" }] }), "body.a: one; body.b: two"),
+        (json!({ "error": ["one", "two"] }), "one; two"),
         (json!({ "error": "it broke" }), "it broke"),
         (json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "abort" }] }), "abort"),
         (json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "insufficient_system_resource" }] }), "insufficient_system_resource"),
@@ -407,6 +430,17 @@ fn texts_and_chats_in_each_others_shape() {
         &events(&[json!({ "choices": [{ "index": 0, "text": "Hello", "finish_reason": "stop" }] })]),
     );
     assert_holds(&found, &json!({ "choices": [{ "message": { "content": "Hello" } }] }), "a chat");
+    // Both, and in the place of each other: nothing is lost, and no text is longer than before.
+    let mixed = [
+        json!({ "choices": [{ "index": 0, "delta": { "content": "Hello" }, "text": "Hello" }] }),
+        json!({ "choices": [{ "index": 0, "text": "", "delta": { "content": "!" } }] }),
+        json!({ "choices": [{ "index": 0, "delta": {}, "text": " Hi", "finish_reason": "stop" }] }),
+    ];
+    assert_holds(
+        &streamed("chat-as-both", &events(&mixed)),
+        &json!({ "choices": [{ "message": { "content": "Hello! Hi" }, "text": null }] }),
+        "both",
+    );
     let body = events(&[
         json!({ "choices": [{ "index": 0, "delta": { "content": "Hello" }, "finish_reason": "stop" }] }),
     ]);

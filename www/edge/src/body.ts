@@ -48,9 +48,21 @@ export async function readText(body: ReadableStream<Uint8Array>, limit: number):
 /** The most that is read of a request that is refused, in bytes. */
 const DISCARDED = 8 << 20;
 
+/** How long a refusal waits for that, in milliseconds. */
+const DISCARDING = 2_000;
+
 /** Reads what is left of a refused request: a connection on which it still comes is reset, and the refusal is lost with it. */
 export async function discard({ body }: Request): Promise<void> {
   if (!body || body.locked) return;
+  const reader = body.getReader();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const end = new Promise<{ done: true; value?: undefined }>((resolve) => (timer = setTimeout(resolve, DISCARDING, { done: true })));
   let bytes = 0;
-  for await (const piece of body) if ((bytes += piece.length) > DISCARDED) return; // Leaving the loop cancels the rest.
+  while (bytes <= DISCARDED) {
+    const { done, value } = await Promise.race([reader.read(), end]);
+    if (done) break;
+    bytes += value?.length ?? 0;
+  }
+  clearTimeout(timer);
+  await reader.cancel();
 }

@@ -2,6 +2,7 @@
  * Answers given before, in Cloudflare's cache of this data centre. Only those that would come again: embeddings, and
  * answers with a seed or temperature 0. The key is a digest of the upstream and the request; no token is in it.
  */
+import { waitUntil } from "cloudflare:workers";
 import { hex, sha256 } from "./admission";
 import type { Body } from "./body";
 import type { Settings } from "./settings";
@@ -45,7 +46,9 @@ export function keep(key: string, answer: Response, seconds: number): Response {
       if (pieces === undefined) return;
       const body = await new Blob(pieces).text();
       if (!isWhole(body, type)) return;
-      await caches.default.put(key, new Response(body, { headers: { "Content-Type": type, "Cache-Control": `public, max-age=${seconds}` } }));
+      const headers = { "Content-Type": type, "Cache-Control": `public, max-age=${seconds}` };
+      // The answer's end does not wait for it, nor fails with it.
+      waitUntil(caches.default.put(key, new Response(body, { headers })).catch(() => {}));
     },
   });
   const kept = new Response(answer.body?.pipeThrough(collect), answer);

@@ -5,7 +5,7 @@ import { Refusal } from "./errors";
 import { checkAlive, open, refusal } from "./local";
 import type { Env } from "./settings";
 
-/** How long others wait for the request that loads the model, in milliseconds; it may have been given up. */
+/** How long nothing may be heard of the request that loads the model, in milliseconds: it may have been given up. */
 const PATIENCE = 10_000;
 
 /** One for all requests: it never waits in the middle of a text, so nobody waits for what another request does. */
@@ -19,9 +19,16 @@ async function ready(name: string, env: Env, origin: string): Promise<Engine> {
     checkAlive();
     return encoder;
   }
-  loadingSince = Date.now();
+  let loaded = false;
+  const loading = open(name, env, origin).finally(() => (loaded = true));
   try {
-    return (encoder = await open(name, env, origin));
+    while (!loaded) {
+      loadingSince = Date.now();
+      await Promise.race([loading, scheduler.wait(PATIENCE / 10)]);
+    }
+    const mine = await loading;
+    if (encoder) mine.free(); // Another request took it for given up.
+    return (encoder ??= mine);
   } finally {
     loadingSince = undefined;
   }

@@ -21,6 +21,8 @@ const BETWEEN_LOOKS = 10;
 const GONE = 1_000;
 /** Who has not gone on for so long gives way to those who wait. */
 const SLOW = 15_000;
+/** Who has been in the middle of a step for so long was ended there by the runtime, and its engine is lost. */
+const LOST = 120_000;
 /** An engine for which there was no use for so long is freed. One stays. */
 const IDLE = 20_000;
 
@@ -36,6 +38,10 @@ export class Lease {
 
   get slow(): boolean {
     return !this.working && Date.now() - this.#seen > SLOW;
+  }
+
+  get lost(): boolean {
+    return this.working && Date.now() - this.#seen > LOST;
   }
 
   /** Its request goes on. Fails where the engine was given to another one. */
@@ -73,7 +79,10 @@ export async function take(open: () => Promise<Engine>): Promise<Lease> {
       place.seen = Date.now();
       waiting = waiting.filter((other) => other === place || Date.now() - other.seen <= GONE);
       if (waiting.indexOf(place) < MOST_ENGINES - busy.size) break;
-      for (const lease of busy) if (lease.slow) lease.release();
+      for (const lease of busy) {
+        if (lease.slow) lease.release();
+        else if (lease.lost) busy.delete(lease);
+      }
       if (waiting.indexOf(place) < MOST_ENGINES - busy.size) break;
       if (Date.now() >= end) throw busyRefusal();
       await scheduler.wait(BETWEEN_LOOKS);
