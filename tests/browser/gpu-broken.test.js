@@ -59,14 +59,6 @@ describe("a broken GPU", () => {
     });
   }
 
-  test("without a place to keep results, the self-test runs every time", async () => {
-    for (let round = 0; round < 2; round++) {
-      const { text, gpu, message } = await tell("no cache", { device: "gpu" });
-      begins(text ?? message);
-      assert.equal(gpu.selfTest.cached, false);
-    }
-  });
-
   test("what cannot be switched off is refused, what can is", async () => {
     const error = await tell("none", { device: "gpu", gpu: { disable: ["wings"] } });
     assert.equal(error.code, "invalid_argument");
@@ -90,9 +82,17 @@ test("\"auto\" takes the GPU where it is faster, and says so", async () => {
 test("compiling and loading are stages of the progress", async () => {
   const stages = await own.page.evaluate(async () => {
     const stages = [];
-    await load(story, { device: "gpu", onProgress: ({ stage }) => stages.at(-1) !== stage && stages.push(stage) });
+    await load(story, { device: "gpu", gpu: { cache: "none" }, force: true, onProgress: ({ stage }) => stages.at(-1) !== stage && stages.push(stage) });
     return stages;
   });
   // The weights go to the device as they come, once it is ready for them.
   assert.deepEqual(stages, ["download", "compile", "download", "ready"]);
+});
+
+test("without a place to keep results, the self-test runs each time", async () => {
+  // What an earlier test has found is kept under that name, for those who can read it.
+  const kept = await tell("none", { device: "gpu" });
+  const blind = await tell("no cache", { device: "gpu", gpu: { cache: "none" } });
+  begins(blind.text ?? blind.message);
+  assert.deepEqual([kept.gpu.selfTest.cached, blind.gpu.selfTest.cached], [true, false]);
 });
