@@ -26,6 +26,11 @@ impl<'a> Split<'a> {
         (1 <= index && index <= count).then_some(Split { stem, index, count })
     }
 
+    /// The first of `count` parts of a model.
+    pub fn first(stem: &'a str, count: u32) -> Split<'a> {
+        Split { stem, index: 1, count }
+    }
+
     /// The path of another part.
     pub fn path(&self, index: u32) -> String {
         format!("{}-{index:05}-of-{:05}.gguf", self.stem, self.count)
