@@ -3,7 +3,7 @@ import type { Place } from "./compile.js";
 import { Connection } from "./connection.js";
 import { CandlewickError } from "./errors.js";
 import type { Call } from "./protocol.js";
-import type { LoadProgress } from "./types.js";
+import type { LoadProgress, Retrying } from "./types.js";
 
 /** Milliseconds without a call after which it ends. */
 const IDLE = 10_000;
@@ -20,10 +20,11 @@ const all = new Map<string, Shared>();
 interface Options {
   signal?: AbortSignal | undefined;
   onProgress?: ((progress: LoadProgress) => void) | undefined;
+  onRetry?: ((retry: Retrying) => void) | undefined;
 }
 
 /** One request in the Worker that others of the same place use, too. */
-export async function ask<T>(call: Call, place: Place, { signal, onProgress }: Options): Promise<T> {
+export async function ask<T>(call: Call, place: Place, { signal, onProgress, onRetry }: Options): Promise<T> {
   const key = JSON.stringify([place.workerURL === undefined ? null : String(place.workerURL), place.wasm, place.cpu]);
   let shared = all.get(key);
   if (!shared || shared.connection.closed) {
@@ -34,7 +35,7 @@ export async function ask<T>(call: Call, place: Place, { signal, onProgress }: O
   clearTimeout(shared.idle);
   shared.calls++;
   try {
-    return await shared.connection.call<T>(call, { signal, onProgress });
+    return await shared.connection.call<T>(call, { signal, onProgress, onRetry });
   } finally {
     if (--shared.calls === 0) shared.idle = setTimeout(release, IDLE, key, shared);
   }
