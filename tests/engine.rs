@@ -413,7 +413,7 @@ fn a_context_may_be_a_maximum() {
     let wanted = load(8192, Context::Exactly(10_000), None).unwrap_err();
     assert!(wanted.code == Code::InvalidArgument && wanted.message.contains("1 to the 8192"), "{wanted}");
 
-    // Two of 5 layers, 4 heads, 8 numbers of 4 bytes.
+    // Keys and values of 5 layers, 4 heads, 8 numbers of 4 bytes.
     let a_token = 2 * 5 * 4 * 8 * 4;
     let weights: u64 = Edit::new(&contents(&stories())).tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
     let limit = |tokens: u64| Some(weights + tokens * a_token + 100);
