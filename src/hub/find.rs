@@ -326,9 +326,10 @@ impl Addresses {
 }
 
 fn check_count(count: usize) -> Result<()> {
-    match count > MOST_FILES {
-        true => Err(Error::unsupported_model(format!("a model in {count} files; it may be {MOST_FILES}"))),
-        false => Ok(()),
+    match count {
+        0 => Err(Error::invalid_argument("an empty list is no model")),
+        1..=MOST_FILES => Ok(()),
+        _ => Err(Error::unsupported_model(format!("a model in {count} files; it may be {MOST_FILES}"))),
     }
 }
 

@@ -27,7 +27,7 @@ pub async fn load(
     options: &Options,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Engine> {
-    let progress = &mut |report| progress(model.steady.follow(report));
+    let progress = &mut |report: Progress| progress(model.steady.follow(report));
     let mut ready = None;
     let mut shown = |report: Progress| match report.stage {
         // Until all is there, what comes over the network says how far it is.

@@ -118,7 +118,7 @@ describe("loading", () => {
       ["model_not_found", /llama-split-00001-of-00002\.gguf is missing/],
       ["invalid_argument", /given twice/],
       ["invalid_argument", /different models/],
-      ["corrupt_model", /./],
+      ["unsupported_model", /one part of a split model/],
       ["invalid_argument", /each of them once/],
       ["invalid_argument", /empty list/],
       ["invalid_argument", /whole model/],

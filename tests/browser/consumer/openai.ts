@@ -1,5 +1,5 @@
 /** OpenAI's types and candlewick's, each in the other's place. Only compiled. */
-import { load, models, type Engine, type LoadOptions, type RequestOptions, type Stream } from "candlewick";
+import { inspect, load, models, type Engine, type LoadOptions, type RequestOptions, type Stream } from "candlewick";
 import wasmURL from "candlewick/candlewick.wasm";
 import threadsWasmURL from "candlewick/candlewick-threads.wasm";
 import OpenAI from "openai";
