@@ -4,7 +4,9 @@ use crate::edit::{Edit, F32, Tensor};
 use crate::fixtures::{all_logits, contents, decoder, files, path, stories};
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::{Backend, Linear, Norm, Tokens};
-use candlewick::engine::{Context, Device, Engine, Event, FinishReason, Generation, Options, Prompt, Settings, Truncation};
+use candlewick::engine::{
+    Context, Device, Engine, Event, FinishReason, Generation, Options, Prompt, Settings, Truncation,
+};
 use candlewick::model::gguf::TensorType;
 use candlewick::sampling::Sampling;
 use candlewick::store::{MemorySource, Source};
@@ -409,13 +411,17 @@ fn a_context_may_be_a_maximum() {
     }
     let (tokens, note) = load(8192, Context::AtMost(10_000), None).unwrap();
     assert_eq!(tokens, 8192);
-    assert_eq!(note.unwrap(), "The context is 8192 tokens instead of 10000: the model was trained for no more.");
+    assert_eq!(
+        note.unwrap(),
+        "The context is 8192 tokens instead of 10000: the model was trained for no more."
+    );
     let wanted = load(8192, Context::Exactly(10_000), None).unwrap_err();
     assert!(wanted.code == Code::InvalidArgument && wanted.message.contains("1 to the 8192"), "{wanted}");
 
     // Keys and values of 5 layers, 4 heads, 8 numbers of 4 bytes.
     let a_token = 2 * 5 * 4 * 8 * 4;
-    let weights: u64 = Edit::new(&contents(&stories())).tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
+    let weights: u64 =
+        Edit::new(&contents(&stories())).tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
     let limit = |tokens: u64| Some(weights + tokens * a_token + 100);
     let (tokens, note) = load(8192, Context::MAX, limit(2000)).unwrap();
     assert_eq!((tokens, tokens % 256), (1792, 0));

@@ -54,7 +54,9 @@ impl FromStr for Context {
         let text = text.trim();
         let context = match text.strip_prefix("max") {
             Some("") => Some(Context::MAX),
-            Some(most) => most.strip_prefix(':').and_then(|most| most.parse().ok()).and_then(Context::at_most),
+            Some(most) => {
+                most.strip_prefix(':').and_then(|most| most.parse().ok()).and_then(Context::at_most)
+            }
             None => text.parse().ok().map(Context::Exactly),
         };
         context.ok_or_else(|| {
@@ -149,7 +151,13 @@ pub(super) fn wanted(options: &Options, config: &Config) -> Result<usize> {
 
 /// What of `wanted` tokens to try on the CPU or a GPU: all, where that many were asked for; else what the memory that is
 /// there holds without strain, as far as it is known.
-pub(super) fn fitting(options: &Options, header: &Header, config: &Config, wanted: usize, gpu: bool) -> usize {
+pub(super) fn fitting(
+    options: &Options,
+    header: &Header,
+    config: &Config,
+    wanted: usize,
+    gpu: bool,
+) -> usize {
     let fixed = Memory::of(header, config, 0, None).weights;
     // GPUs keep numbers of 16 bits, most of them.
     let number = if gpu { 2 } else { size_of::<f32>() as u64 };
@@ -227,7 +235,10 @@ mod tests {
             (json!(true), format!("{must}true")),
             (json!([1]), format!("{must}a list")),
             (json!({}), "contextLength.max is missing".to_owned()),
-            (json!({ "max": "all" }), "contextLength.max must be a whole number, not the text \"all\"".to_owned()),
+            (
+                json!({ "max": "all" }),
+                "contextLength.max must be a whole number, not the text \"all\"".to_owned(),
+            ),
             (json!({ "max": 0 }), "contextLength must have a \"max\" of at least 1, not 0".to_owned()),
             (json!({ "most": 1 }), "contextLength: there is no \"most\" here. There is \"max\"".to_owned()),
         ] {

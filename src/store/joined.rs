@@ -59,7 +59,8 @@ impl<'a> Split<'a> {
                 return Err(Error::invalid_argument(format!("the part {} is given twice", names[file])));
             }
         }
-        let missing = (1..).zip(&places).filter(|(_, place)| place.is_none()).map(|(part, _)| first.path(part));
+        let missing =
+            (1..).zip(&places).filter(|(_, place)| place.is_none()).map(|(part, _)| first.path(part));
         lacks_none(missing, first.count)?;
         Ok(Some(places.into_iter().flatten().collect()))
     }
@@ -78,7 +79,9 @@ pub(crate) fn lacks_none(missing: impl Iterator<Item = String>, count: u32) -> R
         [first @ .., last] => format!("{} and {last} are", first.join(", ")),
         [] => return Ok(()),
     };
-    Err(Error::model_not_found(format!("{listed} missing: the model is in {count} files, and needs them all")))
+    Err(Error::model_not_found(format!(
+        "{listed} missing: the model is in {count} files, and needs them all"
+    )))
 }
 
 /// `items` in an order as [`Split::order`] gives it.

@@ -129,7 +129,9 @@ pub async fn load(
 }
 
 /// One account of everything that is done for a load, also where that is a download before it.
-pub fn steady(progress: impl Fn(Progress) -> Result<()> + 'static) -> impl Fn(Progress) -> Result<()> + 'static {
+pub fn steady(
+    progress: impl Fn(Progress) -> Result<()> + 'static,
+) -> impl Fn(Progress) -> Result<()> + 'static {
     let steady = Steady::default();
     move |report| progress(steady.follow(report))
 }
@@ -310,8 +312,9 @@ impl Models {
 
 impl Models {
     fn name(&self, model: &JsValue) -> Result<Spec> {
-        let texts = sources::texts(model)
-            .ok_or_else(|| Error::invalid_argument("what is kept has a name or an address: files and bytes have none"))?;
+        let texts = sources::texts(model).ok_or_else(|| {
+            Error::invalid_argument("what is kept has a name or an address: files and bytes have none")
+        })?;
         self.models.files(&texts)
     }
 }

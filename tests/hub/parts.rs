@@ -49,8 +49,7 @@ fn parts_at_any_address() {
     let models = Models::new(client(&world, None), folder_store(folder.path()));
     let urls = [2, 1].map(|index| address(&world, &part(index)));
     // Any of them, with what follows the `?`; or all, in any order.
-    let specs =
-        [format!("{}?key=x", urls[1]).parse().unwrap(), urls[0].parse().unwrap(), files(&urls)];
+    let specs = [format!("{}?key=x", urls[1]).parse().unwrap(), urls[0].parse().unwrap(), files(&urls)];
     for spec in &specs {
         assert_eq!(opened(&models, spec).unwrap(), expected, "{spec}");
         block_on(models.pull(spec, false, quiet())).unwrap();
@@ -86,7 +85,8 @@ fn parts_that_are_not_all_there() {
     fails(of(1, 99_999).parse(), Code::UnsupportedModel, "a model in 99999 files");
     fails(Ok(files(&[of(1, 3), of(3, 3)])), Code::ModelNotFound, "m-00002-of-00003.gguf is missing");
     fails(Ok(files(&[of(1, 2), of(1, 2)])), Code::InvalidArgument, "given twice");
-    let list = |texts: &[&str]| Spec::of_files(&texts.iter().map(ToString::to_string).collect::<Vec<_>>(), None);
+    let list =
+        |texts: &[&str]| Spec::of_files(&texts.iter().map(ToString::to_string).collect::<Vec<_>>(), None);
     fails(list(&[]), Code::InvalidArgument, "a list is one model");
     fails(list(&["a/b", "a/c"]), Code::InvalidArgument, "a list is one model");
     fails(list(&["a/b/x.gguf", &url]), Code::InvalidArgument, "a list is one model");
@@ -133,7 +133,10 @@ fn files_of_one_name_at_several_addresses() {
     assert_eq!(error.code, Code::InvalidArgument);
     assert!(listed.iter().all(|model| error.message.contains(&format!("m.gguf@{}", &model.commit[..12]))));
     let [of_one] = &block_on(models.cached(&one)).unwrap()[..] else { panic!() };
-    assert_eq!(block_on(models.remove(&format!("m.gguf@{}", of_one.commit).parse().unwrap())).unwrap(), 100_000);
+    assert_eq!(
+        block_on(models.remove(&format!("m.gguf@{}", of_one.commit).parse().unwrap())).unwrap(),
+        100_000
+    );
     assert_eq!(block_on(models.cached(&one)).unwrap_err().code, Code::ModelNotFound);
     assert_eq!(block_on(models.remove(&"m.gguf".parse().unwrap())).unwrap(), 100_000);
     assert_eq!(block_on(models.cached(&two)).unwrap_err().code, Code::ModelNotFound);
@@ -147,7 +150,8 @@ fn one_account_of_a_load() {
     for (index, fault) in ["none", "flip", "ignored", "cut"].into_iter().enumerate() {
         let file = |index| json!({ "file": path("models").join(part(index)) });
         let repo = json!({ "commit": COMMIT, "files": { part(1): file(1), part(2): file(2) } });
-        let script = json!([{ "match": "cdn/", "times": if fault == "none" { 0 } else { 2 }, "fault": fault }]);
+        let script =
+            json!([{ "match": "cdn/", "times": if fault == "none" { 0 } else { 2 }, "fault": fault }]);
         let world = World::new(
             &format!("account-{fault}"),
             json!({ "repos": { "a/b": repo }, "script": script, "seed": fault }),
