@@ -188,8 +188,8 @@ impl Models {
         let Addresses { urls, ordered } = addresses;
         let known = self.known_files(&repo, &urls).await?;
         let hasty = if known.is_some() && !fresh { self.client.hasty(1) } else { (*self.client).clone() };
-        let look_up = |url| look_up(&hasty, url, urls.len());
-        let about = stream::iter(&urls).map(look_up).buffered(AT_ONCE).try_collect::<Vec<_>>().await;
+        let about = stream::iter(&urls).map(|url| look_up(&hasty, url, urls.len())).buffered(AT_ONCE);
+        let about = about.try_collect::<Vec<_>>().await;
         let about = match (about, known) {
             (Ok(about), _) => about,
             (Err(error), Some(known))
