@@ -169,7 +169,7 @@ pub(super) fn fitting(
 }
 
 /// The same where nothing counts but the limit that the options set.
-pub(super) fn within_limit_only(options: &Options, header: &Header, config: &Config, wanted: usize) -> usize {
+pub(super) fn limited(options: &Options, header: &Header, config: &Config, wanted: usize) -> usize {
     shrunk(options, wanted, within_limit(options, header, config))
 }
 

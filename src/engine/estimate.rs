@@ -124,7 +124,7 @@ pub async fn fits(source: &dyn Source, options: &Options) -> Result<()> {
     let Some(limit) = options.max_memory else { return Ok(()) };
     let header = Header::read(source).await?;
     let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
-    let context = context::within_limit_only(options, &header, &config, context::wanted(options, &config)?);
+    let context = context::limited(options, &header, &config, context::wanted(options, &config)?);
     let info::Memory { weights, kv_cache } = info::Memory::of(&header, &config, context, None);
     let needed = weights.saturating_add(kv_cache);
     if needed > limit {
