@@ -8,7 +8,7 @@ mod value;
 
 use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
-use crate::engine::{self, Device, Options, Progress};
+use crate::engine::{self, Context, Device, Options, Progress};
 use crate::openai::{ChatRequest, Chunks, Completion, EmbeddingRequest, Endpoint, Retrying};
 use crate::remote::{Client, Config, OnRetry};
 use crate::router::{Cache, CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
@@ -58,7 +58,7 @@ fn to_js(value: &impl Serialize) -> Result<JsValue> {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct LoadOptions {
     device: Option<String>,
-    context_length: Option<usize>,
+    context_length: Option<Context>,
     threads: Option<usize>,
     fallback: Option<bool>,
     profile: bool,
@@ -128,10 +128,12 @@ impl LoadOptions {
                 .ok_or_else(|| Error::invalid_argument("options.threads is 0; it must be at least 1"))
         };
         let threads = self.threads.map(positive).transpose()?;
-        let min_tokens_per_second = self.remote.as_ref().and_then(|remote| remote.min_tokens_per_second);
+        let remote = self.remote.as_ref();
+        let min_tokens_per_second = remote.and_then(|remote| remote.min_tokens_per_second);
+        let max_memory = remote.and_then(|remote| remote.max_memory).map(|bytes| bytes as u64);
         let (context, fallback) = (self.context_length, self.fallback);
         let profile = self.profile;
-        Ok(Options { device, context, threads, fallback, min_tokens_per_second, profile, gpu })
+        Ok(Options { device, context, max_memory, threads, fallback, min_tokens_per_second, profile, gpu })
     }
 }
 
@@ -164,9 +166,9 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads the first that can be loaded of `sources`, each a `Blob`, a `Uint8Array`, an absolute address or a name on
-    /// the Hub; where none can, hosted models answer as `options.remote` says. `on_retry` hears that a model's server is
-    /// asked again.
+    /// Loads the first that can be loaded of `sources`, each a `Blob`, a `Uint8Array`, an absolute address, a name on
+    /// the Hub, or a list of these which are the files of one model; where none can, hosted models answer as
+    /// `options.remote` says. `on_retry` hears that a model's server is asked again.
     pub async fn load(
         stopper: &Stopper,
         sources: Array,
@@ -178,8 +180,7 @@ impl Engine {
             if options.is_undefined() { LoadOptions::default() } else { load_options(&options)? };
         let (load, hub) = (options.parse()?, options.hub.hearing(on_retry));
         let local = Rc::new(RefCell::new(None));
-        let RemoteOptions { policy, hosted, cache, max_memory, crashed, .. } =
-            options.remote.unwrap_or_default();
+        let RemoteOptions { policy, hosted, cache, crashed, .. } = options.remote.unwrap_or_default();
         let hosted: Vec<Hosted> = hosted
             .into_iter()
             .map(|HostedOptions { model, config }| Ok(Hosted { client: Client::new(config)?, model }))
@@ -203,7 +204,7 @@ impl Engine {
                         let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
                         Ok(())
                     };
-                    let engine = sources::load(source, hub, &load, max_memory, progress).await?;
+                    let engine = sources::load(source, hub, &load, progress).await?;
                     *loaded.borrow_mut() = Some(engine.clone());
                     Ok(Rc::new(Local(engine)) as Rc<dyn Provider>)
                 })

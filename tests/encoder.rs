@@ -139,7 +139,7 @@ fn a_text_that_is_too_long() {
     let embedding = block_on(engine.embed(&long, CUT)).unwrap();
     assert_eq!(embedding.tokens, 64);
     // Loaded with less context, it reads less.
-    let options = Options { context: Some(32), ..Options::default() };
+    let options = Options { context: Some(32.into()), ..Options::default() };
     let engine = engine_of(MemorySource::new("bert", bytes("bert-f32.gguf")), options).unwrap();
     assert_eq!(block_on(engine.embed(&long, CUT)).unwrap().tokens, 32);
 }

@@ -4,7 +4,9 @@ use crate::edit::{Edit, F32, Tensor};
 use crate::fixtures::{all_logits, contents, decoder, files, path, stories};
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::{Backend, Linear, Norm, Tokens};
-use candlewick::engine::{Engine, Event, FinishReason, Generation, Options, Prompt, Settings, Truncation};
+use candlewick::engine::{
+    Context, Device, Engine, Event, FinishReason, Generation, Options, Prompt, Settings, Truncation,
+};
 use candlewick::model::gguf::TensorType;
 use candlewick::sampling::Sampling;
 use candlewick::store::{MemorySource, Source};
@@ -363,6 +365,71 @@ fn loading_may_be_given_up() {
         };
         let error = block_on(Engine::load(source.clone(), &Options::default(), stop)).err().unwrap();
         assert_eq!(error, Error::aborted("enough"));
+    }
+}
+
+#[test]
+fn loading_has_one_total() {
+    for (name, bytes) in files() {
+        let source = Rc::new(MemorySource::new(name.clone(), bytes));
+        let mut reports = Vec::new();
+        let options = Options { device: crate::DEVICE, ..Options::default() };
+        let heard = &mut |report| {
+            reports.push(report);
+            Ok(())
+        };
+        let loaded = block_on(Engine::load(source.clone(), &options, heard)).is_ok();
+        let told: Vec<(u64, u64)> = reports.iter().map(|report| (report.loaded, report.total)).collect();
+        assert!(told.is_sorted() && told.iter().all(|(_, total)| *total == source.len()), "{name}: {told:?}");
+        assert_eq!(told.last() == Some(&(source.len(), source.len())), loaded, "{name}: {told:?}");
+    }
+}
+
+/// Fixtures are small. This one says that it was trained for longer contexts.
+fn long(trained: u32) -> Rc<MemorySource> {
+    let bytes = Edit::new(&contents(&stories())).u32("llama.context_length", trained).bytes();
+    Rc::new(MemorySource::new("model.gguf", bytes))
+}
+
+#[test]
+fn a_context_may_be_a_maximum() {
+    let load = |trained, context, max_memory| {
+        let options =
+            Options { device: Device::Cpu, context: Some(context), max_memory, ..Options::default() };
+        let source = long(trained);
+        block_on(candlewick::engine::fits(source.as_ref(), &options))?;
+        let inspection = block_on(candlewick::engine::inspect(source.as_ref(), &options))?;
+        let info = block_on(Engine::load(source, &options, &mut |_| Ok(())))?.info();
+        assert_eq!(inspection.context_length, Some(info.context_length));
+        assert_eq!(inspection.context_note, info.context_note);
+        Ok::<_, Error>((info.context_length, info.context_note.clone()))
+    };
+    for (trained, context, tokens) in
+        [(8192, Context::MAX, 8192), (8192, Context::AtMost(3000), 3000), (300, Context::MAX, 300)]
+    {
+        assert_eq!(load(trained, context, None).unwrap(), (tokens, None));
+    }
+    let (tokens, note) = load(8192, Context::AtMost(10_000), None).unwrap();
+    assert_eq!(tokens, 8192);
+    assert_eq!(
+        note.unwrap(),
+        "The context is 8192 tokens instead of 10000: the model was trained for no more."
+    );
+    let wanted = load(8192, Context::Exactly(10_000), None).unwrap_err();
+    assert!(wanted.code == Code::InvalidArgument && wanted.message.contains("1 to the 8192"), "{wanted}");
+
+    // Keys and values of 5 layers, 4 heads, 8 numbers of 4 bytes.
+    let a_token = 2 * 5 * 4 * 8 * 4;
+    let weights: u64 =
+        Edit::new(&contents(&stories())).tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
+    let limit = |tokens: u64| Some(weights + tokens * a_token + 100);
+    let (tokens, note) = load(8192, Context::MAX, limit(2000)).unwrap();
+    assert_eq!((tokens, tokens % 256), (1792, 0));
+    assert_eq!(note.unwrap(), "The context is 1792 tokens instead of 8192: there is no memory for more.");
+    assert_eq!(load(8192, Context::AtMost(1500), limit(2000)).unwrap(), (1500, None));
+    for context in [Context::Exactly(4000), Context::MAX] {
+        let tokens = if context == Context::MAX { 100 } else { 2000 };
+        assert_eq!(load(8192, context, limit(tokens)).unwrap_err().code, Code::ResourceExhausted);
     }
 }
 

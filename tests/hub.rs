@@ -5,6 +5,7 @@ mod http;
 #[cfg(unix)]
 mod lies;
 mod names;
+mod parts;
 mod program;
 mod reach;
 mod schedules;

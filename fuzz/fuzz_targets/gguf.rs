@@ -19,7 +19,7 @@ async fn use_file(bytes: &[u8]) -> Result<()> {
     let ids = language.tokenizer.encode_with_special("Once upon <|im_start|> ät 世 12", true)?;
     language.tokenizer.decode(&ids);
     let _ = language.render(&Conversation::new(vec![message("system", "S"), message("user", "Hi")]));
-    let options = Options { context: Some(8), ..Options::default() };
+    let options = Options { context: Some(8.into()), ..Options::default() };
     Engine::load(source, &options, &mut |_| Ok(())).await?;
     Ok(())
 }

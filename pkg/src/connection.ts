@@ -105,7 +105,7 @@ export class Connection {
 /** What a call does not keep on this side. */
 function buffersOf(call: Call): ArrayBuffer[] {
   const sources = call.method === "load" ? call.sources : call.method === "inspect" ? [call.source] : [];
-  return sources.filter((source) => source instanceof Uint8Array).map(({ buffer }) => buffer);
+  return sources.flat().filter((source) => source instanceof Uint8Array).map(({ buffer }) => buffer);
 }
 
 /** One request under way. */

@@ -4,8 +4,8 @@ import { aborted, CandlewickError } from "./errors.js";
 import { Engine } from "./engine.js";
 import { checkNames } from "./options.js";
 import { absolute, checkBrowser, plain } from "./page.js";
-import type { HubParams, Located, Remote } from "./protocol.js";
-import type { EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
+import type { HubParams, Located, LocatedFiles, Remote } from "./protocol.js";
+import type { ContextLength, EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
 
 /**
  * The name of a model on the Hugging Face Hub (`owner/repo`, `owner/repo:QUANT` or `owner/repo/file.gguf`, each also
@@ -13,16 +13,19 @@ import type { EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } f
  */
 export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
+/** A model's file, or all files of a split one, in any order. Of names and URLs that of one part is enough. */
+export type ModelFiles = ModelSource | readonly ModelSource[];
+
 /**
- * Loads a GGUF model into a Worker of its own. Of several sources the first that can be loaded counts. With `remote`,
- * hosted models answer where none can, and `info.device` may be `"remote"`.
+ * Loads a GGUF model into a Worker of its own. Of several sources the first that can be loaded counts; a list among them is
+ * one model in several files. With `remote`, hosted models answer where none can, and `info.device` may be `"remote"`.
  */
-export function load(source: ModelSource | ModelSource[], options?: LoadOptions & { remote?: undefined }): Promise<Engine>;
-export function load(source: ModelSource | ModelSource[], options: LoadOptions): Promise<Engine<EngineInfo | RemoteInfo>>;
-export async function load(source: ModelSource | ModelSource[], options: LoadOptions = {}): Promise<Engine<EngineInfo | RemoteInfo>> {
+export function load(source: ModelSource | readonly ModelFiles[], options?: LoadOptions & { remote?: undefined }): Promise<Engine>;
+export function load(source: ModelSource | readonly ModelFiles[], options: LoadOptions): Promise<Engine<EngineInfo | RemoteInfo>>;
+export async function load(source: ModelSource | readonly ModelFiles[], options: LoadOptions = {}): Promise<Engine<EngineInfo | RemoteInfo>> {
   checkBrowser();
   checkNames(options, "load()");
-  const sources = (Array.isArray(source) ? source : [source]).map(locate);
+  const sources = (isList(source) ? source : [source]).map(locateFiles);
   if (sources.length === 0) throw new CandlewickError("invalid_argument", "load() takes at least one model; connect() takes none.");
   const remote = options.remote && translate(options.remote);
   try {
@@ -45,11 +48,12 @@ export async function connect(remote: RemoteOptions, options: ConnectOptions = {
 export type ConnectOptions = Pick<LoadOptions, "signal" | "workerURL" | "wasmURL" | "threadsWasmURL" | "threadsPlainWasmURL">;
 
 async function start(
-  sources: Located[],
+  sources: LocatedFiles[],
   remote: Remote | undefined,
   options: LoadOptions,
 ): Promise<Engine<EngineInfo | RemoteInfo>> {
-  const { device, contextLength, threads, fallback, gpu, profile, onProgress, onRetry, signal } = options;
+  const { device, threads, fallback, gpu, profile, onProgress, onRetry, signal } = options;
+  const contextLength = finite(options.contextLength);
   if (signal?.aborted) throw aborted(signal);
   const call = {
     method: "load" as const,
@@ -58,7 +62,7 @@ async function start(
   };
   const connection = new Connection(place(options, device !== "gpu"));
   try {
-    if (sources.some((source) => typeof source === "string") && options.cache !== false) void persist();
+    if (sources.flat().some((source) => typeof source === "string") && options.cache !== false) void persist();
     connection.state.info = await connection.call<EngineInfo | RemoteInfo>(call, { signal, onProgress, onRetry });
     connection.state.onRecovery = onProgress;
     return new Engine(connection);
@@ -109,7 +113,25 @@ export async function persist(): Promise<void> {
   }
 }
 
-/** @internal What the Worker knows. */
+/** @internal Lists of sources may be frozen. */
+export function isList<T>(value: T | readonly T[]): value is readonly T[] {
+  return Array.isArray(value);
+}
+
+/** @internal No limit is one that messages to the engine can have. */
+export function finite(contextLength: ContextLength | undefined): ContextLength | undefined {
+  if (typeof contextLength !== "object" || contextLength?.max !== Infinity) return contextLength;
+  return { ...contextLength, max: Number.MAX_SAFE_INTEGER };
+}
+
+/** @internal What the Worker knows of a model. */
+export function locateFiles(files: ModelFiles): LocatedFiles {
+  if (!isList(files)) return locate(files);
+  if (files.length === 0) throw new CandlewickError("invalid_argument", "An empty list is no model: it takes the files of one.");
+  return files.map(locate);
+}
+
+/** @internal The same of one file. */
 export function locate(source: ModelSource): Located {
   if (source instanceof Blob) return source;
   if (source instanceof ArrayBuffer) return bytesOf(source, 0, source.byteLength);
@@ -134,8 +156,9 @@ function bytesOf(buffer: ArrayBufferLike, offset: number, length: number): Uint8
 }
 
 /** What is left out needs a name at most, and the bytes are not here any more. */
-function withoutBytes(source: Located): Located {
-  return source instanceof Uint8Array ? new Blob() : source;
+function withoutBytes(source: LocatedFiles): LocatedFiles {
+  const kept = (file: Located) => (file instanceof Uint8Array ? new Blob() : file);
+  return isList(source) ? source.map(kept) : kept(source);
 }
 
 /**

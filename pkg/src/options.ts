@@ -1,42 +1,45 @@
 /** Options by their names: one that nobody knows is a mistake, which would otherwise change nothing in silence. */
 import { CandlewickError } from "./errors.js";
-import type { LoadOptions } from "./types.js";
+import type { ConnectOptions } from "./load.js";
+import type { HubOptions, InspectOptions, LoadOptions, PullOptions, VerifyOptions } from "./types.js";
 
-const NAMES = [
-  "cache",
-  "cacheBudget",
-  "contextLength",
-  "device",
-  "fallback",
-  "force",
-  "gpu",
-  "hubURL",
-  "onProgress",
-  "onRetry",
-  "profile",
-  "remote",
-  "signal",
-  "threads",
-  "threadsPlainWasmURL",
-  "threadsWasmURL",
-  "token",
-  "transfer",
-  "wasmURL",
-  "workerURL",
-] as const;
+/** Every name of an option, true: where this does not compile, one is missing or there is no such. */
+type Names<Options> = Record<keyof Options, true>;
 
-/** Where this does not compile, `NAMES` lacks a name. */
-const complete: Exclude<keyof LoadOptions, (typeof NAMES)[number]> extends never ? true : false = true;
-void complete;
+const PLACE: Names<ConnectOptions> = {
+  signal: true,
+  threadsPlainWasmURL: true,
+  threadsWasmURL: true,
+  wasmURL: true,
+  workerURL: true,
+};
+const HUB: Names<HubOptions> = { ...PLACE, hubURL: true, onRetry: true, token: true, transfer: true };
+const INSPECT: Names<InspectOptions> = { ...HUB, contextLength: true, device: true, gpu: true, threads: true };
+const VERIFY: Names<VerifyOptions> = { ...HUB, onProgress: true };
+const PULL: Names<PullOptions> = { ...VERIFY, cacheBudget: true, force: true };
+const LOAD: Names<LoadOptions> = { ...INSPECT, ...PULL, cache: true, fallback: true, profile: true, remote: true };
 
-/** Fails with `invalid_argument` where `options` of `what` has a name that no option has. */
-export function checkNames(options: object, what: string): void {
+/** By call. */
+const NAMES = {
+  "load()": LOAD,
+  "connect()": PLACE,
+  "inspect()": INSPECT,
+  "models.list()": HUB,
+  "models.pull()": PULL,
+  "models.remove()": HUB,
+  "models.usage()": HUB,
+  "models.verify()": VERIFY,
+};
+
+/** Fails with `invalid_argument` where `options` has a name that no option of the call has. */
+export function checkNames(options: object, call: keyof typeof NAMES): void {
   const plain = (name: string) => name.toLowerCase().replaceAll(/[-_]/g, "");
+  const names = Object.keys(NAMES[call]).sort();
   for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || (NAMES as readonly string[]).includes(name)) continue;
-    const meant = NAMES.find((known) => plain(known) === plain(name) || near(plain(known), plain(name)));
-    const guess = meant ? ` Did you mean "${meant}"?` : ` There are ${NAMES.join(", ")}.`;
-    throw new CandlewickError("invalid_argument", `${what}: there is no option "${name.slice(0, 40)}".${guess}`);
+    if (value === undefined || names.includes(name)) continue;
+    const meant = names.find((known) => plain(known) === plain(name) || near(plain(known), plain(name)));
+    const guess = meant ? ` Did you mean "${meant}"?` : ` There are ${names.join(", ")}.`;
+    throw new CandlewickError("invalid_argument", `${call}: there is no option "${name.slice(0, 40)}".${guess}`);
   }
 }
 

@@ -10,14 +10,14 @@
  */
 import type { File } from "./compile.js";
 import type { ErrorCode } from "./errors.js";
-import type { ChatParams, CompletionParams, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo, RemoteOptions } from "./types.js";
+import type { ChatParams, CompletionParams, ContextLength, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo, RemoteOptions } from "./types.js";
 
 export type Call =
-  | { method: "load"; sources: Located[]; options: ModelOptions }
-  | { method: "inspect"; source: Located; options: ModelOptions }
+  | { method: "load"; sources: LocatedFiles[]; options: ModelOptions }
+  | { method: "inspect"; source: LocatedFiles; options: ModelOptions }
   | { method: "list" | "usage"; hub: HubParams }
-  | { method: "pull" | "remove"; model: string; hub: HubParams }
-  | { method: "verify"; model: string | undefined; hub: HubParams }
+  | { method: "pull" | "remove"; model: string | string[]; hub: HubParams }
+  | { method: "verify"; model: string | string[] | undefined; hub: HubParams }
   | { method: "chat"; body: ChatParams }
   | { method: "complete"; body: CompletionParams }
   | { method: "render"; body: PromptParams }
@@ -64,13 +64,16 @@ export interface End {
 /** The name of a model, its absolute URL, a Blob, which is read piece by piece, or its bytes, which become the Worker's. */
 export type Located = string | Blob | Uint8Array<ArrayBuffer>;
 
+/** Of a list each is a file of one model. */
+export type LocatedFiles = Located | Located[];
+
 export type Task =
   | { kind: "generate" | "summarize" | "translate" | "classify"; text: string; parameters: Record<string, unknown> | undefined }
   | { kind: "textToImage"; text: string; picture: object };
 
 export interface ModelOptions {
   device?: Device | undefined;
-  contextLength?: number | undefined;
+  contextLength?: ContextLength | undefined;
   threads?: number | undefined;
   fallback?: boolean | undefined;
   gpu?: GPUOptions | undefined;

@@ -300,6 +300,8 @@ export interface EngineInfo {
   /** Bytes. */
   fileSize: number;
   contextLength: number;
+  /** Why that is less than the maximum that was asked for. */
+  contextNote?: string;
   /** The longest context the model was trained for. */
   trainedContextLength: number;
   embeddingLength: number;
@@ -382,12 +384,17 @@ export interface KernelTime {
   nanoseconds: number;
 }
 
+/** Over one load or pull `loaded` never goes backwards, and `total` stays what it is once it is known. */
 export interface LoadProgress {
   stage: "download" | "compile" | "load" | "ready";
+  /** Its name; of a split model the first one's. */
   file: string;
-  /** Bytes; while compiling, kernels. */
+  /** Bytes of the model's files that are done with. */
   loaded: number;
+  /** Bytes of all its files; 0 while nobody knows. */
   total: number;
+  /** While the GPU's kernels are compiled and tested. */
+  kernels?: { compiled: number; total: number };
   /** 0 to 1. */
   progress: number;
   bytesPerSecond: number;
@@ -571,9 +578,9 @@ export interface HubOptions {
 
 /** A model in the browser's storage, whole or in part. */
 export interface CachedModel {
-  /** As `load()` takes it: `owner/repo/file.gguf`. */
+  /** As `load()` takes it: `owner/repo/file.gguf`; of a plain URL the file's name, which files at other URLs may have too. */
   model: string;
-  /** Of the repository, 40 hex digits. */
+  /** Of the repository, 40 hex digits; of a plain URL those of this version there, and of no other. */
   commit: string;
   /** Bytes. */
   size: number;
@@ -599,6 +606,12 @@ export interface VerifiedModel {
   verdict: "right" | "wrong" | "incomplete" | "unknown";
 }
 
+/**
+ * Tokens of context: so many, or an error; or at most so many, `"max"` being no limit: then as many as the model was trained
+ * for and memory allows.
+ */
+export type ContextLength = number | "max" | { max: number };
+
 export interface LoadOptions extends HubOptions {
   /** `false` keeps nothing: the weights go from the Hub to the device, unverified. Default: `true`. */
   cache?: boolean | undefined;
@@ -609,7 +622,7 @@ export interface LoadOptions extends HubOptions {
   /** Default: `"auto"`. */
   device?: Device | undefined;
   /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
-  contextLength?: number | undefined;
+  contextLength?: ContextLength | undefined;
   /** Threads of the CPU, from 1 to 64; more than 1 need a cross-origin isolated page. Default: measured. */
   threads?: number | undefined;
   /**
@@ -630,11 +643,15 @@ export interface InspectOptions extends HubOptions {
   /** Default: `"auto"`, the CPU and the GPU where there is one. */
   device?: Device | undefined;
   /** Tokens of context to reckon with. Default: what `load()` makes room for. */
-  contextLength?: number | undefined;
+  contextLength?: ContextLength | undefined;
   /** Threads of the CPU. Default: measured. */
   threads?: number | undefined;
   gpu?: GPUOptions | undefined;
 }
+
+export type PullOptions = HubOptions & Pick<LoadOptions, "force" | "cacheBudget" | "onProgress">;
+
+export type VerifyOptions = HubOptions & Pick<LoadOptions, "onProgress">;
 
 /** `"unknown"`: the browser does not say how much memory there is. */
 export type Verdict = "fits" | "tight" | "does not fit" | "unknown";
@@ -650,8 +667,10 @@ export interface Inspection {
   /** Bytes of all its files. */
   fileSize: number;
   tensors: number;
-  /** Tokens that the numbers are for: what was asked for, else what `load()` makes room for. */
+  /** Tokens that `load()` makes room for, on the device that has the verdict. */
   contextLength: number | null;
+  /** Why that is less than the maximum that was asked for. */
+  contextNote?: string;
   /** The longest context the model was trained for. */
   trainedContextLength: number | null;
   embeddingLength: number | null;
@@ -673,9 +692,11 @@ export interface Inspection {
   cached?: CachedModel;
 }
 
-/** Bytes, but for the speed. */
+/** Bytes, but for the context and the speed. */
 export interface DeviceEstimate {
   device: "cpu" | "gpu";
+  /** Tokens that the numbers are for. */
+  contextLength: number;
   weights: number;
   kvCache: number;
   /** Activations, logits, pieces of the file while it loads: about. */

@@ -1,6 +1,8 @@
 //! What can be typed.
 
 use super::settings::{AnswerArguments, Fallbacks};
+use crate::Error;
+use crate::engine::Context;
 use crate::http::Token;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -30,9 +32,10 @@ pub struct Common {
     /// Threads of the CPU, up to 64 [default: the fastest number, measured]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// Tokens of context, prompt and answer together [default: the model's, at most 4096]
-    #[arg(long, global = true, value_name = "N")]
-    pub ctx: Option<usize>,
+    /// Tokens of context, prompt and answer together; max is as many as the model was trained for and memory allows,
+    /// max:N no more than N of them [default: the model's, at most 4096]
+    #[arg(long, global = true, value_name = "N|max", value_parser = context)]
+    pub ctx: Option<Context>,
     /// Ask no server: only what is in the cache (also HF_HUB_OFFLINE=1)
     #[arg(long, global = true)]
     pub offline: bool,
@@ -317,6 +320,10 @@ pub struct VerifyArguments {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+fn context(text: &str) -> Result<Context, String> {
+    text.parse().map_err(|error: Error| error.message)
 }
 
 fn token(text: &str) -> Result<Token, String> {

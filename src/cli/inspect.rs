@@ -171,13 +171,13 @@ pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
         writeln!(stdout, "{:<22} {warning}", "warning")?;
     }
     for estimate in &inspection.devices {
-        writeln!(stdout, "{:<22} {}", estimate.device, verdict(estimate, inspection.context_length))?;
+        writeln!(stdout, "{:<22} {}", estimate.device, verdict(estimate))?;
     }
     Ok(())
 }
 
 /// `fits: needs 1.2 of 8.0 GB (weights 1.0, context of 4096 tokens 0.1), about 30 tokens/s`
-fn verdict(estimate: &Estimate, context: Option<usize>) -> String {
+fn verdict(estimate: &Estimate) -> String {
     let gigabytes = |bytes: u64| format!("{:.2}", bytes as f64 / 1e9);
     let verdict = match estimate.verdict {
         Verdict::Fits => "fits: ",
@@ -190,7 +190,7 @@ fn verdict(estimate: &Estimate, context: Option<usize>) -> String {
         "{verdict}needs {} {available}GB (weights {}, context of {} tokens {})",
         gigabytes(estimate.total),
         gigabytes(estimate.weights),
-        context.unwrap_or(0),
+        estimate.context_length,
         gigabytes(estimate.kv_cache),
     );
     if let Some(speed) = estimate.predicted_per_second {

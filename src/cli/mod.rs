@@ -125,6 +125,9 @@ async fn load_with(model: &OsStr, common: &Common, options: Options) -> Result<E
     };
     drop(bar);
     warn(&engine.info().warnings, common);
+    if let Some(note) = engine.info().context_note.as_ref().filter(|_| !common.quiet) {
+        say!("{note}");
+    }
     if common.verbose {
         let info = engine.info();
         let megabytes = |bytes: u64| bytes as f64 / 1e6;

@@ -115,7 +115,11 @@ impl LoadBar {
         if progress.stage == Stage::Load && coming {
             return Ok(());
         }
-        bar.set_length(progress.total);
+        let (done, all) = match progress.kernels {
+            Some(kernels) => (kernels.compiled as u64, kernels.total as u64),
+            None => (progress.loaded, progress.total),
+        };
+        bar.set_length(all);
         if stage.replace(Some(progress.stage)) != Some(progress.stage) {
             let (verb, counts) = match progress.stage {
                 Stage::Compile => ("compiling kernels for", "{pos}/{len}"),
@@ -125,11 +129,11 @@ impl LoadBar {
             let style = ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {counts}"));
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             // What was there before says nothing about the speed.
-            bar.set_position(progress.loaded);
+            bar.set_position(done);
             bar.reset_eta();
             bar.set_message(format!("{verb} {}", shown(&progress.file)));
         }
-        bar.set_position(progress.loaded);
+        bar.set_position(done);
         if progress.stage == Stage::Ready {
             bar.finish_and_clear();
         }

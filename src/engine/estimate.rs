@@ -1,6 +1,6 @@
 //! What a model would need and how fast it would be, known before its weights are.
 
-use super::{Options, context_size, info};
+use super::{Options, context, info};
 use crate::backend::{Backend, Room, room, seconds_a_token};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder, Encoder};
@@ -9,7 +9,9 @@ use crate::{Error, Result};
 use serde::Serialize;
 
 /// Of the free memory, what can be had without others having to give way.
-const COMFORTABLE: f64 = 0.8;
+pub(super) const COMFORTABLE: f64 = 0.8;
+/// Tokens that a device works on at once, at most.
+pub(super) const MOST_ROWS: usize = 512;
 
 /// Whether a model can run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,6 +36,8 @@ pub enum Verdict {
 pub struct Estimate {
     /// `cpu` or `gpu`.
     pub device: &'static str,
+    /// Tokens of context that the numbers are for.
+    pub context_length: usize,
     /// Bytes of all tensors, as the device has them.
     pub weights: u64,
     /// Bytes of keys and values.
@@ -70,8 +74,7 @@ pub(super) async fn estimate(
         true => (Encoder::needs(source, header, config, context).await?, context),
         false => (Decoder::needs(source, header, config, context).await?, backend.prefill_rows()),
     };
-    let numbers = rows as u64 * 10 * config.embedding as u64 + 2 * config.vocabulary as u64;
-    let working = numbers * size_of::<f32>() as u64 + (32 << 20);
+    let working = working(config, rows);
     let total = weights.saturating_add(kv_cache).saturating_add(working);
     let refused = backend.expect(&needs).await.err();
     let room = room(backend.gpu().is_some());
@@ -88,6 +91,7 @@ pub(super) async fn estimate(
     };
     Ok(Estimate {
         device: backend.device(),
+        context_length: context,
         weights,
         kv_cache,
         working,
@@ -97,6 +101,12 @@ pub(super) async fn estimate(
         reason: refused.map(|error| error.message),
         predicted_per_second,
     })
+}
+
+/// Bytes of activations, logits and pieces of the file, about, with so many tokens at once.
+pub(super) fn working(config: &Config, rows: usize) -> u64 {
+    let numbers = (rows as u64 * 10).saturating_mul(config.embedding as u64) + 2 * config.vocabulary as u64;
+    numbers.saturating_mul(size_of::<f32>() as u64).saturating_add(32 << 20)
 }
 
 fn verdict(total: u64, room: Option<Room>) -> Verdict {
@@ -109,11 +119,12 @@ fn verdict(total: u64, room: Option<Room>) -> Verdict {
     }
 }
 
-/// Refuses a model whose weights and KV cache take more than `limit` bytes, as in its file. Reads its header only.
-pub async fn fits(source: &dyn Source, options: &Options, limit: u64) -> Result<()> {
+/// Refuses a model whose weights and KV cache take more bytes than the options allow, as in its file. Reads its header only.
+pub async fn fits(source: &dyn Source, options: &Options) -> Result<()> {
+    let Some(limit) = options.max_memory else { return Ok(()) };
     let header = Header::read(source).await?;
     let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
-    let context = context_size(options.context, config.trained_context)?;
+    let context = context::limited(options, &header, &config, context::wanted(options, &config)?);
     let info::Memory { weights, kv_cache } = info::Memory::of(&header, &config, context, None);
     let needed = weights.saturating_add(kv_cache);
     if needed > limit {

@@ -1,6 +1,7 @@
 //! What was loaded, for people and for the faces.
 
 use super::Language;
+use super::context::Granted;
 use crate::Result;
 use crate::backend::{Backend, GpuInfo, Shape};
 use crate::model::Config;
@@ -25,6 +26,9 @@ pub struct Info {
     pub file_size: u64,
     /// Tokens that prompt and answer may take together.
     pub context_length: usize,
+    /// Why these are fewer than the maximum that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_note: Option<String>,
     /// Tokens that the model was trained for.
     pub trained_context_length: usize,
     /// Width of the residual stream.
@@ -97,7 +101,7 @@ impl Info {
         header: &Header,
         config: &Config,
         language: &Language,
-        context: usize,
+        Granted { tokens: context, note }: Granted,
         backend: &dyn Backend,
         device_reason: String,
     ) -> Result<Info> {
@@ -108,6 +112,7 @@ impl Info {
             quantization: quantization(header),
             file_size: source.len(),
             context_length: context,
+            context_note: note,
             trained_context_length: config.trained_context,
             embedding_length: config.embedding,
             layers: config.layers,

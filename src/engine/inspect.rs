@@ -1,9 +1,10 @@
 //! A look at a model before it is loaded, or fetched: its header, and a short measurement of the devices.
 
+use super::context::{self, Granted};
 use super::device::{self, Device};
 use super::estimate::estimate;
 use super::info::{model_name, parameters, quantization};
-use super::{Estimate, Language, Options, Verdict, check_threads, context_size};
+use super::{Estimate, Language, Options, Verdict, check_threads};
 use crate::backend::cpu::Cpu;
 use crate::model::Config;
 use crate::model::gguf::Header;
@@ -29,8 +30,11 @@ pub struct Inspection {
     pub file_size: u64,
     /// How many there are.
     pub tensors: usize,
-    /// Tokens of context that the numbers below are for: what was asked for, else what a load makes room for.
+    /// Tokens of context that a load makes room for, on the device that has the verdict.
     pub context_length: Option<usize>,
+    /// Why these are fewer than the maximum that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_note: Option<String>,
     /// Tokens that the model was trained for.
     pub trained_context_length: Option<u32>,
     /// Width of the residual stream.
@@ -67,11 +71,12 @@ pub async fn inspect(source: &dyn Source, options: &Options) -> Result<Inspectio
         false => Config::from_header(&header),
     };
     let language = Language::from_header(&header);
-    let (mut devices, mut context_length) = (Vec::new(), None);
+    let (mut devices, mut context) = (Vec::new(), None);
     if let (Ok(config), Ok(_)) = (&config, &language) {
-        let context = context_size(options.context, config.trained_context)?;
-        context_length = Some(context);
-        devices = estimates(source, &header, config, context, options).await?;
+        let wanted = context::wanted(options, config)?;
+        devices = estimates(source, &header, config, wanted, options).await?;
+        let tokens = best(&devices).map_or(wanted, |best| best.context_length);
+        context = Some(Granted::new(options, config, tokens));
     }
     let best = best(&devices);
     Ok(Inspection {
@@ -82,7 +87,8 @@ pub async fn inspect(source: &dyn Source, options: &Options) -> Result<Inspectio
         file: source.name().to_owned(),
         file_size: source.len(),
         tensors: header.tensors.len(),
-        context_length,
+        context_length: context.as_ref().map(|context| context.tokens),
+        context_note: context.and_then(|context| context.note),
         trained_context_length: number("context_length")?,
         embedding_length: number("embedding_length")?,
         layers: number("block_count")?,
@@ -105,7 +111,7 @@ async fn estimates(
     source: &dyn Source,
     header: &Header,
     config: &Config,
-    context: usize,
+    wanted: usize,
     options: &Options,
 ) -> Result<Vec<Estimate>> {
     let mut estimates = Vec::new();
@@ -115,11 +121,14 @@ async fn estimates(
     }
     if options.device != Device::Gpu {
         let cpu = Box::new(Cpu::with_threads(options.threads));
+        let context = match is_encoder {
+            true => wanted,
+            false => context::fitting(options, header, config, wanted, false),
+        };
         estimates.push(estimate(source, header, config, context, cpu).await?);
     }
     if options.device != Device::Cpu && !is_encoder {
-        let gpu = async { estimate(source, header, config, context, device::bare_gpu(options).await?).await };
-        match gpu.await {
+        match of_gpu(source, header, config, wanted, options).await {
             Ok(estimate) => estimates.push(estimate),
             // That there is no GPU is an answer too, unless it was asked for.
             Err(error) if options.device == Device::Gpu => return Err(error),
@@ -127,6 +136,26 @@ async fn estimates(
         }
     }
     Ok(estimates)
+}
+
+/// With the context that a load would come to.
+async fn of_gpu(
+    source: &dyn Source,
+    header: &Header,
+    config: &Config,
+    wanted: usize,
+    options: &Options,
+) -> Result<Estimate> {
+    let mut context = context::fitting(options, header, config, wanted, true);
+    loop {
+        let estimate = estimate(source, header, config, context, device::bare_gpu(options).await?).await?;
+        let refused = estimate.reason.as_ref().map(Error::resource_exhausted);
+        let less = |error| context::smaller(options, header, config, context, &error);
+        match refused.and_then(less) {
+            Some(less) => context = less,
+            None => return Ok(estimate),
+        }
+    }
 }
 
 /// The one with the best verdict; among equals the fastest.

@@ -1,5 +1,6 @@
 //! From a model file and a request to text: load, prefill, decode, sample, stop.
 
+mod context;
 mod counts;
 mod device;
 mod embedding;
@@ -13,6 +14,7 @@ mod recovery;
 mod session;
 mod stop;
 
+pub use context::Context;
 pub use counts::{PromptTokensDetails, Timings, Usage};
 pub use device::Device;
 pub use embedding::{Document, Embedding, EmbeddingSettings};
@@ -21,7 +23,7 @@ pub(crate) use generation::Start;
 pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Truncation};
 pub use info::{Info, Memory};
 pub use inspect::{Inspection, inspect};
-pub use progress::{Meter, Progress, Stage};
+pub use progress::{Kernels, Meter, Progress, Stage, Steady};
 
 use crate::backend::cpu::MOST_THREADS;
 use crate::backend::{Backend, KernelTime};
@@ -33,16 +35,15 @@ use crate::store::Source;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 use async_lock::Mutex;
+use context::Granted;
 use model::{Description, Loaded, Model, Target};
+use progress::Reporter;
 use session::Session;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use web_time::{SystemTime, UNIX_EPOCH};
-
-/// Tokens of context when nobody asks for another number and the model allows it.
-const DEFAULT_CONTEXT: usize = 4096;
 
 /// How to load a model.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +52,9 @@ pub struct Options {
     pub device: Device,
     /// Tokens that prompt and answer may take together; at most what the model was trained for.
     /// By default that, or 4096 where it is more.
-    pub context: Option<usize>,
+    pub context: Option<Context>,
+    /// Bytes that weights and KV cache may take together, as in the file: see [`fits`].
+    pub max_memory: Option<u64>,
     /// Threads of the CPU, from 1 to 64. By default as many of the machine's, up to 16, as a short measurement
     /// finds to be the fastest; one in a page that is not cross-origin isolated.
     pub threads: Option<NonZeroUsize>,
@@ -149,11 +152,12 @@ impl Engine {
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Engine> {
         check_threads(options.threads)?;
-        progress(Meter::new(source.name(), source.len()).at(Stage::Load, 0))?;
-        let model = Rc::new(Model { source, options: options.clone() });
+        let mut reporter = Reporter::new(source.name(), source.len(), None, progress);
+        reporter.start()?;
+        let model = Rc::new(Model { source, options: options.clone(), granted: Cell::new(None) });
         let source = model.source.as_ref();
         let description = model.describe().await?;
-        let Description { header, config, context } = &description;
+        let Description { header, config, .. } = &description;
         let in_file = |error: Error| error.context(source.name());
         let language = Language::from_header(header).map_err(in_file)?;
         if language.tokenizer.len() > config.vocabulary {
@@ -163,27 +167,27 @@ impl Engine {
                 config.vocabulary
             ))));
         }
-        let info = |backend: &dyn Backend, reason| {
-            let info = Info::new(source, header, config, &language, *context, backend, reason)?;
+        let info = |backend: &dyn Backend, context, reason| {
+            let granted = Granted::new(options, config, context);
+            let info = Info::new(source, header, config, &language, granted, backend, reason)?;
             Ok::<_, Error>(Rc::new(RefCell::new(Rc::new(info))))
         };
         #[allow(clippy::arc_with_non_send_sync)]
         let (info, work) = match config.architecture.is_encoder() {
             true => {
-                let (encoder, reason) = model.load_encoder(&description, progress).await?;
-                let info = info(encoder.backend(), reason)?;
+                let (encoder, reason) = model.load_encoder(&description, &mut reporter).await?;
+                let info = info(encoder.backend(), description.context, reason)?;
                 (info, Work::Encoder(Arc::new(Mutex::new(encoder))))
             }
             false => {
-                let Loaded { decoder, reason, .. } =
-                    model.load(&description, Target::Wanted, None, progress).await?;
-                let info = info(decoder.backend(), reason)?;
+                let Loaded { decoder, reason, context, .. } =
+                    model.load(&description, Target::Wanted, &mut reporter).await?;
+                let info = info(decoder.backend(), context, reason)?;
                 let session = Session::new(decoder, model.clone(), info.clone());
                 (info, Work::Decoder(Arc::new(Mutex::new(session))))
             }
         };
-        let weights = info.borrow().memory.weights;
-        progress(Meter::new(source.name(), weights).at(Stage::Ready, weights))?;
+        reporter.ready()?;
         Ok(Engine { language: Rc::new(language), info, work })
     }
 
@@ -290,15 +294,5 @@ fn check_threads(threads: Option<NonZeroUsize>) -> Result<()> {
             Err(Error::invalid_argument(format!("{threads} threads; it must be from 1 to {MOST_THREADS}")))
         }
         _ => Ok(()),
-    }
-}
-
-fn context_size(asked: Option<usize>, trained: usize) -> Result<usize> {
-    match asked {
-        None => Ok(trained.min(DEFAULT_CONTEXT)),
-        Some(context) if (1..=trained).contains(&context) => Ok(context),
-        Some(context) => Err(Error::invalid_argument(format!(
-            "a context of {context} tokens; it must be from 1 to the {trained} that the model was trained for"
-        ))),
     }
 }

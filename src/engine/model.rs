@@ -2,26 +2,30 @@
 
 use super::device::{self, Choice};
 use super::info::Memory;
-use super::progress::{Progress, Reporter, Stage};
-use super::{Options, context_size};
+use super::progress::Reporter;
+use super::{Options, context};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, seconds_a_token};
 use crate::model::gguf::Header;
 use crate::model::{Config, Decoder, Encoder};
 use crate::store::Source;
 use crate::{Code, Error, Result};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// Where a model comes from and how it shall run.
 pub(super) struct Model {
     pub source: Rc<dyn Source>,
     pub options: Options,
+    /// The context with which it was loaded: requests that were let in count on it when the model comes back.
+    pub granted: Cell<Option<usize>>,
 }
 
 /// What a file says about its model.
 pub(super) struct Description {
     pub header: Header,
     pub config: Config,
+    /// Tokens that are wanted; a device may have memory for fewer.
     pub context: usize,
 }
 
@@ -30,6 +34,8 @@ pub(super) struct Loaded {
     pub decoder: Decoder,
     /// Why it is there.
     pub reason: String,
+    /// Tokens.
+    pub context: usize,
     /// What it takes there.
     pub memory: Memory,
 }
@@ -44,6 +50,13 @@ pub(super) enum Target {
     Cpu,
 }
 
+impl Description {
+    /// Bytes of all tensors, as in the file.
+    fn weights(&self) -> u64 {
+        self.header.tensors.iter().map(|tensor| tensor.size).sum()
+    }
+}
+
 impl Model {
     pub async fn describe(&self) -> Result<Description> {
         let source = self.source.as_ref();
@@ -55,7 +68,10 @@ impl Model {
             )));
         }
         let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
-        let context = context_size(self.options.context, config.trained_context)?;
+        let context = match self.granted.get() {
+            Some(granted) => granted,
+            None => context::wanted(&self.options, &config)?,
+        };
         Ok(Description { header, config, context })
     }
 
@@ -64,17 +80,26 @@ impl Model {
         &self,
         description: &Description,
         target: Target,
-        why: Option<String>,
-        progress: &mut dyn FnMut(Progress) -> Result<()>,
+        reporter: &mut Reporter<'_>,
     ) -> Result<Loaded> {
-        let weights = description.header.tensors.iter().map(|tensor| tensor.size).sum();
-        let mut reporter = Reporter::new(self.source.name(), weights, why, progress);
+        reporter.expect(description.weights());
+        let loaded = self.load_somewhere(description, target, reporter).await?;
+        self.granted.set(Some(loaded.context));
+        Ok(loaded)
+    }
+
+    async fn load_somewhere(
+        &self,
+        description: &Description,
+        target: Target,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Loaded> {
         let reason = match target {
             Target::Cpu => reporter.restarted().unwrap_or_default(),
             Target::Wanted if self.options.device == device::Device::Cpu => "asked for".to_owned(),
             Target::Wanted | Target::GpuAgain => {
                 let again = matches!(target, Target::GpuAgain);
-                match self.load_on_gpu(description, again, &mut reporter).await {
+                match self.load_on_gpu(description, again, reporter).await {
                     Ok(Choice::Gpu(loaded)) => return Ok(loaded),
                     Ok(Choice::Cpu(reason)) => reason,
                     // Whoever recovers from losses counts them.
@@ -91,34 +116,49 @@ impl Model {
                 }
             }
         };
+        let context = self.fitting(description, false);
         if let (Target::Wanted, Some(wanted)) = (target, self.options.min_tokens_per_second) {
-            self.check_speed(description, wanted, &reason).await?;
+            self.check_speed(description, context, wanted, &reason).await?;
         }
         let cpu = Cpu::with_threads(self.options.threads).measured(self.options.profile);
-        self.load_on(description, Box::new(cpu), reason, &mut reporter).await
+        self.load_on(description, context, Box::new(cpu), reason, reporter).await
+    }
+
+    /// Tokens to try on the CPU or a GPU.
+    fn fitting(&self, description: &Description, gpu: bool) -> usize {
+        let Description { header, config, context } = description;
+        match self.granted.get() {
+            Some(granted) => granted,
+            None => context::fitting(&self.options, header, config, *context, gpu),
+        }
     }
 
     /// Brings an encoder to the CPU. Says why there.
     pub async fn load_encoder(
         &self,
         description: &Description,
-        progress: &mut dyn FnMut(Progress) -> Result<()>,
+        reporter: &mut Reporter<'_>,
     ) -> Result<(Encoder, String)> {
         let reason = device::of_encoders(self.options.device)?;
         let Description { header, config, context } = description;
-        let weights = header.tensors.iter().map(|tensor| tensor.size).sum();
-        let mut reporter = Reporter::new(self.source.name(), weights, None, progress);
+        reporter.expect(description.weights());
         let cpu = Box::new(Cpu::with_threads(self.options.threads).measured(self.options.profile));
-        let mut loaded = |bytes| reporter.at(Stage::Load, bytes);
+        let mut loaded = |bytes| reporter.loaded(bytes);
         let encoder =
             Encoder::load(self.source.as_ref(), header, config.clone(), cpu, *context, &mut loaded).await?;
         Ok((encoder, reason.to_owned()))
     }
 
     /// Refuses the CPU where a product with a piece of the model says that it is too slow. `reason`: why no GPU.
-    async fn check_speed(&self, description: &Description, wanted: f64, reason: &str) -> Result<()> {
-        let Description { header, config, context } = description;
-        let needs = Decoder::needs(self.source.as_ref(), header, config, *context).await?;
+    async fn check_speed(
+        &self,
+        description: &Description,
+        context: usize,
+        wanted: f64,
+        reason: &str,
+    ) -> Result<()> {
+        let Description { header, config, .. } = description;
+        let needs = Decoder::needs(self.source.as_ref(), header, config, context).await?;
         let mut cpu = Cpu::with_threads(self.options.threads);
         cpu.loaded().await?;
         let speed = 1.0 / seconds_a_token(&mut cpu, &needs).await?.max(1e-9);
@@ -132,19 +172,41 @@ impl Model {
         )))
     }
 
+    /// With a smaller context where there is no memory for the one that is wanted, and that may be.
     async fn load_on_gpu(
         &self,
         description: &Description,
         again: bool,
         reporter: &mut Reporter<'_>,
     ) -> Result<Choice<Loaded>> {
-        let Description { header, config, context } = description;
-        let needs = Decoder::needs(self.source.as_ref(), header, config, *context).await?;
+        let Description { header, config, .. } = description;
+        let mut context = self.fitting(description, true);
+        loop {
+            let error = match self.try_on_gpu(description, context, again, reporter).await {
+                Err(error) if self.granted.get().is_none() => error,
+                result => return result,
+            };
+            context = match context::smaller(&self.options, header, config, context, &error) {
+                Some(less) => less,
+                None => return Err(error),
+            };
+        }
+    }
+
+    async fn try_on_gpu(
+        &self,
+        description: &Description,
+        context: usize,
+        again: bool,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Choice<Loaded>> {
+        let Description { header, config, .. } = description;
+        let needs = Decoder::needs(self.source.as_ref(), header, config, context).await?;
         let mut compiled = |made, total| reporter.compiled(made, total);
         match device::open(&self.options, &needs, again, &mut compiled).await? {
             Choice::Cpu(reason) => Ok(Choice::Cpu(reason)),
             Choice::Gpu((backend, reason)) => {
-                Ok(Choice::Gpu(self.load_on(description, backend, reason, reporter).await?))
+                Ok(Choice::Gpu(self.load_on(description, context, backend, reason, reporter).await?))
             }
         }
     }
@@ -152,17 +214,18 @@ impl Model {
     async fn load_on(
         &self,
         description: &Description,
+        context: usize,
         backend: Box<dyn Backend>,
         reason: String,
         reporter: &mut Reporter<'_>,
     ) -> Result<Loaded> {
-        let Description { header, config, context } = description;
-        let mut loaded = |bytes| reporter.at(Stage::Load, bytes);
-        let memory = Memory::of(header, config, *context, Some(backend.as_ref()));
+        let Description { header, config, .. } = description;
+        let mut loaded = |bytes| reporter.loaded(bytes);
+        let memory = Memory::of(header, config, context, Some(backend.as_ref()));
         let decoder =
-            Decoder::load(self.source.as_ref(), header, config.clone(), backend, *context, &mut loaded)
+            Decoder::load(self.source.as_ref(), header, config.clone(), backend, context, &mut loaded)
                 .await?;
-        Ok(Loaded { decoder, reason, memory })
+        Ok(Loaded { decoder, reason, context, memory })
     }
 }
 

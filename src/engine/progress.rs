@@ -2,6 +2,7 @@
 
 use crate::Result;
 use serde::Serialize;
+use std::cell::Cell;
 use web_time::Instant;
 
 /// What is going on.
@@ -10,7 +11,7 @@ use web_time::Instant;
 pub enum Stage {
     /// A file comes over the network.
     Download,
-    /// The GPU's kernels are compiled and tested: `loaded` and `total` count them.
+    /// The GPU's kernels are compiled and tested: [`Progress::kernels`] counts them.
     Compile,
     /// Weights go to the device.
     Load,
@@ -18,17 +19,27 @@ pub enum Stage {
     Ready,
 }
 
-/// A report to the one who waits.
+/// The GPU's kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Kernels {
+    /// Those that are ready.
+    pub compiled: usize,
+    /// All that the model needs.
+    pub total: usize,
+}
+
+/// A report to the one who waits. Over one load the bytes never go backwards, and their total stays what it is once it is
+/// known: see [`Steady`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
     /// What is going on.
     pub stage: Stage,
-    /// The file's name.
+    /// The file's name; of a split model the first one's.
     pub file: String,
-    /// Bytes.
+    /// Bytes of the model's files that are done with.
     pub loaded: u64,
-    /// Bytes; 0 while nobody knows.
+    /// Bytes of all its files; 0 while nobody knows.
     pub total: u64,
     /// 0 to 1.
     pub progress: f64,
@@ -37,6 +48,9 @@ pub struct Progress {
     /// Seconds left at that speed; absent until it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<f64>,
+    /// How far the GPU's kernels are, while they are compiled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Kernels>,
     /// Why this is not the first time: a GPU that failed or was lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restarted: Option<String>,
@@ -77,14 +91,49 @@ impl Meter {
             bytes_per_second,
             eta_seconds: (bytes_per_second > 0.0 && self.total > 0)
                 .then(|| (self.total - loaded) as f64 / bytes_per_second),
+            kernels: None,
             restarted: None,
         }
     }
 }
 
-/// Reports of one load, which may begin anew on another device.
+/// Makes one account of the reports of one load, whoever sends them: what comes over the network, what goes to the device,
+/// what is done a second time. Bytes that were reported stay reported, and the first total that is known counts.
+#[derive(Debug, Default)]
+pub struct Steady {
+    loaded: Cell<u64>,
+    total: Cell<u64>,
+}
+
+impl Steady {
+    /// The report as it follows those before it.
+    pub fn follow(&self, report: Progress) -> Progress {
+        if self.total.get() == 0 {
+            self.total.set(report.total);
+        }
+        let total = self.total.get();
+        let reported = match report.stage {
+            Stage::Ready => total,
+            _ if total == 0 => report.loaded,
+            _ => report.loaded.min(total),
+        };
+        let loaded = reported.max(self.loaded.get());
+        self.loaded.set(loaded);
+        let progress = match (report.stage, total) {
+            (Stage::Ready, _) => 1.0,
+            (_, 0) => 0.0,
+            _ => loaded as f64 / total as f64,
+        };
+        Progress { loaded, total, progress, ..report }
+    }
+}
+
+/// Reports of one load of a source, which may begin anew on another device.
 pub(super) struct Reporter<'a> {
     meter: Meter,
+    steady: Steady,
+    /// Bytes of the files beside the weights, which count as soon as the header was read.
+    before: u64,
     /// Whether anybody has heard of this load.
     begun: bool,
     restarted: Option<String>,
@@ -92,42 +141,91 @@ pub(super) struct Reporter<'a> {
 }
 
 impl<'a> Reporter<'a> {
-    /// For `weights` bytes of `file`.
+    /// For the `len` bytes of `file`.
     pub fn new(
         file: &str,
-        weights: u64,
+        len: u64,
         restarted: Option<String>,
         progress: &'a mut dyn FnMut(Progress) -> Result<()>,
     ) -> Self {
-        Reporter { meter: Meter::new(file, weights), begun: false, restarted, progress }
+        let (meter, steady) = (Meter::new(file, len), Steady::default());
+        Reporter { meter, steady, before: 0, begun: false, restarted, progress }
     }
 
     pub fn restarted(&self) -> Option<String> {
         self.restarted.clone()
     }
 
-    /// What follows begins from nothing, which is news only where something was reported before.
+    /// The header says that `weights` of the bytes go to the device.
+    pub fn expect(&mut self, weights: u64) {
+        self.before = self.meter.total.saturating_sub(weights);
+        self.restart_clock();
+    }
+
+    /// What follows is done on another device, which is news only where something was reported before.
     pub fn restart(&mut self, why: &str) {
-        self.meter = Meter::new(&self.meter.file, self.meter.total);
+        self.restart_clock();
         if self.begun {
             self.restarted = Some(why.to_owned());
         }
     }
 
-    pub fn at(&mut self, stage: Stage, loaded: u64) -> Result<()> {
+    /// `bytes` of the weights are on the device.
+    pub fn loaded(&mut self, bytes: u64) -> Result<()> {
         self.begun = true;
-        let report = self.meter.at(stage, loaded);
-        (self.progress)(Progress { restarted: self.restarted.clone(), ..report })
+        self.tell(self.meter.at(Stage::Load, self.before.saturating_add(bytes)))
     }
 
-    /// `made` of `total` kernels are compiled.
-    pub fn compiled(&mut self, made: usize, total: usize) -> Result<()> {
+    /// `compiled` of `total` kernels are ready.
+    pub fn compiled(&mut self, compiled: usize, total: usize) -> Result<()> {
         self.begun = true;
-        let report = Meter::new(&self.meter.file, total as u64).at(Stage::Compile, made as u64);
-        let report = Progress { bytes_per_second: 0.0, eta_seconds: None, ..report };
-        let result = (self.progress)(Progress { restarted: self.restarted.clone(), ..report });
-        // Uploading has its own clock.
-        self.meter = Meter::new(&self.meter.file, self.meter.total);
+        let report = self.meter.at(Stage::Compile, self.before);
+        let kernels = Some(Kernels { compiled, total });
+        let result = self.tell(Progress { bytes_per_second: 0.0, eta_seconds: None, kernels, ..report });
+        self.restart_clock();
         result
+    }
+
+    /// It has begun, and nothing is read yet.
+    pub fn start(&mut self) -> Result<()> {
+        self.tell(self.meter.at(Stage::Load, 0))
+    }
+
+    pub fn ready(&mut self) -> Result<()> {
+        self.tell(self.meter.at(Stage::Ready, self.meter.total))
+    }
+
+    /// The speed is that of the weights on their way to this device.
+    fn restart_clock(&mut self) {
+        self.meter = Meter::new(&self.meter.file, self.meter.total).resumed(self.before);
+    }
+
+    fn tell(&mut self, report: Progress) -> Result<()> {
+        let report = Progress { restarted: self.restarted.clone(), ..report };
+        (self.progress)(self.steady.follow(report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_load_has_one_account() {
+        let steady = Steady::default();
+        let told = |meter: &Meter, stage, loaded| {
+            let Progress { loaded, total, progress, .. } = steady.follow(meter.at(stage, loaded));
+            (loaded, total, progress)
+        };
+        let (unknown, files, weights) = (Meter::new("a", 0), Meter::new("a", 100), Meter::new("b", 80));
+        assert_eq!(told(&unknown, Stage::Download, 10), (10, 0, 0.0));
+        assert_eq!(told(&files, Stage::Download, 50), (50, 100, 0.5));
+        assert_eq!(told(&files, Stage::Download, 20), (50, 100, 0.5));
+        assert_eq!(told(&weights, Stage::Load, 60), (60, 100, 0.6));
+        assert_eq!(told(&files, Stage::Compile, 3), (60, 100, 0.6));
+        assert_eq!(told(&weights, Stage::Ready, 80), (100, 100, 1.0));
+        // Nobody ever told how much there is.
+        let steady = Steady::default();
+        assert_eq!(steady.follow(unknown.at(Stage::Ready, 0)).progress, 1.0);
     }
 }

@@ -1,7 +1,7 @@
 //! A model comes back after its GPU was lost.
 
 use super::model::{Loaded, Model, Target, of_the_device};
-use super::progress::{Meter, Progress, Stage};
+use super::progress::{Meter, Progress, Reporter, Stage};
 use crate::{Code, Error, Result};
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, poll_fn};
@@ -48,8 +48,9 @@ impl Recovery {
 
     /// The last report.
     pub fn ready(&self) -> Progress {
-        let report = Meter::new(self.model.source.name(), 0).at(Stage::Ready, 0);
-        Progress { progress: 1.0, restarted: Some(self.why.clone()), ..report }
+        let len = self.model.source.len();
+        let report = Meter::new(self.model.source.name(), len).at(Stage::Ready, len);
+        Progress { restarted: Some(self.why.clone()), ..report }
     }
 
     /// Goes on until there is something to say.
@@ -91,5 +92,6 @@ async fn bring_back(
         report.replace(Some(progress));
         Ok(())
     };
-    model.load(&description, target, Some(why), &mut progress).await
+    let mut reporter = Reporter::new(model.source.name(), model.source.len(), Some(why), &mut progress);
+    model.load(&description, target, &mut reporter).await
 }

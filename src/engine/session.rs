@@ -38,7 +38,7 @@ impl Session {
     }
 
     /// The model that has come back.
-    pub fn replace(&mut self, Loaded { decoder, reason, memory }: Loaded) {
+    pub fn replace(&mut self, Loaded { decoder, reason, memory, .. }: Loaded) {
         let mut info = self.info.borrow_mut();
         *info = Rc::new(info.after_recovery(decoder.backend(), reason, memory));
         self.decoder = decoder;

@@ -1,6 +1,6 @@
 //! What the store has: by name, verified, removed.
 
-use super::find::url_repo;
+use super::find::Addresses;
 use super::hash::hex;
 use super::models::{Models, beside, is_beside};
 use super::spec::{HubSpec, Spec, Wanted};
@@ -16,9 +16,9 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cached {
-    /// As one types it: `owner/repo/file.gguf`; of files at plain addresses the last part.
+    /// As one types it: `owner/repo/file.gguf`; of files at plain addresses the last part, which other addresses may have too.
     pub model: String,
-    /// The commit's 40 hex digits, or the version's.
+    /// The commit's 40 hex digits; of a file at a plain address those of this version there, and of no other.
     pub commit: String,
     /// Bytes of all parts.
     pub size: u64,
@@ -79,12 +79,12 @@ impl Cached {
 impl Models {
     /// What the store has, by name.
     pub async fn list(&self) -> Result<Vec<Cached>> {
-        let mut models: BTreeMap<(String, String), Cached> = BTreeMap::new();
+        let mut models: BTreeMap<[String; 3], Cached> = BTreeMap::new();
         for record in self.store.list().await? {
             if record.key.path.to_ascii_lowercase().ends_with(".gguf") && !is_beside(&record.key) {
                 // All parts of a split model are one.
                 let cached = Cached::named(&record.key);
-                let id = (cached.model.clone(), cached.commit.clone());
+                let id = [cached.model.clone(), cached.commit.clone(), record.key.repo.clone()];
                 models.entry(id).or_insert(cached).add(&record);
             }
         }
@@ -113,7 +113,14 @@ impl Models {
                         && hub.file.means(path)
                 });
             }
-            Spec::Url(url) => models.retain(|model| model.keys[0].repo == url_repo(url)),
+            Spec::Url(url) => {
+                let repo = Addresses::of(url)?.repo();
+                models.retain(|model| model.keys[0].repo == repo);
+            }
+            Spec::Files(urls) => {
+                let repo = Addresses::listed(urls)?.repo();
+                models.retain(|model| model.keys[0].repo == repo);
+            }
             // As they are listed: without their server.
             Spec::Path(name) => {
                 let (name, version) = name.split_once('@').unwrap_or((name, ""));
@@ -130,10 +137,20 @@ impl Models {
         }
     }
 
-    /// Removes what [`Models::cached`] finds. Says how many bytes that freed.
+    /// Removes what [`Models::cached`] finds. Says how many bytes that freed. Fails with `invalid_argument` where that are
+    /// files at several addresses, which have nothing in common but the last part.
     pub async fn remove(&self, spec: &Spec) -> Result<u64> {
+        let models = self.cached(spec).await?;
+        let apart = models.windows(2).any(|pair| pair[0].keys[0].repo != pair[1].keys[0].repo);
+        if apart && matches!(spec, Spec::Path(_)) {
+            let names = models.iter().map(|model| format!("{}@{}", model.model, &model.commit[..12]));
+            return Err(Error::invalid_argument(format!(
+                "{spec} may be any of {}. Give one of these, or the address",
+                names.collect::<Vec<_>>().join(", ")
+            )));
+        }
         let mut freed = 0;
-        for key in self.cached(spec).await?.iter().flat_map(|model| &model.keys) {
+        for key in models.iter().flat_map(|model| &model.keys) {
             freed += self.store.delete(key).await? + self.store.delete(&beside(key)).await?;
         }
         Ok(freed)

@@ -84,13 +84,12 @@ impl<'a> Parts<'a> {
         let parts = match Split::of(&file.path) {
             None => vec![file],
             Some(split) => {
-                let part = |index| {
-                    let path = split.path(index);
+                let part = |path: String| {
                     self.0.get(path.as_str()).copied().ok_or_else(|| {
                         Error::model_not_found(format!("{repo}: {path} is missing, a part of a split model"))
                     })
                 };
-                (1..=split.count).map(part).collect::<Result<_>>()?
+                split.paths().map(part).collect::<Result<_>>()?
             }
         };
         match parts.iter().find(|part| part.size > MAX_SIZE) {

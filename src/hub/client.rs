@@ -114,6 +114,11 @@ impl Client {
         Spec::at(text, self.mirror())
     }
 
+    /// What several texts name that are one model: see [`Spec::of_files`].
+    pub fn files(&self, texts: &[String]) -> Result<Spec> {
+        Spec::of_files(texts, self.mirror())
+    }
+
     /// Whether to ask nobody.
     pub fn offline(mut self, offline: bool) -> Client {
         self.offline = offline;

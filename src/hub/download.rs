@@ -429,13 +429,13 @@ impl Job {
         self.store.delete(&place).await.map(drop)
     }
 
-    /// Of a file that is on no Hub one version is kept.
+    /// Of a file that is on no Hub one version is kept; other parts of its model lie beside it.
     async fn forget_others(&self) -> Result<()> {
         if !self.key.is_of_url() {
             return Ok(());
         }
         for Record { key, .. } in self.store.list().await? {
-            if key.repo == self.key.repo && key.etag != self.key.etag {
+            if key.repo == self.key.repo && key.path == self.key.path && key.commit != self.key.commit {
                 self.store.delete(&key).await?;
             }
         }

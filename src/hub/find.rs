@@ -1,14 +1,16 @@
 //! From a name to the files it means.
 
 use super::choose::{MAX_SIZE, RemoteFile, choose, may_be_adapter};
-use super::client::Repository;
+use super::client::{Client, Repository};
 use super::hash::{is_hash, sha256};
 use super::models::Models;
 use super::remote::{LookedUp, Remote};
-use super::spec::{HubSpec, Spec, Wanted};
-use crate::model::gguf::Header;
-use crate::store::{Key, Record, Store};
+use super::spec::{HubSpec, Spec, Wanted, shown};
+use crate::model::gguf::{self, Header};
+use crate::store::{Key, Record, Split, Store, arranged};
 use crate::{Code, Error, Result};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::collections::HashMap;
 
 /// The files that a name means.
 #[derive(Clone)]
@@ -22,6 +24,11 @@ impl Found {
     /// Whether their server sends parts of them, as the Hub does. Else whoever wants any of it reads it from its start.
     pub fn in_ranges(&self) -> bool {
         self.files.iter().all(|file| file.ranges)
+    }
+
+    /// Bytes of all of them.
+    pub fn size(&self) -> u64 {
+        self.files.iter().map(|file| file.len).sum()
     }
 }
 
@@ -75,10 +82,8 @@ impl Models {
                 self.refuse_adapter(&found).await?;
                 Ok(Some(found))
             }
-            Spec::Url(url) => {
-                let file = self.find_url(url, fresh).await?;
-                Ok(file.map(|file| Found { files: vec![file], news: None }))
-            }
+            Spec::Url(url) => self.find_addresses(Addresses::of(url)?, fresh).await,
+            Spec::Files(urls) => self.find_addresses(Addresses::listed(urls)?, fresh).await,
             Spec::Path(path) => Err(Error::model_not_found(format!(
                 "{path}: no such file, and no name of a model on the Hub. Give owner/repo, an address or a path"
             ))),
@@ -177,34 +182,153 @@ impl Models {
         }
     }
 
-    /// A file that is on no Hub. Its version is what its server says, else its address and size; the server is asked
-    /// each time, and where it cannot be reached, what is there counts.
-    async fn find_url(&self, url: &str, fresh: bool) -> Result<Option<FoundFile>> {
-        let shown = url.split(['?', '#']).next().unwrap_or(url);
-        let (repo, path) = (url_repo(url), file_name(shown));
-        let known =
-            self.store.list().await?.into_iter().find(|record| record.key.repo == repo && record.whole);
+    /// Files that are on no Hub. Their version is what their servers say, else their address and size; the servers are
+    /// asked each time, and where they cannot be reached, what is there counts.
+    async fn find_addresses(&self, addresses: Addresses, fresh: bool) -> Result<Option<Found>> {
+        let repo = addresses.repo();
+        let Addresses { urls, ordered } = addresses;
+        let known = self.known_files(&repo, &urls).await?;
         let hasty = if known.is_some() && !fresh { self.client.hasty(1) } else { (*self.client).clone() };
-        let LookedUp { len, version, ranges } = match (Remote::look_up(&hasty, &path, url).await, known) {
+        let about = stream::iter(&urls).map(|url| look_up(&hasty, url, urls.len())).buffered(AT_ONCE);
+        let about = about.try_collect::<Vec<_>>().await;
+        let about = match (about, known) {
             (Ok(about), _) => about,
-            (Err(error), Some(Record { key, len, .. }))
-                if does_not_answer(&error) && (!fresh || self.client.is_offline()) =>
-            {
-                return Ok(Some(FoundFile { key, len, url: url.to_owned(), ranges: true }));
+            (Err(error), Some(known)) if does_not_answer(&error) && (!fresh || self.client.is_offline()) => {
+                return Ok(Some(known));
             }
             (Err(error), _) => return Err(error),
         };
-        let Some(len) = len else { return Ok(None) };
-        if len > MAX_SIZE {
-            return Err(Error::network(format!(
-                "{path}: {len} bytes, as its server says: no file has so many"
-            )));
+        let mut files = Vec::new();
+        for (url, LookedUp { len, version, ranges }) in urls.iter().zip(about) {
+            let Some(len) = len else { return Ok(None) };
+            let path = file_name(url);
+            if len > MAX_SIZE {
+                return Err(Error::network(format!(
+                    "{path}: {len} bytes, as its server says: no file has so many"
+                )));
+            }
+            // Where nobody tells versions apart, what follows the `?` may. Parts may be of the same size and time.
+            let version = version.as_deref().unwrap_or(url);
+            let part = if urls.len() > 1 { url_repo(url) } else { String::new() };
+            let etag = sha256(&format!("{version} {len}{part}"))[..40].to_owned();
+            let key = Key { repo: repo.clone(), commit: etag.clone(), path, etag };
+            files.push(FoundFile { key, len, url: url.clone(), ranges });
         }
-        // Where nobody tells versions apart, what follows the `?` may.
-        let version = version.as_deref().unwrap_or(url);
-        let version = sha256(&format!("{version} {len}"))[..40].to_owned();
-        let key = Key { repo, commit: version.clone(), path, etag: version };
-        Ok(Some(FoundFile { key, len, url: url.to_owned(), ranges }))
+        if !ordered {
+            let found = Found { files, news: None };
+            let order = gguf::order(self.look(&found).await?.sources()).await?;
+            files = arranged(found.files, &order);
+        }
+        // Files of the same name and version at other addresses are other models.
+        let etags: String = files.iter().map(|file| file.key.etag.as_str()).collect();
+        let commit = &sha256(&format!("{repo} {etags}"))[..40];
+        let stem = files.first().map_or("", |file| file.key.path.trim_end_matches(".gguf")).to_owned();
+        for (path, file) in Split::first(&stem, urls.len() as u32).paths().zip(&mut files) {
+            file.key.commit = commit.to_owned();
+            if urls.len() > 1 && Split::of(&file.key.path).is_none() {
+                file.key.path = path;
+            }
+        }
+        Ok(Some(Found { files, news: None }))
+    }
+
+    /// What the store has of all the files behind addresses: the version that was used last.
+    async fn known_files(&self, repo: &str, urls: &[String]) -> Result<Option<Found>> {
+        let mut versions: HashMap<String, Vec<Record>> = HashMap::new();
+        for record in self.store.list().await? {
+            if record.key.repo == repo && record.whole {
+                versions.entry(record.key.commit.clone()).or_default().push(record);
+            }
+        }
+        let whole = versions.into_values().filter(|records| records.len() == urls.len());
+        let last = whole.max_by_key(|records| records.iter().map(|record| record.last_used).max());
+        Ok(last.map(|mut records| {
+            records.sort_by(|a, b| a.key.path.cmp(&b.key.path));
+            let file = |(record, url): (Record, &String)| {
+                let Record { key, len, .. } = record;
+                FoundFile { key, len, url: url.clone(), ranges: true }
+            };
+            Found { files: records.into_iter().zip(urls).map(file).collect(), news: None }
+        }))
+    }
+
+    /// The addresses of the files that `spec` means, where that are any on no Hub: to read each of them to its end.
+    pub fn addresses(spec: &Spec) -> Result<Vec<String>> {
+        match spec {
+            Spec::Url(url) => Ok(Addresses::of(url)?.urls),
+            Spec::Files(urls) => Ok(Addresses::listed(urls)?.urls),
+            Spec::Hub(_) | Spec::Path(_) => Err(Error::internal(format!("{spec} is no address"))),
+        }
+    }
+}
+
+/// Requests at once about the parts of a model.
+const AT_ONCE: usize = 4;
+
+/// What its server says of one of `count` files.
+async fn look_up(client: &Client, url: &str, count: usize) -> Result<LookedUp> {
+    Remote::look_up(client, &file_name(url), url).await.map_err(|error| match error.code {
+        Code::ModelNotFound if count > 1 => {
+            let message = format!("{}. The model is in {count} files, and needs them all", error.message);
+            Error::model_not_found(message)
+        }
+        _ => error,
+    })
+}
+
+/// The files of a model in parts, at most: each costs a request. The largest models have some dozens.
+const MOST_FILES: usize = 1000;
+
+/// Where the files of one model are that are on no Hub.
+pub(super) struct Addresses {
+    urls: Vec<String>,
+    /// They are in the model's order; else only their headers tell it.
+    ordered: bool,
+}
+
+impl Addresses {
+    /// Of the model that the file at `url` is, or is a part of.
+    pub fn of(url: &str) -> Result<Addresses> {
+        let (shown, rest) = url.split_at(shown(url).len());
+        let urls = match Split::of(shown) {
+            Some(split) => {
+                check_count(split.count as usize)?;
+                split.paths().map(|path| path + rest).collect()
+            }
+            None => vec![url.to_owned()],
+        };
+        Ok(Addresses { urls, ordered: true })
+    }
+
+    /// Of the model that consists of these files, in whatever order.
+    pub fn listed(urls: &[String]) -> Result<Addresses> {
+        check_count(urls.len())?;
+        let names: Vec<String> = urls.iter().map(|url| file_name(url)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Ok(match Split::order(&names)? {
+            Some(order) => Addresses { urls: arranged(urls.to_vec(), &order), ordered: true },
+            None => Addresses { urls: urls.to_vec(), ordered: false },
+        })
+    }
+
+    /// What the store calls the place of these files.
+    pub fn repo(&self) -> String {
+        match self.urls.as_slice() {
+            [first, ..] if self.ordered => url_repo(first),
+            urls => {
+                let mut repos: Vec<String> = urls.iter().map(|url| url_repo(url)).collect();
+                repos.sort_unstable();
+                format!("_url/{}", &sha256(&repos.concat())[..40])
+            }
+        }
+    }
+}
+
+fn check_count(count: usize) -> Result<()> {
+    match count {
+        0 => Err(Error::invalid_argument("an empty list is no model")),
+        1..=MOST_FILES => Ok(()),
+        _ => Err(Error::unsupported_model(format!("a model in {count} files; it may be {MOST_FILES}"))),
     }
 }
 
@@ -243,7 +367,7 @@ const PASSES: [&str; 18] = [
 ];
 
 /// Files from elsewhere are kept by their address, of which only a hash is stored, without what signs it.
-pub(super) fn url_repo(url: &str) -> String {
+fn url_repo(url: &str) -> String {
     let address = url.split('#').next().unwrap_or(url);
     let (shown, query) = address.split_once('?').unwrap_or((address, ""));
     let names_it = |part: &&str| {
@@ -258,6 +382,7 @@ pub(super) fn url_repo(url: &str) -> String {
 }
 
 fn file_name(url: &str) -> String {
+    let url = shown(url);
     let name = url.rsplit('/').next().unwrap_or(url);
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name: String = name.chars().filter(|&c| safe(c)).collect();

@@ -4,7 +4,7 @@ use super::cached::Cached;
 use super::download::Part;
 use super::find::News;
 use super::remote::Remote;
-use crate::engine::{Engine, Options, Progress, Stage};
+use crate::engine::{Engine, Options, Progress, Stage, Steady};
 use crate::store::{Joined, Key, Record, Source, Store};
 use crate::{Code, Result};
 use futures_util::future::LocalBoxFuture;
@@ -16,6 +16,8 @@ pub struct Model {
     pub(super) parts: Joined<Part>,
     /// What its name will mean when it is whole.
     pub(super) news: RefCell<Option<(Rc<dyn Store>, News)>>,
+    /// What was reported of it so far.
+    pub(super) steady: Rc<Steady>,
 }
 
 /// Loads an engine while the model comes, and makes sure of the model. Where bytes were wrong on their way, it is
@@ -25,6 +27,7 @@ pub async fn load(
     options: &Options,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Engine> {
+    let progress = &mut |report: Progress| progress(model.steady.follow(report));
     let mut ready = None;
     let mut shown = |report: Progress| match report.stage {
         // Until all is there, what comes over the network says how far it is.
@@ -46,7 +49,7 @@ pub async fn load(
         _ => {}
     }
     if model.complete().await? {
-        return Engine::load(model, options, progress).await;
+        return Engine::load(model.clone(), options, progress).await;
     }
     ready.map_or(Ok(()), progress)?;
     engine

@@ -8,7 +8,7 @@ use super::hash::sha256;
 use super::model::{Model, Peek};
 use super::remote::Remote;
 use super::spec::Spec;
-use crate::engine::{Inspection, Meter, Options, Stage, inspect};
+use crate::engine::{Inspection, Meter, Options, Stage, Steady, inspect};
 use crate::http::{self, Response};
 use crate::store::{Joined, Key, Record, Store};
 use crate::{Error, Result};
@@ -56,6 +56,11 @@ impl Models {
     /// What a text names: see [`Spec`].
     pub fn name(&self, text: &str) -> Result<Spec> {
         self.client.name(text)
+    }
+
+    /// What several texts name that are one model: see [`Spec::of_files`].
+    pub fn files(&self, texts: &[String]) -> Result<Spec> {
+        self.client.files(texts)
     }
 
     /// The model called `spec`: from the store where it is there, else it is fetched while it is read.
@@ -111,6 +116,9 @@ impl Models {
     /// The files that were found, from the store or, while they are read, from their server.
     pub async fn begin(&self, found: Found, force: bool, report: Report) -> Result<Model> {
         let Found { files, news } = found;
+        let steady = Rc::new(Steady::default());
+        let account = steady.clone();
+        let report: Report = Rc::new(move |progress| report(account.follow(progress)));
         let mut places = Vec::new();
         let mut turns = Vec::new();
         for (index, FoundFile { key, len, .. }) in files.iter().enumerate() {
@@ -128,7 +136,7 @@ impl Models {
             let (place, turn) = if live.is_some() || whole && !force {
                 (key.clone(), None)
             } else {
-                let turn = self.turn(key, &files, &report).await?;
+                let turn = self.turn(key, &files, force, &report).await?;
                 if force { self.make_way(key, turn).await? } else { (key.clone(), Some(turn)) }
             };
             places.push((place, *len));
@@ -167,15 +175,23 @@ impl Models {
             news => news.map(|news| (self.store.clone(), news)),
         };
         let parts = Joined::new(Part::all(Tally::new(&name, total, parts, report)));
-        Ok(Model { parts, news: RefCell::new(news) })
+        Ok(Model { parts, news: RefCell::new(news), steady })
     }
 
     /// Waits for one's turn to fetch a file. While another tab or process fetches it, `report` hears how far that is.
-    async fn turn(&self, key: &Key, files: &[FoundFile], report: &Report) -> Result<Box<dyn Any>> {
+    async fn turn(
+        &self,
+        key: &Key,
+        files: &[FoundFile],
+        force: bool,
+        report: &Report,
+    ) -> Result<Box<dyn Any>> {
         let stored = async || -> Result<u64> {
             let mut stored = 0;
             for FoundFile { key, .. } in files {
-                stored += self.store.get(key).await?.map_or(0, |record| record.written.total());
+                // An old copy says nothing about what comes beside it.
+                let place = if force { &beside(key) } else { key };
+                stored += self.store.get(place).await?.map_or(0, |record| record.written.total());
             }
             Ok(stored)
         };

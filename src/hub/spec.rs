@@ -1,6 +1,7 @@
 //! What people type to name a model.
 
 use super::address;
+use crate::store::Split;
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -25,8 +26,10 @@ pub const ALIASES: &[(&str, &str)] = &[
 pub enum Spec {
     /// A local file.
     Path(String),
-    /// A file on any server.
+    /// A file on any server; where its name says that it is a part of a model, all of that.
     Url(String),
+    /// Several files on any servers, which are one model, in any order.
+    Files(Vec<String>),
     /// A file of a repository on the Hub.
     Hub(HubSpec),
 }
@@ -95,6 +98,40 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// What several texts name that are one model, each of them a file, in any order.
+    pub fn of_files(texts: &[String], mirror: Option<&str>) -> Result<Spec> {
+        if let [text] = texts {
+            return Spec::at(text, mirror);
+        }
+        let (mut urls, mut files) = (Vec::new(), Vec::new());
+        for text in texts {
+            match Spec::at(text, mirror)? {
+                Spec::Url(url) => urls.push(url),
+                Spec::Hub(HubSpec { repo, file: Wanted::File(path), revision }) => {
+                    files.push((repo, revision, path));
+                }
+                _ => {}
+            }
+        }
+        if !urls.is_empty() && urls.len() == texts.len() {
+            return Ok(Spec::Files(urls));
+        }
+        let paths: Vec<&str> = files.iter().map(|(_, _, path)| path.as_str()).collect();
+        let apart = files.windows(2).any(|pair| (&pair[0].0, &pair[0].1) != (&pair[1].0, &pair[1].1));
+        match Split::order(&paths)?.filter(|_| files.len() == texts.len() && !apart) {
+            Some(order) => {
+                let (repo, revision, path) = files.swap_remove(order[0]);
+                Ok(Spec::Hub(HubSpec { repo, file: Wanted::File(path), revision }))
+            }
+            None => Err(Error::invalid_argument(
+                "a list is one model in several files: give the addresses of its parts, all of one repository on the \
+                 Hub or all elsewhere",
+            )),
+        }
+    }
+}
+
 pub(super) fn is_gguf(name: &str) -> bool {
     name.len() > 5 && name.to_ascii_lowercase().ends_with(".gguf")
 }
@@ -119,12 +156,20 @@ pub(crate) fn is_revision(revision: &str) -> bool {
     revision.split('/').all(is_name)
 }
 
+/// An address without what may hold a signature.
+pub(super) fn shown(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or(url)
+}
+
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Spec::Path(path) => f.write_str(path),
-            // A query may hold a signature.
-            Spec::Url(url) => f.write_str(url.split(['?', '#']).next().unwrap_or(url)),
+            Spec::Url(url) => f.write_str(shown(url)),
+            Spec::Files(urls) => {
+                let first = urls.first().map_or("", |url| shown(url));
+                write!(f, "{first} and the other {} of its model", urls.len().saturating_sub(1))
+            }
             Spec::Hub(hub) => hub.fmt(f),
         }
     }

@@ -18,7 +18,7 @@ pub struct FileSource {
 /// The model at `path`, with all its parts where it is split.
 pub fn open_file(path: &Path) -> Result<Box<dyn Source>> {
     let Some(split) = path.to_str().and_then(Split::of) else { return Ok(Box::new(FileSource::open(path)?)) };
-    let parts = (1..=split.count).map(|index| FileSource::open(split.path(index).as_ref()));
+    let parts = split.paths().map(|path| FileSource::open(path.as_ref()));
     Ok(Box::new(Joined::new(parts.collect::<Result<_>>()?)))
 }
 

@@ -30,6 +30,7 @@ pub use folder::FolderStore;
 #[cfg(target_arch = "wasm32")]
 pub use indexeddb::IndexedDbStore;
 pub use joined::{Joined, Split};
+pub(crate) use joined::{arranged, lacks_none};
 pub use memory::MemorySource;
 pub use memory_store::MemoryStore;
 #[cfg(target_arch = "wasm32")]

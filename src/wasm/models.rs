@@ -1,14 +1,15 @@
 //! Models by name: the Hub, and the browser's storage.
 
-use super::sources::fits;
+use super::sources;
 use super::stop::Stopper;
 use super::value::from_js;
 use super::{hearer, to_js};
-use crate::engine::{self, Meter, Options, Progress, Stage};
+use crate::engine::{self, Meter, Options, Progress, Stage, Steady};
 use crate::http::{Backoff, Timeouts, Token};
-use crate::hub::{self, Client, Report, Sizes, Spec};
+use crate::hub::{self, Client, Found, Report, Sizes, Spec};
+use crate::model::gguf;
 use crate::remote::OnRetry;
-use crate::store::{self, BlobSource, IndexedDbStore, MemoryStore, Source, Store};
+use crate::store::{self, BlobSource, IndexedDbStore, Joined, MemoryStore, Source, Store};
 use crate::{Code, Error, Result};
 use js_sys::Function;
 use serde::{Deserialize, Serialize};
@@ -81,17 +82,27 @@ impl HubOptions {
     }
 }
 
-/// What a text names on the Hub or another server; nothing where it is an address of the page's own kinds (`blob:`, `data:`).
-pub fn name(text: &str, hub: &HubOptions) -> Option<Result<Spec>> {
-    match Spec::at(text, hub.hub_url.as_deref()) {
-        Ok(spec @ (Spec::Hub(_) | Spec::Url(_))) => Some(Ok(spec)),
-        Ok(Spec::Path(path)) if path.starts_with("blob:") || path.starts_with("data:") => None,
-        Ok(Spec::Path(path)) => Some(Err(Error::invalid_argument(format!(
+/// What texts name on the Hub or other servers, several the files of one model; nothing where one is an address of the
+/// page's own kinds (`blob:`, `data:`).
+pub fn name(texts: &[String], hub: &HubOptions) -> Result<Option<Spec>> {
+    let mirror = hub.hub_url.as_deref();
+    if texts.is_empty() || texts.iter().any(|text| is_of_page(text, mirror)) {
+        return Ok(None);
+    }
+    match Spec::of_files(texts, mirror)? {
+        Spec::Path(path) => Err(Error::invalid_argument(format!(
             "\"{path}\" is no name of a model. Give owner/repo, owner/repo:QUANT, owner/repo/file.gguf or the URL of a .gguf file"
-        )))),
+        ))),
+        spec => Ok(Some(spec)),
+    }
+}
+
+fn is_of_page(text: &str, mirror: Option<&str>) -> bool {
+    match Spec::at(text, mirror) {
+        Ok(Spec::Path(path)) => path.starts_with("blob:") || path.starts_with("data:"),
         // `blob:https://…`, and what extensions have.
-        Err(_) if text.split_once("://").is_some_and(|(scheme, _)| !is_the_hubs(scheme)) => None,
-        Err(error) => Some(Err(error)),
+        Err(_) => text.split_once("://").is_some_and(|(scheme, _)| !is_the_hubs(scheme)),
+        Ok(_) => false,
     }
 }
 
@@ -99,24 +110,30 @@ fn is_the_hubs(scheme: &str) -> bool {
     ["https", "http", "hf"].iter().any(|known| scheme.trim().eq_ignore_ascii_case(known))
 }
 
-/// What `text` names as `spec`: from the browser's storage where it is there, else from its server and into the storage.
+/// The model called `spec`: from the browser's storage where it is there, else from its server and into the storage.
 /// Where nothing can be kept, the weights go from the network to the device, without a second copy in memory. When the
 /// user clears the site's data meanwhile, it is fetched once more.
 pub async fn load(
-    text: &str,
     spec: &Spec,
     hub: HubOptions,
     options: &Options,
-    max_memory: Option<f64>,
     progress: impl Fn(Progress) -> Result<()> + 'static,
 ) -> Result<engine::Engine> {
-    let progress: Report = Rc::new(progress);
-    match load_once(text, spec, hub.clone(), options, max_memory, progress.clone()).await {
+    let progress: Report = Rc::new(steady(progress));
+    match load_once(spec, hub.clone(), options, progress.clone()).await {
         Err(error) if error.code == Code::Internal && cleared(hub.clone()).await => {
-            load_once(text, spec, hub, options, max_memory, progress).await
+            load_once(spec, hub, options, progress).await
         }
         result => result,
     }
+}
+
+/// One account of everything that is done for a load, also where that is a download before it.
+pub fn steady(
+    progress: impl Fn(Progress) -> Result<()> + 'static,
+) -> impl Fn(Progress) -> Result<()> + 'static {
+    let steady = Steady::default();
+    move |report| progress(steady.follow(report))
 }
 
 /// Whether the storage has nothing of any model, of which a load that has begun leaves something.
@@ -128,24 +145,23 @@ async fn cleared(hub: HubOptions) -> bool {
 }
 
 async fn load_once(
-    text: &str,
     spec: &Spec,
     hub: HubOptions,
     options: &Options,
-    max_memory: Option<f64>,
     progress: Report,
 ) -> Result<engine::Engine> {
     let force = hub.force;
     let (models, keeps) = hub.open().await?;
     let mut listener = |report| progress(report);
-    let found = models.find(spec, force).await?.filter(|found| keeps || found.in_ranges());
-    let Some(found) = found else {
-        let source = collect(&models, text, &mut listener).await?;
-        fits(&source, options, max_memory).await?;
+    let found = models.find(spec, force).await?;
+    let size = found.as_ref().map(Found::size);
+    let Some(found) = found.filter(|found| keeps || found.in_ranges()) else {
+        let source = collect(&models, &hub::Models::addresses(spec)?, size, &mut listener).await?;
+        engine::fits(&source, options).await?;
         return engine::Engine::load(Rc::new(source), options, &mut listener).await;
     };
     let source = models.look(&found).await?;
-    fits(&source, options, max_memory).await?;
+    engine::fits(&source, options).await?;
     if !keeps {
         return engine::Engine::load(Rc::new(source), options, &mut listener).await;
     }
@@ -160,25 +176,36 @@ pub async fn open_url(
 ) -> Result<Box<dyn Source>> {
     let models = hub::Models::new(Client::new(None, None)?, Rc::new(MemoryStore::default()));
     let found = models.find(&Spec::Url(url.to_owned()), true).await?;
-    Ok(match found.filter(hub::Found::in_ranges) {
+    let size = found.as_ref().map(Found::size);
+    Ok(match found.filter(Found::in_ranges) {
         Some(found) => Box::new(models.look(&found).await?),
-        None => Box::new(collect(&models, url, progress).await?),
+        None => Box::new(collect(&models, &[url.to_owned()], size, progress).await?),
     })
 }
 
-/// The file behind an address whose server sends no parts of it, or does not say how large it is.
+/// The files of a model whose servers send no parts of them, or do not say how large they are; of those, one alone says
+/// it when it comes.
 async fn collect(
     models: &hub::Models,
-    url: &str,
+    urls: &[String],
+    size: Option<u64>,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
-) -> Result<BlobSource> {
-    let name = &store::file_name(url);
-    let mut meter = None;
-    let mut downloaded = |loaded, total: Option<u64>| {
-        let meter = meter.get_or_insert_with(|| Meter::new(name, total.unwrap_or(0)));
-        progress(meter.at(Stage::Download, loaded))
-    };
-    models.read_whole(name, url, async |response| store::collect(response, name, &mut downloaded).await).await
+) -> Result<Joined<BlobSource>> {
+    let name = urls.first().map_or_else(String::new, |url| store::file_name(url));
+    let (mut meter, mut files, mut before) = (None, Vec::new(), 0_u64);
+    for url in urls {
+        let mut downloaded = |loaded: u64, told: Option<u64>| {
+            let told = told.filter(|_| urls.len() == 1);
+            let meter = meter.get_or_insert_with(|| Meter::new(&name, size.or(told).unwrap_or(0)));
+            progress(meter.at(Stage::Download, before + loaded))
+        };
+        let name = &store::file_name(url);
+        let read = async |response| store::collect(response, name, &mut downloaded).await;
+        let file = models.read_whole(name, url, read).await?;
+        before += file.len();
+        files.push(file);
+    }
+    gguf::join(files).await
 }
 
 /// What the model called `spec` is and needs. No more of it than its header is fetched, and nothing kept.
@@ -205,17 +232,17 @@ impl Models {
         Ok(Models { models, keeps, force })
     }
 
-    /// Fetches what the name means now, and verifies it.
+    /// Fetches what a name or addresses mean now, and verifies it.
     pub async fn pull(
         &self,
         stopper: &Stopper,
-        model: String,
+        model: JsValue,
         on_progress: Function,
     ) -> Result<JsValue, JsValue> {
         if !self.keeps {
             return Err(Error::quota_exceeded("there is no storage here to keep a model in").into());
         }
-        let spec = self.models.name(&model)?;
+        let spec = self.name(&model)?;
         let report = move |progress: Progress| {
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
             Ok(())
@@ -230,8 +257,8 @@ impl Models {
     }
 
     /// Bytes that removing it freed.
-    pub async fn remove(&self, model: String) -> Result<f64, JsValue> {
-        Ok(self.models.remove(&self.models.name(&model)?).await? as f64)
+    pub async fn remove(&self, model: JsValue) -> Result<f64, JsValue> {
+        Ok(self.models.remove(&self.name(&model)?).await? as f64)
     }
 
     /// Bytes: of models, of all that this origin keeps, and what it may keep.
@@ -253,7 +280,7 @@ impl Models {
     pub async fn verify(
         &self,
         stopper: &Stopper,
-        model: Option<String>,
+        model: JsValue,
         on_progress: Function,
     ) -> Result<JsValue, JsValue> {
         #[derive(Serialize)]
@@ -262,9 +289,9 @@ impl Models {
             commit: String,
             verdict: hub::Verdict,
         }
-        let cached = match model {
-            Some(model) => self.models.cached(&self.models.name(&model)?).await?,
-            None => self.models.list().await?,
+        let cached = match model.is_undefined() {
+            true => self.models.list().await?,
+            false => self.models.cached(&self.name(&model)?).await?,
         };
         let mut progress = |progress: Progress| {
             let _ = on_progress.call1(&JsValue::NULL, &to_js(&progress)?);
@@ -280,5 +307,14 @@ impl Models {
         };
         let results = stopper.around(checking).await?;
         Ok(to_js(&results)?)
+    }
+}
+
+impl Models {
+    fn name(&self, model: &JsValue) -> Result<Spec> {
+        let texts = sources::texts(model).ok_or_else(|| {
+            Error::invalid_argument("what is kept has a name or an address: files and bytes have none")
+        })?;
+        self.models.files(&texts)
     }
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { accessibilityViolations, conversationalist, launch, openPage, serve, story as published } from "./support.js";
+import { accessibilityViolations, conversationalist, launch, openPage, read, serve, story as published } from "./support.js";
 
 const story = published.trimStart();
 
@@ -170,6 +170,18 @@ describe("models of one's own", () => {
   test("a chosen file is opened", async () => {
     await page.setInputFiles("#file", { name: "mine.gguf", mimeType: "", buffer: conversationalist() });
     await page.waitForSelector(".system");
+  });
+
+  test("several files are one model", async () => {
+    const names = [2, 1].map((index) => `llama-split-0000${index}-of-00002.gguf`);
+    const files = names.map((name) => ({ name, mimeType: "", buffer: read(`tests/fixtures/models/${name}`) }));
+    await page.setInputFiles("#file", files[0]);
+    const alert = page.locator("[role=alert]");
+    await alert.waitFor();
+    assert.match(await alert.textContent(), /llama-split-00001-of-00002\.gguf is missing/);
+    await page.setInputFiles("#file", files);
+    await alert.waitFor({ state: "detached" });
+    await page.waitForFunction(() => /llama-split is open/.test(document.querySelector("#announcer").textContent));
   });
 
   test("what is no model is explained, and the model before stays", async () => {

@@ -81,6 +81,73 @@ describe("loading", () => {
     assert.deepEqual([size, layers], [storyteller.length, 5]);
   });
 
+  test("of files that are one model takes them in any order", async () => {
+    const seen = await page.evaluate(async () => {
+      const names = [1, 2].map((index) => `llama-split-0000${index}-of-00002.gguf`);
+      const bytes = await Promise.all(names.map(async (name) => (await fetch(`/tests/fixtures/models/${name}`)).arrayBuffer()));
+      const [one, two] = names.map((name, index) => new File([bytes[index]], name));
+      const size = one.size + two.size;
+      const whole = [
+        [[one, two]],
+        [[two, one]],
+        // Without names, their headers say which is which.
+        [[new Blob([two]), new Blob([one])]],
+        [[new File([two], "b (1).gguf"), bytes[0]]],
+        [new Uint8Array([1, 2, 3]), [two, one]],
+        Object.freeze([Object.freeze([URL.createObjectURL(two), URL.createObjectURL(one)])]),
+      ];
+      const sizes = [];
+      for (const source of whole) {
+        const reports = [];
+        const engine = await load(source, { device: "cpu", onProgress: (report) => reports.push(report) });
+        const steady = reports.filter(({ total }) => total > 3).every(({ loaded }, index, all) => loaded >= (all[index - 1]?.loaded ?? 0));
+        sizes.push([engine.info.fileSize === size, steady]);
+        await engine.unload();
+      }
+      const inspected = await inspect([two, one], { device: "cpu" });
+      const failures = [];
+      for (const source of [one, [[two]], [[one, one]], [[one, new File([two], "other-00002-of-00002.gguf")]], [[new Blob([one])]], [[new Blob([one]), new Blob([one])]], [[]], [[new Blob([await (await fetch(story)).blob()]), new Blob([one])]]]) {
+        failures.push(await failure(load(source, { device: "cpu" })));
+      }
+      return { sizes, inspected: [inspected.fileSize === size, inspected.file], failures };
+    });
+    assert.deepEqual(seen.sizes, Array(6).fill([true, true]));
+    assert.deepEqual(seen.inspected, [true, "llama-split-00001-of-00002.gguf"]);
+    const expected = [
+      ["model_not_found", /llama-split-00002-of-00002\.gguf is missing/],
+      ["model_not_found", /llama-split-00001-of-00002\.gguf is missing/],
+      ["invalid_argument", /given twice/],
+      ["invalid_argument", /different models/],
+      ["unsupported_model", /one part of a split model/],
+      ["invalid_argument", /each of them once/],
+      ["invalid_argument", /empty list/],
+      ["invalid_argument", /whole model/],
+    ];
+    for (const [index, [code, words]] of expected.entries()) {
+      assert.equal(seen.failures[index].code, code, `${index}: ${seen.failures[index].message}`);
+      assert.ok(seen.failures[index].typed);
+      assert.match(seen.failures[index].message, words);
+    }
+  });
+
+  test("with a context as long as it may be", async () => {
+    const seen = await page.evaluate(async () => {
+      const contexts = [];
+      for (const contextLength of ["max", { max: Infinity }, { max: 100 }, { max: 1e12 }, 200]) {
+        const engine = await load(story, { device: "cpu", contextLength });
+        const looked = await inspect(story, { device: "cpu", contextLength });
+        contexts.push([engine.info.contextLength, engine.info.contextNote, looked.contextLength, looked.contextNote]);
+        await engine.unload();
+      }
+      return contexts;
+    });
+    // A number that the Worker cannot have is no limit, and so no note.
+    const note = seen[3][1];
+    assert.deepEqual(seen, [[512, undefined, 512, undefined], [512, undefined, 512, undefined], [100, undefined, 100, undefined], [512, note, 512, note], [200, undefined, 200, undefined]]);
+    const limited = await page.evaluate(async () => (await inspect(story, { device: "cpu", contextLength: { max: 100_000 } })).contextNote);
+    assert.equal(limited, "The context is 512 tokens instead of 100000: the model was trained for no more.");
+  });
+
   test("reports progress up to the end", async () => {
     const reports = await page.evaluate(async () => {
       const reports = [];
@@ -91,6 +158,7 @@ describe("loading", () => {
     assert.equal(last.stage, "ready");
     assert.equal(last.progress, 1);
     assert.equal(last.loaded, last.total);
+    assert.ok(reports.every(({ total }) => total === storyteller.length), JSON.stringify(reports));
     for (const [earlier, later] of reports.map((report, i) => [report, reports[i + 1] ?? report])) {
       assert.ok(earlier.progress >= 0 && earlier.progress <= later.progress && later.progress <= 1, "progress grows");
     }

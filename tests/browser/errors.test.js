@@ -126,10 +126,19 @@ describe("sources", () => {
     ["a context that is no number", Number.NaN, /invalid_argument/],
     ["half a token of context", 0.5, /invalid_argument/],
     ["a huge context", 1e9, /invalid_argument|resource_exhausted/],
+    ["a context without an end that is no maximum", Number.POSITIVE_INFINITY, /invalid_argument/],
+    ["another word for a context", "most", /invalid_argument/],
+    ["a context of nothing", {}, /invalid_argument/],
+    ["a maximum of zero", { max: 0 }, /invalid_argument/],
+    ["a maximum that is no number", { max: "all" }, /invalid_argument/],
+    ["a maximum that is NaN", { max: Number.NaN }, /invalid_argument/],
+    ["a minimum", { max: Number.POSITIVE_INFINITY, min: 10 }, /invalid_argument/],
+    ["a list of contexts", [512], /invalid_argument/],
   ]) {
     test(name, async () => {
       const error = await loading(() => story, { contextLength });
       assert.match(error.code, code, error.message);
+      assert.match(error.message, /contextLength|context of \d+ tokens/);
       assert.ok(error.typed);
     });
   }
@@ -145,6 +154,43 @@ describe("sources", () => {
       return loading;
     });
     is(error, "aborted");
+  });
+});
+
+describe("options that a call does not have", () => {
+  test("are refused by each call, with those that it has", async () => {
+    const errors = await page.evaluate(async () => {
+      const calls = {
+        "load()": (options) => load(story, options),
+        "connect()": (options) => connect({ model: "a/b" }, options),
+        "inspect()": (options) => inspect(story, options),
+        "models.list()": (options) => models.list(options),
+        "models.pull()": (options) => models.pull("a/b", options),
+        "models.remove()": (options) => models.remove("a/b", options),
+        "models.usage()": (options) => models.usage(options),
+        "models.verify()": (options) => models.verify("a/b", options),
+      };
+      const found = [];
+      for (const [name, call] of Object.entries(calls)) {
+        found.push([name, await failure(call({ candles: 3 })), await failure(call({ Signal: null }))]);
+      }
+      return { found, device: await failure(models.list({ device: "cpu" })) };
+    });
+    for (const [name, unknown, meant] of errors.found) {
+      is(unknown, "invalid_argument");
+      assert.ok(unknown.message.startsWith(`${name}: there is no option "candles". There are `), unknown.message);
+      assert.equal(unknown.message.includes("cacheBudget"), ["load()", "models.pull()"].includes(name), unknown.message);
+      assert.match(meant.message, /Did you mean "signal"\?/);
+    }
+    is(errors.device, "invalid_argument", /models\.list\(\): there is no option "device"/);
+  });
+
+  test("models without a name or an address", async () => {
+    const errors = await page.evaluate(() => {
+      const calls = [models.pull(new Blob()), models.remove(new Uint8Array(3)), models.verify([new File([], "m.gguf")]), models.pull(), models.pull([]), models.remove("")];
+      return Promise.all(calls.map(failure));
+    });
+    for (const error of errors) is(error, "invalid_argument");
   });
 });
 

@@ -76,11 +76,18 @@ async function world({ repo = {}, renamed, ...faults } = {}) {
     });
   await change(faults);
   return {
-    options: { hubURL: `${hub.hub}/${name}`, device: "cpu", transfer },
+    options: { hubURL: `${hub.hub}/${name}`, transfer },
     log: async () => (await (await fetch(control)).json()).log,
     /** The same Hub without faults, its log empty. */
     calm: () => change({}),
   };
+}
+
+/** A model in two files, as a Hub has them, and its size. */
+function split() {
+  const names = [1, 2].map((index) => `llama-split-0000${index}-of-00002.gguf`);
+  const folder = new Map(names.map((name) => [name, { file: join(repository, "tests/fixtures/models", name) }]));
+  return { folder, size: [...folder.values()].reduce((sum, { file }) => sum + statSync(file).size, 0) };
 }
 
 /** Bytes that were asked for, range by range. */
@@ -93,7 +100,7 @@ function asked(log) {
 const tell = (page, options, model = MODEL) =>
   page.evaluate(
     ([model, options]) =>
-      load(model, options).then(
+      load(model, { device: "cpu", ...options }).then(
         async (engine) => {
           const { choices } = await engine.completions.create(greedy);
           await engine.unload();
@@ -137,7 +144,7 @@ describe("a model by name", () => {
     const progress = await page.evaluate(
       async ([model, options]) => {
         const reports = [];
-        const engine = await load(model, { ...options, onProgress: (report) => reports.push(report) });
+        const engine = await load(model, { device: "cpu", ...options, onProgress: (report) => reports.push(report) });
         await engine.unload();
         return reports;
       },
@@ -145,7 +152,9 @@ describe("a model by name", () => {
     );
     const downloads = progress.filter(({ stage }) => stage === "download");
     assert.deepEqual(downloads.at(-1).loaded, storyteller.length);
-    assert.ok(downloads.every(({ total, loaded }) => total === storyteller.length && loaded <= total));
+    assert.ok(progress.every(({ total }) => total === storyteller.length), JSON.stringify(progress));
+    assert.ok(progress.every(({ loaded }, index) => loaded >= (progress[index - 1]?.loaded ?? 0)), "nothing goes back");
+    assert.deepEqual([progress.at(-1).stage, progress.at(-1).loaded], ["ready", storyteller.length]);
     assert.ok(downloads.at(-1).bytesPerSecond > 0 && downloads.at(-1).etaSeconds === 0, JSON.stringify(downloads.at(-1)));
     const before = await log();
     assert.equal(asked(before), storyteller.length, "every byte once");
@@ -178,7 +187,7 @@ describe("a model by name", () => {
       await victim.evaluate(
         ([model, options]) => {
           const tell = ({ stage, loaded }) => stage === "download" && report(loaded);
-          load(model, { ...options, onProgress: tell }).catch(() => report(Infinity));
+          load(model, { device: "cpu", ...options, onProgress: tell }).catch(() => report(Infinity));
         },
         [MODEL, options],
       );
@@ -293,17 +302,14 @@ describe("a model by name", () => {
   });
 
   test("of several parts is refused before any of it is fetched where they do not fit together", async () => {
-    const parts = [1, 2].map((index) => `llama-split-0000${index}-of-00002.gguf`);
-    const files = Object.fromEntries(parts.map((name) => [name, { file: join(repository, "tests/fixtures/models", name) }]));
-    const sizes = Object.values(files).map(({ file }) => statSync(file).size);
-    const { options, log } = await world({ repo: { files } });
-    const total = sizes[0] + sizes[1];
+    const { folder, size: total } = split();
+    const { options, log } = await world({ repo: { files: Object.fromEntries(folder) } });
     const pull = (cacheBudget) => page.evaluate(([options]) => failure(models.pull("owner/repo", options)), [{ ...options, cacheBudget }]);
     const refused = await pull(total - 1);
     assert.equal(refused.code, "quota_exceeded", refused.message);
     assert.equal(asked(await log()), 0);
     const { value } = await pull(total);
-    assert.deepEqual([value.model, value.size, value.complete], [`owner/repo/${parts[0]}`, total, true]);
+    assert.deepEqual([value.model, value.size, value.complete], [`owner/repo/${[...folder.keys()][0]}`, total, true]);
   });
 
   test("at a plain address is kept, and its server asked for its version", async () => {
@@ -314,7 +320,7 @@ describe("a model by name", () => {
     try {
       await put("plain", { file: FILE });
       const url = `${own.hub}/plain/a/b/resolve/main/m.gguf?key=secretsecret`;
-      const options = { device: "cpu", transfer };
+      const options = { transfer };
       assert.equal((await tell(page, options, url)).trimEnd(), story);
       assert.equal(asked(await log()), storyteller.length + 1);
       assert.equal((await tell(page, options, url)).trimEnd(), story);
@@ -336,6 +342,77 @@ describe("a model by name", () => {
     } finally {
       own.close();
     }
+  });
+
+  test("of several parts comes from any server, by the address of one or of all, and has one total", async () => {
+    const { folder, size } = split();
+    const { options } = await world({ repo: { files: Object.fromEntries(folder) } });
+    const at = (name) => `${options.hubURL}/owner/repo/resolve/main/${name}`;
+    const [one, two] = [...folder.keys()].map(at);
+    // The Hub of these addresses is not the one that is asked.
+    const elsewhere = { transfer, device: "cpu" };
+    for (const source of [one, `${two}?x=1`, [[two, one]], [["./nothing-00001-of-00002.gguf"], [one, two]]]) {
+      const { info, reports } = await page.evaluate(
+        async ([source, options]) => {
+          const reports = [];
+          const engine = await load(source, { ...options, onProgress: (report) => reports.push(report) });
+          const { info } = engine;
+          await engine.unload();
+          return { info, reports };
+        },
+        [source, elsewhere],
+      );
+      assert.equal(info.fileSize, size);
+      const known = reports.filter(({ file }) => file.startsWith("llama-split"));
+      assert.ok(known.length > 0 && known.every(({ total }) => total === size), JSON.stringify(known));
+      assert.ok(known.every(({ loaded }, index) => loaded >= (known[index - 1]?.loaded ?? 0)), JSON.stringify(known));
+      const kept = await list(page);
+      assert.deepEqual(kept.map(({ model, size, complete }) => [model, size, complete]), [["llama-split-00001-of-00002.gguf", size, true]]);
+    }
+    const inspected = await page.evaluate((files) => Promise.all(files.map((source) => inspect(source, { device: "cpu" }))), [two, [two, one]]);
+    for (const { fileSize, cached } of inspected) assert.deepEqual([fileSize, cached.complete], [size, true]);
+    const verified = await page.evaluate((urls) => Promise.all(urls.map((url) => models.verify(url))), [one, [two, one]]);
+    assert.deepEqual(verified.map((rows) => rows.map(({ verdict }) => verdict)), [["unknown"], ["unknown"]]);
+    assert.equal(await page.evaluate((urls) => models.remove(urls.map((url) => new URL(url))), [two, one]), size);
+    assert.deepEqual(await list(page), []);
+    const error = await tell(page, elsewhere, [[one, one.replaceAll("00002", "00003")]]);
+    assert.equal(error.code, "invalid_argument", error.message);
+    const missing = await tell(page, elsewhere, one.replaceAll("00002", "00003"));
+    assert.equal(missing.code, "model_not_found", missing.message);
+  });
+
+  test("at one of two addresses with the same file name is not taken for the other", async () => {
+    const { options } = await world();
+    const other = await world();
+    const [one, two] = [options, other.options].map(({ hubURL }) => `${hubURL}/owner/repo/resolve/main/story.gguf`);
+    await page.evaluate(
+      async ([one, two, transfer]) => {
+        await models.pull(one, { transfer });
+        await models.pull(new URL(two), { transfer });
+      },
+      [one, two, transfer],
+    );
+    const kept = await list(page);
+    assert.deepEqual(kept.map(({ model, size, complete }) => [model, size, complete]), Array(2).fill(["story.gguf", storyteller.length, true]));
+    assert.notEqual(kept[0].commit, kept[1].commit);
+    const ambiguous = await page.evaluate(() => failure(models.remove("story.gguf")));
+    assert.equal(ambiguous.code, "invalid_argument");
+    for (const { commit } of kept) assert.ok(ambiguous.message.includes(`story.gguf@${commit.slice(0, 12)}`), ambiguous.message);
+    const [verified] = await page.evaluate((one) => models.verify(one), one);
+    assert.equal(await page.evaluate((name) => models.remove(name), `${verified.model}@${verified.commit}`), storyteller.length);
+    assert.deepEqual((await list(page)).map(({ commit }) => commit), kept.map(({ commit }) => commit).filter((commit) => commit !== verified.commit));
+    assert.equal((await page.evaluate((one) => failure(models.remove(one)), one)).code, "model_not_found");
+    assert.equal(await page.evaluate(() => models.remove("story.gguf")), storyteller.length);
+  });
+
+  test("at an address relative to the page goes by that and by its name", async () => {
+    const told = await page.evaluate(async (name) => {
+      const kept = await models.pull(`./www/models/${name}`);
+      const verdicts = [await models.verify(`/www/models/${name}`), await models.verify(name), await models.verify([new URL(`www/models/${name}`, location.href)])];
+      return { kept, verdicts: verdicts.map(([{ model, verdict }]) => [model, verdict]), freed: await models.remove(`./www/models/../models/${name}`) };
+    }, "stories260K.gguf");
+    assert.deepEqual([told.kept.model, told.kept.complete, told.freed], ["stories260K.gguf", true, storyteller.length]);
+    assert.deepEqual(told.verdicts, Array(3).fill(["stories260K.gguf", "unknown"]));
   });
 
   test("is loaded where the browser has no storage", async () => {

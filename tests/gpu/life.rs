@@ -186,7 +186,10 @@ fn compiling_is_a_stage_of_its_own() {
         stages.dedup();
         assert_eq!(stages, [Stage::Load, Stage::Compile, Stage::Load, Stage::Ready]);
         let last = reports.iter().rfind(|report| report.stage == Stage::Compile).unwrap();
-        assert!(last.total > 5 && last.loaded == last.total, "{last:?}");
+        let kernels = last.kernels.unwrap();
+        assert!(kernels.total > 5 && kernels.compiled == kernels.total, "{last:?}");
+        let bytes: Vec<_> = reports.iter().map(|report| (report.loaded, report.total)).collect();
+        assert!(bytes.is_sorted() && bytes.iter().all(|(_, total)| *total == bytes[0].1), "{bytes:?}");
     }
 }
 

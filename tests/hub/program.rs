@@ -83,6 +83,12 @@ fn from_the_hub_to_an_answer() {
     let at = |info: &Value| info["devices"][0]["kvCache"].as_u64().unwrap();
     assert_eq!(at(&small) * 512, at(&info) * 100);
     assert!(user.says(&["info", "a/b:F32"]).contains("tokens/s"));
+    let most = |context| user.object(&["info", "a/b:F32", "--json", "--ctx", context]);
+    assert_eq!((&most("max")["contextLength"], &most("max")["contextNote"]), (&json!(512), &Value::Null));
+    assert_eq!(most("max:100")["contextLength"], 100);
+    assert!(most("max:1000")["contextNote"].as_str().unwrap().contains("512 tokens instead of 1000"));
+    user.fails(&["info", "a/b:F32", "--ctx", "1000"], 1, "from 1 to the 512");
+    user.fails(&["info", "a/b:F32", "--ctx", "most"], 2, "a number of tokens, max, or max:");
     assert_eq!(user.object(&["list", "--json"]), json!({ "models": [] }));
 
     // Fetched while it loads; then there without a network.

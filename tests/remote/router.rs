@@ -196,7 +196,10 @@ fn what_does_not_fit() {
     let model = path("models/qwen2.gguf");
     let size = std::fs::metadata(&model).unwrap().len();
     let source = FileSource::open(&model).unwrap();
-    let fits = |limit| block_on(candlewick::engine::fits(&source, &Options::default(), limit));
+    let fits = |limit| {
+        let options = Options { max_memory: Some(limit), ..Options::default() };
+        block_on(candlewick::engine::fits(&source, &options))
+    };
     assert_eq!(fits(size / 2).unwrap_err().code, Code::ResourceExhausted);
     fits(100 * size).unwrap();
 }

@@ -126,8 +126,10 @@ function openHere(choice: Choice): void {
   void open(choice);
 }
 
-function openFile(chosen: File | undefined): void {
-  if (chosen) openHere({ source: chosen, name: chosen.name });
+/** Several files are one model. */
+function openFiles(chosen: FileList | null | undefined): void {
+  const files = [...(chosen ?? [])].sort((a, b) => a.name.localeCompare(b.name));
+  if (files[0]) openHere({ source: files.length > 1 ? [files] : files[0], name: files[0].name });
 }
 
 function useMode(next: Mode): void {
@@ -230,7 +232,7 @@ stop.onclick = () => void writer.stop();
 
 byId("open", HTMLButtonElement).onclick = () => picker.show();
 file.onchange = () => {
-  openFile(file.files?.[0]);
+  openFiles(file.files);
   file.value = ""; // So that choosing the same file again counts as a change.
 };
 
@@ -245,7 +247,7 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   drop.hidden = true;
-  openFile(event.dataTransfer?.files[0]);
+  openFiles(event.dataTransfer?.files);
 });
 
 await open(STORYTELLER);

@@ -90,7 +90,7 @@ export function showProgress(name: string, { cancel, pause }: ProgressWays) {
   card.scrollIntoView({ block: "nearest" });
   announce(`Opening ${name}`);
   return {
-    update({ stage, loaded, total, progress, bytesPerSecond, etaSeconds, restarted }: LoadProgress): void {
+    update({ stage, loaded, total, progress, bytesPerSecond, etaSeconds, kernels, restarted }: LoadProgress): void {
       // What is here already goes on to the device meanwhile.
       if (stage === "download") fetching = loaded < total;
       else if (fetching && stage === "load") return;
@@ -98,8 +98,8 @@ export function showProgress(name: string, { cancel, pause }: ProgressWays) {
       title.textContent = stage === "download" ? `Fetching ${name}` : `Opening ${name}`;
       bar.value = progress;
       why.textContent = restarted === undefined ? "" : `${restarted}.`;
-      if (stage === "compile") {
-        detail.textContent = `Compiling and testing the GPU's kernels: ${loaded} of ${total}`;
+      if (kernels) {
+        detail.textContent = `Compiling and testing the GPU's kernels: ${kernels.compiled} of ${kernels.total}`;
         return;
       }
       amount = `${bytes(loaded)} of ${bytes(total)}`;

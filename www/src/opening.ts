@@ -1,4 +1,4 @@
-import { CandlewickError, load, models, type LoadOptions, type LoadProgress, type ModelSource } from "candlewick";
+import { CandlewickError, load, models, type LoadOptions, type LoadProgress, type ModelFiles, type ModelSource } from "candlewick";
 import { kernelProfile } from "./kernels.js";
 import type { AnyEngine } from "./mode.js";
 import { showProgress } from "./notices.js";
@@ -6,7 +6,7 @@ import { hub, switches } from "./switches.js";
 
 /** A model to open. */
 export interface Choice {
-  source: ModelSource;
+  source: ModelSource | readonly ModelFiles[];
   /** What the page calls it. */
   name: string;
   options?: Pick<LoadOptions, "cache" | "force" | "token">;

@@ -13,7 +13,7 @@ mod tensor;
 pub use metadata::{Metadata, Strings};
 pub use tensor::{TensorInfo, TensorType};
 
-use crate::store::Source;
+use crate::store::{Joined, Source, Split, arranged, lacks_none};
 use crate::{Error, Result};
 use parse::{Fault, parse};
 use std::collections::HashMap;
@@ -32,6 +32,45 @@ pub struct Header {
     pub tensors: Vec<TensorInfo>,
     /// Where each of them is in the list.
     places: HashMap<String, usize>,
+}
+
+/// The order of `files` that are one model, by their names or, where those do not tell, by their headers. Fails with
+/// `model_not_found` where parts are missing, and `invalid_argument` where the files are not those of one model.
+pub async fn order<S: Source>(files: &[S]) -> Result<Vec<usize>> {
+    let names: Vec<&str> = files.iter().map(Source::name).collect();
+    if let Some(order) = Split::order(&names)? {
+        return Ok(order);
+    }
+    if files.len() == 1 {
+        return Ok(vec![0]);
+    }
+    let mut parts = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        let header = Header::read_part(file, 0, file.len()).await?;
+        match (header.split("no")?, header.split("count")?) {
+            (Some(part), Some(count)) if part < count => parts.push((part, count, index)),
+            _ => {
+                return Err(Error::invalid_argument(format!(
+                    "{} is a whole model, not a part of one: a list in the list of sources is one model in several files",
+                    file.name()
+                )));
+            }
+        }
+    }
+    parts.sort_unstable();
+    let count = parts.first().map_or(0, |&(_, count, _)| count);
+    if parts.iter().any(|part| part.1 != count) || parts.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(Error::invalid_argument("these files are not the parts of one model, each of them once"));
+    }
+    let there = |part: &u32| parts.binary_search_by_key(part, |part| part.0).is_ok();
+    lacks_none((0..count).filter(|part| !there(part)).map(|part| format!("the part {}", part + 1)), count)?;
+    Ok(parts.into_iter().map(|(_, _, index)| index).collect())
+}
+
+/// Files that are one model, as one source: see [`order`].
+pub async fn join<S: Source>(files: Vec<S>) -> Result<Joined<S>> {
+    let order = order(&files).await?;
+    Ok(Joined::new(arranged(files, &order)))
 }
 
 impl Header {

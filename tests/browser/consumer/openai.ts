@@ -1,5 +1,5 @@
 /** OpenAI's types and candlewick's, each in the other's place. Only compiled. */
-import { load, models, type Engine, type LoadOptions, type RequestOptions, type Stream } from "candlewick";
+import { inspect, load, models, type Engine, type LoadOptions, type RequestOptions, type Stream } from "candlewick";
 import wasmURL from "candlewick/candlewick.wasm";
 import threadsWasmURL from "candlewick/candlewick-threads.wasm";
 import OpenAI from "openai";
@@ -42,6 +42,15 @@ export async function optional(signal: AbortSignal | undefined, device: LoadOpti
   await engine.completions.create({ prompt: ["a", "b"], temperature, stream: undefined, stop: undefined }, options);
   await load("owner/repo", { contextLength: undefined, remote: { model: "org/name", token: undefined, retry: { attempts: undefined } } });
   await models.remove("b.gguf", { signal });
+  const files: readonly File[] = [];
+  await load([files, [new URL("https://h.example/m-00001-of-00002.gguf"), "/m-00002-of-00002.gguf"], "owner/repo"], { contextLength: "max" });
+  const { contextNote, contextLength } = await inspect(files, { contextLength: { max: Infinity } });
+  await models.pull(new URL("https://h.example/b.gguf"));
+  await models.verify(["/a.gguf", new URL("https://h.example/b.gguf")], { signal });
+  // @ts-expect-error: files are not kept
+  await models.pull(new Blob());
+  // @ts-expect-error: no option of this call
+  await models.list({ device: "cpu" });
   // @ts-expect-error: no number
   await load("owner/repo", { contextLength: "most" });
 }
