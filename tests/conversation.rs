@@ -251,7 +251,10 @@ fn arguments_of_calls_are_what_the_template_takes() {
     }
     // What is too long for one conversation is nothing to the next.
     let long = "\u{1}".repeat(9 << 20);
-    assert_eq!(render(&joins, call(json!({"a": long}), json!(""))).unwrap_err().code, Code::InvalidArgument);
+    assert_eq!(
+        render(&joins, call(json!({"a": [long, 1]}), json!(""))).unwrap_err().code,
+        Code::InvalidArgument
+    );
     let long = "x".repeat(1 << 20);
     let rendered = render(&joins, call(json!({"a": long}), json!("")));
     assert_eq!(rendered, Ok(format!("uf({{\"a\": \"{long}\"}})")));

@@ -87,6 +87,10 @@ fn as_jinja2_has_them() {
             "AB['c', 'b'][1, 2][][]",
         ),
         ("{{ 'b' in ['a', 'b'] + ['c'] }}{{ 'x' not in 'a' ~ 'b' }}{{ [1] in [[1]] * 3 }}", "TrueTrueTrue"),
+        (
+            "{{ map.b[1]|abs }} {{ map.b[1]|round(8) }} {{ map.b[1]|float < 1 }} {{ map.b[1] * 2 }}",
+            "1e-07 1e-07 True 2e-07",
+        ),
     ];
     for (source, expected) in cases {
         assert_eq!(render(source, variables.clone()).as_deref(), Ok(expected), "{source}");

@@ -54,7 +54,7 @@ pub fn register(env: &mut Environment) {
     env.add_filter(source::TIMES, operators::times);
     env.add_filter(source::MODULO, operators::modulo);
     env.add_function(source::VARIADIC, operators::variadic);
-    for name in ["sort", "unique", "min", "max", "groupby"] {
+    for name in ["sort", "unique", "min", "max", "groupby", "abs", "round"] {
         guard(env, name);
     }
     lists::register(env);
@@ -154,17 +154,22 @@ fn range(first: i64, stop: Option<i64>, step: Option<i64>) -> Result<Value, Erro
     }
 }
 
-/// Bounds what these filters compare, many times over.
+/// Bounds what these filters compare, many times over, or gives them the float they count with.
 fn guard(env: &mut Environment, name: &'static str) {
     let builtin = match name {
         "sort" => Value::from_function(filters::sort),
         "unique" => Value::from_function(filters::unique),
         "min" => Value::from_function(filters::min),
         "max" => Value::from_function(filters::max),
+        "abs" => Value::from_function(filters::abs),
+        "round" => Value::from_function(filters::round),
         _ => Value::from_function(filters::groupby),
     };
     env.add_filter(name, move |state: &mut State, value: Value, arguments: Rest<ValueOrKwargs>| {
-        let mut all = vec![budget::keep(value)?];
+        let mut all = vec![match python::is_float_object(&value) {
+            true => python::as_float(&value).map_or(value, Value::from),
+            false => budget::keep(value)?,
+        }];
         all.extend(arguments.into_values());
         builtin.call(state, &all)
     });
@@ -291,7 +296,7 @@ fn float(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> 
         Some(text) => python::parse_float(text),
         None => python::as_float(value),
     };
-    Ok(number.map_or(default, python::from_float))
+    Ok(number.map_or(default, Value::from))
 }
 
 fn items(value: &Value) -> Result<Value, Error> {
