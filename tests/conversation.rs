@@ -141,6 +141,22 @@ fn developers_and_a_templates_own_roles() {
         json!([message("user", "u"), message("environment", "E"), message("tool_response", "R")]);
     assert_eq!(render(DEVELOPER, environment.clone()).as_deref(), Ok("<user>u<env>E<env>R"));
     assert_eq!(render(PRINTS, environment).unwrap_err().code, Code::InvalidArgument);
+    // A name in a tag that speaks of roles, before it or behind another name; and none elsewhere.
+    let other = json!([message("other", "O")]);
+    for (source, known) in [
+        ("{% set roles = ['a', 'other'] %}{{ messages[0].role }}", true),
+        ("{% set r = 'other' if messages[0].role else 'other' %}{{ r }}", true),
+        ("{{ messages[0].role if messages[0]['role'] ==  'other' }}", true),
+        ("role {{ 'other' }}{{ messages[0].content }}", false),
+        ("'other' role {% set x = 'other' %}{{ messages[0].role }}", false),
+    ] {
+        assert_eq!(render(source, other.clone()).is_ok(), known, "{source}");
+    }
+    // However often a template has a name, and far from any tag.
+    let often = format!("{{% if true %}}{{% endif %}}{}", "'other' \n".repeat(25_000));
+    let start = std::time::Instant::now();
+    assert_eq!(render(&often, json!([message("other", "O")])).unwrap_err().code, Code::InvalidArgument);
+    assert!(start.elapsed() < std::time::Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -233,6 +249,15 @@ fn arguments_of_calls_are_what_the_template_takes() {
         assert_eq!(error.code, Code::InvalidArgument);
         assert!(error.message.starts_with("messages[1].tool_calls[0].function.arguments "), "{error}");
     }
+    // What is too long for one conversation is nothing to the next.
+    let long = "\u{1}".repeat(9 << 20);
+    assert_eq!(
+        render(&joins, call(json!({"a": [long, 1]}), json!(""))).unwrap_err().code,
+        Code::InvalidArgument
+    );
+    let long = "x".repeat(1 << 20);
+    let rendered = render(&joins, call(json!({"a": long}), json!("")));
+    assert_eq!(rendered, Ok(format!("uf({{\"a\": \"{long}\"}})")));
     // The key alone makes no call.
     let asks_for_key = "{% for m in messages %}{{ 'CALL' if 'tool_calls' in m else m.content }}{% endfor %}";
     for none in [json!(null), json!([])] {

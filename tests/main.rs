@@ -9,6 +9,7 @@ mod double;
 mod edit;
 mod encoder;
 mod engine;
+mod expressions;
 mod fixtures;
 mod gguf;
 mod hub;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 const MOST_TIME: Duration = Duration::from_secs(20);
 const MOST_BYTES: usize = 400 << 20;
 
-/// Renders it within the bounds, to an error if `fails`.
+/// Renders it within the bounds, to an error if `fails`. It must parse: what does not shows nothing.
 fn bounded(source: &str, fails: bool) {
     let start = Instant::now();
     let (rendered, bytes) = peak(|| {
-        let template = ChatTemplate::new("model", source, None, SpecialTokens::new())?;
+        let template = ChatTemplate::new("model", source, None, SpecialTokens::new()).unwrap();
         template.render(&Conversation::new(vec![message("user", "Hi")]))
     });
     let what: String = source.chars().take(300).collect();
@@ -115,7 +115,7 @@ fn what_a_template_holds_is_bounded() {
     ] {
         bounded(&keep(item), true);
     }
-    let long = "x".repeat(200_000);
+    let long = format!("{}\n", "x".repeat(999)).repeat(200);
     for source in [
         // Texts between the tags, macros, blocks.
         format!("{{% for i in range(250000) %}}{{% set a %}}{long}{{% endset %}}{{% endfor %}}"),
@@ -130,6 +130,64 @@ fn what_a_template_holds_is_bounded() {
     }
     // What is let go of does not count.
     bounded("{% for i in range(2000) %}{% set a = ('x' * 200000) ~ i %}{% endfor %}", false);
+}
+
+#[test]
+fn chains_of_filters_are_bounded() {
+    // Some double a text each time, others add a little for each character.
+    for (filter, start, fails) in [
+        ("tojson", "'\"é'", true),
+        ("tojson(ensure_ascii=true)", "'\"é'", true),
+        ("pprint", "'\\\\'", false),
+        ("e", "'&' * 250000", true),
+        ("forceescape", "'&' * 250000", true),
+        ("urlencode", "'%' * 250000", true),
+    ] {
+        let chain = format!("|{filter}").repeat(40);
+        bounded(&format!("{{% set a = {start} %}}{{{{ (a{chain})|length }}}}"), fails);
+    }
+    for filter in ["string", "pprint", "tojson"] {
+        let nested = format!("{}'\\\\'{}", "[".repeat(30), format!("]|{filter}").repeat(30));
+        bounded(&format!("{{{{ {nested}|length }}}}"), true);
+    }
+}
+
+#[test]
+fn work_between_two_instructions_is_bounded() {
+    let texts = "{% set s = 'a' * 1000000 %}{% set t = 'a' * 999999 ~ 'b' %}";
+    for expression in [
+        "([s] * 200000)|map('upper')|list|length",
+        "(['a'] * 200000)|map('replace', 'a', s)|list|length",
+        "(['a'] * 200000)|map('center', 9999)|list|length",
+        "([s[:500]] * 200000)|map('list')|list|length",
+        "([s] * 200000)|sort|length",
+        "([s] * 200000)|unique|list|length",
+        "([s] * 200000)|select('eq', t)|list|length",
+        "([s] * 200000)|sum(start='')|length",
+        "([[1] * 1000] * 200)|sum(start=[])|length",
+        "([[1, 2]] * 80000)|sum(start=[])|length",
+        "[s] * 200000 == [t] * 200000",
+        "t in [s] * 200000",
+        "[t] in [[s] * 200000]",
+        "([1]|batch(16000, s)|first)|map('lower')|list|length",
+    ] {
+        bounded(&format!("{texts}{{{{ {expression} }}}}"), !expression.contains("[1] * 1000"));
+    }
+    for expression in [
+        "s|wordwrap(1)|length",
+        "(' ' * 1000000)|wordwrap(1)|length",
+        "('a-' * 500000)|wordwrap(3)|length",
+        "('&' * 1000000)|striptags|length",
+        "(('&' * 1000000) ~ ';')|striptags|length",
+        "s.strip('b' * 999999 ~ 'a')|length",
+        "s|trim('b' * 999999 ~ 'a')|length",
+        "s|wordwrap(1, wrapstring=s)|length",
+        "{'a': s, 'b': s, 'c': s}|urlencode|length",
+        "dict(range(9999)|map('string')|batch(2))|xmlattr|length",
+        "{'a': s, 'b': s, 'c': s}|xmlattr|length",
+    ] {
+        bounded(&format!("{texts}{{{{ {expression} }}}}"), false);
+    }
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! The virtual machine counts instructions, but a single one can walk over a value of any size, or
 //! make one: forty lists, each of the one before twice, have 2⁴⁰ parts. So whatever a template keeps
-//! or passes on is measured, with all that it shares counted as often as it is found in it. Then no
-//! operator meets more than a bounded value, and between two of them the clock is looked at.
+//! or passes on is measured, with all that it shares counted as often as it is found in it; long texts
+//! within it count as many parts. Then no operator meets more than a bounded value, and between two of
+//! them the clock is looked at.
 
 use super::filters;
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueIter, ValueKind};
@@ -18,6 +19,8 @@ use web_time::Instant;
 const MAX_PARTS: usize = 1 << 18;
 /// The deepest value. JSON schemas in tools stay below; what recurses would exhaust the stack.
 const MAX_NESTING: usize = 128;
+/// Bytes of text that count as a part: what compares or copies a value goes through them as well.
+const PART: usize = 64;
 /// The most parts measured in a rendering, beside two thousand times those of the conversation:
 /// templates may go through all messages for each message.
 const MAX_WALKED: usize = 1 << 23;
@@ -53,6 +56,17 @@ struct Budget {
     swept: usize,
     end: Option<Instant>,
     exceeded: bool,
+    /// Whether that was by the clock alone.
+    late: bool,
+}
+
+/// What a rendering took too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// Time. On another day there may be enough.
+    Time,
+    /// Parts or bytes.
+    Size,
 }
 
 thread_local! {
@@ -75,6 +89,7 @@ impl Budget {
             swept: 0,
             end: None,
             exceeded: false,
+            late: false,
         }
     }
 
@@ -84,7 +99,9 @@ impl Budget {
     }
 
     fn tick(&mut self) -> Result<(), Error> {
-        match self.exceeded || self.end.is_some_and(|end| Instant::now() > end) {
+        let late = self.end.is_some_and(|end| Instant::now() > end);
+        self.late |= late && !self.exceeded;
+        match self.exceeded || late {
             true => Err(self.exceed("the chat template takes too long")),
             false => Ok(()),
         }
@@ -92,11 +109,14 @@ impl Budget {
 
     /// Goes through all of a value, up to `left` parts.
     fn measure(&mut self, value: &Value, depth: usize, left: &mut usize) -> Result<(), Error> {
-        if *left == 0 || self.walked == 0 {
+        // A text by itself has a bound of its own.
+        let text = value.as_str().filter(|_| depth > 0);
+        let cost = 1 + text.map_or(0, |text| text.len() / PART);
+        if *left < cost || self.walked < cost {
             return Err(self.exceed("a value grows beyond all bounds"));
         }
-        *left -= 1;
-        self.walked -= 1;
+        *left -= cost;
+        self.walked -= cost;
         match value.kind() {
             ValueKind::String => {
                 let text = value.as_str().unwrap_or_default();
@@ -156,6 +176,7 @@ pub fn begin(context: &Value) {
             ValueKind::String => {
                 let text = value.as_str().unwrap_or_default();
                 *bytes += text.len();
+                *parts += text.len() / PART;
                 if text.len() >= SHORT {
                     given.insert(text.as_ptr() as usize);
                 }
@@ -178,9 +199,10 @@ pub fn begin(context: &Value) {
     BUDGET.set(Budget { given, end, ..Budget::new(parts, bytes) });
 }
 
-/// Ends it. Whether it took more than it may.
-pub fn end() -> bool {
-    BUDGET.replace(Budget::new(0, 0)).exceeded
+/// Ends it. What it took more of than it may.
+pub fn end() -> Option<Excess> {
+    let ended = BUDGET.replace(Budget::new(0, 0));
+    ended.exceeded.then_some(if ended.late { Excess::Time } else { Excess::Size })
 }
 
 /// Fails once the rendering has taken too long.
@@ -214,6 +236,14 @@ pub fn keep(value: Value) -> Result<Value, Error> {
 pub fn check_text(bytes: usize) -> Result<(), Error> {
     BUDGET.with_borrow_mut(|budget| match bytes > budget.max_text {
         true => Err(budget.exceed("a text grows beyond all bounds")),
+        false => Ok(()),
+    })
+}
+
+/// Refuses lists that only a hostile template would make.
+pub fn check_parts(count: usize) -> Result<(), Error> {
+    BUDGET.with_borrow_mut(|budget| match count > budget.max_parts {
+        true => Err(budget.exceed("a list grows beyond all bounds")),
         false => Ok(()),
     })
 }

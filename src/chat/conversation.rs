@@ -5,7 +5,7 @@
 //! be lost without a word, or break the template.
 
 use super::needs::{Arguments, Content, Needs};
-use super::{json, python};
+use super::{budget, json, python};
 use crate::{Error, Result};
 use minijinja::value::Rest;
 use serde_json::{Map, Value as Json};
@@ -61,10 +61,16 @@ fn role(message: &Map<String, Json>, needs: &Needs, source: &str, at: &str) -> R
 pub fn names_role(source: &str, role: &str) -> bool {
     ['\'', '"'].into_iter().any(|quote| {
         let literal = format!("{quote}{role}{quote}");
+        // How far the source has been read, and whether the tag there has spoken of roles so far.
+        let (mut read, mut in_tag, mut speaks) = (0, false, false);
         source.match_indices(&literal).any(|(at, _)| {
-            let before = &source[..at];
-            let tag = before.rfind("{%").max(before.rfind("{{")).map_or("", |start| &before[start..]);
-            tag.contains("role") || before.trim_end().ends_with("==")
+            let part = &source[read..at];
+            read = at;
+            match part.rfind("{%").max(part.rfind("{{")) {
+                Some(start) => (in_tag, speaks) = (true, part[start..].contains("role")),
+                None => speaks |= in_tag && part.contains("role"),
+            }
+            speaks || source[..at].trim_end().ends_with("==")
         })
     })
 }
@@ -141,7 +147,10 @@ fn fit_calls(message: &mut Map<String, Json>, needs: &Needs, at: &str) -> Result
             }
             (Arguments::Text, Json::Object(_)) => {
                 let value = python::from_json(arguments.clone());
+                // Outside of a rendering: within bounds of its own, which depend on its size.
+                budget::begin(&value);
                 let text = json::tojson(&value, Rest(Vec::new()));
+                budget::end();
                 *arguments = Json::from(text.map_err(|_| {
                     Error::invalid_argument(format!("{at}.arguments cannot be written as JSON"))
                 })?);

@@ -1,12 +1,9 @@
 //! Where Jinja's filters, tests and functions differ between jinja2 and minijinja, jinja2's way.
 
 use super::python::{self, Arguments};
-use super::{budget, formatting, json, methods, operators, source, texts};
-use minijinja::value::{
-    Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs, from_args,
-};
+use super::{budget, formatting, json, lists, methods, operators, source, texts};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The longest list that a template may make.
@@ -27,9 +24,8 @@ pub fn register(env: &mut Environment) {
     env.add_filter("replace", replace);
     env.add_filter("int", int);
     env.add_filter("float", float);
-    env.add_filter("first", first);
-    env.add_filter("last", last);
-    env.add_filter("list", |value: &Value| Ok::<_, Error>(python::iterate(value)?.collect::<Vec<_>>()));
+    // As Python's `pformat` has it where a line has room for it.
+    env.add_filter("pprint", python::repr);
     env.add_filter("title", title);
     env.add_filter("escape", escape);
     env.add_filter("e", escape);
@@ -58,27 +54,22 @@ pub fn register(env: &mut Environment) {
     env.add_filter(source::TIMES, operators::times);
     env.add_filter(source::MODULO, operators::modulo);
     env.add_function(source::VARIADIC, operators::variadic);
-    for name in ["sort", "unique", "min", "max", "groupby"] {
+    for name in ["sort", "unique", "min", "max", "groupby", "abs", "round"] {
         guard(env, name);
     }
+    lists::register(env);
     texts::register(env);
     env.add_filter(source::CONDITION, |value: Value| budget::tick().map(|()| value));
     env.add_filter("format", format);
-    env.add_filter("batch", batch);
-    env.add_filter("slice", slice);
-    env.add_filter("select", select);
-    env.add_filter("reject", reject);
-    env.add_filter("selectattr", selectattr);
-    env.add_filter("rejectattr", rejectattr);
-    env.add_filter("map", map);
 
     env.add_test("sequence", |value: &Value| {
         matches!(
             value.kind(),
             ValueKind::Seq | ValueKind::Iterable | ValueKind::String | ValueKind::Map | ValueKind::Undefined
-        ) && !is_generator(value)
+        ) && !lists::is_generator(value)
     });
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_test("divisibleby", operators::divisible);
     env.add_test("number", |value: &Value| {
         matches!(value.kind(), ValueKind::Number | ValueKind::Bool) || python::is_float_object(value)
     });
@@ -163,17 +154,22 @@ fn range(first: i64, stop: Option<i64>, step: Option<i64>) -> Result<Value, Erro
     }
 }
 
-/// Bounds what these filters compare, many times over.
+/// Bounds what these filters compare, many times over, or gives them the float they count with.
 fn guard(env: &mut Environment, name: &'static str) {
     let builtin = match name {
         "sort" => Value::from_function(filters::sort),
         "unique" => Value::from_function(filters::unique),
         "min" => Value::from_function(filters::min),
         "max" => Value::from_function(filters::max),
+        "abs" => Value::from_function(filters::abs),
+        "round" => Value::from_function(filters::round),
         _ => Value::from_function(filters::groupby),
     };
     env.add_filter(name, move |state: &mut State, value: Value, arguments: Rest<ValueOrKwargs>| {
-        let mut all = vec![budget::keep(value)?];
+        let mut all = vec![match python::is_float_object(&value) {
+            true => python::as_float(&value).map_or(value, Value::from),
+            false => budget::keep(value)?,
+        }];
         all.extend(arguments.into_values());
         builtin.call(state, &all)
     });
@@ -209,60 +205,6 @@ fn dict(arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     Ok(Value::from_pairs(pairs))
 }
 
-fn count(number: usize) -> Result<usize, Error> {
-    budget::check_text(number.saturating_mul(64)).map(|()| number)
-}
-
-fn batch(state: &State, value: Value, size: usize, fill: Option<Value>) -> Result<Value, Error> {
-    filters::batch(state, value, count(size)?, fill)
-}
-
-fn slice(state: &State, value: Value, slices: usize, fill: Option<Value>) -> Result<Value, Error> {
-    filters::slice(state, value, count(slices)?, fill)
-}
-
-/// What jinja2's filters give that are generators there: true even if empty.
-#[derive(Debug)]
-struct Generator(Vec<Value>);
-
-impl Object for Generator {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Iterable
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.0.clone())
-    }
-
-    fn is_true(self: &Arc<Self>) -> bool {
-        true
-    }
-}
-
-/// Whether `value` is a generator in jinja2.
-pub fn is_generator(value: &Value) -> bool {
-    value.downcast_object_ref::<Generator>().is_some()
-}
-
-fn generator(items: Vec<Value>) -> Value {
-    Value::from_object(Generator(items))
-}
-
-macro_rules! generators {
-    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
-        $(fn $name(state: &mut State<'_, '_>, $($argument: $type),*) -> Result<Value, Error> {
-            filters::$name(state, $($argument),*).map(generator)
-        })*
-    };
-}
-generators! {
-    select(value: Value, test: Option<Cow<'_, str>>, arguments: Rest<ValueOrKwargs>);
-    reject(value: Value, test: Option<Cow<'_, str>>, arguments: Rest<ValueOrKwargs>);
-    selectattr(value: Value, name: Cow<'_, str>, test: Option<Cow<'_, str>>, arguments: Rest<ValueOrKwargs>);
-    rejectattr(value: Value, name: Cow<'_, str>, test: Option<Cow<'_, str>>, arguments: Rest<ValueOrKwargs>);
-    map(value: Value, arguments: Rest<ValueOrKwargs>);
-}
-
 /// jinja2's `joiner`: nothing when first called, then the separator.
 #[derive(Debug)]
 struct Joiner {
@@ -284,7 +226,7 @@ impl Object for Joiner {
 fn trim(value: &Value, characters: Option<&str>) -> String {
     let text = python::str(value);
     match characters {
-        Some(characters) => text.trim_matches(|c| characters.contains(c)).to_owned(),
+        Some(_) => python::strip_of(&text, characters, true, true).to_owned(),
         None => python::strip(&text).to_owned(),
     }
 }
@@ -323,23 +265,26 @@ fn int(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let base = arguments.get(1, "base")?.map_or(Ok(10), u32::try_from)?;
     arguments.end(2)?;
     let Some(text) = value.as_str() else {
-        let number = match value.kind() {
-            ValueKind::Bool => Ok(i64::from(value.is_true())),
-            _ if value.is_integer() => return Ok(value.clone()),
-            _ => f64::try_from(value.clone()).map(|number| number as i64),
+        return match python::as_float(value) {
+            _ if value.kind() == ValueKind::Bool => Ok(Value::from(i64::from(value.is_true()))),
+            _ if value.is_integer() => Ok(value.clone()),
+            Some(number) if !number.is_nan() => truncated(number),
+            _ => Ok(default),
         };
-        return Ok(number.map_or(default, Value::from));
     };
-    let text = python::strip(text);
-    let digits = match base {
-        16 => text.trim_start_matches("0x"),
-        8 => text.trim_start_matches("0o"),
-        2 => text.trim_start_matches("0b"),
-        _ => text,
-    };
-    let integer = if (2..=36).contains(&base) { i64::from_str_radix(digits, base).ok() } else { None };
-    let number = integer.or_else(|| text.parse::<f64>().ok().filter(|x| x.is_finite()).map(|x| x as i64));
-    Ok(number.map_or(default, Value::from))
+    match (python::parse_integer(text, base), python::parse_float(text)) {
+        (Some(integer), _) => Ok(operators::whole(integer)),
+        (None, Some(number)) if number.is_finite() => truncated(number),
+        _ => Ok(default),
+    }
+}
+
+/// Python's `int` of a float. There, integers have no bounds.
+fn truncated(number: f64) -> Result<Value, Error> {
+    match number.abs() < i128::MAX as f64 {
+        true => Ok(operators::whole(number as i128)),
+        false => Err(Error::new(ErrorKind::InvalidOperation, "a number is too large for an integer")),
+    }
 }
 
 fn float(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
@@ -348,23 +293,15 @@ fn float(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> 
     let default = arguments.get(0, "default")?.unwrap_or_else(|| Value::from(0.0));
     arguments.end(1)?;
     let number = match value.as_str() {
-        Some(text) => python::strip(text).parse::<f64>().ok(),
-        None => f64::try_from(value.clone()).ok(),
+        Some(text) => python::parse_float(text),
+        None => python::as_float(value),
     };
     Ok(number.map_or(default, Value::from))
 }
 
-fn first(value: &Value) -> Result<Value, Error> {
-    Ok(python::iterate(value)?.next().unwrap_or_default())
-}
-
-fn last(value: &Value) -> Result<Value, Error> {
-    Ok(python::iterate(value)?.last().unwrap_or_default())
-}
-
 fn items(value: &Value) -> Result<Value, Error> {
     match value.is_undefined() {
-        true => Ok(generator(Vec::new())),
+        true => Ok(lists::generator(Vec::new())),
         false => filters::items(value),
     }
 }
@@ -418,9 +355,11 @@ fn title(value: &Value) -> String {
 }
 
 /// markupsafe's escape.
-pub fn escape(value: &Value) -> String {
+pub fn escape(value: &Value) -> Result<String, Error> {
+    let text = python::str(value);
+    budget::check_text(text.len())?;
     let mut out = String::new();
-    for c in python::str(value).chars() {
+    for c in text.chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
@@ -430,7 +369,8 @@ pub fn escape(value: &Value) -> String {
             c => out.push(c),
         }
     }
-    out
+    budget::check_text(out.len())?;
+    Ok(out)
 }
 
 fn default(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {

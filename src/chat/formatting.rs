@@ -205,11 +205,11 @@ pub fn format(text: &str, args: &[Value]) -> Result<Value, Error> {
         if brace == "}" {
             return Err(invalid("Single '}' encountered in format string"));
         }
-        // Fields in a field's format come from the arguments too; those are rare, and a way to great widths.
+        // Fields within a field, as in `{:>{}}`, are rare.
         let (field, tail) =
             rest.split_once('}').ok_or_else(|| invalid("expected '}' before end of string"))?;
         if field.contains('{') {
-            return Err(Error::new(ErrorKind::OutOfFuel, "a width from the arguments is not supported"));
+            return Err(invalid("a format from the arguments, as in '{:>{}}', is not supported"));
         }
         rest = tail;
         let (field, spec) = field.split_once(':').unwrap_or((field, ""));

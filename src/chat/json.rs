@@ -1,7 +1,7 @@
 //! JSON as Python's `json.dumps` writes it.
 
 use super::python::{self, Arguments};
-use super::{budget, filters};
+use super::{budget, lists};
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
@@ -54,9 +54,9 @@ impl Writer {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number(value)),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default())?,
             ValueKind::Plain if python::is_float_object(value) => self.out.push_str(&value.to_string()),
-            ValueKind::Seq | ValueKind::Iterable if !filters::is_generator(value) => {
+            ValueKind::Seq | ValueKind::Iterable if !lists::is_generator(value) => {
                 let items: Vec<Value> = value.try_iter()?.collect();
                 self.list('[', ']', &items, level, |this, item, level| this.value(item, level))?;
             }
@@ -71,8 +71,8 @@ impl Writer {
                         ValueKind::None => this.string("null"),
                         ValueKind::Bool => this.string(if key.is_true() { "true" } else { "false" }),
                         ValueKind::Number => this.string(&number(key)),
-                        kind => return Err(not_serializable(kind)),
-                    }
+                        kind => Err(not_serializable(kind)),
+                    }?;
                     this.out.push_str(&this.key_separator);
                     this.value(&value.get_item(key)?, level)
                 })?;
@@ -112,7 +112,8 @@ impl Writer {
         }
     }
 
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        budget::check_text(self.out.len().saturating_add(text.len()))?;
         self.out.push('"');
         for c in text.chars() {
             let _ = match c {
@@ -131,6 +132,8 @@ impl Writer {
             };
         }
         self.out.push('"');
+        // Escapes may have made it longer.
+        budget::check_text(self.out.len())
     }
 }
 

@@ -44,6 +44,30 @@ pub fn length(text: &str, quote: char) -> usize {
     text.len()
 }
 
+/// The length of the number that `text` begins with. The sign of an exponent is a part of it.
+pub fn number(text: &str) -> usize {
+    let run = |text: &str, digit: fn(char) -> bool| {
+        text.find(|c: char| !digit(c) && c != '_').unwrap_or(text.len())
+    };
+    let decimal = |text: &str| run(text, |c| c.is_ascii_digit());
+    if ["0x", "0X", "0o", "0O", "0b", "0B"].iter().any(|prefix| text.starts_with(prefix)) {
+        return 2 + run(&text[2..], |c| c.is_ascii_hexdigit());
+    }
+    let mut length = decimal(text);
+    if let Some(fraction) = text[length..].strip_prefix('.')
+        && fraction.starts_with(|c: char| c.is_ascii_digit())
+    {
+        length += 1 + decimal(fraction);
+    }
+    if let Some(power) = text[length..].strip_prefix(['e', 'E']) {
+        let sign = usize::from(power.starts_with(['+', '-']));
+        if power[sign..].starts_with(|c: char| c.is_ascii_digit()) {
+            length += 1 + sign + decimal(&power[sign..]);
+        }
+    }
+    length
+}
+
 /// A literal with its quotes, with only such escapes as every Jinja reads alike.
 pub fn plain(literal: &str) -> Result<String, &'static str> {
     let quote = &literal[..1];

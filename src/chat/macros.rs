@@ -3,7 +3,7 @@
 
 use super::literal;
 use super::source::{first_word, word};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// The macros that use `varargs` or `kwargs`, with the names of their other parameters.
 pub type Variadic = BTreeMap<String, Vec<String>>;
@@ -57,26 +57,32 @@ impl<'a> Signature<'a> {
     }
 }
 
-/// The tags of a source, roughly: what is in strings and comments may be among them.
+/// The tags of a source with what follows each, roughly: what is in strings and comments may be among
+/// them.
 fn tags(source: &str) -> impl Iterator<Item = &str> {
-    source.match_indices("{%").map(|(at, _)| &source[at..])
+    let mut starts = source.match_indices("{%").map(|(at, _)| at).peekable();
+    std::iter::from_fn(move || {
+        let start = starts.next()?;
+        Some(&source[start..starts.peek().copied().unwrap_or(source.len())])
+    })
 }
 
 /// Finds the macros of a source that take any number of arguments.
 pub fn variadic(source: &str) -> Variadic {
     let mut found = Variadic::new();
-    if !["varargs", "kwargs"].iter().any(|name| source.contains(name)) {
-        return found;
-    }
+    // Those whose end is yet to come.
+    let mut open = Vec::new();
     for tag in tags(source) {
-        let Some((_, "macro")) = first_word(tag) else { continue };
-        let body = tags(&tag[2..]).find(|tag| matches!(first_word(tag), Some((_, "endmacro"))));
-        let body = &tag[..tag.len() - body.map_or(0, str::len)];
-        if let Some(signature) = Signature::read(tag)
-            && (body.contains("varargs") || body.contains("kwargs"))
-        {
-            let names = signature.parameters.iter().map(|(name, _)| name.to_string()).collect();
-            found.insert(signature.name.to_owned(), names);
+        match first_word(tag) {
+            Some((_, "macro")) => open.extend(Signature::read(tag)),
+            Some((_, "endmacro")) => open.clear(),
+            _ => {}
+        }
+        if tag.contains("varargs") || tag.contains("kwargs") {
+            found.extend(open.drain(..).map(|signature| {
+                let names = signature.parameters.iter().map(|(name, _)| name.to_string()).collect();
+                (signature.name.to_owned(), names)
+            }));
         }
     }
     found
@@ -86,7 +92,8 @@ pub fn variadic(source: &str) -> Variadic {
 pub fn defaults(tag: &str, variadic: &Variadic) -> Option<Vec<String>> {
     let signature = Signature::read(tag)?;
     let is_variadic = variadic.contains_key(signature.name);
-    let names = |default: &str| signature.parameters.iter().any(|(name, _)| mentions(default, name));
+    let all: HashSet<&str> = signature.parameters.iter().map(|(name, _)| *name).collect();
+    let names = |default: &str| mentions(default, &all);
     let late: Vec<_> = signature
         .parameters
         .iter()
@@ -121,11 +128,16 @@ pub fn defaults(tag: &str, variadic: &Variadic) -> Option<Vec<String>> {
     Some(tags)
 }
 
-/// Whether an expression mentions a variable.
-fn mentions(expression: &str, name: &str) -> bool {
-    let part_of_name = |c: char| c.is_alphanumeric() || c == '_';
-    expression.match_indices(name).any(|(at, _)| {
-        !expression[..at].ends_with(|c: char| part_of_name(c) || c == '.')
-            && !expression[at + name.len()..].starts_with(part_of_name)
-    })
+/// Whether an expression mentions one of these variables.
+fn mentions(expression: &str, names: &HashSet<&str>) -> bool {
+    let (mut before, mut rest) = (' ', expression);
+    while let Some(c) = rest.chars().next() {
+        let name = word(rest);
+        if before != '.' && names.contains(name) {
+            return true;
+        }
+        before = c;
+        rest = &rest[name.len().max(c.len_utf8())..];
+    }
+    false
 }

@@ -1,7 +1,7 @@
 //! The methods of Python's strings, lists and dictionaries that templates call.
 
 use super::python::{self, Arguments};
-use super::{budget, filters, formatting, source};
+use super::{budget, digits, filters, formatting, source};
 use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
@@ -17,6 +17,10 @@ pub fn tuple<const N: usize>(items: [Value; N]) -> Value {
 pub fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match name {
         source::SLICE => return slice(value, args),
+        source::CYCLE if args.is_empty() => {
+            return Err(Error::new(ErrorKind::InvalidOperation, "no items for cycling given"));
+        }
+        source::CYCLE => return value.call_method(state, "cycle", args),
         source::ATTRIBUTE => {
             let (name,): (&str,) = from_args(args)?;
             return match value.kind() {
@@ -91,9 +95,7 @@ fn indices(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> imp
 fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let stripped = |from_start: bool, from_end: bool| -> Result<Value, Error> {
         let (characters,): (Option<&str>,) = from_args(args)?;
-        let drop = |c: char| characters.map_or(python::is_space(c), |characters| characters.contains(c));
-        let text = if from_start { text.trim_start_matches(drop) } else { text };
-        Ok(Value::from(if from_end { text.trim_end_matches(drop) } else { text }))
+        Ok(Value::from(python::strip_of(text, characters, from_start, from_end)))
     };
     Ok(Some(match name {
         "strip" => stripped(true, true)?,
@@ -169,9 +171,10 @@ fn string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error
             Value::from(text.matches(wanted).count())
         }
         "replace" => replace(text, args)?,
-        "isdecimal" => {
+        "isdecimal" | "isdigit" => {
             let () = from_args(args)?;
-            Value::from(!text.is_empty() && text.chars().all(|c| c.is_ascii_digit()))
+            let digit = if name == "isdigit" { digits::is_digit } else { digits::is_decimal };
+            Value::from(!text.is_empty() && text.chars().all(digit))
         }
         "istitle" => {
             let () = from_args(args)?;
@@ -379,10 +382,19 @@ fn expand_tabs(text: &str, size: usize) -> Result<String, Error> {
 }
 
 fn pad(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let (width, fill): (i64, Option<&str>) = from_args(args)?;
-    let fill = fill.unwrap_or(if name == "zfill" { "0" } else { " " });
+    let (width, fill) = match name {
+        "zfill" => (from_args::<(i64,)>(args)?.0, "0"),
+        _ => {
+            let (width, fill): (i64, Option<&str>) = from_args(args)?;
+            (width, fill.unwrap_or(" "))
+        }
+    };
+    if fill.chars().count() != 1 {
+        let message = "the fill character must be exactly one character long";
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
     let missing = usize::try_from(width).unwrap_or(0).saturating_sub(text.chars().count());
-    budget::check_text(missing)?;
+    budget::check_text(missing.saturating_mul(fill.len()).saturating_add(text.len()))?;
     let (sign, text) = match text.strip_prefix(['+', '-']) {
         Some(digits) if name == "zfill" => text.split_at(text.len() - digits.len()),
         _ => ("", text),

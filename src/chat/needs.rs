@@ -2,8 +2,18 @@
 //! declare nothing, and differ in everything. llama.cpp finds it out the same way.
 
 use super::conversation;
-use crate::{Code, Result};
+use crate::{Code, Error, Result};
 use serde_json::{Map, Value as Json, json};
+use std::cell::RefCell;
+
+/// Why a rendering failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the caller is told.
+    pub error: Error,
+    /// Whether only the clock stopped it: that says nothing about the template.
+    pub late: bool,
+}
 
 /// The forms of content that a template shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +74,24 @@ impl Needs {
     }
 
     /// Renders conversations with `render`, which takes the messages and whether there are tools.
-    /// `source` is the template's.
-    pub fn find(source: &str, render: impl Fn(Vec<Json>, bool) -> Result<String>) -> Needs {
+    /// `source` is the template's. Fails once a rendering is late.
+    pub fn find(source: &str, render: impl Fn(Vec<Json>, bool) -> Result<String, Failure>) -> Result<Needs> {
+        let late = RefCell::new(None);
+        let needs = Self::probe(source, |messages, tools| {
+            if let Some(error) = &*late.borrow() {
+                return Err(Error::clone(error));
+            }
+            render(messages, tools).map_err(|failure| {
+                if failure.late {
+                    late.replace(Some(failure.error.clone()));
+                }
+                failure.error
+            })
+        });
+        late.into_inner().map_or(Ok(needs), Err)
+    }
+
+    fn probe(source: &str, render: impl Fn(Vec<Json>, bool) -> Result<String>) -> Needs {
         let mut needs = Needs {
             content: [Content::Text; 4],
             arguments: Arguments::Unknown,
@@ -207,4 +233,33 @@ fn calls(render: impl Fn(Json) -> Result<String>) -> (Arguments, bool) {
         return (arguments, null);
     }
     (Arguments::Unknown, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Content, Failure, Needs};
+    use crate::Error;
+    use std::cell::Cell;
+
+    #[test]
+    fn what_is_found_too_late_is_not_found() {
+        for late_at in 0..4 {
+            let renderings = Cell::new(0);
+            let found = Needs::find("", |messages, _| {
+                let late = renderings.replace(renderings.get() + 1) == late_at;
+                let parts = messages[0]["content"][0]["text"].as_str();
+                match parts.filter(|_| !late) {
+                    Some(text) => Ok(text.to_owned()),
+                    None if late => Err(Failure { error: Error::unsupported_model("late"), late }),
+                    None => Err(Failure { error: Error::invalid_argument("no parts"), late }),
+                }
+            });
+            assert_eq!(found, Err(Error::unsupported_model("late")), "{late_at}");
+            assert_eq!(renderings.get(), late_at + 1);
+        }
+        // As slow as it may be, but not late: so it is on every conversation.
+        let never =
+            Needs::find("", |_, _| Err(Failure { error: Error::unsupported_model("too much"), late: false }));
+        assert_eq!(never.unwrap().content("user"), Content::Text);
+    }
 }

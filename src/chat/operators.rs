@@ -59,7 +59,10 @@ pub fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
         return formatting::printf(format, right);
     }
     if let (Some(a), Some(b)) = (integer(left), integer(right)) {
-        let rest = a.checked_rem(b).ok_or_else(|| invalid("division by zero"))?;
+        if b == 0 {
+            return Err(invalid("division by zero"));
+        }
+        let rest = a.wrapping_rem(b);
         return Ok(whole(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }));
     }
     match floats(left, right) {
@@ -72,7 +75,13 @@ pub fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
     }
 }
 
-fn whole(number: i128) -> Value {
+/// Whether `left % right` is 0.
+pub fn divisible(left: &Value, right: &Value) -> Result<bool, Error> {
+    Ok(modulo(left, right)? == Value::from(0))
+}
+
+/// An integer in the form that minijinja gives those that are not large.
+pub fn whole(number: i128) -> Value {
     i64::try_from(number).map_or_else(|_| Value::from(number), Value::from)
 }
 

@@ -4,6 +4,7 @@ use super::budget;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, ValueIter, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Value};
 use serde_json::Value as Json;
+use std::collections::HashSet;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
@@ -197,7 +198,14 @@ fn write_repr(out: &mut String, value: &Value) {
     let is_namespace = super::filters::is_namespace(value);
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
-        ValueKind::String => write_string(out, value.as_str().unwrap_or_default()),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            if budget::check_text(out.len().saturating_add(text.len())).is_ok() {
+                write_string(out, text);
+                // Escapes may have made it longer; then this ends the rendering.
+                let _ = budget::check_text(out.len());
+            }
+        }
         ValueKind::Number if !value.is_integer() => {
             out.push_str(&f64::try_from(value.clone()).map(float).unwrap_or_default())
         }
@@ -304,4 +312,52 @@ pub fn is_space(c: char) -> bool {
 /// `str.strip()`.
 pub fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
+}
+
+/// `str.strip(characters)`, or of only one end.
+pub fn strip_of<'a>(text: &'a str, characters: Option<&str>, from_start: bool, from_end: bool) -> &'a str {
+    // A set: both texts may be long.
+    let set: Option<HashSet<char>> = characters.map(|characters| characters.chars().collect());
+    let drop = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
+    let text = if from_start { text.trim_start_matches(drop) } else { text };
+    if from_end { text.trim_end_matches(drop) } else { text }
+}
+
+/// `int(text, base)`: a prefix may name the base, and underscores may part digits. `None` if it is no
+/// integer, or larger than any that is kept here.
+pub fn parse_integer(text: &str, base: u32) -> Option<i128> {
+    let text = strip(text);
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let prefixes = match base {
+        16 => ["0x", "0X"],
+        8 => ["0o", "0O"],
+        2 => ["0b", "0B"],
+        _ => ["", ""],
+    };
+    let digits = match prefixes.iter().find_map(|prefix| digits.strip_prefix(prefix)) {
+        Some(digits) if base != 10 => digits.strip_prefix('_').unwrap_or(digits),
+        _ => digits,
+    };
+    let digits = without_underscores(digits).filter(|digits| !digits.starts_with(['+', '-']))?;
+    match (2..=36).contains(&base) {
+        true => i128::from_str_radix(&format!("{sign}{digits}"), base).ok(),
+        false => None,
+    }
+}
+
+/// `float(text)`.
+pub fn parse_float(text: &str) -> Option<f64> {
+    without_underscores(strip(text))?.parse().ok()
+}
+
+/// A number without the underscores between its digits; `None` if there are others.
+fn without_underscores(text: &str) -> Option<String> {
+    let inside = |part: &str| !part.is_empty();
+    let between_digits = text.split('_').all(inside)
+        && text.split('_').skip(1).all(|part| part.starts_with(|c: char| c.is_alphanumeric()))
+        && text.rsplit('_').skip(1).all(|part| part.ends_with(|c: char| c.is_alphanumeric()));
+    between_digits.then(|| text.replace('_', ""))
 }

@@ -15,6 +15,7 @@
 //!   machine counts instructions, but nothing in it counts memory. For the same reason tags with
 //!   very many operators are refused, on which the parser would exhaust its stack.
 //! - Conditions and long texts go through filters that look at the clock and count.
+//! - `loop.cycle(a, b)` becomes `loop.__cycle__(a, b)`: minijinja panics where there are no arguments.
 //! - `x.items` without a call becomes `x.__attribute__("items")`: on a dictionary that is the method in
 //!   Python, even if there is such a key.
 
@@ -25,6 +26,8 @@ use super::tag::Tag;
 pub const SLICE: &str = "__slice__";
 /// The name of the method that looks up an attribute that dictionaries have as a method.
 pub const ATTRIBUTE: &str = "__attribute__";
+/// The name of the method that stands for `cycle`.
+pub const CYCLE: &str = "__cycle__";
 /// The name of the filter that refuses what Python cannot iterate over.
 pub const ITERABLE: &str = "__iterable__";
 /// The name of the filter that refuses values beyond all bounds.
@@ -206,6 +209,20 @@ mod tests {
                 "{{ f(a + b, *c, d=e ~ '+') }}",
                 "{{ f( (a + b)|__bounded__ , *c, d= (e ~ '+')|__bounded__ ) }}",
             ),
+            (
+                "{%macro f(a, b, c=[1], d=2)%}{% call(v, w) m((a, b), c) %}",
+                "{%macro f(a, b, c= ([1])|__bounded__ , d=2)%}{% call(v, w) m( ((a, b))|__bounded__ , c) %}",
+            ),
+            (
+                "{% for ((a, b), c) in x %}{% with (a, (b, c)) = x %}{% set ((a, b), c) = x %}",
+                "{% for ((a, b), c) in ( x )|__iterable__ %}{% with (a, (b, c)) = (x)|__bounded__ %}{% set ((a, b), c) = (x)|__bounded__ %}",
+            ),
+            (
+                "{{ x * 1e-3 % 2.5E+4 - 0x1f-1_0 * y.0.items }}",
+                "{{ ((x)|__times__( 1e-3))|__modulo__( 2.5E+4) - 0x1f-(1_0)|__times__( y.0.__attribute__(\"items\")) }}",
+            ),
+            ("{{ loop . cycle (1, 2) }}{{ x.cycle }}", "{{ loop .__cycle__ (1, 2) }}{{ x.cycle }}"),
+            ("{{ a ~ a in b ~ b }}", "{{ (a ~ a)|__bounded__ in (b ~ b)|__bounded__ }}"),
             ("{{ a + b[i + 1:j + 1] }}", "{{ a + b.__slice__((i + 1)|__bounded__, j + 1) }}"),
             (
                 "{% with a=b~b, c=d %}{% if a == b ~ b %}",

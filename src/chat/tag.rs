@@ -3,7 +3,7 @@
 use super::literal;
 use super::macros::Variadic;
 use super::source::{
-    ATTRIBUTE, BOUNDED, CONDITION, HELD, ITERABLE, MODULO, SLICE, TIMES, VARIADIC, first_word, word,
+    ATTRIBUTE, BOUNDED, CONDITION, CYCLE, HELD, ITERABLE, MODULO, SLICE, TIMES, VARIADIC, first_word, word,
 };
 
 /// The most operators, calls and indices in a tag. Published templates have at most some thirty.
@@ -31,6 +31,8 @@ struct Bracket {
     /// The same for what a comparison, `and`, `or` or `if` has on one side.
     operand: usize,
     operand_grows: bool,
+    /// Whether `in` searches that operand: unlike what comparisons go through, it has no bound in the other.
+    searched: bool,
     /// Where the product begins that is being read, and its last factor.
     product: usize,
     factor: usize,
@@ -111,6 +113,7 @@ impl<'a> Tag<'a> {
             grows: false,
             operand: within,
             operand_grows: false,
+            searched: false,
             product: within,
             factor: within,
             open: false,
@@ -201,7 +204,7 @@ impl<'a> Tag<'a> {
     fn begin_operand(&mut self, skip: usize) {
         let at = self.out.len() + skip;
         if let Some(bracket) = self.brackets.last_mut() {
-            (bracket.operand, bracket.operand_grows) = (at, false);
+            (bracket.operand, bracket.operand_grows, bracket.searched) = (at, false, false);
         }
         self.begin_product(skip);
     }
@@ -210,6 +213,9 @@ impl<'a> Tag<'a> {
     /// begins at the end of the output, after what is yet to be copied.
     fn end_expression(&mut self, skip: usize) {
         self.end_factor();
+        if self.brackets.last().is_some_and(|bracket| bracket.searched) {
+            self.end_operand();
+        }
         let stored = self.outermost() && self.part == Part::Value;
         let filter = if self.dotted { HELD } else { BOUNDED };
         if let Some(bracket) = self.brackets.last_mut() {
@@ -289,11 +295,13 @@ impl<'a> Tag<'a> {
                 '<' | '>' => self.compare(1),
                 ',' => {
                     self.end_expression(1);
+                    let mut tuple = false;
                     if let Some(bracket) = self.brackets.last_mut() {
                         bracket.commas = true;
+                        // Not between arguments, nor between the parameters of a signature.
+                        tuple = bracket.kind == '(' && !bracket.follows;
                     }
-                    // A tuple.
-                    if !self.outermost() {
+                    if tuple {
                         self.grow_around();
                     }
                     self.copy(1);
@@ -317,6 +325,7 @@ impl<'a> Tag<'a> {
                     self.begin_operand(1);
                     self.copy(1);
                 }
+                '0'..='9' => self.copy(literal::number(rest)),
                 c if c.is_alphabetic() || c == '_' => self.word(word(rest)),
                 c => self.copy(c.len_utf8()),
             }
@@ -360,24 +369,32 @@ impl<'a> Tag<'a> {
     }
 
     fn attribute(&mut self, rest: &'a str) {
-        let name = word(&rest[1..]);
-        let called = rest[1 + name.len()..].trim_start().starts_with('(');
+        let space = rest[1..].len() - rest[1..].trim_start().len();
+        let name = word(&rest[1 + space..]);
+        let length = 1 + space + name.len();
+        let called = rest[length..].trim_start().starts_with('(');
         // `set` may give a namespace any attribute.
         let assigned = self.outermost() && self.part == Part::Assigned;
         self.dotted |= assigned;
         let number = name.starts_with(|c: char| c.is_ascii_digit());
         if METHODS.contains(&name) && !called && !assigned {
             self.out.push_str(&format!(".{ATTRIBUTE}(\"{name}\")"));
-            self.at += 1 + name.len();
+            self.at += length;
+        } else if name == "cycle" && called {
+            self.out.push_str(&format!(".{CYCLE}"));
+            self.at += length;
         } else {
-            self.copy(if number { 1 } else { 1 + name.len() });
+            self.copy(if number { 1 } else { length });
         }
     }
 
     fn begin_bracket(&mut self, c: char) {
         let before = self.out.trim_end();
         let name = before.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-        let keyword = matches!(name, "in" | "and" | "or" | "not" | "if" | "else" | "is" | "elif" | "set");
+        let keyword = matches!(
+            name,
+            "in" | "and" | "or" | "not" | "if" | "else" | "is" | "elif" | "set" | "for" | "with"
+        );
         let follows = c != '{'
             && !keyword
             && before
@@ -438,7 +455,11 @@ impl<'a> Tag<'a> {
         if splits || own {
             self.end_operand();
             self.copy(word.len());
-            return self.begin_operand(0);
+            self.begin_operand(0);
+            if let Some(bracket) = self.brackets.last_mut() {
+                bracket.searched = word == "in";
+            }
+            return;
         }
         let called = rest.trim_start().starts_with('(');
         match self.variadic.get(word).filter(|_| called && !is_name && self.kind != "macro") {

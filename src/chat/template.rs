@@ -1,6 +1,7 @@
 //! Chat templates: a model's Jinja, run as Hugging Face transformers runs it.
 
-use super::needs::{self, Needs};
+use super::budget::Excess;
+use super::needs::{self, Failure, Needs};
 use super::{
     Conversation, LocalTime, budget, continuation, conversation, filters, formats, methods, python, source,
 };
@@ -137,31 +138,34 @@ impl ChatTemplate {
         };
         let template = env.get_template(key).map_err(|error| failure(&error))?;
         let source = template.source();
-        let needs = needs.get_or_init(|| {
-            Needs::find(source, |messages, with_tools| {
-                let tools = (with_tools || key == TOOL_USE).then(|| vec![needs::tool()]);
-                let context =
-                    self.context(&Conversation { tools, ..Conversation::default() }, messages, true);
-                self.run(
-                    env,
-                    key,
-                    context,
-                    FUEL_FOR_NEEDS,
-                    Some(LocalTime { unix_seconds: 0, utc_offset: 0 }),
-                )
-            })
-        });
+        let needs = match needs.get() {
+            Some(needs) => needs,
+            None => {
+                let found = self.find_needs(env, key, source)?;
+                needs.get_or_init(|| found)
+            }
+        };
         let mut messages = conversation::fit(&conversation.messages, needs, source)?;
         let continued = if continues { Some(continuation::mark(&mut messages)?) } else { None };
 
         let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64;
         let open = conversation.add_generation_prompt.unwrap_or(!continues);
-        let rendered =
-            self.run(env, key, self.context(conversation, messages, open), fuel, conversation.now)?;
+        let rendered = self
+            .run(env, key, self.context(conversation, messages, open), fuel, conversation.now)
+            .map_err(|failure| failure.error)?;
         match continued {
             Some(text) => continuation::cut(rendered, &text),
             None => Ok(rendered),
         }
+    }
+
+    fn find_needs(&self, env: &Environment<'static>, key: &str, source: &str) -> Result<Needs> {
+        let now = LocalTime { unix_seconds: 0, utc_offset: 0 };
+        Needs::find(source, |messages, with_tools| {
+            let tools = (with_tools || key == TOOL_USE).then(|| vec![needs::tool()]);
+            let context = self.context(&Conversation { tools, ..Conversation::default() }, messages, true);
+            self.run(env, key, context, FUEL_FOR_NEEDS, Some(now))
+        })
     }
 
     /// The template's variables.
@@ -182,7 +186,7 @@ impl ChatTemplate {
         context: Map<String, Json>,
         fuel: u64,
         now: Option<LocalTime>,
-    ) -> Result<String> {
+    ) -> Result<String, Failure> {
         // Cheap: an environment's parts are shared.
         let mut env = env.clone();
         env.set_fuel(Some(fuel));
@@ -195,11 +199,13 @@ impl ChatTemplate {
         let rendered = env
             .get_template(key)
             .and_then(|template| template.render_captured_to(context, &mut output).map(drop));
-        match rendered {
-            _ if budget::end() => Err(Error::unsupported_model(TOO_MUCH)),
+        let excess = budget::end();
+        let rendered = match rendered {
+            _ if excess.is_some() => Err(Error::unsupported_model(TOO_MUCH)),
             Ok(()) => String::from_utf8(output.0).map_err(|_| Error::internal("a template wrote no UTF-8")),
             Err(error) => Err(failure(&error)),
-        }
+        };
+        rendered.map_err(|error| Failure { error, late: excess == Some(Excess::Time) })
     }
 }
 

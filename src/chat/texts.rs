@@ -5,6 +5,7 @@ use super::{budget, filters};
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::fmt::Write;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -87,6 +88,9 @@ fn strip_tags(text: &str) -> String {
     unescape(&joined)
 }
 
+/// The longest reference, with its ampersand and semicolon.
+const LONGEST_REFERENCE: usize = 10;
+
 /// The few references that markupsafe's `escape` writes, and numeric ones.
 fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -94,7 +98,8 @@ fn unescape(text: &str) -> String {
     while let Some(at) = rest.find('&') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let reference = rest[1..].split_once(';').map(|(name, _)| name).filter(|name| name.len() <= 8);
+        let end = rest.bytes().take(LONGEST_REFERENCE).position(|byte| byte == b';');
+        let reference = end.map(|end| &rest[1..end]);
         let c = reference.and_then(|name| match name {
             "amp" => Some('&'),
             "lt" => Some('<'),
@@ -152,8 +157,8 @@ fn url_encode(value: &Value) -> Result<String, Error> {
     if matches!(value.kind(), ValueKind::Map) || (value.as_str().is_none() && value.kind() == ValueKind::Seq)
     {
         let is_map = value.kind() == ValueKind::Map;
-        let mut pairs = Vec::new();
-        for item in value.try_iter()? {
+        let mut out = String::new();
+        for (n, item) in value.try_iter()?.enumerate() {
             let (key, item) = match is_map {
                 true => {
                     let of_key = value.get_item(&item)?;
@@ -161,17 +166,20 @@ fn url_encode(value: &Value) -> Result<String, Error> {
                 }
                 false => (item.get_item_by_index(0)?, item.get_item_by_index(1)?),
             };
-            pairs.push(format!("{}={}", quote(&python::str(&key), true), quote(&python::str(&item), true)));
+            out.push_str(if n > 0 { "&" } else { "" });
+            quote(&mut out, &python::str(&key), true)?;
+            out.push('=');
+            quote(&mut out, &python::str(&item), true)?;
         }
-        return Ok(pairs.join("&"));
+        return Ok(out);
     }
-    let text = quote(&python::str(value), false);
-    budget::check_text(text.len())?;
-    Ok(text)
+    let mut out = String::new();
+    quote(&mut out, &python::str(value), false)?;
+    Ok(out)
 }
 
-fn quote(text: &str, in_query: bool) -> String {
-    let mut out = String::with_capacity(text.len());
+fn quote(out: &mut String, text: &str, in_query: bool) -> Result<(), Error> {
+    budget::check_text(out.len().saturating_add(text.len()))?;
     for byte in text.bytes() {
         match byte {
             b' ' if in_query => out.push('+'),
@@ -183,7 +191,7 @@ fn quote(text: &str, in_query: bool) -> String {
             }
         }
     }
-    out
+    budget::check_text(out.len())
 }
 
 /// Runs of letters, digits and underscores.
@@ -209,69 +217,83 @@ fn word_wrap(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Er
         return Err(invalid("wordwrap: the width must be more than 0"));
     }
     let text = python::str(value);
-    let mut out = Vec::new();
-    for line in super::methods::lines(&text) {
-        let line = super::methods::without_end(line);
-        let wrapped = wrap(line, width, long, hyphens);
-        out.push(wrapped.join(&separator));
+    let mut out = String::new();
+    for (n, line) in super::methods::lines(&text).into_iter().enumerate() {
+        let line: Vec<char> = super::methods::without_end(line).chars().collect();
+        let wrapped = wrap(&line, width, long, hyphens);
+        for (m, part) in wrapped.into_iter().enumerate() {
+            out.push_str(if n + m > 0 { &separator } else { "" });
+            out.extend(&line[part]);
+            budget::check_text(out.len())?;
+        }
     }
-    let out = out.join(&separator);
-    budget::check_text(out.len())?;
     Ok(out)
 }
 
-/// Without expanding tabs or replacing white space.
-fn wrap(line: &str, width: usize, break_long_words: bool, hyphens: bool) -> Vec<String> {
-    let mut chunks: Vec<Vec<char>> = chunks(line, hyphens);
+/// Where the parts of a line begin and end, without expanding tabs or replacing white space. A line
+/// that has nothing to show is one empty part.
+fn wrap(line: &[char], width: usize, break_long_words: bool, hyphens: bool) -> Vec<Range<usize>> {
+    let mut chunks = chunks(line, hyphens);
     chunks.reverse();
-    let blank = |chunk: &[char]| chunk.iter().all(|c| c.is_ascii_whitespace() || *c == '\u{b}');
-    let mut lines: Vec<String> = Vec::new();
+    // A chunk is of one kind.
+    let blank = |chunk: &Range<usize>| line[chunk.clone()].first().is_none_or(|c| is_blank(*c));
+    let mut parts: Vec<Range<usize>> = Vec::new();
     while let Some(next) = chunks.last() {
-        if blank(next) && !lines.is_empty() {
+        if blank(next) && !parts.is_empty() {
             chunks.pop();
         }
-        let mut current: Vec<Vec<char>> = Vec::new();
+        // Where the last chunk of this part begins, and where all of them do.
+        let (mut last, mut part) = (0, None);
+        let mut push = |chunk: Range<usize>| {
+            last = chunk.start;
+            part = Some(part.as_ref().map_or(chunk.start, |part: &Range<usize>| part.start)..chunk.end);
+        };
         let mut length = 0;
         while let Some(chunk) = chunks.pop_if(|chunk| length + chunk.len() <= width) {
             length += chunk.len();
-            current.push(chunk);
+            push(chunk);
         }
         if let Some(chunk) = chunks.last_mut().filter(|chunk| chunk.len() > width) {
             if break_long_words {
-                let space = width - length;
-                let mut end = space;
+                let mut end = chunk.start + width - length;
+                let room = &line[chunk.start..end];
                 if hyphens
-                    && chunk.len() > space
-                    && let Some(hyphen) = chunk[..space].iter().rposition(|c| *c == '-')
-                    && hyphen > 0
-                    && chunk[..hyphen].iter().any(|c| *c != '-')
+                    && let Some(hyphen) = room.iter().rposition(|c| *c == '-')
+                    && room[..hyphen].iter().any(|c| *c != '-')
                 {
-                    end = hyphen + 1;
+                    end = chunk.start + hyphen + 1;
                 }
-                let rest = chunk.split_off(end);
-                current.push(std::mem::replace(chunk, rest));
-            } else if current.is_empty() {
-                current.extend(chunks.pop());
+                push(chunk.start..end);
+                chunk.start = end;
+            } else if length == 0 {
+                chunks.pop().into_iter().for_each(push);
             }
         }
-        if current.last().is_some_and(|chunk| blank(chunk)) {
-            current.pop();
-        }
-        if !current.is_empty() {
-            lines.push(current.concat().into_iter().collect());
+        let Some(part) = part else { continue };
+        let end = if blank(&(last..part.end)) { last } else { part.end };
+        if end > part.start {
+            parts.push(part.start..end);
         }
     }
-    lines
+    if parts.is_empty() {
+        parts.push(0..0);
+    }
+    parts
+}
+
+fn is_blank(c: char) -> bool {
+    c.is_ascii_whitespace() || c == '\u{b}'
 }
 
 /// Words and the white space between them; words with hyphens in parts.
-fn chunks(line: &str, hyphens: bool) -> Vec<Vec<char>> {
-    let space = |c: char| c.is_ascii_whitespace() || c == '\u{b}';
-    let characters: Vec<char> = line.chars().collect();
+fn chunks(line: &[char], hyphens: bool) -> Vec<Range<usize>> {
     let mut chunks = Vec::new();
-    for run in characters.chunk_by(|a, b| space(*a) == space(*b)) {
-        if !hyphens || run.first().is_some_and(|c| space(*c)) {
-            chunks.push(run.to_vec());
+    let mut before = 0;
+    for run in line.chunk_by(|a, b| is_blank(*a) == is_blank(*b)) {
+        let offset = before;
+        before += run.len();
+        if !hyphens || run.first().is_some_and(|c| is_blank(*c)) {
+            chunks.push(offset..before);
             continue;
         }
         let letter = |c: Option<&char>| c.is_some_and(|c| c.is_alphabetic() || *c == '_');
@@ -286,8 +308,8 @@ fn chunks(line: &str, hyphens: bool) -> Vec<Vec<char>> {
                 && run.get(at + dashes).is_some_and(|c| c.is_alphanumeric() || *c == '_')
             {
                 // A dash between words is a part of its own.
-                chunks.push(run[start..at].to_vec());
-                chunks.push(run[at..at + dashes].to_vec());
+                chunks.push(offset + start..offset + at);
+                chunks.push(offset + at..offset + at + dashes);
                 start = at + dashes;
             } else if dashes == 1
                 && at >= start + 2
@@ -296,13 +318,13 @@ fn chunks(line: &str, hyphens: bool) -> Vec<Vec<char>> {
                 && letter(run.get(at + 1))
                 && (letter(run.get(at + 2)) || (run.get(at + 2) == Some(&'-') && letter(run.get(at + 3))))
             {
-                chunks.push(run[start..=at].to_vec());
+                chunks.push(offset + start..offset + at + 1);
                 start = at + 1;
             }
             at += dashes.max(1);
         }
         if start < run.len() {
-            chunks.push(run[start..].to_vec());
+            chunks.push(offset + start..before);
         }
     }
     chunks
@@ -319,7 +341,7 @@ fn xml_attributes(value: &Value, autospace: Option<bool>) -> Result<String, Erro
     if value.kind() != ValueKind::Map {
         return Err(invalid("xmlattr needs a mapping"));
     }
-    let mut out = Vec::new();
+    let mut out = String::new();
     for key in value.try_iter()? {
         let item = value.get_item(&key)?;
         if item.is_none() || item.is_undefined() {
@@ -329,11 +351,11 @@ fn xml_attributes(value: &Value, autospace: Option<bool>) -> Result<String, Erro
         if name.chars().any(|c| c.is_ascii_whitespace() || "/>=".contains(c)) {
             return Err(invalid("xmlattr: an attribute's name has a character that none may have"));
         }
-        out.push(format!("{}=\"{}\"", filters::escape(&key), filters::escape(&item)));
+        out.push_str(if out.is_empty() && !autospace.unwrap_or(true) { "" } else { " " });
+        out.push_str(&format!("{}=\"{}\"", filters::escape(&key)?, filters::escape(&item)?));
+        budget::check_text(out.len())?;
     }
-    let out = out.join(" ");
-    let spaced = autospace.unwrap_or(true) && !out.is_empty();
-    Ok(if spaced { format!(" {out}") } else { out })
+    Ok(out)
 }
 
 /// jinja2's `cycler`.
