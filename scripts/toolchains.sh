@@ -170,10 +170,10 @@ setup_node() {
   local version
   if ! have node || ! have npm; then apt nodejs npm || true; fi
   hash -r
-  have node || die "Node.js is missing" "install Node 20 or newer: https://nodejs.org/en/download"
+  have node || die "Node.js is missing" "install Node 20.19 or newer: https://nodejs.org/en/download"
   have npm || die "npm is missing" "it comes with Node from https://nodejs.org; Debian: sudo apt-get install npm"
   version=$(node -p process.versions.node)
-  at_least "$version" 20.14 || die "Node $version is too old" "install Node 20.14 or newer: https://nodejs.org/en/download"
+  at_least "$version" 20.19 || die "Node $version is too old" "install Node 20.19 or newer: https://nodejs.org/en/download"
 }
 
 # npm_install FOLDER: `npm ci`, when the lock file is newer than what was installed last.

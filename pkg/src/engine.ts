@@ -74,7 +74,8 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   }
 
   /** The ids of a text. `special` reads special tokens written in it and adds those the model starts and ends with. */
-  tokenize(text: string, options: { special?: boolean } & RequestOptions = {}): Promise<number[]> {
+  async tokenize(text: string, options: { special?: boolean } & RequestOptions = {}): Promise<number[]> {
+    if (typeof text !== "string") throw new CandlewickError("invalid_argument", "tokenize() takes a text.");
     return this.#connection.call({ method: "tokenize", text, special: options.special ?? false }, options);
   }
 
@@ -107,6 +108,7 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
    * of its provider. One text that fails does not fail the rest.
    */
   async embed(texts: string[], { model, dimensions, truncate, ...options }: EmbedOptions = {}): Promise<Embedding[]> {
+    if (!Array.isArray(texts)) throw new CandlewickError("invalid_argument", "embed() takes an array of texts.");
     if (texts.length === 0) return [];
     return this.#connection.call({ method: "embed", model, body: { input: texts, dimensions, truncate } }, options);
   }

@@ -235,6 +235,27 @@ export interface Retrying {
   provider?: string;
 }
 
+/** The probabilities of a token, as hosted models tell them: natural logarithms. */
+export interface TokenLogprob {
+  token: string;
+  bytes: number[] | null;
+  logprob: number;
+}
+
+/** Of hosted models only. */
+export interface ChatLogprobs {
+  content: (TokenLogprob & { top_logprobs: TokenLogprob[] })[] | null;
+  refusal: (TokenLogprob & { top_logprobs: TokenLogprob[] })[] | null;
+}
+
+/** Of hosted models only. */
+export interface CompletionLogprobs {
+  text_offset?: number[];
+  token_logprobs?: number[];
+  tokens?: string[];
+  top_logprobs?: { [token: string]: number }[];
+}
+
 export interface ChatCompletion {
   id: string;
   object: "chat.completion";
@@ -243,7 +264,9 @@ export interface ChatCompletion {
   choices: {
     index: number;
     message: { role: "assistant"; content: string | null; refusal: string | null; reasoning_content?: string; tool_calls?: ToolCall[] };
-    logprobs: null;
+    logprobs: ChatLogprobs | null;
+    /** With `return_tokens`: the answer's ids. */
+    tokens?: number[];
     finish_reason: FinishReason;
   }[];
   usage: Usage;
@@ -265,7 +288,7 @@ export interface ChatCompletionChunk {
       reasoning_content?: string;
       tool_calls?: { index: number; id?: string; type?: "function"; function?: { name?: string; arguments?: string } }[];
     };
-    logprobs: null;
+    logprobs: ChatLogprobs | null;
     finish_reason: FinishReason | null;
   }[];
   usage?: Usage | null;
@@ -283,7 +306,14 @@ export interface Completion {
   object: "text_completion";
   created: number;
   model: string;
-  choices: { index: number; text: string; logprobs: null; finish_reason: "stop" | "length" | "content_filter" }[];
+  choices: {
+    index: number;
+    text: string;
+    logprobs: CompletionLogprobs | null;
+    /** With `return_tokens`: the answer's ids. */
+    tokens?: number[];
+    finish_reason: "stop" | "length" | "content_filter";
+  }[];
   usage?: Usage;
   timings?: Timings;
   /** On the first chunk that says something, and on the last. */

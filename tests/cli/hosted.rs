@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::remote::World;
+#[cfg(unix)]
+use std::io::Read;
 
 pub const TEXT: &str = "Süße Grüße: 你好 🌍, it works.";
 const TOKEN: &str = "hf_secretsecretsecret";
@@ -180,7 +182,18 @@ fn chat_with_hosted_models() {
     assert_eq!(roles(2), ["Hello", TEXT, "More"]);
 }
 
+/// What a program writes to a terminal, if it is little.
+#[cfg(unix)]
+fn in_terminal(mut command: Command) -> String {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    assert!(command.stdout(Stdio::from(pty.slave)).status().unwrap().success());
+    let mut shown = [0; 4096];
+    let len = std::fs::File::from(pty.master).read(&mut shown).unwrap();
+    String::from_utf8(shown[..len].to_vec()).unwrap()
+}
+
 #[test]
+#[cfg(unix)]
 fn nothing_that_a_server_says_reaches_the_terminal_as_a_command() {
     let user = User::new();
     let evil = "\u{1b}]0;pwn\u{7}\u{1b}[2J\u{9b}31m\r";
@@ -191,13 +204,18 @@ fn nothing_that_a_server_says_reaches_the_terminal_as_a_command() {
     let listed = json!([{ "id": format!("org/{evil}") }]);
     let mut fatal = refused.clone();
     fatal["status"] = json!(400);
-    let script = json!([refused, answered, answered, fatal]);
+    let script = json!([refused, answered, answered, answered, fatal]);
     let world = World::new("cli-escapes", json!({ "script": script, "models": listed }));
     user.says(&["provider", "add", "evil", "--url", &world.url, "--model", "org/large"]);
     let output = user.command(&["run", "evil", "-p", "Hi"]).output().unwrap();
     let (stdout, stderr) =
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert_eq!(stdout, "Hi\\u001b]0;pwn\\u0007\\u001b[2J\\u009b31m\\u000d\tthere\n");
+    assert_eq!(stdout, format!("Hi{evil}\tthere\n"), "programs and files get what the model said");
+    let shown = in_terminal(user.command(&["run", "evil", "-p", "Hi", "--quiet"]));
+    assert_eq!(
+        shown, "Hi\\u001b]0;pwn\\u0007\\u001b[2J\\u009b31m\\u000d\tthere\r\n",
+        "the terminal ends lines itself"
+    );
     assert!(stderr.contains("pwn") && stderr.contains("attempt 2 follows"), "{stderr}");
     let json = user.says(&["run", "evil", "-p", "Hi", "--json"]);
     let answer: Value = serde_json::from_str(&json).unwrap();
