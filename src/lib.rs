@@ -8,13 +8,13 @@
 //!          template tokenizer  layer order,    cpu, gpu   logits      whole
 //!                              written once               to token    characters
 //!                                  ▲
-//!              store ─► model::gguf ─► weights, piece by piece
+//!              store ─► format::gguf ─► weights, piece by piece
 //! ```
 //!
 //! - [`hub`] finds models by name and fetches them, resumable and verified.
 //! - [`store`] reads a model file by range: a path, memory, a browser's `File`, an address; and keeps what was fetched.
 //! - [`http`] is the one seam to the network.
-//! - [`model`] reads the header ([`model::gguf`]), what varies between families
+//! - [`format`] reads a model's header ([`format::gguf`]); [`model`] knows what varies between families
 //!   ([`model::Config`]), and holds the transformer ([`model::Decoder`]).
 //! - [`backend`] is what a device must be able to do, the CPU, and the GPU through wgpu.
 //! - [`text`] and [`chat`] turn conversations into tokens and tokens into text; [`sampling`]
@@ -49,11 +49,13 @@ pub mod chat;
 pub mod cli;
 pub mod engine;
 mod error;
+pub mod format;
 pub mod http;
 pub mod hub;
 mod json;
 pub mod model;
 pub mod openai;
+pub mod progress;
 pub mod remote;
 pub mod router;
 pub mod sampling;

@@ -8,8 +8,9 @@ mod value;
 
 use crate::backend::cpu::pool::web as pool;
 use crate::backend::gpu;
-use crate::engine::{self, Context, Device, Options, Progress};
+use crate::engine::{self, Context, Device, Options};
 use crate::openai::{ChatRequest, Chunks, Completion, EmbeddingRequest, Endpoint, Retrying};
+use crate::progress::Progress;
 use crate::remote::{Client, Config, OnRetry};
 use crate::router::{Cache, CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
 use crate::store::IndexedDbStore;

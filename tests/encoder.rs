@@ -6,7 +6,7 @@ use candlewick::backend::Backend;
 use candlewick::backend::cpu::Cpu;
 use candlewick::chat::Conversation;
 use candlewick::engine::{Device, Document, EmbeddingSettings, Engine, Options, Prompt, Settings};
-use candlewick::model::gguf::Header;
+use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Encoder};
 use candlewick::openai::{EmbeddingRequest, Encoded};
 use candlewick::remote::OnRetry;

@@ -7,7 +7,7 @@ use candlewick::backend::{Backend, Linear, Norm, Tokens};
 use candlewick::engine::{
     Context, Device, Engine, Event, FinishReason, Generation, Options, Prompt, Settings, Truncation,
 };
-use candlewick::model::gguf::TensorType;
+use candlewick::format::gguf::TensorType;
 use candlewick::sampling::Sampling;
 use candlewick::store::{MemorySource, Source};
 use candlewick::{Code, Error, Result};

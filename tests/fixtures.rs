@@ -1,7 +1,7 @@
 //! The files under `tests/fixtures`, which `make.py` there makes.
 
 use candlewick::backend::Backend;
-use candlewick::model::gguf::Header;
+use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::store::FileSource;
 use std::io::Read;

@@ -13,6 +13,7 @@ mod expressions;
 mod fixtures;
 mod gguf;
 mod hub;
+mod layers;
 mod odd;
 mod openai;
 mod remote;

@@ -4,8 +4,8 @@
 use crate::edit::{ARRAY, Edit, F32, Tensor, array};
 use crate::fixtures::{contents, path};
 use candlewick::engine::{Device, Engine, Options, Prompt, Settings, inspect};
+use candlewick::format::gguf::Header;
 use candlewick::model::Config;
-use candlewick::model::gguf::Header;
 use candlewick::sampling::Sampling;
 use candlewick::store::MemorySource;
 use candlewick::text::Tokenizer;

@@ -2,7 +2,7 @@
 
 use candlewick::Code;
 use candlewick::chat::{ChatTemplate, Conversation, LocalTime, SpecialTokens, formats, message};
-use candlewick::model::gguf::{Header, Metadata};
+use candlewick::format::gguf::{Header, Metadata};
 use candlewick::store::MemorySource;
 use serde_json::{Value, json};
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use crate::edit::{ARRAY, Edit, STRING, array};
 use candlewick::Code;
-use candlewick::model::gguf::{Header, Metadata};
+use candlewick::format::gguf::{Header, Metadata};
 use candlewick::store::MemorySource;
 use candlewick::text::{Detokenizer, Kind, Tokenizer};
 use rand_chacha::ChaCha8Rng;

@@ -5,8 +5,8 @@
 use candlewick::Result;
 use candlewick::chat::{Conversation, message};
 use candlewick::engine::{Engine, Language, Options};
+use candlewick::format::gguf::Header;
 use candlewick::model::Config;
-use candlewick::model::gguf::Header;
 use candlewick::store::MemorySource;
 use libfuzzer_sys::fuzz_target;
 use std::rc::Rc;

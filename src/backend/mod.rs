@@ -25,7 +25,7 @@ pub use random::Random;
 pub use room::{Room, room};
 
 use crate::Result;
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 

@@ -5,7 +5,7 @@ use super::{
     Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, NormKind, Rope, Tokens,
     Top, Vector, Wanted,
 };
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;

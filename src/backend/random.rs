@@ -1,6 +1,6 @@
 //! Made-up weights: for what is tried on a device before a model is, and for tests.
 
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use half::{bf16, f16};
 
 /// xorshift64* of Sebastiano Vigna, <https://doi.org/10.1145/2845077>. The seed is anything but 0.

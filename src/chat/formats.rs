@@ -1,7 +1,7 @@
 //! Formats for models whose files carry no template, by architecture, name and special tokens.
 
 use crate::Result;
-use crate::model::gguf::Metadata;
+use crate::format::gguf::Metadata;
 
 /// Every format's name and template.
 const SOURCES: [(&str, &str); 10] = [

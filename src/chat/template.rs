@@ -5,7 +5,7 @@ use super::needs::{self, Failure, Needs};
 use super::{
     Conversation, LocalTime, budget, continuation, conversation, filters, formats, methods, python, source,
 };
-use crate::model::gguf::Metadata;
+use crate::format::gguf::Metadata;
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value};

@@ -16,8 +16,8 @@ mod run;
 mod settings;
 
 use crate::engine::{Device, Engine, Options};
+use crate::format::gguf::Header;
 use crate::hub;
-use crate::model::gguf::Header;
 use crate::store::{Source, no_file, open_file};
 use crate::{Error, Result};
 use arguments::{Cli, Command, Common};

@@ -2,7 +2,7 @@
 //! the cursor, set the window's title or answer for the user, are written as JSON has them (`\u001b`) and never reach a
 //! terminal as they are.
 
-use crate::engine::{Progress, Stage};
+use crate::progress::{Progress, Stage};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::borrow::Cow;

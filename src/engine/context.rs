@@ -3,9 +3,9 @@
 use super::info::Memory;
 use super::{Options, estimate};
 use crate::backend::room;
+use crate::format::gguf::Header;
 use crate::json::Whole;
 use crate::model::Config;
-use crate::model::gguf::Header;
 use crate::{Code, Error, Result};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Unexpected, Visitor};

@@ -2,7 +2,7 @@
 
 use super::{Options, context, info};
 use crate::backend::{Backend, Room, room, seconds_a_token};
-use crate::model::gguf::Header;
+use crate::format::gguf::Header;
 use crate::model::{Config, Decoder, Encoder};
 use crate::store::Source;
 use crate::{Error, Result};

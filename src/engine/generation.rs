@@ -1,12 +1,12 @@
 //! One answer: prefill, then decode, token by token, as the caller asks for the next event.
 
 use super::counts::{Clock, PromptTokensDetails, Timings, Usage};
-use super::progress::Progress;
 use super::recovery::{Recovery, Step};
 use super::stop::StopMatcher;
 use super::{Language, Session};
 use crate::backend::Top;
 use crate::chat::Conversation;
+use crate::progress::Progress;
 use crate::sampling::{Sampler, Sampling};
 use crate::text::Detokenizer;
 use crate::{Error, Result};

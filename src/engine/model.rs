@@ -2,12 +2,12 @@
 
 use super::device::{self, Choice};
 use super::info::Memory;
-use super::progress::Reporter;
 use super::{Options, context};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, seconds_a_token};
-use crate::model::gguf::Header;
+use crate::format::gguf::Header;
 use crate::model::{Config, Decoder, Encoder};
+use crate::progress::Reporter;
 use crate::store::Source;
 use crate::{Code, Error, Result};
 use std::cell::Cell;

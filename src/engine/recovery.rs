@@ -1,7 +1,7 @@
 //! A model comes back after its GPU was lost.
 
 use super::model::{Loaded, Model, Target, of_the_device};
-use super::progress::{Meter, Progress, Reporter, Stage};
+use crate::progress::{Meter, Progress, Reporter, Stage};
 use crate::{Code, Error, Result};
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, poll_fn};

@@ -5,7 +5,8 @@
 //! owner/repo/file.gguf[@revision]                huggingface.co/owner/repo/blob|resolve|raw/REVISION/file.gguf
 //! ```
 
-use super::spec::{HubSpec, Wanted, is_file, is_gguf, is_name, is_revision};
+use super::spec::{HubSpec, Wanted, is_gguf};
+use crate::store::names::{is_file, is_name, is_revision};
 use crate::{Error, Result};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;

@@ -4,7 +4,7 @@ use super::find::Addresses;
 use super::hash::hex;
 use super::models::{Models, beside, is_beside};
 use super::spec::{HubSpec, Spec, Wanted};
-use crate::engine::{Meter, Progress, Stage};
+use crate::progress::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Split};
 use crate::{Error, Result};
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! Which file of a repository a name means.
 
 use super::spec::{Wanted, is_gguf};
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use crate::store::Split;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -2,11 +2,11 @@
 //! <https://huggingface.co/docs/hub/api>
 
 use super::choose::RemoteFile;
-use super::hash::is_hash;
 use super::patience::{FIRST_ANSWER, Failure, Patience};
-use super::spec::{Spec, is_file, is_name};
+use super::spec::Spec;
 use crate::http::{self, Backoff, Request, Response, Timeouts, Token, may_retry};
 use crate::remote::OnRetry;
+use crate::store::names::{is_file, is_hash};
 use crate::{Code, Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
@@ -309,9 +309,4 @@ fn next_page(header: &str) -> Option<String> {
         let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         parameters.replace(' ', "").contains("rel=\"next\"").then(|| url.to_owned())
     })
-}
-
-/// `owner/repo`, checked.
-pub(crate) fn is_repo(repo: &str) -> bool {
-    repo.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name))
 }

@@ -7,7 +7,7 @@
 use super::hash::hex;
 use super::patience::{Failure, Patience};
 use super::remote::{Answer, Remote};
-use crate::engine::{Meter, Progress, Stage};
+use crate::progress::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Source, Store, Written};
 use crate::{Error, Result, http};
 use async_lock::Mutex;

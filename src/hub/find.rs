@@ -2,11 +2,12 @@
 
 use super::choose::{MAX_SIZE, RemoteFile, choose, may_be_adapter};
 use super::client::{Client, Repository};
-use super::hash::{is_hash, sha256};
+use super::hash::sha256;
 use super::models::Models;
 use super::remote::{LookedUp, Remote};
 use super::spec::{HubSpec, Spec, Wanted, shown};
-use crate::model::gguf::{self, Header};
+use crate::format::gguf::{self, Header};
+use crate::store::names::{is_file, is_hash};
 use crate::store::{Key, Record, Split, Store, arranged};
 use crate::{Code, Error, Result};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -386,5 +387,5 @@ fn file_name(url: &str) -> String {
     let name = url.rsplit('/').next().unwrap_or(url);
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name: String = name.chars().filter(|&c| safe(c)).collect();
-    if super::is_file(&name) { name } else { "model.gguf".to_owned() }
+    if is_file(&name) { name } else { "model.gguf".to_owned() }
 }

@@ -23,15 +23,10 @@ mod spec;
 
 pub use cached::{Cached, Verdict};
 pub use choose::RemoteFile;
-pub(crate) use client::is_repo;
 pub use client::{Client, Repository};
 pub use download::{Download, Report, Sizes};
 pub use find::Found;
-pub(crate) use hash::is_hash;
 pub use model::{Model, Peek, load};
 pub use models::{Inspected, Models};
 pub use remote::Remote;
-pub(crate) use spec::is_file;
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) use spec::is_revision;
 pub use spec::{ALIASES, HubSpec, Spec, Wanted};

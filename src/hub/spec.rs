@@ -136,26 +136,6 @@ pub(super) fn is_gguf(name: &str) -> bool {
     name.len() > 5 && name.to_ascii_lowercase().ends_with(".gguf")
 }
 
-/// What the Hub allows in names of owners and repositories.
-pub(crate) fn is_name(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    !name.is_empty() && name.len() <= 96 && name.chars().all(plain) && !name.starts_with('.')
-}
-
-/// A relative path that stays below where it begins, on every system.
-pub(crate) fn is_file(path: &str) -> bool {
-    let safe = |c: char| !c.is_control() && !matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|');
-    path.len() <= 512
-        && path.split('/').all(|part| {
-            !part.is_empty() && !part.trim_matches(['.', ' ']).is_empty() && part.chars().all(safe)
-        })
-}
-
-/// A branch, tag or commit: `main`, `refs/pr/1`, `v1.0`.
-pub(crate) fn is_revision(revision: &str) -> bool {
-    revision.split('/').all(is_name)
-}
-
 /// An address without what may hold a signature.
 pub(super) fn shown(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or(url)

@@ -3,10 +3,10 @@
 //! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Where a file leaves a
 //! value out, the default is the family's, as transformers and llama.cpp have it.
 
-use super::gguf::Header;
 use super::keys::{Keys, check_layers};
 use super::rope::RopeConfig;
 use crate::backend::{Activation, Attention, Heads, Rope};
+use crate::format::gguf::Header;
 use crate::{Error, Result};
 
 /// Larger than any published model. With it a row's bytes can be counted in 32 bits, whatever a hostile file says.

@@ -1,10 +1,10 @@
 //! The transformer decoder: tokens in, the scores of what follows out.
 
 use super::config::Config;
-use super::gguf::Header;
 use super::layers::Layers;
 use super::loader::{Loader, Progress};
 use crate::backend::{Backend, Buffer, KernelTime, Linear, Needs, Norm, Outline, Tokens, Top, Wanted};
+use crate::format::gguf::Header;
 use crate::store::Source;
 use crate::{Error, Result};
 

@@ -1,10 +1,10 @@
 //! The transformer encoder: a text's tokens in, one vector out.
 
 use super::config::Config;
-use super::gguf::{Header, Metadata};
 use super::layers::Layers;
 use super::loader::{Loader, Progress};
 use crate::backend::{Backend, KernelTime, Needs, Outline, Tokens};
+use crate::format::gguf::{Header, Metadata};
 use crate::store::Source;
 use crate::{Error, Result};
 

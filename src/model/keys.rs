@@ -1,6 +1,6 @@
 //! The numbers that a file has about its model.
 
-use super::gguf::Metadata;
+use crate::format::gguf::Metadata;
 use crate::{Error, Result};
 
 /// Keys of one architecture: `{architecture}.{key}`.

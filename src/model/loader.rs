@@ -4,8 +4,8 @@
 //! file's order: each byte once, and the next piece is on its way while one is brought to the backend.
 
 use super::config::Config;
-use super::gguf::{Header, TensorInfo, TensorType};
 use crate::backend::{Backend, Linear, Matrix, Norm, Vector};
+use crate::format::gguf::{Header, TensorInfo, TensorType};
 use crate::store::Source;
 use crate::{Error, Result};
 use futures_util::stream::{self, StreamExt};

@@ -1,7 +1,5 @@
 //! From a GGUF file to something that can run.
 
-pub mod gguf;
-
 mod config;
 mod decoder;
 mod encoder;

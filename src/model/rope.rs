@@ -1,9 +1,9 @@
 //! How positions rotate queries and keys: RoPE, and the ways to stretch it over longer contexts.
 
 use super::config::{Architecture, MAX_WIDTH};
-use super::gguf::Header;
 use super::keys::Keys;
 use crate::backend::{Rope, RopePairing};
+use crate::format::gguf::Header;
 use crate::{Error, Result};
 
 /// As a file's metadata have it.

@@ -1,7 +1,8 @@
 //! The parts of an answer, and the whole that they make: the same for local and hosted models.
 
 use super::lenient;
-use crate::engine::{FinishReason, Progress, Timings, Usage};
+use crate::engine::{FinishReason, Timings, Usage};
+use crate::progress::Progress;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Where fetched files stay.
 
-use crate::hub::{is_file, is_hash, is_repo};
+use super::names::{is_file, is_hash, is_repo};
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};

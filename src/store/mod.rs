@@ -12,6 +12,7 @@ mod indexeddb;
 mod joined;
 mod memory;
 mod memory_store;
+pub(crate) mod names;
 #[cfg(target_arch = "wasm32")]
 mod origin;
 #[cfg(target_arch = "wasm32")]

@@ -5,7 +5,7 @@ use super::merges::{NONE, Word};
 use super::pretokenizers::{PreTokenizer, Rules};
 use super::spm::byte_token;
 use super::vocabulary::Vocabulary;
-use crate::model::gguf::Metadata;
+use crate::format::gguf::Metadata;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -3,7 +3,7 @@
 use super::trie::{NONE, ROOT, Trie};
 use super::vocabulary::{Kind, Vocabulary};
 use crate::Result;
-use crate::model::gguf::Metadata;
+use crate::format::gguf::Metadata;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;

@@ -4,7 +4,7 @@
 use super::merges::{NONE, Word};
 use super::vocabulary::{Vocabulary, check_len};
 use crate::Result;
-use crate::model::gguf::Metadata;
+use crate::format::gguf::Metadata;
 
 #[derive(Debug)]
 pub(super) struct Spm {

@@ -8,7 +8,7 @@ use super::special::{Fragment, SpecialTokens};
 use super::spm::Spm;
 use super::vocabulary::{Kind, Vocabulary};
 use super::wordpiece::WordPiece;
-use crate::model::gguf::Metadata;
+use crate::format::gguf::Metadata;
 use crate::{Error, Result};
 use std::borrow::Cow;
 

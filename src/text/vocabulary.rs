@@ -1,7 +1,7 @@
 //! The tokens of a file: id to text, text to id, and what kind each is.
 
 use super::rolling::{Prefixes, Rolling};
-use crate::model::gguf::Metadata;
+use crate::format::gguf::Metadata;
 use crate::{Error, Result};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;

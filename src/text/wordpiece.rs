@@ -6,7 +6,7 @@
 
 use super::trie::{ROOT, Trie};
 use super::vocabulary::Vocabulary;
-use crate::model::gguf::Metadata;
+use crate::format::gguf::Metadata;
 use crate::{Error, Result};
 use regex_automata::meta::Regex;
 use unicode_normalization::UnicodeNormalization;

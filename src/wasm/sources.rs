@@ -3,9 +3,10 @@
 
 use super::models::{self, HubOptions};
 use super::to_js;
-use crate::engine::{self, Options, Progress};
+use crate::engine::{self, Options};
+use crate::format::gguf;
 use crate::hub::Spec;
-use crate::model::gguf;
+use crate::progress::Progress;
 use crate::store::{self, BlobSource, BytesSource, Source};
 use crate::{Error, Result};
 use js_sys::{Array, Uint8Array};

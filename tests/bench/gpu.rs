@@ -5,7 +5,7 @@
 use candlewick::Result;
 use candlewick::backend::gpu::{Gpu, Options};
 use candlewick::backend::{self, Backend, KernelTime, Linear, Needs, Norm};
-use candlewick::model::gguf::{Header, TensorType};
+use candlewick::format::gguf::{Header, TensorType};
 use candlewick::model::{Config, Decoder};
 use candlewick::store::Source;
 use futures_util::future::LocalBoxFuture;

@@ -4,7 +4,7 @@ use crate::fixtures::{contents, stories};
 use candlewick::backend::Backend;
 use candlewick::backend::gpu::{Gpu, Options as GpuOptions};
 use candlewick::engine::{Device, Engine, Event, Options, Prompt, Settings};
-use candlewick::model::gguf::Header;
+use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::sampling::Sampling;
 use candlewick::store::MemorySource;

@@ -6,7 +6,7 @@ use candlewick::backend::{
     Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Random, Rope, RopePairing,
     Tokens, Top, Vector, Wanted,
 };
-use candlewick::model::gguf::TensorType;
+use candlewick::format::gguf::TensorType;
 use candlewick::sampling::{Sampler, Sampling};
 
 const TYPES: &[TensorType] = &[

@@ -5,7 +5,7 @@ use candlewick::Code;
 use candlewick::Result;
 use candlewick::backend::gpu::{Corruption, Gpu, Options as GpuOptions, SelfTest, Variant};
 use candlewick::engine::{Device, Engine, Event, Generation, Options, Progress, Prompt, Settings, Stage};
-use candlewick::model::gguf::Header;
+use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::sampling::Sampling;
 use candlewick::store::MemorySource;

@@ -6,7 +6,7 @@ use crate::kernels::least_device;
 use candlewick::backend::Backend;
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
-use candlewick::model::gguf::Header;
+use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::store::MemorySource;
 

@@ -7,7 +7,7 @@ use super::kernels::quants::{Form, Usual};
 use super::packed::{Output, Packed};
 use super::packed16::Packed16;
 use super::pool::{Parts, Pool};
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use crate::{Error, Result};
 use candle_core::quantized::GgmlType;
 use candle_core::quantized::k_quants::{

@@ -8,7 +8,7 @@ use super::blocks::{Blocks, packed_as};
 use super::kernels::input::Input;
 use super::kernels::quants::{Pairs, Quads};
 use super::pool::Pool;
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use crate::{Error, Result};
 use std::cell::RefCell;
 use std::time::Duration;

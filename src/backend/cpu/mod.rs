@@ -20,7 +20,7 @@ use super::{
     Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, NormKind, Rope,
     Tokens, Top, Vector, Wanted,
 };
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use crate::{Error, Result};
 use attention::Cache;
 use blocks::Blocks;

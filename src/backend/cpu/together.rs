@@ -74,7 +74,7 @@ mod tests {
     use super::super::blocks::tests::encoded;
     use super::*;
     use crate::backend::{Backend, Buffer};
-    use crate::model::gguf::TensorType::{self, F32, Q4_0, Q4_K, Q5_0, Q8_0};
+    use crate::format::gguf::TensorType::{self, F32, Q4_0, Q4_K, Q5_0, Q8_0};
     use candle_core::quantized::k_quants::{BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ8_0};
     use std::num::NonZeroUsize;
 

@@ -6,7 +6,7 @@
 use super::device::Device;
 use super::record::{BufferId, Recorder};
 use super::repack::{Arrays, Format};
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use crate::{Error, Result};
 
 /// Slabs are no larger than this, so that the last one wastes little; a row may be.

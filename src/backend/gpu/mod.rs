@@ -29,7 +29,7 @@ use super::{
     Activation, Attention, Backend, Buffer, GpuInfo, Heads, KernelTime, KvCache, Linear, Matrix, Needs, Norm,
     Rope, Shape, Tokens, Top, Vector, Wanted,
 };
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 use crate::{Error, Result};
 use attention::{Cache, Rotation};
 use choice::{CHOSEN_AT, Choices};

@@ -6,7 +6,7 @@ use super::shader::Kernel;
 use super::{Activations, BufferId, Gpu};
 use crate::Result;
 use crate::backend::{Activation, Linear, Norm, NormKind};
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 
 /// Most tokens that the kernels of a few tokens take; above, `matmul` does.
 pub(super) const FEW_TOKENS: usize = 8;

@@ -4,7 +4,7 @@
 //! of their own (see `wgsl/shared/matrix.wgsl` and `wgsl/format/`). Nothing is rounded. Q3_K becomes
 //! Q6_K's layout, which can say everything that it can; Q2_K's quants take 4 bits.
 
-use crate::model::gguf::TensorType;
+use crate::format::gguf::TensorType;
 
 /// Columns of a block.
 pub(super) const BLOCK: usize = 32;

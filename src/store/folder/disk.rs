@@ -1,7 +1,7 @@
 //! Files of a folder in which anything may lie: pipes, folders in the place of files, links to elsewhere or nowhere.
 //! Nothing is opened before it is known to be a file, and nothing is written through a link.
 
-use crate::hub::is_hash;
+use crate::store::names::is_hash;
 use crate::{Error, Result};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};

@@ -17,7 +17,7 @@ mod disk;
 mod journal;
 
 use super::cache::{Key, Record, Store, Written};
-use crate::hub::{is_hash, is_repo, is_revision};
+use crate::store::names::{is_hash, is_repo, is_revision};
 use crate::{Error, Result, http};
 use disk::{at, etag_of, failure, files_below, folders_in, write_whole};
 use fs4::{FileExt, TryLockError};

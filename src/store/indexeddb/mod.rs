@@ -24,7 +24,7 @@ mod room;
 use super::at_once::at_once;
 use super::cache::{Key, Record, Store, Written};
 use super::origin::{self, Turn};
-use crate::hub::is_hash;
+use crate::store::names::is_hash;
 use crate::{Code, Error, Result};
 use async_lock::Mutex;
 use connection::{Connection, FILES, NAME, NOTES, PIECES, committed, done, failure};

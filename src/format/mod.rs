@@ -1,0 +1,3 @@
+//! Model files: what is in them, and where.
+
+pub mod gguf;
