@@ -17,31 +17,41 @@ wasm_cargo() {
 }
 
 wasm() {
+  local name
   once setup_rust
   once setup_bindgen
   pick_wasm
-  wasm_file candlewick wasm "$WASM_FLAGS"
+  # Beside the next one: much of a build runs on one core.
+  compile wasm "$WASM_FLAGS" &
+  local single=$! threads=yes
   if pick_wasm_threads; then
-    wasm_file candlewick-threads wasm-threads "$THREADS_FLAGS" -C target-feature=+relaxed-simd
+    compile wasm-threads "$THREADS_FLAGS" -C target-feature=+relaxed-simd
     # All but the crate itself is the same.
     [[ -d target/wasm-threads-plain ]] || cp -a target/wasm-threads target/wasm-threads-plain
-    wasm_file candlewick-threads-plain wasm-threads-plain "$THREADS_FLAGS"
+    compile wasm-threads-plain "$THREADS_FLAGS"
   else
-    without_threads candlewick-threads
-    without_threads candlewick-threads-plain
+    threads=
   fi
+  wait "$single"
+  bind candlewick wasm
+  for name in candlewick-threads candlewick-threads-plain; do
+    if [[ -n $threads ]]; then bind "$name" "${name/candlewick/wasm}"; else without_threads "$name"; fi
+  done
   pick_wasm # What comes after it, such as clippy, may want another toolchain than the files with threads.
 }
 
-# wasm_file NAME FOLDER FLAGS [OPTION]...: one of the three files, and the JavaScript that goes with it. Options are
-# rustc's, for the crate itself.
-wasm_file() {
-  local name=$1 folder=$2 flags=$3 built
-  shift 3
-  built=target/$folder/$WASM_TARGET/$PROFILE/candlewick.wasm
+# compile FOLDER FLAGS [OPTION]...: one of the three files. Options are rustc's, for the crate itself.
+compile() {
+  local folder=$1 flags=$2
+  shift 2
   # `rustc --crate-type`, because cargo leaves LTO out for a library that is also an rlib.
   # Without LLVM's strength reduction, whose pointers hide constant offsets from V8: kernels are up to a sixth faster.
   wasm_cargo "$folder" "$flags" rustc --profile "$PROFILE" --crate-type cdylib -- -C llvm-args=-disable-lsr "$@"
+}
+
+# bind NAME FOLDER: the JavaScript that goes with a file, and what pages load of the file itself.
+bind() {
+  local name=$1 built=target/$2/$WASM_TARGET/$PROFILE/candlewick.wasm
   # Functions' names, for debuggers, stay in target/: they are a quarter of the file.
   "$BINDGEN" --target web --remove-name-section --remove-producers-section --out-dir pkg/wasm --out-name "$name" "$built"
   [[ $PROFILE != release ]] || optimize "pkg/wasm/${name}_bg.wasm"
