@@ -22,26 +22,26 @@ wasm() {
   once setup_bindgen
   pick_wasm
   # Beside the next one: much of a build runs on one core.
-  compile wasm "$WASM_FLAGS" &
+  compile_wasm wasm "$WASM_FLAGS" &
   local single=$! threads=yes
   if pick_wasm_threads; then
-    compile wasm-threads "$THREADS_FLAGS" -C target-feature=+relaxed-simd
+    compile_wasm wasm-threads "$THREADS_FLAGS" -C target-feature=+relaxed-simd
     # All but the crate itself is the same.
     [[ -d target/wasm-threads-plain ]] || cp -a target/wasm-threads target/wasm-threads-plain
-    compile wasm-threads-plain "$THREADS_FLAGS"
+    compile_wasm wasm-threads-plain "$THREADS_FLAGS"
   else
     threads=
   fi
   wait "$single"
-  bind candlewick wasm
+  bind_wasm candlewick wasm
   for name in candlewick-threads candlewick-threads-plain; do
-    if [[ -n $threads ]]; then bind "$name" "${name/candlewick/wasm}"; else without_threads "$name"; fi
+    if [[ -n $threads ]]; then bind_wasm "$name" "${name/candlewick/wasm}"; else without_threads "$name"; fi
   done
   pick_wasm # What comes after it, such as clippy, may want another toolchain than the files with threads.
 }
 
-# compile FOLDER FLAGS [OPTION]...: one of the three files. Options are rustc's, for the crate itself.
-compile() {
+# compile_wasm FOLDER FLAGS [OPTION]...: one of the three files. Options are rustc's, for the crate itself.
+compile_wasm() {
   local folder=$1 flags=$2
   shift 2
   # `rustc --crate-type`, because cargo leaves LTO out for a library that is also an rlib.
@@ -49,8 +49,8 @@ compile() {
   wasm_cargo "$folder" "$flags" rustc --profile "$PROFILE" --crate-type cdylib -- -C llvm-args=-disable-lsr "$@"
 }
 
-# bind NAME FOLDER: the JavaScript that goes with a file, and what pages load of the file itself.
-bind() {
+# bind_wasm NAME FOLDER: the JavaScript that goes with a file, and what pages load of the file itself.
+bind_wasm() {
   local name=$1 built=target/$2/$WASM_TARGET/$PROFILE/candlewick.wasm
   # Functions' names, for debuggers, stay in target/: they are a quarter of the file.
   "$BINDGEN" --target web --remove-name-section --remove-producers-section --out-dir pkg/wasm --out-name "$name" "$built"
