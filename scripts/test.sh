@@ -45,8 +45,9 @@ clippy_wasm() {
   PATH=$path wasm_cargo wasm "$WASM_FLAGS" clippy --profile "$PROFILE" -- -D warnings
 }
 
-# Tests run beside each other: more threads in each would only wait for one another.
-test_rust() { stage "cargo test" env RAYON_NUM_THREADS=1 cargo test --locked; }
+# Tests run beside each other: more threads in each would only wait for one another. NODEVICE_SELECT keeps a layer of
+# Mesa's quiet that looks for a desktop.
+test_rust() { stage "cargo test" env NODEVICE_SELECT=1 RAYON_NUM_THREADS=1 cargo test --locked; }
 
 test_gpu() {
   [[ -z $LAVAPIPE ]] || stage "GPU tests on lavapipe" gpu_tests "$LAVAPIPE" full
@@ -55,7 +56,6 @@ test_gpu() {
 }
 
 # gpu_tests ICD EXTENT [FILTER]...: the GPU backend's tests on the renderer that a Vulkan driver file names.
-# NODEVICE_SELECT keeps a layer of Mesa's quiet that looks for a desktop.
 gpu_tests() {
   local icd=$1 extent=$2
   shift 2

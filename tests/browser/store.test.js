@@ -351,7 +351,7 @@ describe("a model by name", () => {
     const [one, two] = [...folder.keys()].map(at);
     // The Hub of these addresses is not the one that is asked.
     const elsewhere = { transfer, device: "cpu" };
-    for (const source of [one, `${two}?x=1`, [[two, one]], [["./nothing-00001-of-00002.gguf"], [one, two]]]) {
+    for (const source of [one, `${two}?Expires=1`, [[two, one]], [["./nothing-00001-of-00002.gguf"], [one, two]]]) {
       const { info, reports } = await page.evaluate(
         async ([source, options]) => {
           const reports = [];
@@ -670,7 +670,8 @@ describe("a model by name", () => {
 
 /** All that a page's origin has kept, as text: every key and value of every database, caches, files, and the rest. */
 async function everything(page) {
-  const cookies = JSON.stringify(await page.context().cookies());
+  // Those that scripts do not see; only Playwright tells.
+  const cookies = page.context ? JSON.stringify(await page.context().cookies()) : "";
   return cookies + (await page.evaluate(async () => {
     const wait = (request) => new Promise((done, fail) => Object.assign(request, { onsuccess: () => done(request.result), onerror: fail }));
     const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);

@@ -213,7 +213,7 @@ fn nothing_that_a_server_says_reaches_the_terminal_as_a_command() {
     assert_eq!(stdout, format!("Hi{evil}\tthere\n"), "programs and files get what the model said");
     let shown = in_terminal(user.command(&["run", "evil", "-p", "Hi", "--quiet"]));
     assert_eq!(
-        shown, "Hi\\u001b]0;pwn\\u0007\\u001b[2J\\u009b31m\\u000d\tthere\r\n",
+        shown, "Hi\\u001b]0;pwn\\u0007\\u001b[2J\\u009b31m\\u000d\tthere\r\n\r\n",
         "the terminal ends lines itself"
     );
     assert!(stderr.contains("pwn") && stderr.contains("attempt 2 follows"), "{stderr}");
