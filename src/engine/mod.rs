@@ -36,6 +36,7 @@ use crate::text::Tokenizer;
 use crate::{Error, Result};
 use async_lock::Mutex;
 use context::Granted;
+use futures_util::future::LocalBoxFuture;
 use model::{Description, Loaded, Model, Target};
 use session::Session;
 use std::cell::{Cell, RefCell};
@@ -146,6 +147,16 @@ impl Engine {
     /// Loads the model in `source`, which is read again should a GPU be lost. `progress` hears how far it is,
     /// and stops the loading by giving an error, which then comes back from here.
     pub async fn load(
+        source: Rc<dyn Source>,
+        options: &Options,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<Engine> {
+        // As an object: the compiler would put a copy of all that loading does at each of its callers.
+        let loading: LocalBoxFuture<'_, _> = Box::pin(Self::load_now(source, options, progress));
+        loading.await
+    }
+
+    async fn load_now(
         source: Rc<dyn Source>,
         options: &Options,
         progress: &mut dyn FnMut(Progress) -> Result<()>,

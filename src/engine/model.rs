@@ -10,6 +10,7 @@ use crate::model::{Config, Decoder, Encoder};
 use crate::progress::Reporter;
 use crate::store::Source;
 use crate::{Code, Error, Result};
+use futures_util::future::LocalBoxFuture;
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -203,7 +204,10 @@ impl Model {
         let Description { header, config, .. } = description;
         let needs = Decoder::needs(self.source.as_ref(), header, config, context).await?;
         let mut compiled = |made, total| reporter.compiled(made, total);
-        match device::open(&self.options, &needs, again, &mut compiled).await? {
+        // As an object, as in `Engine::load`.
+        let opening: LocalBoxFuture<'_, _> =
+            Box::pin(device::open(&self.options, &needs, again, &mut compiled));
+        match opening.await? {
             Choice::Cpu(reason) => Ok(Choice::Cpu(reason)),
             Choice::Gpu((backend, reason)) => {
                 Ok(Choice::Gpu(self.load_on(description, context, backend, reason, reporter).await?))

@@ -10,6 +10,7 @@ use crate::format::gguf::{self, Header};
 use crate::store::names::{is_file, is_hash};
 use crate::store::{Key, Record, Split, Store, arranged};
 use crate::{Code, Error, Result};
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::HashMap;
 
@@ -64,6 +65,12 @@ impl Models {
     /// The files that `spec` means, with the store's idea of it first unless it is to be `fresh`. Nothing where a server
     /// does not say how large its file is: it can only be read to its end.
     pub async fn find(&self, spec: &Spec, fresh: bool) -> Result<Option<Found>> {
+        // As an object: the compiler would put a copy of all this at each of its callers.
+        let finding: LocalBoxFuture<'_, _> = Box::pin(self.find_now(spec, fresh));
+        finding.await
+    }
+
+    async fn find_now(&self, spec: &Spec, fresh: bool) -> Result<Option<Found>> {
         match spec {
             Spec::Hub(hub) => {
                 let (repository, news) = self.repository(hub, fresh).await?;

@@ -4,7 +4,7 @@ import { after, afterEach, before, beforeEach, describe, test } from "node:test"
 import { blank, hasFiles, launch, openPage, read, serve, storyteller } from "./support.js";
 
 // A Worker that loads anything and crashes at the first request after that.
-const crashingWorker = `onmessage = ({ data, ports: [port] }) => {
+const crashingWorker = `postMessage({ hello: true }); onmessage = ({ data, ports: [port] }) => {
   if (data.method === "load") port.postMessage({ done: {} });
   else if (data.method) throw new Error("the wick is out");
 }`;

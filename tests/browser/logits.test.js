@@ -8,12 +8,12 @@ const golden = JSON.parse(read("tests/fixtures/goldens/quant.json"));
 const ALLOWANCE = 1.2;
 /** The engine itself, without the package around it: one file or the other. */
 const bare = (name) => `<!doctype html><title>test</title><script type="module">
-  import init, { Engine } from "/pkg/wasm/${name}.js";
+  import init, { Engine, Stopper } from "/pkg/wasm/${name}.js";
   await init();
   /** The rows of the logits after \`tokens\`, at \`positions\`. */
   window.rows = async (url, tokens, positions) => {
     const file = new Uint8Array(await (await fetch(url)).arrayBuffer());
-    const engine = await Engine.load([file], { device: "cpu", threads: 1, contextLength: tokens.length }, () => {});
+    const engine = await Engine.load(new Stopper(), [file], { device: "cpu", threads: 1, contextLength: tokens.length }, () => {});
     const logits = await engine.logits(Uint32Array.from(tokens));
     engine.free();
     const width = logits.length / tokens.length;

@@ -137,7 +137,7 @@ const look = `<!doctype html><script type="module">
 
 /** A Worker that runs many schedules with one engine; `?database` takes it what private files are written with. */
 const engine = `
-  import init, { Models } from "/pkg/wasm/candlewick.js";
+  import init, { Models, Stopper } from "/pkg/wasm/candlewick.js";
 
   if (location.search === "?database") delete FileSystemFileHandle.prototype.createSyncAccessHandle;
 
@@ -154,7 +154,7 @@ const engine = `
 
   async function pull(repo, options) {
     try {
-      return await (await Models.open(options)).pull(repo, () => {});
+      return await (await Models.open(options)).pull(new Stopper(), repo, () => {});
     } catch ({ code, message }) {
       return { code, message };
     }

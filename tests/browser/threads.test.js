@@ -33,7 +33,7 @@ const hangingWorkers = {
 
 // The engine without the package around it; its helpers come from the same script.
 const logitsWorker = `
-  import init, { Engine, useHelpers } from "/pkg/wasm/${wasm.replace("wasm", "js")}";
+  import init, { Engine, Stopper, useHelpers } from "/pkg/wasm/${wasm.replace("wasm", "js")}";
   import { Crew } from "/pkg/dist/crew.js";
   import { help } from "/pkg/dist/helpers.js";
   onmessage = async ({ data }) => {
@@ -45,7 +45,7 @@ const logitsWorker = `
     const file = new Uint8Array(await (await fetch(data.url)).arrayBuffer());
     const answer = [];
     for (const threads of data.threads) {
-      const engine = await Engine.load([file], { device: "cpu", threads }, () => {});
+      const engine = await Engine.load(new Stopper(), [file], { device: "cpu", threads }, () => {});
       const logits = await engine.logits(data.tokens);
       answer.push({ threads: engine.info().threads, bits: new Uint32Array(logits.buffer, logits.byteOffset, logits.length) });
       engine.free();

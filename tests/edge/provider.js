@@ -1,5 +1,5 @@
 /** A Worker with candlewick's own client of hosted models in it: tests ask it to ask. It is no part of what is deployed. */
-import { Engine, initSync } from "./candlewick.js";
+import { Engine, initSync, Stopper } from "./candlewick.js";
 import wasm from "./candlewick_bg.wasm";
 
 const { memory } = initSync({ module: wasm });
@@ -16,7 +16,7 @@ async function ask({ model, ...config }) {
   let [text, retries, attempts, code] = ["", 0, 0];
   try {
     const hosted = [{ model, config }];
-    const engine = await Engine.load([], { device: "cpu", hub: {}, remote: { policy: { when: "always" }, hosted } }, () => {});
+    const engine = await Engine.load(new Stopper(), [], { device: "cpu", hub: {}, remote: { policy: { when: "always" }, hosted } }, () => {});
     const answer = engine.chat({ messages: [{ role: "user", content: "Hi" }], stream: true });
     for (let chunk; (chunk = await answer.next()); ) {
       if (chunk.retry) retries++;
@@ -31,7 +31,7 @@ async function ask({ model, ...config }) {
 
 /** The whole context of a model, and the bytes of memory that WebAssembly has then. */
 async function tell(bytes) {
-  const engine = await Engine.load([bytes], { device: "cpu", threads: 1 }, () => {});
+  const engine = await Engine.load(new Stopper(), [bytes], { device: "cpu", threads: 1 }, () => {});
   const answer = engine.complete({ prompt: "", temperature: 0, max_tokens: 511, ignore_eos: true });
   while (await answer.next());
   const { usage } = await answer.result();

@@ -55,8 +55,9 @@ const DISCARDING = 2_000;
 export async function discard({ body }: Request): Promise<void> {
   if (!body || body.locked) return;
   const reader = body.getReader();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const end = new Promise<{ done: true; value?: undefined }>((resolve) => (timer = setTimeout(resolve, DISCARDING, { done: true })));
+  let over = () => {};
+  const end = new Promise<{ done: true; value?: undefined }>((resolve) => (over = () => resolve({ done: true })));
+  const timer = setTimeout(() => over(), DISCARDING);
   let bytes = 0;
   while (bytes <= DISCARDED) {
     const { done, value } = await Promise.race([reader.read(), end]);

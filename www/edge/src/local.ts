@@ -1,6 +1,6 @@
 /** Models that run in this Worker, in candlewick's WebAssembly. */
 import wasm from "../../../pkg/wasm/candlewick_bg.wasm";
-import { Engine, initSync } from "../../../pkg/wasm/candlewick.js";
+import { Engine, initSync, Stopper } from "../../../pkg/wasm/candlewick.js";
 import { type Code, Refusal } from "./errors";
 import type { Env } from "./settings";
 
@@ -26,7 +26,7 @@ export async function open(name: string, env: Env, origin: string): Promise<Engi
   // The engine reads it piece by piece: there are 128 MB for all.
   const blob = await file.blob();
   initSync({ module: wasm });
-  return Engine.load([blob], { device: "cpu", threads: 1 }, () => {});
+  return Engine.load(new Stopper(), [blob], { device: "cpu", threads: 1 }, () => {});
 }
 
 /** What to answer where an engine failed. After a trap none may be entered again. */
