@@ -84,15 +84,13 @@ describe("a GPU that goes away in the middle of an answer", () => {
     assert.equal(again.recoveries, 1);
   });
 
-  test("lost again and again: the CPU goes on, or the answer ends in device_lost", async () => {
+  // That the answer ends in device_lost where the CPU is not to go on, tests/gpu/life.rs has.
+  test("lost again and again: the CPU goes on", async () => {
     const { text, info } = await interrupted(auto, destroy, { times: 4 });
     begins(text);
     assert.deepEqual([info.device, info.recoveries], ["cpu", 4]);
     assert.match(info.deviceReason, /lost/);
-    const error = await interrupted({ device: "gpu" }, destroy, { times: 4 });
-    assert.equal(error.code, "device_lost", error.message);
-    assert.ok(story.startsWith(error.text));
-    begins((await next()).text); // It tries again.
+    begins((await next()).text);
   });
 
   test("gone for good before the first token: a hosted model answers, with the reason", async () => {

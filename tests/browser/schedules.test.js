@@ -369,8 +369,8 @@ describe("a download", () => {
       }
       for (const pulled of await Promise.all(pulls)) assert.ok(pulled.complete && pulled.stored === size);
       const bytes = await asked(name);
-      // The one that died may have asked for one range more before it did.
-      assert.ok(kill ? bytes <= size - 400_000 + 2 * RANGE : bytes === size, `${bytes} bytes were asked for`);
+      // The one that died had asked for so many ranges at once, of which some never came.
+      assert.ok(kill ? bytes <= size - 400_000 + PARALLEL * RANGE : bytes === size, `${bytes} bytes were asked for`);
       await Promise.all(tabs.map((tab) => tab.close()));
     }
   });
