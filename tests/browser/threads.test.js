@@ -270,7 +270,7 @@ describe("in any other page", () => {
     assert.deepEqual(told, { text: story, threads: 1, wasm: "candlewick.wasm", wasmReason, device: "cpu" });
   });
 
-  test("a service worker can isolate the page, as the package's README has it", only(["chromium", "firefox"], "windows under its driver are private ones, which have no service workers"), async () => {
+  test("a service worker can isolate the page, as the package's README has it", only(["chromium", "firefox"], "its driver loses a page that reloads itself"), async () => {
     const { page, close } = await openPage(browser, `${plain.url}/trick`);
     await page.waitForFunction(() => crossOriginIsolated && document.title === "ready");
     const told = await page.evaluate(tell, { threads: 2 });
