@@ -28,7 +28,7 @@ const firefox = ({ gpu = false, privateWindow = false, folder }) =>
     executablePath: process.env.FIREFOX ?? "/usr/bin/firefox-esr",
     headless: true,
     timeout: 120_000,
-    protocolTimeout: 600_000,
+    protocolTimeout: 300_000,
     userDataDir: folder,
     env: { ...process.env, ...(gpu && { VK_DRIVER_FILES: lavapipe() }) },
     extraPrefsFirefox: {
