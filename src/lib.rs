@@ -61,6 +61,7 @@ pub mod router;
 pub mod sampling;
 pub mod store;
 pub mod text;
+mod turns;
 #[cfg(target_arch = "wasm32")]
 pub mod wasm;
 

@@ -14,6 +14,7 @@ use crate::progress::Progress;
 use crate::remote::{Client, Config, OnRetry};
 use crate::router::{Cache, CacheOptions, Hosted, Local, Policy, Provider, Route, Router, compare};
 use crate::store::IndexedDbStore;
+use crate::turns::Turns;
 use crate::{Error, Result};
 use async_lock::Mutex;
 use futures_util::future::{LocalBoxFuture, ready};
@@ -256,14 +257,20 @@ impl Engine {
 
     /// Token ids of a text. `special`: special tokens written in the text count as such, and those
     /// that the model wants around a text are added.
-    pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, JsValue> {
+    pub async fn tokenize(
+        &self,
+        stopper: &Stopper,
+        text: String,
+        special: bool,
+    ) -> Result<Vec<u32>, JsValue> {
         let engine = self.local()?;
         let tokenizer = &engine.language().tokenizer;
-        Ok(if special {
-            tokenizer.encode_with_special(text, true)?
-        } else {
-            tokenizer.encode(text, false)?
-        })
+        let turns = &mut Turns::new();
+        let ids = match special {
+            true => stopper.around(tokenizer.encode_with_special_in_turns(&text, true, turns)).await?,
+            false => stopper.around(tokenizer.encode_in_turns(&text, false, turns)).await?,
+        };
+        Ok(ids)
     }
 
     /// The text of token ids.

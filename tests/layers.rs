@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up.
-const FLOORS: [&str; 19] = [
-    "error", "progress", "json", "http", "store", "format", "backend", "sampling", "text", "chat", "model",
-    "engine", "openai", "remote", "hub", "router", "cli", "wasm", "main",
+const FLOORS: [&str; 20] = [
+    "error", "progress", "json", "http", "turns", "store", "format", "backend", "sampling", "text", "chat",
+    "model", "engine", "openai", "remote", "hub", "router", "cli", "wasm", "main",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

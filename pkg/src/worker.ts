@@ -165,7 +165,7 @@ async function perform(host: Host, call: Call, caller: Caller): Promise<unknown>
     case "render":
       return engine.render(call.body);
     case "tokenize":
-      return Array.from(engine.tokenize(call.text, call.special));
+      return Array.from(await stoppable(host, caller, (stopper) => engine.tokenize(stopper, call.text, call.special)));
     case "detokenize":
       return engine.detokenize(call.ids);
     case "capabilities":

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::model::normalize;
+use crate::turns::Turns;
 use crate::{Error, Result};
 
 /// A text to embed.
@@ -60,17 +61,19 @@ impl Engine {
         let info = self.info();
         let encoder = self.encoder()?;
         settings.check(info.embedding_length)?;
-        let tokens = self.document_tokens(document, info.context_length, settings.truncate)?;
+        let tokens = self.document_tokens(document, info.context_length, settings.truncate).await?;
         let mut vector = encoder.lock_arc().await.embed(&tokens).await?;
         settings.cut(&mut vector)?;
         Ok(Embedding { vector, tokens: tokens.len() })
     }
 
-    fn document_tokens(&self, document: &Document, context: usize, truncate: bool) -> Result<Vec<u32>> {
+    async fn document_tokens(&self, document: &Document, context: usize, truncate: bool) -> Result<Vec<u32>> {
         let tokenizer = &self.language.tokenizer;
         let mut tokens = match document {
             // As in llama.cpp and transformers, "[MASK]" in a text is the token.
-            Document::Text(text) => tokenizer.encode_with_special(text, true)?,
+            Document::Text(text) => {
+                tokenizer.encode_with_special_in_turns(text, true, &mut Turns::new()).await?
+            }
             Document::Tokens(tokens) => {
                 tokenizer.check(tokens)?;
                 tokens.clone()

@@ -9,6 +9,7 @@ use crate::chat::Conversation;
 use crate::progress::Progress;
 use crate::sampling::{Sampler, Sampling};
 use crate::text::Detokenizer;
+use crate::turns::Turns;
 use crate::{Error, Result};
 use async_lock::MutexGuardArc;
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,7 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    pub(super) fn new(
+    pub(super) async fn new(
         language: &Language,
         context: usize,
         prompt: Prompt,
@@ -141,17 +142,19 @@ impl Start {
             return Err(Error::invalid_argument("n is 0; it must be at least 1"));
         }
         let tokenizer = &language.tokenizer;
+        let turns = &mut Turns::new();
         let begins_text =
             matches!(&prompt, Prompt::Chat(conversation) if !conversation.continue_final_message);
         let mut tokens = match prompt {
-            Prompt::Text(text) => tokenizer.encode_with_special(&text, true)?,
+            Prompt::Text(text) => tokenizer.encode_with_special_in_turns(&text, true, turns).await?,
             Prompt::Tokens(tokens) => {
                 tokenizer.check(&tokens)?;
                 tokens
             }
             Prompt::Chat(conversation) => {
                 // Templates write the tokens that begin a text themselves, where they want any.
-                let tokens = tokenizer.encode(&language.render(&conversation)?, true)?;
+                let text = language.render(&conversation)?;
+                let tokens = tokenizer.encode_in_turns(&text, true, turns).await?;
                 match tokenizer.bos().filter(|bos| tokenizer.adds_bos() && tokens.first() != Some(bos)) {
                     Some(bos) => [&[bos], tokens.as_slice()].concat(),
                     None => tokens,

@@ -257,13 +257,13 @@ impl Engine {
     /// Starts to answer, once the requests before this one have ended. Dropping the future or
     /// the generation gives the turn to the next.
     pub async fn generate(&self, prompt: Prompt, settings: Settings) -> Result<Generation> {
-        self.begin(self.prepare(prompt, settings)?).await
+        self.begin(self.prepare(prompt, settings).await?).await
     }
 
     /// Checks a request, and turns its prompt into tokens.
-    pub(crate) fn prepare(&self, prompt: Prompt, settings: Settings) -> Result<Start> {
+    pub(crate) async fn prepare(&self, prompt: Prompt, settings: Settings) -> Result<Start> {
         self.session()?;
-        Start::new(&self.language, self.info().context_length, prompt, settings)
+        Start::new(&self.language, self.info().context_length, prompt, settings).await
     }
 
     /// Starts to answer, once it is this request's turn.

@@ -47,7 +47,7 @@ impl Answer {
     /// Waits for its turn, then begins to answer a conversation.
     pub async fn chat(engine: &Engine, request: ChatRequest) -> Result<Answer> {
         let ChatRequest { conversation, how } = request;
-        let start = engine.prepare(Prompt::Chat(conversation), how.settings)?;
+        let start = engine.prepare(Prompt::Chat(conversation), how.settings).await?;
         let waiting = VecDeque::from([Wait { start, prefix: String::new() }]);
         Answer::begin(engine, Endpoint::Chat, waiting, how.tokens).await
     }
@@ -66,7 +66,8 @@ impl Answer {
                 how.settings.sampling.logit_bias.len()
             )));
         }
-        let wait = |(index, prompt)| -> Result<Wait> {
+        let mut waiting = VecDeque::with_capacity(prompts.len());
+        for (index, prompt) in prompts.into_iter().enumerate() {
             let prefix = match (&prompt, echo) {
                 (_, false) => String::new(),
                 (Input::Text(text), true) => text.clone(),
@@ -80,14 +81,13 @@ impl Answer {
                 Input::Text(text) => Prompt::Text(text),
                 Input::Tokens(tokens) => Prompt::Tokens(tokens),
             };
-            let start = engine.prepare(prompt, how.settings.clone());
+            let start = engine.prepare(prompt, how.settings.clone()).await;
             let start = start.map_err(|error| match many {
                 true => error.context(format!("prompt[{index}]")),
                 false => error,
             })?;
-            Ok(Wait { start, prefix })
-        };
-        let waiting = prompts.into_iter().enumerate().map(wait).collect::<Result<_>>()?;
+            waiting.push_back(Wait { start, prefix });
+        }
         Answer::begin(engine, Endpoint::Completions, waiting, how.tokens).await
     }
 

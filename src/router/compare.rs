@@ -1,9 +1,9 @@
 //! One prompt, several models.
 
 use super::Provider;
-use super::turns::Turns;
 use crate::engine::{FinishReason, Usage};
 use crate::openai::{Completion, Endpoint, Origin, Ran, Retrying};
+use crate::turns::Turns;
 use crate::{Error, Result};
 use futures_util::future::join_all;
 use futures_util::stream::StreamExt;

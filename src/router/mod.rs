@@ -10,7 +10,6 @@ mod compare;
 mod provider;
 mod shelf;
 mod table;
-mod turns;
 
 pub use cache::{Cache, CacheOptions};
 pub use compare::{Comparison, OnRetryBy, compare};

@@ -1,6 +1,5 @@
 //! Who may answer: the model on this device, or a hosted one. The same request in, the same chunks out.
 
-use super::turns::Turns;
 use crate::engine::{Document, Engine};
 use crate::openai::{
     Answer, ChatRequest, Chunks, CompletionRequest, EmbeddingRequest, Embeddings, Endpoint, Origin, Ran,
@@ -8,6 +7,7 @@ use crate::openai::{
 use crate::remote::models::Model;
 use crate::remote::tasks::Vectors;
 use crate::remote::{Client, OnRetry};
+use crate::turns::Turns;
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{StreamExt, try_unfold};

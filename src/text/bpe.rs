@@ -6,6 +6,7 @@ use super::pretokenizers::{PreTokenizer, Rules};
 use super::spm::byte_token;
 use super::vocabulary::Vocabulary;
 use crate::format::gguf::Metadata;
+use crate::turns::Turns;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -105,11 +106,19 @@ impl Bpe {
         self.byte_level
     }
 
-    pub fn encode(&self, vocabulary: &Vocabulary, text: &str, word: &mut Word, ids: &mut Vec<u32>) {
+    pub async fn encode(
+        &self,
+        vocabulary: &Vocabulary,
+        text: &str,
+        word: &mut Word,
+        turns: &mut Turns,
+        ids: &mut Vec<u32>,
+    ) {
         let text = self.normalize(text);
         let mut start = 0;
         let mut written = String::new();
         for end in self.pre_tokenizer.split(&text) {
+            turns.step().await;
             let text = &text[start..end];
             start = end;
             if self.ignore_merges || !self.byte_level {
@@ -125,7 +134,7 @@ impl Bpe {
                     continue;
                 }
             }
-            self.encode_word(vocabulary, text, word, ids);
+            self.encode_word(vocabulary, text, word, turns, ids).await;
         }
     }
 
@@ -137,7 +146,14 @@ impl Bpe {
         }
     }
 
-    fn encode_word(&self, vocabulary: &Vocabulary, text: &str, word: &mut Word, ids: &mut Vec<u32>) {
+    async fn encode_word(
+        &self,
+        vocabulary: &Vocabulary,
+        text: &str,
+        word: &mut Word,
+        turns: &mut Turns,
+        ids: &mut Vec<u32>,
+    ) {
         word.clear();
         if self.byte_level {
             text.bytes().for_each(|byte| word.push(self.bytes[byte as usize], 1));
@@ -148,7 +164,7 @@ impl Bpe {
                 word.push(vocabulary.piece(text).unwrap_or(NONE), text.len());
             }
         }
-        word.merge(|left, right| self.merges.get(&key_of(left.piece, right.piece)).copied());
+        word.merge(turns, |left, right| self.merges.get(&key_of(left.piece, right.piece)).copied()).await;
         for symbol in word.symbols() {
             if vocabulary.is_token(symbol.piece) {
                 ids.push(symbol.piece);

@@ -1,5 +1,6 @@
 //! Joining neighbours, best pair first: what SentencePiece and byte-pair encoding have in common.
 
+use crate::turns::Turns;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -56,7 +57,7 @@ impl Word {
 
     /// Joins until nothing can be joined. `join` gives the rank of a pair, lowest first, and what the
     /// two read as together. O(n log n) for n symbols.
-    pub fn merge(&mut self, join: impl Fn(&Symbol, &Symbol) -> Option<(u32, u32)>) {
+    pub async fn merge(&mut self, turns: &mut Turns, join: impl Fn(&Symbol, &Symbol) -> Option<(u32, u32)>) {
         let Word { symbols, queue } = self;
         let pair = |symbols: &[Symbol], left: u32| {
             let l = symbols.get(left as usize)?;
@@ -70,6 +71,7 @@ impl Word {
         *queue = first.into();
 
         while let Some(Reverse(Pair { left, len, piece, .. })) = queue.pop() {
+            turns.step().await;
             let l = symbols[left as usize];
             let Some(&r) = symbols.get(l.next as usize) else { continue };
             if l.len == 0 || l.len + r.len != len {

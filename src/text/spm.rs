@@ -1,10 +1,11 @@
 //! SentencePiece as llama.cpp runs it: from single characters, the neighbours whose joint text is the
 //! token with the highest score are joined first. What is no token in the end is written as bytes.
 
-use super::merges::{NONE, Word};
+use super::merges::{NONE, Symbol, Word};
 use super::vocabulary::{Vocabulary, check_len};
 use crate::Result;
 use crate::format::gguf::Metadata;
+use crate::turns::Turns;
 
 #[derive(Debug)]
 pub(super) struct Spm {
@@ -33,7 +34,14 @@ impl Spm {
     }
 
     /// `text` has "▁" for spaces.
-    pub fn encode(&self, vocabulary: &Vocabulary, text: &str, word: &mut Word, ids: &mut Vec<u32>) {
+    pub async fn encode(
+        &self,
+        vocabulary: &Vocabulary,
+        text: &str,
+        word: &mut Word,
+        turns: &mut Turns,
+        ids: &mut Vec<u32>,
+    ) {
         word.clear();
         let mut utf8 = [0; 4];
         for character in text.chars() {
@@ -41,11 +49,12 @@ impl Spm {
             word.push(vocabulary.token(text).unwrap_or(NONE), text.len());
         }
         let prefixes = vocabulary.prefixes(text.as_bytes());
-        word.merge(|left, right| {
+        let join = |left: &Symbol, right: &Symbol| {
             let joined = left.start as usize..(right.start + right.len) as usize;
             let id = vocabulary.part(text.as_bytes(), &prefixes, joined)?;
             Some((self.ranks[id as usize], id))
-        });
+        };
+        word.merge(turns, join).await;
         for symbol in word.symbols() {
             if symbol.piece != NONE {
                 ids.push(symbol.piece);

@@ -9,11 +9,13 @@ use super::spm::Spm;
 use super::vocabulary::{Kind, Vocabulary};
 use super::wordpiece::WordPiece;
 use crate::format::gguf::Metadata;
+use crate::turns::Turns;
 use crate::{Error, Result};
+use futures_util::FutureExt;
 use std::borrow::Cow;
 
-/// Positions within a text are kept in 32 bits; one space may come in front, and each takes three.
-const MAX_TEXT: usize = 1 << 30;
+/// More than any context holds. Joining its pieces takes some forty bytes for each of its own.
+const MAX_TEXT: usize = 8 << 20;
 
 /// Text to ids and back, as llama.cpp has it.
 #[derive(Debug)]
@@ -121,14 +123,31 @@ impl Tokenizer {
 
     /// The tokens of `text`, without BOS and EOS. Control tokens that are written out in it become
     /// their ids with `parse_special`, and are text like any other without.
+    ///
+    /// Fails with `invalid_argument` for texts of more than 8 MiB.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
+        let turns = &mut Turns::none();
+        self.encode_in_turns(text, parse_special, turns).now_or_never().expect("it does not pause")
+    }
+
+    /// As [`encode`](Self::encode), and lets others work meanwhile: a long text takes seconds under some vocabularies.
+    pub(crate) async fn encode_in_turns(
+        &self,
+        text: &str,
+        parse_special: bool,
+        turns: &mut Turns,
+    ) -> Result<Vec<u32>> {
         if text.len() > MAX_TEXT {
-            return Err(Error::invalid_argument(format!("a text of {} bytes is too long", text.len())));
+            return Err(Error::invalid_argument(format!(
+                "a text of {} bytes is too long: at most {MAX_TEXT} are made into tokens at once",
+                text.len()
+            )));
         }
         let mut ids = Vec::with_capacity(text.len() / 3);
         let mut word = Word::default();
         let mut begins_text = true;
         for fragment in self.special.partition(text, parse_special) {
+            turns.step().await;
             let text = match fragment {
                 Fragment::Text(range) => &text[range],
                 Fragment::Token(id) => {
@@ -141,10 +160,10 @@ impl Tokenizer {
                 Model::Spm(spm) => {
                     let prefix = if self.space_prefix && begins_text { "▁" } else { "" };
                     let text = prefix.to_owned() + &text.replace(' ', "▁");
-                    spm.encode(&self.vocabulary, &text, &mut word, &mut ids);
+                    spm.encode(&self.vocabulary, &text, &mut word, turns, &mut ids).await;
                 }
-                Model::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut word, &mut ids),
-                Model::WordPiece(wordpiece) => wordpiece.encode(text, &mut ids),
+                Model::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut word, turns, &mut ids).await,
+                Model::WordPiece(wordpiece) => wordpiece.encode(text, turns, &mut ids).await,
             }
             begins_text = false;
         }
@@ -153,9 +172,22 @@ impl Tokenizer {
 
     /// The tokens of `text` between BOS and EOS, or CLS and SEP, as far as the file wants them.
     pub fn encode_with_special(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
+        let turns = &mut Turns::none();
+        self.encode_with_special_in_turns(text, parse_special, turns)
+            .now_or_never()
+            .expect("it does not pause")
+    }
+
+    /// As [`encode_with_special`](Self::encode_with_special), and lets others work meanwhile.
+    pub(crate) async fn encode_with_special_in_turns(
+        &self,
+        text: &str,
+        parse_special: bool,
+        turns: &mut Turns,
+    ) -> Result<Vec<u32>> {
         let (first, last) = self.affixes()?;
         let mut ids = Vec::from_iter(first);
-        ids.extend(self.encode(text, parse_special)?);
+        ids.extend(self.encode_in_turns(text, parse_special, turns).await?);
         ids.extend(last);
         Ok(ids)
     }

@@ -7,6 +7,7 @@
 use super::trie::{ROOT, Trie};
 use super::vocabulary::Vocabulary;
 use crate::format::gguf::Metadata;
+use crate::turns::Turns;
 use crate::{Error, Result};
 use regex_automata::meta::Regex;
 use unicode_normalization::UnicodeNormalization;
@@ -58,10 +59,11 @@ impl WordPiece {
         })
     }
 
-    pub fn encode(&self, text: &str, ids: &mut Vec<u32>) {
+    pub async fn encode(&self, text: &str, turns: &mut Turns, ids: &mut Vec<u32>) {
         let text = self.normalize(text);
         let mut at = 0;
         for found in self.words.find_iter(&text) {
+            turns.step().await;
             self.encode_word(&text[at..found.start()], ids);
             if &text[found.range()] != " " {
                 self.encode_word(&text[found.range()], ids);

@@ -1,0 +1,45 @@
+//! Whoever computes on this thread leaves nobody else a turn: neither transfers, nor the one who wants to abort.
+
+use crate::http::sleep;
+use std::time::Duration;
+use web_time::Instant;
+
+/// How long one works before others get a turn.
+const TURN: Duration = Duration::from_millis(20);
+
+/// Steps of [`Turns::step`] between two looks at the clock.
+const STEPS: u32 = 1 << 12;
+
+/// Since when one has worked.
+pub(crate) struct Turns {
+    since: Option<Instant>,
+    steps: u32,
+}
+
+impl Turns {
+    pub fn new() -> Turns {
+        Turns { since: Some(Instant::now()), steps: 0 }
+    }
+
+    /// For who cannot wait: it never pauses.
+    pub fn none() -> Turns {
+        Turns { since: None, steps: 0 }
+    }
+
+    /// Lets others work where that is due.
+    pub async fn pause(&mut self) {
+        if self.since.is_some_and(|since| since.elapsed() > TURN) {
+            sleep(Duration::ZERO).await;
+            self.since = Some(Instant::now());
+        }
+    }
+
+    /// As [`pause`](Self::pause), for steps of a microsecond or less.
+    pub async fn step(&mut self) {
+        self.steps += 1;
+        if self.steps == STEPS {
+            self.steps = 0;
+            self.pause().await;
+        }
+    }
+}
