@@ -3,10 +3,9 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { blank, browserName, isolation, launch, only, openPage, read, serve, story } from "./support.js";
 
-// The file that runs in an isolated page, and why: WebKit has no relaxed SIMD.
-const relaxed = browserName !== "webkit";
-const wasm = relaxed ? "candlewick-threads.wasm" : "candlewick-threads-plain.wasm";
-const wasmReason = relaxed ? "threads and relaxed SIMD" : "threads; this browser has no relaxed SIMD";
+// What the browser can do, and so the file that runs in an isolated page, and why. WebKit has no relaxed SIMD; Firefox
+// before 145 has neither that nor Atomics.waitAsync, without which there are no threads.
+let relaxed, waits, wasm, wasmReason;
 
 // The engine's Worker as it is; but what it starts as a helper fails at once.
 const helplessWorker = {
@@ -33,7 +32,7 @@ const hangingWorkers = {
 
 // The engine without the package around it. Its helpers are the page's, as they are the package's: in Firefox, a Worker
 // that starts another one hangs in that now and then.
-const logitsWorker = `
+const logitsWorker = (wasm) => `
   import init, { Engine, Stopper, useHelpers } from "/pkg/wasm/${wasm.replace("wasm", "js")}";
   import { help } from "/pkg/dist/helpers.js";
   let started;
@@ -44,7 +43,7 @@ const logitsWorker = `
     const { memory } = await init({ module_or_path: module });
     useHelpers(async (work, crashed) => {
       const outcome = new Promise((resolve) => (started = resolve));
-      postMessage({ task: { file: "${relaxed ? "threaded" : "plain"}", module, memory, work, crashed } });
+      postMessage({ task: { file: "${wasm.includes("plain") ? "plain" : "threaded"}", module, memory, work, crashed } });
       return (await outcome) === "runs";
     });
     const file = new Uint8Array(await (await fetch(data.url)).arrayBuffer());
@@ -64,7 +63,14 @@ const logitsWorker = `
 let browser, isolated, plain;
 before(async () => {
   browser = await launch();
-  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", "/logits.js": logitsWorker, ...helplessWorker, ...hangingWorkers }, headers: isolation });
+  const logits = { "/threaded.js": logitsWorker("candlewick-threads.wasm"), "/plain.js": logitsWorker("candlewick-threads-plain.wasm") };
+  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", ...logits, ...helplessWorker, ...hangingWorkers }, headers: isolation });
+  relaxed = await inPage(isolated.url, () =>
+    WebAssembly.compileStreaming(fetch("/pkg/wasm/candlewick-threads_bg.wasm")).then(() => true, () => false));
+  waits = await inPage(isolated.url, () => "waitAsync" in Atomics);
+  if (browserName === "chromium") assert.ok(relaxed && waits);
+  wasm = relaxed ? "candlewick-threads.wasm" : "candlewick-threads-plain.wasm";
+  wasmReason = relaxed ? "threads and relaxed SIMD" : "threads; this browser has no relaxed SIMD";
   // As the package's README has it.
   const [serviceWorker, registration] = [...read("pkg/README.md").toString().matchAll(/```js\n(\/\/ isolat[^]*?)```/g)].map(([, code]) => code);
   const trick = blank.replace("<script", () => `<script type="module">${registration}</script><script`);
@@ -98,15 +104,28 @@ const tell = async (options) => {
   return { text: choices[0].text, threads, wasm, wasmReason, device };
 };
 
+/** A test of threads. */
+const threaded = (name, ...rest) => {
+  const work = rest.pop();
+  test(name, ...rest, (context) => (waits ? work(context) : context.skip("this browser has no Atomics.waitAsync")));
+};
+
 describe("in a cross-origin isolated page", () => {
+  test("a browser that cannot wait for other threads has none", async (context) => {
+    if (waits) return context.skip("this one can");
+    const told = await inPage(isolated.url, tell, { threads: 2 });
+    const alone = { threads: 1, wasm: "candlewick.wasm", wasmReason: "this browser has no Atomics.waitAsync" };
+    assert.deepEqual(told, { text: story, device: "cpu", ...alone });
+  });
+
   for (const threads of [1, 2, 5]) {
-    test(`${threads} threads tell the published story`, async () => {
+    threaded(`${threads} threads tell the published story`, async () => {
       const told = await inPage(isolated.url, tell, { threads });
       assert.deepEqual(told, { text: story, threads, wasm, wasmReason, device: "cpu" });
     });
   }
 
-  test("as many threads as are the fastest tell it too", async () => {
+  threaded("as many threads as are the fastest tell it too", async () => {
     const told = await inPage(isolated.url, tell, {});
     assert.equal(told.text, story);
     assert.equal(told.wasm, wasm);
@@ -114,11 +133,11 @@ describe("in a cross-origin isolated page", () => {
   });
 
   for (const file of ["quant-q4_0", "quant-q8_0", "quant-q4_k", "quant-q6_k", "quant-f16", "gemma3", "phi3-swa"]) {
-    test(`logits are the same to the bit: ${file}`, async () => {
-      const result = await inPage(isolated.url, async (file) => {
+    threaded(`logits are the same to the bit: ${file}`, async () => {
+      const result = await inPage(isolated.url, async ({ file, script }) => {
         const { Crew } = await import("/pkg/dist/crew.js");
-        const crew = new Crew("/logits.js");
-        const worker = new Worker("/logits.js", { type: "module" });
+        const crew = new Crew(script);
+        const worker = new Worker(script, { type: "module" });
         const tokens = Uint32Array.from({ length: 100 }, (_, index) => (index * 7) % 256);
         const answer = await new Promise((resolve, reject) => {
           worker.onmessage = async ({ data }) => {
@@ -134,7 +153,7 @@ describe("in a cross-origin isolated page", () => {
         const [{ bits: alone }] = answer;
         const same = ({ bits }) => bits.length === alone.length && bits.every((word, index) => word === alone[index]);
         return { length: alone.length, threads: answer.map(({ threads }) => threads), same: answer.map(same) };
-      }, file);
+      }, { file, script: relaxed ? "/threaded.js" : "/plain.js" });
       assert.ok(result.length >= 100 * 256, `${result.length} logits`);
       assert.deepEqual(result.threads, [1, 2, 4]);
       assert.deepEqual(result.same, [true, true, true]);
@@ -175,7 +194,7 @@ describe("in a cross-origin isolated page", () => {
     assert.deepEqual(result, { errors: ["aborted", "aborted", "aborted"], text: story });
   });
 
-  test("unloading ends every Worker", only(["chromium"], "its driver does not tell of Workers"), async () => {
+  threaded("unloading ends every Worker", only(["chromium"], "its driver does not tell of Workers"), async () => {
     const { page, close } = await openPage(browser, isolated.url);
     const session = await browser.newBrowserCDPSession();
     const workers = async () => {
@@ -195,7 +214,7 @@ describe("in a cross-origin isolated page", () => {
     await close();
   });
 
-  test("a page that is closed ends them too, in the middle of an answer", only(["chromium"], "its driver does not tell of Workers"), async () => {
+  threaded("a page that is closed ends them too, in the middle of an answer", only(["chromium"], "its driver does not tell of Workers"), async () => {
     const { page, close } = await openPage(browser, isolated.url);
     const session = await browser.newBrowserCDPSession();
     const workers = async () => (await session.send("Target.getTargets", { filter: [{ type: "worker" }] })).targetInfos.length;
@@ -209,7 +228,7 @@ describe("in a cross-origin isolated page", () => {
     await until(async () => (await workers()) === 0);
   });
 
-  test("where the file with threads is broken, the other one runs", async () => {
+  threaded("where the file with threads is broken, the other one runs", async () => {
     const told = await inPage(isolated.url, tell, { threadsWasmURL: "/broken.wasm", threadsPlainWasmURL: "/broken.wasm", wasmURL: "/pkg/wasm/candlewick_bg.wasm" });
     assert.equal(told.text, story);
     assert.equal(told.wasm, "candlewick.wasm");
@@ -217,18 +236,18 @@ describe("in a cross-origin isolated page", () => {
     assert.equal(told.threads, 1);
   });
 
-  test("where helpers cannot start, the engine works alone", async () => {
+  threaded("where helpers cannot start, the engine works alone", async () => {
     const told = await inPage(isolated.url, tell, { threads: 4, workerURL: "/helpless.js" });
     assert.deepEqual({ ...told, wasmReason: "" }, { text: story, threads: 1, wasm, wasmReason: "", device: "cpu" });
   });
 
   // In Firefox, a Worker that starts another one hangs in that now and then.
-  test("the page starts the helpers", async () => {
+  threaded("the page starts the helpers", async () => {
     const told = await inPage(isolated.url, tell, { threads: 3, workerURL: "/childless.js" });
     assert.deepEqual([told.text, told.threads], [story, 3]);
   });
 
-  test("where helpers do not answer, the engine works alone", async () => {
+  threaded("where helpers do not answer, the engine works alone", async () => {
     const told = await inPage(isolated.url, tell, { threads: 3, workerURL: "/silent.js" });
     assert.deepEqual([told.text, told.threads, told.wasm], [story, 1, wasm]);
     assert.match(told.wasmReason, /2 of its helpers did not come up/);
@@ -237,14 +256,14 @@ describe("in a cross-origin isolated page", () => {
   const plain = { threadsPlainWasmURL: "/pkg/wasm/candlewick-threads-plain_bg.wasm" };
   const files = { threadsWasmURL: "/pkg/wasm/candlewick-threads_bg.wasm", wasmURL: "/pkg/wasm/candlewick_bg.wasm" };
   for (const worker of ["/stuck.js", "/deaf.js"]) {
-    test(`where it does not start with threads, it starts without: ${worker}`, async () => {
+    threaded(`where it does not start with threads, it starts without: ${worker}`, async () => {
       const told = await inPage(isolated.url, tell, { threads: 3, workerURL: worker, ...files, ...plain });
       assert.deepEqual([told.text, told.threads, told.wasm], [story, 1, "candlewick.wasm"]);
       assert.match(told.wasmReason, /^candlewick-threads.*\.wasm was given up: it did not start within/);
     });
   }
 
-  test("a browser without relaxed SIMD has threads, too", async () => {
+  threaded("a browser without relaxed SIMD has threads, too", async () => {
     const told = await inPage(isolated.url, async (tell) => {
       const { validate } = WebAssembly;
       WebAssembly.validate = (bytes) => bytes.length > 64 && validate(bytes);
@@ -254,7 +273,8 @@ describe("in a cross-origin isolated page", () => {
     assert.equal(told.wasmReason, "threads; this browser has no relaxed SIMD");
   });
 
-  test("which files were given decides, too", only(["chromium", "firefox"], "it has no relaxed SIMD"), async () => {
+  threaded("which files were given decides, too", async (context) => {
+    if (!relaxed) return context.skip("this browser has no relaxed SIMD");
     const { wasmURL } = files;
     const ran = [];
     for (const options of [{ wasmURL }, { wasmURL, ...plain }, { ...files, ...plain }]) {
@@ -285,7 +305,7 @@ describe("in any other page", () => {
     assert.deepEqual(told, { text: story, threads: 1, wasm: "candlewick.wasm", wasmReason, device: "cpu" });
   });
 
-  test("a service worker can isolate the page, as the package's README has it", only(["chromium", "firefox"], "its driver loses a page that reloads itself"), async () => {
+  threaded("a service worker can isolate the page, as the package's README has it", only(["chromium", "firefox"], "its driver loses a page that reloads itself"), async () => {
     const { page, close } = await openPage(browser, `${plain.url}/trick`);
     await page.waitForFunction(() => crossOriginIsolated && document.title === "ready");
     const told = await page.evaluate(tell, { threads: 2 });
