@@ -21,6 +21,7 @@
 //!   turns logits into tokens.
 //! - [`engine`] is the whole path in one place: load, prefill, decode, stop.
 //! - [`openai`] puts OpenAI's shapes around it; `cli` and `wasm` are faces without logic.
+//! - [`load`](mod@load) goes from a model's name to an engine, for every face.
 //! - [`remote`] has hosted models answer in the same shapes, over [`http`]; [`router`] decides which
 //!   model answers, local or hosted, and says why.
 //!
@@ -53,6 +54,7 @@ pub mod format;
 pub mod http;
 pub mod hub;
 mod json;
+pub mod load;
 pub mod model;
 pub mod openai;
 pub mod progress;
@@ -66,3 +68,5 @@ mod turns;
 pub mod wasm;
 
 pub use error::{Code, Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+pub use load::load;

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Why a rendering failed.
 #[derive(Debug)]
-pub struct Failure {
+pub struct RenderFailure {
     /// What the caller is told.
     pub error: Error,
     /// Whether only the clock stopped it: that says nothing about the template.
@@ -75,7 +75,10 @@ impl Needs {
 
     /// Renders conversations with `render`, which takes the messages and whether there are tools.
     /// `source` is the template's. Fails once a rendering is late.
-    pub fn find(source: &str, render: impl Fn(Vec<Json>, bool) -> Result<String, Failure>) -> Result<Needs> {
+    pub fn find(
+        source: &str,
+        render: impl Fn(Vec<Json>, bool) -> Result<String, RenderFailure>,
+    ) -> Result<Needs> {
         let late = RefCell::new(None);
         let needs = Self::probe(source, |messages, tools| {
             if let Some(error) = &*late.borrow() {
@@ -237,7 +240,7 @@ fn calls(render: impl Fn(Json) -> Result<String>) -> (Arguments, bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Content, Failure, Needs};
+    use super::{Content, Needs, RenderFailure};
     use crate::Error;
     use std::cell::Cell;
 
@@ -250,16 +253,17 @@ mod tests {
                 let parts = messages[0]["content"][0]["text"].as_str();
                 match parts.filter(|_| !late) {
                     Some(text) => Ok(text.to_owned()),
-                    None if late => Err(Failure { error: Error::unsupported_model("late"), late }),
-                    None => Err(Failure { error: Error::invalid_argument("no parts"), late }),
+                    None if late => Err(RenderFailure { error: Error::unsupported_model("late"), late }),
+                    None => Err(RenderFailure { error: Error::invalid_argument("no parts"), late }),
                 }
             });
             assert_eq!(found, Err(Error::unsupported_model("late")), "{late_at}");
             assert_eq!(renderings.get(), late_at + 1);
         }
         // As slow as it may be, but not late: so it is on every conversation.
-        let never =
-            Needs::find("", |_, _| Err(Failure { error: Error::unsupported_model("too much"), late: false }));
+        let never = Needs::find("", |_, _| {
+            Err(RenderFailure { error: Error::unsupported_model("too much"), late: false })
+        });
         assert_eq!(never.unwrap().content("user"), Content::Text);
     }
 }

@@ -1,7 +1,7 @@
 //! Chat templates: a model's Jinja, run as Hugging Face transformers runs it.
 
 use super::budget::Excess;
-use super::needs::{self, Failure, Needs};
+use super::needs::{self, Needs, RenderFailure};
 use super::{
     Conversation, LocalTime, budget, continuation, conversation, filters, formats, methods, python, source,
 };
@@ -186,7 +186,7 @@ impl ChatTemplate {
         context: Map<String, Json>,
         fuel: u64,
         now: Option<LocalTime>,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, RenderFailure> {
         // Cheap: an environment's parts are shared.
         let mut env = env.clone();
         env.set_fuel(Some(fuel));
@@ -205,7 +205,7 @@ impl ChatTemplate {
             Ok(()) => String::from_utf8(output.0).map_err(|_| Error::internal("a template wrote no UTF-8")),
             Err(error) => Err(failure(&error)),
         };
-        rendered.map_err(|error| Failure { error, late: excess == Some(Excess::Time) })
+        rendered.map_err(|error| RenderFailure { error, late: excess == Some(Excess::Time) })
     }
 }
 

@@ -5,9 +5,9 @@ use super::arguments::Common;
 use super::output::{LoadBar, say, stdout};
 use super::settings::Fallbacks;
 use super::{Failure, load, providers};
+use crate::http::{OnRetry, Retrying};
 use crate::openai::{Chunk, Ran};
-use crate::openai::{Chunks, Completion, EmbeddingRequest, Embeddings, Endpoint, Origin, Retrying};
-use crate::remote::OnRetry;
+use crate::openai::{Chunks, Completion, EmbeddingRequest, Embeddings, Endpoint, Origin};
 use crate::router::{Capabilities, Local, Policy, Provider, Route, Router};
 use crate::{Code, Error, Result, http};
 use futures_util::future::{Either, LocalBoxFuture, select};
@@ -32,21 +32,21 @@ pub enum Untalkative {
     Refuses,
 }
 
-/// Models that may answer.
-pub struct Models {
+/// Candidates that may answer.
+pub struct Candidates {
     pub router: Router,
     /// One on this device, and no other.
     pub alone: bool,
 }
 
-impl Models {
+impl Candidates {
     /// `model`, and where it cannot answer the fallbacks, in their order. Loads none of them yet.
     pub fn new(
         model: &OsStr,
         fallbacks: &Fallbacks,
         common: &Common,
         untalkative: Untalkative,
-    ) -> Result<Models> {
+    ) -> Result<Candidates> {
         let names = std::iter::once(model).chain(fallbacks.models.iter().map(OsString::as_os_str));
         let hosted = |name: &OsStr| match name.to_str() {
             Some(name) => providers::hosted(name, common),
@@ -60,7 +60,7 @@ impl Models {
             None => local(name, common, untalkative, alone),
         };
         let router = Router::new(found.into_iter().map(route).collect(), Policy::default(), None)?;
-        Ok(Models { router, alone })
+        Ok(Candidates { router, alone })
     }
 }
 

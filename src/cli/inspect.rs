@@ -1,12 +1,11 @@
 //! Commands that show what is in a model: `logits`, `tokenize`, `render`, `info`.
 
 use super::arguments::{Common, InfoArguments, LogitsArguments, RenderArguments, TokenizeArguments};
-use super::models::Named;
 use super::output::stdout;
 use super::{Outcome, load, models, options, read_header, read_stdin, read_text, warn};
 use crate::chat::Conversation;
 use crate::engine::{Estimate, Language, Verdict, inspect};
-use crate::hub::Inspected;
+use crate::load::{Inspected, Named};
 use crate::openai::ChatRequest;
 use crate::store::open_file;
 use crate::{Code, Error, Result};
@@ -133,11 +132,10 @@ fn read_json(path: &Path) -> Result<Value> {
 
 pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
     let options = options(common)?;
-    let (inspection, cached) = match models::named(&arguments.model)? {
+    let (inspection, cached) = match Named::of(&arguments.model, || models::from_environment(common))? {
         Named::File(path) => (inspect(open_file(&path)?.as_ref(), &options).await?, None),
-        Named::Elsewhere(spec) => {
-            let Inspected { inspection, cached } =
-                models::from_environment(common)?.inspect(&spec, &options).await?;
+        Named::Elsewhere(spec, models) => {
+            let Inspected { inspection, cached } = load::inspect(&models, &spec, &options).await?;
             (inspection, Some(cached))
         }
     };

@@ -17,12 +17,11 @@ mod settings;
 
 use crate::engine::{Device, Engine, Options};
 use crate::format::gguf::Header;
-use crate::hub;
+use crate::load::{self, Named};
 use crate::store::{Source, no_file, open_file};
 use crate::{Error, Result};
 use arguments::{Cli, Command, Common};
 use clap::Parser;
-use models::Named;
 use output::{LoadBar, print_error, say};
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -30,7 +29,6 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
-use std::rc::Rc;
 
 /// The longest text that a file or standard input may have, in bytes: larger than any context.
 const MAX_INPUT: u64 = 64 << 20;
@@ -112,17 +110,8 @@ async fn load(model: &OsStr, common: &Common) -> Result<Engine> {
 /// The same with other options than the command line's.
 async fn load_with(model: &OsStr, common: &Common, options: Options) -> Result<Engine> {
     let bar = LoadBar::new(common.quiet);
-    let mut progress = |progress| bar.show(&progress);
-    let engine = match models::named(model)? {
-        Named::File(path) => {
-            let source = open_file(&path)?;
-            Engine::load(source.into(), &options, &mut progress).await?
-        }
-        Named::Elsewhere(spec) => {
-            let model = Rc::new(models::open(&spec, common, &bar).await?);
-            hub::load(model, &options, &mut progress).await?
-        }
-    };
+    let models = || models::from_environment(common);
+    let engine = load::load(model, models, &options, models::reporter(&bar)).await?;
     drop(bar);
     warn(&engine.info().warnings, common);
     if let Some(note) = engine.info().context_note.as_ref().filter(|_| !common.quiet) {
@@ -185,9 +174,9 @@ fn options(common: &Common) -> Result<Options> {
 
 /// The header alone: for commands that need no weights.
 async fn read_header(model: &OsStr, common: &Common) -> Result<(Box<dyn Source>, Header)> {
-    let source: Box<dyn Source> = match models::named(model)? {
+    let source: Box<dyn Source> = match Named::of(model, || models::from_environment(common))? {
         Named::File(path) => open_file(&path)?,
-        Named::Elsewhere(spec) => Box::new(models::from_environment(common)?.peek(&spec).await?),
+        Named::Elsewhere(spec, models) => Box::new(models.peek(&spec).await?),
     };
     let header = Header::read(source.as_ref()).await?;
     Ok((source, header))

@@ -3,52 +3,15 @@
 use super::Outcome;
 use super::arguments::{Common, ListArguments, PullArguments, RmArguments, VerifyArguments};
 use super::output::{LoadBar, say, stdout};
-use crate::http::Token;
-use crate::hub::{Client, Model, Models, Report, Spec, Verdict};
-use crate::remote::OnRetry;
+use crate::http::OnRetry;
+use crate::hub::{Client, Models, Report, Spec, Verdict};
 use crate::store::{FolderStore, Source};
 use crate::{Error, Result};
-use std::ffi::OsStr;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
-
-/// What a MODEL names.
-pub enum Named {
-    /// One on this disk.
-    File(PathBuf),
-    /// One to be fetched, or in the cache.
-    Elsewhere(Spec),
-}
-
-/// What a name means; where there is a file of that name, it is that. A path need not be text.
-pub fn named(model: &OsStr) -> Result<Named> {
-    // A link that leads nowhere is a file, too.
-    let is_name = Path::new(model).symlink_metadata().is_err();
-    let Some(name) = model.to_str().filter(|_| is_name) else {
-        return Ok(Named::File(model.into()));
-    };
-    Ok(match client(None)?.name(name)? {
-        Spec::Path(path) => Named::File(path.into()),
-        spec => Named::Elsewhere(spec),
-    })
-}
-
-/// The Hub, as `HF_ENDPOINT` says where it is.
-fn client(token: Option<Token>) -> Result<Client> {
-    Client::new(variable("HF_ENDPOINT").as_deref(), token)
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
 
 /// The user's cache, and the Hub as the user's other tools see it.
 pub fn from_environment(common: &Common) -> Result<Models> {
-    let token = common.token.clone().or_else(|| Token::from_environment(&FolderStore::home()));
-    // What huggingface_hub takes for true.
-    let yes = |value: String| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
-    let offline = common.offline || variable("HF_HUB_OFFLINE").is_some_and(yes);
     let quiet = common.quiet;
     let on_retry = OnRetry::new(move |retry| {
         if !quiet {
@@ -56,16 +19,12 @@ pub fn from_environment(common: &Common) -> Result<Models> {
             say!("{}; attempt {} follows in {wait:.1} s", retry.message, retry.attempt + 1);
         }
     });
-    let client = client(token)?.offline(offline).hearing(on_retry);
-    Ok(Models::new(client, Rc::new(FolderStore::from_environment())))
+    let client = Client::from_environment()?.with_token(common.token.clone()).hearing(on_retry);
+    let offline = common.offline || client.is_offline();
+    Ok(Models::new(client.offline(offline), Rc::new(FolderStore::from_environment())))
 }
 
-/// The model of that name, from the cache or, while it is read, from the network.
-pub async fn open(spec: &Spec, common: &Common, bar: &LoadBar) -> Result<Model> {
-    from_environment(common)?.open(spec, false, reporter(bar)).await
-}
-
-fn reporter(bar: &LoadBar) -> Report {
+pub fn reporter(bar: &LoadBar) -> Report {
     let bar = bar.clone();
     Rc::new(move |progress| bar.show(&progress))
 }

@@ -197,7 +197,7 @@ impl Start {
         let cached = session.cached.iter().zip(reusable).take_while(|(a, b)| a == b).count();
         session.cached.truncate(cached);
         let prompt_len = self.prompt.len();
-        let answer = Answer::new(&self.sampler, &self.detokenizer, &self.settings);
+        let answer = Choice::new(&self.sampler, &self.detokenizer, &self.settings);
         let ahead = is_ahead(&session, &self.settings);
         Generation {
             language,
@@ -248,16 +248,16 @@ fn remove_middle(tokens: &mut Vec<u32>, context: usize, max_tokens: usize) {
     tokens.drain(head..tail);
 }
 
-/// The state of one answer.
-struct Answer {
+/// The state of one answer of several.
+struct Choice {
     sampler: Sampler,
     detokenizer: Detokenizer,
     stop: StopMatcher,
 }
 
-impl Answer {
+impl Choice {
     fn new(sampler: &Sampler, detokenizer: &Detokenizer, settings: &Settings) -> Self {
-        Answer {
+        Choice {
             sampler: sampler.clone(),
             detokenizer: detokenizer.clone(),
             stop: StopMatcher::new(&settings.stop),
@@ -291,7 +291,7 @@ pub struct Generation {
     top: Top,
     /// The row of the last step whose scores the sampler has yet to get. Whoever gave up waiting finds them here.
     unread: Option<usize>,
-    answer: Answer,
+    answer: Choice,
     /// The device chooses the tokens, and works on the next step while one is on its way here.
     ahead: bool,
     /// The first of them.
@@ -475,7 +475,7 @@ impl Generation {
             self.session.cached.truncate(self.prompt_len);
             self.logits.clone_from(&self.prompt_logits);
             self.fresh_sampler.reseed(self.seed.wrapping_add(self.choice as u64));
-            self.answer = Answer::new(&self.fresh_sampler, &self.fresh_detokenizer, &self.settings);
+            self.answer = Choice::new(&self.fresh_sampler, &self.fresh_detokenizer, &self.settings);
         }
         Event::Finish { choice, reason, token, text }
     }

@@ -37,7 +37,7 @@ use crate::{Error, Result};
 use async_lock::Mutex;
 use context::Granted;
 use futures_util::future::LocalBoxFuture;
-use model::{Description, Loaded, Model, Target};
+use model::{Description, Loaded, Plan, Target};
 use session::Session;
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
@@ -164,7 +164,7 @@ impl Engine {
         check_threads(options.threads)?;
         let mut reporter = Reporter::new(source.name(), source.len(), None, progress);
         reporter.start()?;
-        let model = Rc::new(Model { source, options: options.clone(), granted: Cell::new(None) });
+        let model = Rc::new(Plan { source, options: options.clone(), granted: Cell::new(None) });
         let source = model.source.as_ref();
         let description = model.describe().await?;
         let Description { header, config, .. } = &description;

@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 /// Where a model comes from and how it shall run.
-pub(super) struct Model {
+pub(super) struct Plan {
     pub source: Rc<dyn Source>,
     pub options: Options,
     /// The context with which it was loaded: requests that were let in count on it when the model comes back.
@@ -58,7 +58,7 @@ impl Description {
     }
 }
 
-impl Model {
+impl Plan {
     pub async fn describe(&self) -> Result<Description> {
         let source = self.source.as_ref();
         let header = Header::read(source).await?;

@@ -1,6 +1,6 @@
 //! A model comes back after its GPU was lost.
 
-use super::model::{Loaded, Model, Target, of_the_device};
+use super::model::{Loaded, Plan, Target, of_the_device};
 use crate::progress::{Meter, Progress, Reporter, Stage};
 use crate::{Code, Error, Result};
 use futures_util::FutureExt;
@@ -14,7 +14,7 @@ const MOST_LOSSES: usize = 3;
 
 /// A recovery under way. It goes on where it was when whoever waited for a step gave up.
 pub(super) struct Recovery {
-    model: Rc<Model>,
+    model: Rc<Plan>,
     why: String,
     /// Of this request so far.
     pub losses: usize,
@@ -31,7 +31,7 @@ pub(super) enum Step {
 
 impl Recovery {
     /// Brings `model` back after loss number `losses`, by `error`.
-    pub fn begin(model: Rc<Model>, error: &Error, losses: usize) -> Result<Recovery> {
+    pub fn begin(model: Rc<Plan>, error: &Error, losses: usize) -> Result<Recovery> {
         let target = match losses <= MOST_LOSSES {
             true => Target::GpuAgain,
             false if model.options.falls_back() => Target::Cpu,
@@ -82,7 +82,7 @@ impl Recovery {
 }
 
 async fn bring_back(
-    model: Rc<Model>,
+    model: Rc<Plan>,
     target: Target,
     why: String,
     report: Rc<RefCell<Option<Progress>>>,

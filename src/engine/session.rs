@@ -1,7 +1,7 @@
 //! The decoder and what its KV cache holds, from one request to the next.
 
 use super::Info;
-use super::model::{Loaded, Model};
+use super::model::{Loaded, Plan};
 use super::recovery::{Recovery, Step};
 use crate::model::Decoder;
 use crate::{Code, Error, Result};
@@ -16,12 +16,12 @@ pub(super) struct Session {
     /// Choices that the device has made, or will make, and nobody has read.
     unread: usize,
     /// To bring the model back; nothing where its device cannot be lost.
-    model: Option<Rc<Model>>,
+    model: Option<Rc<Plan>>,
     info: Rc<RefCell<Rc<Info>>>,
 }
 
 impl Session {
-    pub fn new(decoder: Decoder, model: Rc<Model>, info: Rc<RefCell<Rc<Info>>>) -> Self {
+    pub fn new(decoder: Decoder, model: Rc<Plan>, info: Rc<RefCell<Rc<Info>>>) -> Self {
         let model = can_be_lost(&decoder).then_some(model);
         Session { decoder, cached: Vec::new(), unread: 0, model, info }
     }

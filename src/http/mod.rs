@@ -2,13 +2,14 @@
 //!
 //! Natively it is reqwest on a runtime of its own, so that any executor may poll the futures here; in
 //! browsers it is `fetch`. Dropping a future or a [`Response`] ends the transfer. Nothing is tried
-//! again here: [`Backoff`] and [`Response::wait`] are for those who do.
+//! again here: [`Backoff`], [`Failure`] and [`Response::wait`] are for those who do.
 //!
 //! `Authorization` is not sent on when a redirect leaves the origin: reqwest and the fetch standard
 //! both see to that. What is posted stays with the host that it was meant for: its redirects are followed within the
 //! origin, where the platform can tell, and are answers themselves elsewhere. Bodies come decompressed. Errors name the
 //! host, never the address, whose query may hold a signature.
 
+mod attempt;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
 mod retry;
@@ -21,6 +22,8 @@ use native as platform;
 #[cfg(target_arch = "wasm32")]
 use web as platform;
 
+pub(crate) use attempt::given_up;
+pub use attempt::{Again, Failure, OnRetry, Retrying};
 pub use platform::sleep;
 pub use retry::{Backoff, may_retry};
 pub use token::Token;

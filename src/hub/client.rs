@@ -2,10 +2,11 @@
 //! <https://huggingface.co/docs/hub/api>
 
 use super::choose::RemoteFile;
-use super::patience::{FIRST_ANSWER, Failure, Patience};
+use super::patience::{FIRST_ANSWER, Patience};
 use super::spec::Spec;
-use crate::http::{self, Backoff, Request, Response, Timeouts, Token, may_retry};
-use crate::remote::OnRetry;
+use crate::http::{self, Backoff, Failure, OnRetry, Request, Response, Timeouts, Token, may_retry};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::store::FolderStore;
 use crate::store::names::{is_file, is_hash};
 use crate::{Code, Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -89,6 +90,23 @@ impl Client {
             on_retry: OnRetry::default(),
             reached: Rc::default(),
         })
+    }
+
+    /// The Hub as the user's other tools see it: where `HF_ENDPOINT` says, with the token of `HF_TOKEN` or of Hugging
+    /// Face's folder, and offline where `HF_HUB_OFFLINE` says so.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn from_environment() -> Result<Client> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        // What huggingface_hub takes for true.
+        let yes = |value: String| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
+        let token = Token::from_environment(&FolderStore::home());
+        let client = Client::new(variable("HF_ENDPOINT").as_deref(), token)?;
+        Ok(client.offline(variable("HF_HUB_OFFLINE").is_some_and(yes)))
+    }
+
+    /// With another token, where there is one.
+    pub fn with_token(self, token: Option<Token>) -> Client {
+        Client { token: token.or(self.token), ..self }
     }
 
     /// Tells `on_retry` of each attempt that failed and is made again.
@@ -221,11 +239,11 @@ impl Client {
     pub(super) async fn ask(&self, asked: &Asked, request: Request) -> Result<Response, Failure> {
         if self.offline {
             let message = format!("{asked} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it");
-            return Err(Failure::Final(Error::network(message)));
+            return Err(Failure::never(Error::network(message)));
         }
         let response = http::send(request).await.map_err(|error| match error.code {
-            Code::Network => Failure::Unreachable(error.context(asked)),
-            _ => Failure::Final(error.context(asked)),
+            Code::Network => Failure::unreachable(error.context(asked)),
+            _ => Failure::never(error.context(asked)),
         })?;
         self.reached.set(true);
         Ok(response)
@@ -247,26 +265,26 @@ impl Client {
         match (status, reason) {
             (_, "RepoNotFound") | (404, "") => {
                 let message = format!("{whose}: {host} knows no such model. Check the name. {advice}");
-                Failure::Final(Error::model_not_found(message))
+                Failure::never(Error::model_not_found(message))
             }
-            (_, "RevisionNotFound" | "EntryNotFound") | (404 | 410, _) => Failure::Final(
+            (_, "RevisionNotFound" | "EntryNotFound") | (404 | 410, _) => Failure::never(
                 Error::model_not_found(format!("{asked}: {host} has no such file or revision")),
             ),
-            (_, "GatedRepo") => Failure::Final(Error::unauthorized(format!(
+            (_, "GatedRepo") => Failure::never(Error::unauthorized(format!(
                 "{whose}: access is restricted. Accept its terms on its page on {host}. {advice}"
             ))),
             (401 | 403, _) => {
-                Failure::Final(Error::unauthorized(format!("{whose}: {host} answered {status}. {advice}")))
+                Failure::never(Error::unauthorized(format!("{whose}: {host} answered {status}. {advice}")))
             }
             (429, _) => {
                 let message =
                     format!("{whose}: {host} answers too many requests (429). Try later, or with a token");
-                Failure::Again(Error { code: Code::RateLimited, message }, response.wait())
+                Failure::later(Error { code: Code::RateLimited, message }, response.wait())
             }
             _ if may_retry(status) => {
-                Failure::Again(Error::network(format!("{asked}: {host} answered {status}")), response.wait())
+                Failure::later(Error::network(format!("{asked}: {host} answered {status}")), response.wait())
             }
-            _ => Failure::Final(Error::network(format!("{asked}: {host} answered {status}"))),
+            _ => Failure::never(Error::network(format!("{asked}: {host} answered {status}"))),
         }
     }
 
@@ -276,7 +294,7 @@ impl Client {
             let response = self.send(asked, self.request(url)).await?;
             let next = response.header("Link").and_then(next_page);
             let host = response.host().to_owned();
-            let lost = |error: Error| Failure::Again(error.context(asked), None);
+            let lost = |error: Error| Failure::later(error.context(asked), None);
             let body = response.bytes(MAX_ANSWER).await.map_err(lost)?;
             // A proxy's page, or an answer that was cut off.
             let parsed = serde_json::from_slice(&body).map_err(|_| {

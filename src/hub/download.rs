@@ -5,8 +5,9 @@
 //! again: a disk that lost something in a crash is noticed.
 
 use super::hash::hex;
-use super::patience::{Failure, Patience};
-use super::remote::{Answer, Remote};
+use super::patience::Patience;
+use super::remote::{Opened, Remote};
+use crate::http::Failure;
 use crate::progress::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Source, Store, Written};
 use crate::{Error, Result, http};
@@ -339,7 +340,7 @@ impl Job {
 
     /// One request. `at` moves to the end of what was committed.
     async fn attempt(&self, at: &mut u64, mut end: u64) -> Result<(), Failure> {
-        let Answer { mut response, from_start } = self.remote.open(&(*at..end)).await?;
+        let Opened { mut response, from_start } = self.remote.open(&(*at..end)).await?;
         let mut skip = 0;
         if from_start && (*at > 0 || end < self.remote.len()) {
             self.sequential.set(true);
@@ -376,15 +377,15 @@ impl Job {
                 self.count(head.len() as u64);
                 chunk = tail;
                 if *at + block.len() as u64 == line {
-                    self.commit(at, std::mem::take(&mut block)).await.map_err(Failure::Final)?;
+                    self.commit(at, std::mem::take(&mut block)).await.map_err(Failure::never)?;
                 }
             }
         };
         // What came before a connection broke off is good.
         if !block.is_empty() {
-            self.commit(at, block).await.map_err(Failure::Final)?;
+            self.commit(at, block).await.map_err(Failure::never)?;
         }
-        result.map_err(|error| Failure::Again(error.context(self.key.name()), None))
+        result.map_err(|error| Failure::later(error.context(self.key.name()), None))
     }
 
     /// Hashes what follows without a gap.

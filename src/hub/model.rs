@@ -4,10 +4,9 @@ use super::cached::Cached;
 use super::download::Part;
 use super::find::News;
 use super::remote::Remote;
-use crate::engine::{Engine, Options};
-use crate::progress::{Progress, Stage, Steady};
+use crate::Result;
+use crate::progress::{Progress, Steady};
 use crate::store::{Joined, Key, Record, Source, Store};
-use crate::{Code, Result};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,41 +18,6 @@ pub struct Model {
     pub(super) news: RefCell<Option<(Rc<dyn Store>, News)>>,
     /// What was reported of it so far.
     pub(super) steady: Rc<Steady>,
-}
-
-/// Loads an engine while the model comes, and makes sure of the model. Where bytes were wrong on their way, it is
-/// loaded again with the right ones.
-pub async fn load(
-    model: Rc<Model>,
-    options: &Options,
-    progress: &mut dyn FnMut(Progress) -> Result<()>,
-) -> Result<Engine> {
-    let progress = &mut |report: Progress| progress(model.steady.follow(report));
-    let mut ready = None;
-    let mut shown = |report: Progress| match report.stage {
-        // Until all is there, what comes over the network says how far it is.
-        Stage::Load if !model.is_whole() => Ok(()),
-        Stage::Ready if !model.is_whole() => {
-            ready = Some(report);
-            Ok(())
-        }
-        _ => progress(report),
-    };
-    let engine = Engine::load(model.clone(), options, &mut shown).await;
-    match &engine {
-        Err(error) if error.code != Code::CorruptModel => return engine,
-        // There is no hash that could find what is wrong.
-        Err(_) if model.keys().any(|key| key.sha256().is_none()) => {
-            model.discard().await?;
-            return engine;
-        }
-        _ => {}
-    }
-    if model.complete().await? {
-        return Engine::load(model.clone(), options, progress).await;
-    }
-    ready.map_or(Ok(()), progress)?;
-    engine
 }
 
 impl Model {
@@ -76,11 +40,16 @@ impl Model {
     }
 
     /// Keeps nothing of it.
-    async fn discard(&self) -> Result<()> {
+    pub async fn discard(&self) -> Result<()> {
         for part in self.parts.sources() {
             part.discard().await?;
         }
         Ok(())
+    }
+
+    /// A report of what is done with it, as part of one account from its beginning to its end.
+    pub(crate) fn follow(&self, report: Progress) -> Progress {
+        self.steady.follow(report)
     }
 
     /// Its files.

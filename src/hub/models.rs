@@ -1,6 +1,5 @@
 //! What the faces call: open, pull, look; with `find` and `cached`, all there is to do with models.
 
-use super::cached::Cached;
 use super::client::Client;
 use super::download::{Download, Part, Report, Sizes, Tally};
 use super::find::{Found, FoundFile};
@@ -8,13 +7,13 @@ use super::hash::sha256;
 use super::model::{Model, Peek};
 use super::remote::Remote;
 use super::spec::Spec;
-use crate::engine::{Inspection, Options, inspect};
 use crate::http::{self, Response};
 use crate::progress::{Meter, Stage, Steady};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::store::FolderStore;
 use crate::store::{Joined, Key, Record, Store};
 use crate::{Error, Result};
 use futures_util::future::{Either, select};
-use serde::Serialize;
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,20 +32,17 @@ pub struct Models {
     under_way: RefCell<HashMap<Key, Weak<Download>>>,
 }
 
-/// What a model is and needs, and what of it is in the store.
-#[derive(Debug, Clone, Serialize)]
-pub struct Inspected {
-    #[serde(flatten)]
-    #[allow(missing_docs)]
-    pub inspection: Inspection,
-    /// Under its full name, at the commit that was looked at.
-    pub cached: Cached,
-}
-
 impl Models {
     /// Models that `client` finds and `store` keeps.
     pub fn new(client: Client, store: Rc<dyn Store>) -> Models {
         Models { client: Rc::new(client), store, sizes: Sizes::default(), under_way: RefCell::default() }
+    }
+
+    /// The user's cache, and the Hub as the user's other tools see it: see [`Client::from_environment`] and
+    /// [`FolderStore::from_environment`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn from_environment() -> Result<Models> {
+        Ok(Models::new(Client::from_environment()?, Rc::new(FolderStore::from_environment())))
     }
 
     /// Cuts files up differently.
@@ -105,13 +101,6 @@ impl Models {
         collect: impl AsyncFnMut(Response) -> Result<T>,
     ) -> Result<T> {
         Remote::read_whole(&self.client, name, url, collect).await
-    }
-
-    /// What the model called `spec` is and needs, before it is fetched.
-    pub async fn inspect(&self, spec: &Spec, options: &Options) -> Result<Inspected> {
-        let model = self.peek(spec).await?;
-        let inspection = inspect(&model, options).await?;
-        Ok(Inspected { inspection, cached: model.cached() })
     }
 
     /// The files that were found, from the store or, while they are read, from their server.

@@ -1,9 +1,8 @@
 //! When a request for models is made again, and who hears of it.
 
 use super::client::Client;
-use crate::http::{Backoff, sleep};
-use crate::openai::Retrying;
-use crate::{Error, Result};
+use crate::Result;
+use crate::http::{Again, Backoff, Failure, Retrying, given_up, sleep};
 use std::time::Duration;
 use web_time::Instant;
 
@@ -15,16 +14,6 @@ const FILE_ATTEMPTS: u32 = 5;
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
 /// …and each waits so long for an answer, connecting included.
 pub const FIRST_ANSWER: Duration = Duration::from_secs(6);
-
-/// Why a request did not succeed.
-pub enum Failure {
-    /// It may do better, after the time that the server asked for.
-    Again(Error, Option<Duration>),
-    /// There was no answer at all.
-    Unreachable(Error),
-    /// It will not.
-    Final(Error),
-}
 
 /// The attempts of one request.
 pub struct Patience<'a> {
@@ -49,31 +38,23 @@ impl Patience<'_> {
     /// that a server that is out of reach will be back.
     pub async fn after(&mut self, failure: Failure, heard: bool) -> Result<()> {
         self.failed += 1;
-        let (error, asked, last) = match failure {
-            Failure::Final(error) => return Err(error),
-            Failure::Again(error, asked) => (error, asked, false),
-            Failure::Unreachable(error) => {
+        let Failure { error, again } = failure;
+        let (asked, last) = match again {
+            Again::Never => return Err(error),
+            Again::Later(asked) | Again::Loading { asked, .. } => (asked, false),
+            Again::Unreachable => {
                 let most = if self.client.is_reached() { FILE_ATTEMPTS } else { FIRST_ATTEMPTS };
                 let enough = self.failed >= most || self.start.elapsed() >= FIRST_CONTACT;
-                (error, None, enough && !heard)
+                (None, enough && !heard)
             }
         };
         match self.backoff.next(asked).filter(|_| !last) {
             Some(wait) => {
-                self.client.on_retry.tell(&Retrying {
-                    attempt: self.failed,
-                    wait_ms: wait.as_millis() as u64,
-                    code: error.code.as_str(),
-                    message: error.message,
-                });
+                self.client.on_retry.tell(&Retrying::new(self.failed, error, wait));
                 sleep(wait).await;
                 Ok(())
             }
-            None if self.failed > 1 => {
-                let message = format!("{} (after {} attempts)", error.message, self.failed);
-                Err(Error { message, ..error })
-            }
-            None => Err(error),
+            None => Err(given_up(error, self.failed)),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! One file on a server, read by range.
 
 use super::client::{Asked, Client};
-use super::patience::Failure;
-use crate::http::{Response, host};
+use crate::http::{Failure, Response, host};
 use crate::store::{Key, Source};
 use crate::{Code, Error, Result};
 use futures_util::future::LocalBoxFuture;
@@ -36,7 +35,7 @@ pub(super) struct LookedUp {
 }
 
 /// The answer to a request for a range.
-pub(super) struct Answer {
+pub(super) struct Opened {
     pub response: Response,
     /// The server ignores ranges: these are the file's bytes from its first on.
     pub from_start: bool,
@@ -89,15 +88,15 @@ impl Remote {
                     return Err(refusal(client, asked, &response));
                 }
                 collect(response).await.map_err(|error| match error.code {
-                    Code::Network => Failure::Again(error.context(name), None),
-                    _ => Failure::Final(error),
+                    Code::Network => Failure::later(error.context(name), None),
+                    _ => Failure::never(error),
                 })
             })
             .await
     }
 
     /// Asks once for the bytes of `range`.
-    pub(super) async fn open(&self, range: &Range<u64>) -> Result<Answer, Failure> {
+    pub(super) async fn open(&self, range: &Range<u64>) -> Result<Opened, Failure> {
         let signed = self.signed.borrow().clone();
         let url = signed.as_deref().unwrap_or(&self.url);
         let request = self.client.request(url).range(range.start, range.end - range.start);
@@ -109,7 +108,7 @@ impl Remote {
             400..=404 | 410 if elsewhere => {
                 self.signed.take();
                 let message = format!("{}: {} answered {}", self.asked, response.host(), response.status());
-                return Err(Failure::Again(Error::network(message), None));
+                return Err(Failure::later(Error::network(message), None));
             }
             _ => return Err(self.client.refusal(&self.asked, &response)),
         }
@@ -117,14 +116,14 @@ impl Remote {
             self.signed.replace(Some(response.url().to_owned()));
         }
         self.check(range, &response)?;
-        Ok(Answer { from_start: response.status() == 200, response })
+        Ok(Opened { from_start: response.status() == 200, response })
     }
 
     /// Whether the head fits the request, as far as it can be seen: browsers show little of other origins.
     fn check(&self, range: &Range<u64>, response: &Response) -> Result<(), Failure> {
         let wrong = |what: String| {
             let message = format!("{}: {} sent {what}", self.asked, response.host());
-            Err(Failure::Again(Error::network(message), None))
+            Err(Failure::later(Error::network(message), None))
         };
         let expected = if response.status() == 206 { range.end - range.start } else { self.len };
         if let Some(len) = content_length(response)
@@ -144,8 +143,8 @@ impl Remote {
     async fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
         self.client
             .again(async || {
-                let lost = |error: Error| Failure::Again(error.context(&self.asked), None);
-                let Answer { mut response, from_start } = self.open(&range).await?;
+                let lost = |error: Error| Failure::later(error.context(&self.asked), None);
+                let Opened { mut response, from_start } = self.open(&range).await?;
                 let mut skip = if from_start { range.start } else { 0 };
                 let len = (range.end - range.start) as usize;
                 let mut bytes = Vec::with_capacity(len);
@@ -167,12 +166,12 @@ impl Remote {
 fn refusal(client: &Client, name: &Asked, response: &Response) -> Failure {
     let (status, host) = (response.status(), response.host());
     match status {
-        401 | 403 => Failure::Final(Error::unauthorized(format!("{name}: {host} answered {status}"))),
-        404 | 410 => Failure::Final(Error::model_not_found(format!(
+        401 | 403 => Failure::never(Error::unauthorized(format!("{name}: {host} answered {status}"))),
+        404 | 410 => Failure::never(Error::model_not_found(format!(
             "{name}: {host} answered {status}. Check the address"
         ))),
         // It has no first byte.
-        416 => Failure::Final(Error::corrupt_model(format!("{name}: the file is empty"))),
+        416 => Failure::never(Error::corrupt_model(format!("{name}: the file is empty"))),
         _ => client.refusal(name, response),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::lenient;
 use crate::engine::{FinishReason, Timings, Usage};
+use crate::http::Retrying;
 use crate::progress::Progress;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -165,19 +166,6 @@ pub struct PromptProgress {
     pub total: usize,
     /// So far.
     pub processed: usize,
-}
-
-/// Why an answer takes longer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Retrying {
-    /// The attempt that failed, from 1.
-    pub attempt: u32,
-    /// Milliseconds until the next.
-    pub wait_ms: u64,
-    /// Why it failed: an error's code.
-    pub code: &'static str,
-    /// The same for people.
-    pub message: String,
 }
 
 /// Where an answer was made.

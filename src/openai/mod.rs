@@ -12,9 +12,7 @@ mod request;
 mod unsupported;
 
 pub use answer::Answer;
-pub use chunk::{
-    Chunk, ChunkChoice, Completion, Delta, FunctionCall, Origin, PromptProgress, Ran, Retrying, ToolCall,
-};
+pub use chunk::{Chunk, ChunkChoice, Completion, Delta, FunctionCall, Origin, PromptProgress, Ran, ToolCall};
 pub use embeddings::{
     EmbeddingEntry, EmbeddingList, EmbeddingRequest, EmbeddingUsage, Embeddings, Encoded, Encoding,
 };

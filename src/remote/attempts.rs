@@ -1,8 +1,6 @@
 //! When a request that failed is made again, and when that ends.
 
-use super::failure::{Again, Failure};
-use crate::http::{Backoff, Timeouts, sleep};
-use crate::openai::Retrying;
+use crate::http::{Again, Backoff, Failure, Retrying, Timeouts, given_up, sleep};
 use crate::{Error, Result};
 use futures_util::future::{Either, LocalBoxFuture, select};
 use serde::Deserialize;
@@ -116,7 +114,7 @@ impl Attempts {
                 let seconds = self.retry.timeout.as_secs_f64();
                 let error =
                     Error::network(format!("not answered within {seconds} s, the request's time limit"));
-                Err(Failure { error, again: Again::Never })
+                Err(Failure::never(error))
             }
         }
     }
@@ -127,6 +125,7 @@ impl Attempts {
         let wait = match again {
             Again::Never => None,
             Again::Later(asked) => self.backoff.next(asked),
+            Again::Unreachable => self.backoff.next(None),
             Again::Loading { estimate, asked } => {
                 // Estimates are rough, and a look costs little. What the server asks is the least.
                 let look =
@@ -138,7 +137,7 @@ impl Attempts {
         match wait {
             Some(wait) if wait <= left => {
                 self.waited += wait;
-                Ok((wait, self.retrying(error, wait)))
+                Ok((wait, Retrying::new(self.made, error, wait)))
             }
             Some(wait) => Err(self.explain(
                 error,
@@ -148,20 +147,8 @@ impl Attempts {
         }
     }
 
-    /// What is told of an attempt that failed, before the next one.
-    pub fn retrying(&self, error: Error, wait: Duration) -> Retrying {
-        Retrying {
-            attempt: self.made,
-            wait_ms: wait.as_millis() as u64,
-            code: error.code.as_str(),
-            message: error.message,
-        }
-    }
-
-    fn explain(&self, mut error: Error, why: &str) -> Error {
-        if self.made > 1 {
-            error.message += &format!(" (after {} attempts)", self.made);
-        }
+    fn explain(&self, error: Error, why: &str) -> Error {
+        let mut error = given_up(error, self.made);
         if !why.is_empty() {
             error.message += &format!("; {why}");
         }
@@ -207,7 +194,7 @@ mod tests {
             };
             assert_eq!(attempts.after(failure).unwrap().0, Duration::from_secs(wait));
         }
-        let never = Failure { error: Error::unauthorized("no"), again: Again::Never };
+        let never = Failure::never(Error::unauthorized("no"));
         assert_eq!(attempts.after(never).unwrap_err(), Error::unauthorized("no"));
     }
 }

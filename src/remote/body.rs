@@ -2,11 +2,11 @@
 //! give are not always right.
 
 use super::calls::Calls;
-use super::failure::{self, Failure};
+use super::failure;
 use super::json::{self, Halves};
 use super::sse::{Event, Parser};
 use super::{Client, LARGEST};
-use crate::http::Response;
+use crate::http::{Failure, Response};
 use crate::openai::{Chunk, Delta, lenient};
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ impl Body {
         if self.read > LARGEST {
             let error =
                 self.broken(&format!("an answer of more than {} MB, which is not read on", LARGEST >> 20));
-            return Err(Failure { error, again: failure::Again::Never });
+            return Err(Failure::never(error));
         }
         match self.form {
             Form::Events => Ok(self.feed(bytes)?),
@@ -205,7 +205,7 @@ impl Body {
             Err(error) => return Err(error.into()),
         };
         if failed {
-            return Err(Failure::within(self.client.host(), &body, self.client.token()));
+            return Err(failure::within(self.client.host(), &body, self.client.token()));
         }
         let Some(chunk) = self.chunk(body, false)? else { return Ok(None) };
         for choice in &chunk.choices {
@@ -227,7 +227,7 @@ impl Body {
     fn chunk(&mut self, body: Value, whole: bool) -> Result<Option<Chunk>, Failure> {
         let (host, token) = (self.client.host(), self.client.token());
         if failure::is_failure(&body) {
-            return Err(Failure::within(host, &body, token));
+            return Err(failure::within(host, &body, token));
         }
         let choices = body.get("choices");
         let list = choices.map_or(&[][..], |choices| {
@@ -239,7 +239,7 @@ impl Body {
         for choice in list {
             let said = [Some(choice), choice.get("delta"), choice.get("message")];
             if let Some(at) = said.into_iter().flatten().find(|at| failure::has_error(at)) {
-                return Err(Failure::within(host, at, token));
+                return Err(failure::within(host, at, token));
             }
             if let Some(reason) = choice.get("finish_reason").and_then(lenient::failure) {
                 let reason = failure::clean(&reason, token);
@@ -312,7 +312,7 @@ impl Body {
 
     fn too_many(&self) -> Failure {
         let error = self.broken("more answers than anybody asks for");
-        Failure { error, again: failure::Again::Never }
+        Failure::never(error)
     }
 
     fn broken(&self, what: &str) -> Error {

@@ -3,11 +3,11 @@
 use super::attempts::Attempts;
 use super::body::Body;
 use super::change::Change;
-use super::failure::Failure;
+use super::failure;
 use super::{Client, cost};
 use crate::engine::{FinishReason, Usage};
-use crate::http::{self, Request};
-use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Endpoint, Origin, Ran, Retrying};
+use crate::http::{self, Failure, Request, Retrying};
+use crate::openai::{Chunk, ChunkChoice, Chunks, Completion, Endpoint, Origin, Ran};
 use crate::{Error, Result};
 use futures_util::stream::{StreamExt, try_unfold};
 use serde_json::{Map, Value, json};
@@ -227,7 +227,7 @@ impl Exchange {
                 let response = http::send(request).await?;
                 match response.is_success() {
                     true => Ok(response),
-                    false => Err(Failure::of(response, client.token()).await),
+                    false => Err(failure::of(response, client.token()).await),
                 }
             })
             .await?;
@@ -250,7 +250,7 @@ impl Exchange {
             self.request = self.client.request(self.endpoint, &self.body)?;
             self.changes.push(change);
             self.phase = Phase::Send;
-            let retry = self.attempts.retrying(failure.error, Duration::ZERO);
+            let retry = Retrying::new(self.attempts.made, failure.error, Duration::ZERO);
             return Ok(self.told(retry));
         }
         let (wait, retry) = self.attempts.after(failure)?;

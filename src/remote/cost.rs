@@ -1,6 +1,6 @@
 //! What hosted answers cost, and when that is enough.
 
-use super::models::{Model, Price};
+use super::models::{HostedModel, Price};
 use crate::engine::Usage;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ impl Totals {
     }
 }
 
-impl Model {
+impl HostedModel {
     /// What it costs where `provider` runs it. Where that is not known: the highest price of all that may.
     pub fn price(&self, provider: Option<&str>) -> Option<Price> {
         let known = provider.and_then(|name| self.providers.iter().find(|provider| provider.name == name));

@@ -1,7 +1,7 @@
 //! What went wrong, from whatever a server says, and whether another attempt can help.
 
 use super::{Token, json};
-use crate::http::{self, Response};
+use crate::http::{self, Again, Failure, Response};
 use crate::{Code, Error, Result};
 use serde_json::Value;
 use std::time::Duration;
@@ -11,106 +11,75 @@ const SHOWN: usize = 500;
 /// The most of a failed answer's body that is read.
 const LARGEST: usize = 1 << 20;
 
-/// An attempt that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// For the caller, if there is no other attempt.
-    pub error: Error,
-    /// Whether there is.
-    pub again: Again,
+/// From an answer whose status is none of success.
+pub async fn of(response: Response, token: Option<&Token>) -> Failure {
+    let (status, asked, host) = (response.status(), response.wait(), response.host().to_owned());
+    if status == 0 || (300..400).contains(&status) {
+        return Failure::never(redirected(&response));
+    }
+    let told = response.header("x-should-retry").map(str::to_owned);
+    // A body that breaks off says less than the status does.
+    let body = response.bytes(LARGEST).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&body);
+    let body = json::parse(&text).unwrap_or_else(|_| Value::String(plain(&text).to_owned()));
+    let failure = new(&host, Some(status), asked, &body, token);
+    // As OpenAI's own clients are told.
+    let again = match (told.as_deref(), failure.again) {
+        (Some("false"), _) => Again::Never,
+        (Some("true"), Again::Never) => Again::Later(asked),
+        (_, again) => again,
+    };
+    Failure { again, ..failure }
 }
 
-/// What may be done about a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
-    /// It will not pass.
-    Never,
-    /// It may pass; the server may have said when.
-    Later(Option<Duration>),
-    /// The model is being loaded, which takes about as long as the estimate.
-    Loading { estimate: Option<Duration>, asked: Option<Duration> },
+/// From an `error` in an answer whose status was one of success.
+pub fn within(host: &str, body: &Value, token: Option<&Token>) -> Failure {
+    new(host, status_within(body), None, body, token)
 }
 
-/// An answer that breaks its own format. Another one may be better.
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        let passes = matches!(error.code, Code::Network | Code::ProviderError | Code::RateLimited);
-        Failure { error, again: if passes { Again::Later(None) } else { Again::Never } }
-    }
-}
-
-impl Failure {
-    /// From an answer whose status is none of success.
-    pub async fn of(response: Response, token: Option<&Token>) -> Failure {
-        let (status, asked, host) = (response.status(), response.wait(), response.host().to_owned());
-        if status == 0 || (300..400).contains(&status) {
-            return Failure { error: redirected(&response), again: Again::Never };
-        }
-        let told = response.header("x-should-retry").map(str::to_owned);
-        // A body that breaks off says less than the status does.
-        let body = response.bytes(LARGEST).await.unwrap_or_default();
-        let text = String::from_utf8_lossy(&body);
-        let body = json::parse(&text).unwrap_or_else(|_| Value::String(plain(&text).to_owned()));
-        let failure = Failure::new(&host, Some(status), asked, &body, token);
-        // As OpenAI's own clients are told.
-        let again = match (told.as_deref(), failure.again) {
-            (Some("false"), _) => Again::Never,
-            (Some("true"), Again::Never) => Again::Later(asked),
-            (_, again) => again,
-        };
-        Failure { again, ..failure }
-    }
-
-    /// From an `error` in an answer whose status was one of success.
-    pub fn within(host: &str, body: &Value, token: Option<&Token>) -> Failure {
-        Failure::new(host, status_within(body), None, body, token)
-    }
-
-    fn new(
-        host: &str,
-        status: Option<u16>,
-        asked: Option<Duration>,
-        body: &Value,
-        token: Option<&Token>,
-    ) -> Failure {
-        let said = clean(&message(body), token);
-        let kind = kind(body);
-        let exhausted = tells_of_exhaustion(&kind, body);
-        let code = match status {
-            _ if kind.contains("context_length") || tells_of_context(&said) => Code::ContextLengthExceeded,
-            Some(400 | 403 | 429) | None if exhausted == Some(Quota::Account) => Code::ResourceExhausted,
-            Some(400 | 405 | 406 | 411 | 413..=415 | 422 | 431) => Code::InvalidArgument,
-            Some(401 | 403 | 407 | 451) => Code::Unauthorized,
-            // Credits are used up.
-            Some(402) => Code::ResourceExhausted,
-            Some(404 | 410) => Code::ModelNotFound,
-            Some(408) => Code::Network,
-            Some(429) => Code::RateLimited,
-            _ => Code::ProviderError,
-        };
-        let advice = match (code, status) {
-            (Code::Unauthorized, Some(403)) => ". Check what the token may do",
-            (Code::Unauthorized, _) => ". Check the token",
-            (Code::ResourceExhausted, _) => ". The account's credits are used up",
-            (Code::ModelNotFound, Some(410)) => ". This endpoint is gone; check the base address",
-            (Code::ModelNotFound, _) => ". Check the model's name and the base address",
-            _ => "",
-        };
-        let status_text =
-            status.map_or("an error in the answer".to_owned(), |status| format!("HTTP {status}"));
-        let said = if said.is_empty() { said } else { format!(": {said}") };
-        let error = Error { code, message: format!("{host}: {status_text}{said}{advice}") };
-        let estimate = estimated_time(body);
-        let again = match status {
-            _ if code == Code::ContextLengthExceeded || code == Code::ResourceExhausted => Again::Never,
-            // Of a day or a month: it will not pass while somebody waits.
-            Some(429) if exhausted.is_some() => Again::Never,
-            Some(503) if estimate.is_some() || said.contains("loading") => Again::Loading { estimate, asked },
-            Some(status) if !http::may_retry(status) => Again::Never,
-            _ => Again::Later(asked),
-        };
-        Failure { error, again }
-    }
+fn new(
+    host: &str,
+    status: Option<u16>,
+    asked: Option<Duration>,
+    body: &Value,
+    token: Option<&Token>,
+) -> Failure {
+    let said = clean(&message(body), token);
+    let kind = kind(body);
+    let exhausted = tells_of_exhaustion(&kind, body);
+    let code = match status {
+        _ if kind.contains("context_length") || tells_of_context(&said) => Code::ContextLengthExceeded,
+        Some(400 | 403 | 429) | None if exhausted == Some(Quota::Account) => Code::ResourceExhausted,
+        Some(400 | 405 | 406 | 411 | 413..=415 | 422 | 431) => Code::InvalidArgument,
+        Some(401 | 403 | 407 | 451) => Code::Unauthorized,
+        // Credits are used up.
+        Some(402) => Code::ResourceExhausted,
+        Some(404 | 410) => Code::ModelNotFound,
+        Some(408) => Code::Network,
+        Some(429) => Code::RateLimited,
+        _ => Code::ProviderError,
+    };
+    let advice = match (code, status) {
+        (Code::Unauthorized, Some(403)) => ". Check what the token may do",
+        (Code::Unauthorized, _) => ". Check the token",
+        (Code::ResourceExhausted, _) => ". The account's credits are used up",
+        (Code::ModelNotFound, Some(410)) => ". This endpoint is gone; check the base address",
+        (Code::ModelNotFound, _) => ". Check the model's name and the base address",
+        _ => "",
+    };
+    let status_text = status.map_or("an error in the answer".to_owned(), |status| format!("HTTP {status}"));
+    let said = if said.is_empty() { said } else { format!(": {said}") };
+    let error = Error { code, message: format!("{host}: {status_text}{said}{advice}") };
+    let estimate = estimated_time(body);
+    let again = match status {
+        _ if code == Code::ContextLengthExceeded || code == Code::ResourceExhausted => Again::Never,
+        // Of a day or a month: it will not pass while somebody waits.
+        Some(429) if exhausted.is_some() => Again::Never,
+        Some(503) if estimate.is_some() || said.contains("loading") => Again::Loading { estimate, asked },
+        Some(status) if !http::may_retry(status) => Again::Never,
+        _ => Again::Later(asked),
+    };
+    Failure { error, again }
 }
 
 /// Which of a provider's limits is reached.
@@ -353,7 +322,7 @@ mod tests {
     use serde_json::json;
 
     fn failure(status: u16, body: Value) -> Failure {
-        Failure::new("host", Some(status), None, &body, Some(&Token::new("hf_topsecret123").unwrap()))
+        new("host", Some(status), None, &body, Some(&Token::new("hf_topsecret123").unwrap()))
     }
 
     #[test]
@@ -390,7 +359,7 @@ mod tests {
             json!({ "success": false, "errors": [{ "message": "x" }] }),
         ] {
             assert!(is_failure(&body), "{body}");
-            assert!(Failure::within("host", &body, None).error.message.contains(": x"), "{body}");
+            assert!(within("host", &body, None).error.message.contains(": x"), "{body}");
         }
         for body in [
             json!({}),
@@ -481,7 +450,7 @@ mod tests {
         for said in ["slow down", "Rate limit reached on requests per minute (RPM). Try again in 2s."] {
             assert_eq!(failure(429, json!({ "error": said })).again, Again::Later(None), "{said}");
         }
-        let within = |body: Value| Failure::within("host", &body, None).error.code;
+        let within = |body: Value| within("host", &body, None).error.code;
         assert_eq!(within(json!({ "error": { "code": 429 } })), Code::RateLimited);
         assert_eq!(within(json!({ "error": { "type": "invalid_request_error" } })), Code::InvalidArgument);
         assert_eq!(within(json!({ "error": "?", "status_code": "401" })), Code::Unauthorized);

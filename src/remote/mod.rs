@@ -24,13 +24,11 @@ pub use chat::whole;
 pub use crate::http::Token;
 
 use crate::engine::Usage;
-use crate::http::{self, Request};
-use crate::openai::Retrying;
+use crate::http::{self, Failure, OnRetry, Request};
 use crate::{Error, Result};
 use attempts::Attempts;
 use change::Change;
 use cost::{Budget, Totals};
-use failure::Failure;
 use models::Price;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -95,34 +93,6 @@ pub struct Client {
     /// What is changed in requests to a model, because its host refused them as they were.
     changes: Rc<RefCell<Vec<(String, Change)>>>,
     on_retry: OnRetry,
-}
-
-/// Hears that a request failed and will be made again. By default nobody does.
-#[derive(Clone)]
-pub struct OnRetry(Rc<dyn Fn(&Retrying)>);
-
-impl OnRetry {
-    /// Calls `hear`.
-    pub fn new(hear: impl Fn(&Retrying) + 'static) -> OnRetry {
-        OnRetry(Rc::new(hear))
-    }
-
-    /// Tells it.
-    pub(crate) fn tell(&self, retry: &Retrying) {
-        (self.0)(retry);
-    }
-}
-
-impl Default for OnRetry {
-    fn default() -> OnRetry {
-        OnRetry::new(|_| ())
-    }
-}
-
-impl std::fmt::Debug for OnRetry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("OnRetry")
-    }
 }
 
 impl Client {
@@ -278,7 +248,7 @@ impl Client {
             let attempt = async {
                 let response = http::send(request.clone()).await?;
                 if !response.is_success() {
-                    return Err(Failure::of(response, self.token()).await);
+                    return Err(failure::of(response, self.token()).await);
                 }
                 let media_type = response.header("Content-Type").unwrap_or_default().to_owned();
                 read(response.bytes(LARGEST).await?, &media_type)
@@ -290,7 +260,7 @@ impl Client {
                 }
                 Err(failure) => {
                     let (wait, retry) = attempts.after(failure)?;
-                    (self.on_retry.0)(&retry);
+                    self.on_retry.tell(&retry);
                     http::sleep(wait).await;
                 }
             }
@@ -302,7 +272,7 @@ impl Client {
         let mut value = failure::read(self.host(), body, self.token())?;
         json::without_halves(&mut value);
         match failure::has_error(&value) {
-            true => Err(Failure::within(self.host(), &value, self.token())),
+            true => Err(failure::within(self.host(), &value, self.token())),
             false => Ok(value),
         }
     }

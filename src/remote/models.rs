@@ -14,7 +14,7 @@ const FRESH: Duration = Duration::from_secs(600);
 
 /// A hosted model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Model {
+pub struct HostedModel {
     /// `org/name` on Hugging Face.
     pub id: String,
     /// Who runs it. Empty where the list does not say.
@@ -51,18 +51,18 @@ pub struct Price {
 
 /// The list, as long as it is fresh.
 #[derive(Debug, Default)]
-pub(super) struct Known(Option<(Instant, Rc<Vec<Model>>)>);
+pub(super) struct Known(Option<(Instant, Rc<Vec<HostedModel>>)>);
 
 impl Known {
     /// The last list, however old.
-    pub fn get(&self) -> Option<&[Model]> {
+    pub fn get(&self) -> Option<&[HostedModel]> {
         self.0.as_ref().map(|(_, models)| models.as_slice())
     }
 }
 
 impl Client {
     /// All models of the provider. The list is asked for again after ten minutes.
-    pub async fn models(&self) -> Result<Rc<Vec<Model>>> {
+    pub async fn models(&self) -> Result<Rc<Vec<HostedModel>>> {
         if let Some((since, models)) = &self.models.borrow().0
             && since.elapsed() < FRESH
         {
@@ -76,7 +76,7 @@ impl Client {
     }
 
     /// One of them, by its name with or without a choice of provider (`org/name:provider`).
-    pub async fn model(&self, name: &str) -> Result<Model> {
+    pub async fn model(&self, name: &str) -> Result<HostedModel> {
         let models = self.models().await?;
         let (id, _) = name.rsplit_once(':').unwrap_or((name, ""));
         let found = models
@@ -90,14 +90,14 @@ impl Client {
 }
 
 /// OpenAI's list, with what Hugging Face and OpenRouter add to it.
-fn read(body: Value) -> Result<Vec<Model>> {
+fn read(body: Value) -> Result<Vec<HostedModel>> {
     let list = body.get("data").unwrap_or(&body);
     let list = list.as_array().ok_or_else(|| Error::provider_error("the list of models is none"))?;
     let texts = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
     };
     let model = |entry: &Value| {
-        Some(Model {
+        Some(HostedModel {
             id: entry["id"].as_str()?.to_owned(),
             providers: entry["providers"].as_array().into_iter().flatten().filter_map(provider).collect(),
             input_modalities: texts(&entry["architecture"]["input_modalities"]),

@@ -4,9 +4,9 @@
 //! <https://huggingface.co/docs/inference-providers/providers/hf-inference>. `parameters` go there as
 //! they are; which there are depends on the task.
 
-use super::failure::Failure;
+use super::failure;
 use super::{Answered, Client, HUGGING_FACE, cost};
-use crate::http::Request;
+use crate::http::{Failure, Request};
 use crate::{Code, Error, Result};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use futures_util::stream::{StreamExt, iter};
@@ -205,7 +205,7 @@ impl Client {
             Drawn::At(url) => {
                 let fetched = crate::http::send(Request::get(url)).await?;
                 if !fetched.is_success() {
-                    return Err(Failure::of(fetched, None).await.error);
+                    return Err(failure::of(fetched, None).await.error);
                 }
                 let bytes = fetched.bytes(super::LARGEST).await?;
                 image(bytes).map_err(|_| self.misshapen("a picture"))?

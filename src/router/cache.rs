@@ -45,13 +45,13 @@ pub struct Cache {
 
 #[derive(Default)]
 struct Kept {
-    answers: HashMap<String, Answer>,
+    answers: HashMap<String, KeptAnswer>,
     bytes: usize,
     /// Counts uses.
     clock: u64,
 }
 
-struct Answer {
+struct KeptAnswer {
     chunks: Rc<[Chunk]>,
     bytes: usize,
     since: Instant,
@@ -210,7 +210,7 @@ impl Kept {
         self.clock += 1;
         self.bytes += bytes;
         self.answers
-            .insert(key.to_owned(), Answer { chunks, bytes, since: Instant::now(), used: self.clock });
+            .insert(key.to_owned(), KeptAnswer { chunks, bytes, since: Instant::now(), used: self.clock });
     }
 
     fn remove(&mut self, key: &str) {

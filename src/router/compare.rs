@@ -2,7 +2,8 @@
 
 use super::Provider;
 use crate::engine::{FinishReason, Usage};
-use crate::openai::{Completion, Endpoint, Origin, Ran, Retrying};
+use crate::http::Retrying;
+use crate::openai::{Completion, Endpoint, Origin, Ran};
 use crate::turns::Turns;
 use crate::{Error, Result};
 use futures_util::future::join_all;

@@ -16,10 +16,9 @@ pub use compare::{Comparison, OnRetryBy, compare};
 pub use provider::{Capabilities, Hosted, Local, Provider};
 pub use table::{Pick, Row, Table, Task};
 
-use crate::http::sleep;
+use crate::http::{OnRetry, sleep};
 use crate::json::check_depth;
 use crate::openai::{Chunk, Chunks, EmbeddingRequest, Embeddings, Endpoint, Ran, unsupported};
-use crate::remote::OnRetry;
 use crate::{Code, Error, Result};
 use async_lock::Mutex;
 use futures_util::future::{Either, LocalBoxFuture, select};

@@ -1,12 +1,13 @@
 //! Who may answer: the model on this device, or a hosted one. The same request in, the same chunks out.
 
 use crate::engine::{Document, Engine};
+use crate::http::OnRetry;
 use crate::openai::{
     Answer, ChatRequest, Chunks, CompletionRequest, EmbeddingRequest, Embeddings, Endpoint, Origin, Ran,
 };
-use crate::remote::models::Model;
+use crate::remote::Client;
+use crate::remote::models::HostedModel;
 use crate::remote::tasks::Vectors;
-use crate::remote::{Client, OnRetry};
 use crate::turns::Turns;
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
@@ -251,7 +252,7 @@ impl Provider for Hosted {
     }
 }
 
-impl Model {
+impl HostedModel {
     /// What it can do where `name` (`org/name[:provider]`) has it run; the best of all providers where
     /// that is open.
     pub fn capabilities(&self, name: &str) -> Capabilities {

@@ -21,7 +21,7 @@ const MAX_TEXT: usize = 8 << 20;
 #[derive(Debug)]
 pub struct Tokenizer {
     vocabulary: Vocabulary,
-    model: Model,
+    model: Algorithm,
     special: SpecialTokens,
     /// Whether encoding puts a space in front of a text.
     space_prefix: bool,
@@ -37,7 +37,7 @@ pub struct Tokenizer {
 }
 
 #[derive(Debug)]
-enum Model {
+enum Algorithm {
     Spm(Spm),
     Bpe(Bpe),
     WordPiece(WordPiece),
@@ -77,8 +77,8 @@ impl Tokenizer {
         let [bos, eos, unknown, separator, padding] = special_ids(&mut given, &vocabulary, defaults)?;
 
         let model = match name {
-            "llama" => Model::Spm(Spm::new(metadata, &vocabulary, unknown)?),
-            "bert" => Model::WordPiece(WordPiece::new(metadata, &vocabulary, unknown)?),
+            "llama" => Algorithm::Spm(Spm::new(metadata, &vocabulary, unknown)?),
+            "bert" => Algorithm::WordPiece(WordPiece::new(metadata, &vocabulary, unknown)?),
             _ => {
                 let rules = rules.ok_or_else(|| {
                     let pre = pre.unwrap_or_default();
@@ -86,14 +86,14 @@ impl Tokenizer {
                         "the pre-tokenizer {pre:?} (tokenizer.ggml.pre) is not known"
                     ))
                 })?;
-                Model::Bpe(Bpe::new(metadata, &mut vocabulary, &rules)?)
+                Algorithm::Bpe(Bpe::new(metadata, &mut vocabulary, &rules)?)
             }
         };
         let end_of_generation = end_of_generation(&mut given, &mut vocabulary, eos)?;
         let flag = |key: &str| metadata.bool(key);
         let by_default = match &model {
-            Model::Spm(_) | Model::WordPiece(_) => true,
-            Model::Bpe(_) => rules.is_some_and(|rules| rules.add_bos),
+            Algorithm::Spm(_) | Algorithm::WordPiece(_) => true,
+            Algorithm::Bpe(_) => rules.is_some_and(|rules| rules.add_bos),
         };
         // Published files of Gemma 4 say that it has none, and the model makes no sense without
         // (ggml-org/llama.cpp#21500).
@@ -104,7 +104,7 @@ impl Tokenizer {
         let space_prefix = flag("tokenizer.ggml.add_space_prefix")?;
         let tokenizer = Tokenizer {
             special: SpecialTokens::new(metadata, &vocabulary)?,
-            space_prefix: matches!(model, Model::Spm(_)) && space_prefix.unwrap_or(true),
+            space_prefix: matches!(model, Algorithm::Spm(_)) && space_prefix.unwrap_or(true),
             add_bos,
             add_eos: flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
             vocabulary,
@@ -157,13 +157,13 @@ impl Tokenizer {
                 }
             };
             match &self.model {
-                Model::Spm(spm) => {
+                Algorithm::Spm(spm) => {
                     let prefix = if self.space_prefix && begins_text { "▁" } else { "" };
                     let text = prefix.to_owned() + &text.replace(' ', "▁");
                     spm.encode(&self.vocabulary, &text, &mut word, turns, &mut ids).await;
                 }
-                Model::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut word, turns, &mut ids).await,
-                Model::WordPiece(wordpiece) => wordpiece.encode(text, turns, &mut ids).await,
+                Algorithm::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut word, turns, &mut ids).await,
+                Algorithm::WordPiece(wordpiece) => wordpiece.encode(text, turns, &mut ids).await,
             }
             begins_text = false;
         }
@@ -194,7 +194,7 @@ impl Tokenizer {
 
     /// What `encode_with_special` puts in front and behind.
     fn affixes(&self) -> Result<(Option<u32>, Option<u32>)> {
-        if let Model::WordPiece(_) = self.model {
+        if let Algorithm::WordPiece(_) = self.model {
             return Ok((self.bos, self.separator));
         }
         let wanted = |wanted: bool, id: Option<u32>, name: &str| match (wanted, id) {
@@ -256,7 +256,7 @@ impl Tokenizer {
                 let byte = byte.and_then(|byte| u8::from_str_radix(std::str::from_utf8(byte).ok()?, 16).ok());
                 byte.map_or(Cow::Borrowed(text), |byte| Cow::Owned(vec![byte]))
             }
-            (Kind::Normal, Model::Bpe(bpe)) if bpe.is_byte_level() => {
+            (Kind::Normal, Algorithm::Bpe(bpe)) if bpe.is_byte_level() => {
                 let mut bytes = Vec::with_capacity(text.len());
                 let mut utf8 = [0; 4];
                 for chunk in text.utf8_chunks() {

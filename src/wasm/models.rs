@@ -6,10 +6,10 @@ use super::value::from_js;
 use super::{hearer, to_js};
 use crate::engine::{self, Options};
 use crate::format::gguf;
-use crate::http::{Backoff, Timeouts, Token};
+use crate::http::{Backoff, OnRetry, Timeouts, Token};
 use crate::hub::{self, Client, Found, Report, Sizes, Spec};
+use crate::load;
 use crate::progress::{Meter, Progress, Stage, Steady};
-use crate::remote::OnRetry;
 use crate::store::{self, BlobSource, IndexedDbStore, Joined, MemoryStore, Source, Store};
 use crate::{Code, Error, Result};
 use js_sys::Function;
@@ -167,7 +167,7 @@ async fn load_once(
         return engine::Engine::load(Rc::new(source), options, &mut listener).await;
     }
     let model = models.begin(found, force, progress.clone()).await?;
-    hub::load(Rc::new(model), options, &mut listener).await
+    load::load_model(Rc::new(model), options, &mut listener).await
 }
 
 /// What is behind an address of the page's own, `blob:` or `data:`.
@@ -210,9 +210,9 @@ async fn collect(
 }
 
 /// What the model called `spec` is and needs. No more of it than its header is fetched, and nothing kept.
-pub async fn inspect(spec: &Spec, hub: HubOptions, options: &Options) -> Result<hub::Inspected> {
+pub async fn inspect(spec: &Spec, hub: HubOptions, options: &Options) -> Result<load::Inspected> {
     let (models, _) = hub.open().await?;
-    models.inspect(spec, options).await
+    load::inspect(&models, spec, options).await
 }
 
 /// What is in the browser's storage.

@@ -22,12 +22,14 @@ function hang(_, response) {
   response.write(storyteller.subarray(0, 1000));
 }
 
-// The page's attempt fails, the Worker's does not.
+// The page's attempt fails, the Worker's does not. It breaks off where browsers do not try again by themselves.
 let requests = 0;
 function second(_, response) {
+  const file = read("pkg/wasm/candlewick_bg.wasm");
+  response.writeHead(200, { "content-type": "application/wasm", "content-length": file.length });
   requests++;
-  if (requests === 1) return response.destroy();
-  response.setHeader("content-type", "application/wasm").end(read("pkg/wasm/candlewick_bg.wasm"));
+  if (requests === 1) return response.write(file.subarray(0, 1000), () => response.destroy());
+  response.end(file);
 }
 
 let browser, server, session, page;

@@ -123,6 +123,28 @@ fn nothing_is_written_through_a_link() {
     }
 }
 
+/// A later commit has the same file, of which its list says another length.
+#[test]
+fn a_list_that_lies_of_a_length_costs_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let honest = world("honest-length");
+    let places = Places::of(folder.path(), &honest);
+    let sha256 = pulled("an honest list", &honest, folder.path(), false).unwrap();
+    for listed in [SIZE - 1, SIZE + 1, 1] {
+        let files = json!({ "m.gguf": { "size": SIZE, "seed": 1, "listed": listed } });
+        let repo = json!({ "commit": "b".repeat(40), "files": files });
+        let lying = World::new("lying-length", json!({ "repos": { "o/s": repo } }));
+        let models = Models::new(client(&lying, None), folder_store(folder.path()));
+        let error = block_on(models.pull(&spec(), false, quiet())).map(|_| ()).unwrap_err();
+        assert!(matches!(error.code, Code::CorruptModel | Code::Network), "{error}");
+        assert_eq!(fs::metadata(&places.blob).unwrap().len(), SIZE);
+    }
+    let before = honest.log().len();
+    assert_eq!(pulled("what is there", &honest, folder.path(), false).unwrap(), sha256);
+    let asked: Vec<_> = honest.log().split_off(before);
+    assert!(!asked.iter().any(|entry| entry["at"] == "cdn"), "{asked:?}");
+}
+
 #[test]
 fn whatever_lies_in_the_place_of_a_file() {
     let world = world("lies-things");

@@ -7,6 +7,7 @@ use crate::fixtures::{path, stories};
 use candlewick::engine::{Device, Options};
 use candlewick::format::gguf::Header;
 use candlewick::hub::{self, Models, Spec, Verdict};
+use candlewick::load::{inspect, load_model};
 use candlewick::store::{Key, MemoryStore, Source, Store};
 use candlewick::{Code, Error};
 use pollster::block_on;
@@ -121,7 +122,7 @@ fn adapters_are_no_models() {
     let merged = "a/b/m-LoRA-merged-F32.gguf";
     assert_eq!(pull(&models, merged).unwrap(), world.sha256(merged));
     // A name tells nothing here, the file does.
-    let error = block_on(models.inspect(&"a/b".parse().unwrap(), &Options::default())).unwrap_err();
+    let error = block_on(inspect(&models, &"a/b".parse().unwrap(), &Options::default())).unwrap_err();
     assert!(error.code == Code::UnsupportedModel && error.message.contains("is an adapter, not a model"));
 }
 
@@ -322,7 +323,7 @@ fn parts_are_one_model() {
     let peeked = block_on(models.peek(&"a/b".parse().unwrap())).unwrap();
     let header = block_on(Header::read(&peeked)).unwrap();
     let model = Rc::new(block_on(models.open(&"a/b".parse().unwrap(), false, quiet())).unwrap());
-    let engine = block_on(hub::load(model.clone(), &options, &mut |_| Ok(()))).unwrap();
+    let engine = block_on(load_model(model.clone(), &options, &mut |_| Ok(()))).unwrap();
     assert_eq!(engine.info().parameters, header.tensors.iter().map(|tensor| tensor.elements()).sum::<u64>());
     let listed = block_on(models.list()).unwrap();
     assert_eq!((listed.len(), listed[0].keys.len(), listed[0].complete), (1, 2, true));
@@ -344,7 +345,7 @@ fn an_engine_gets_the_right_bytes() {
         block_on(async {
             let model = Rc::new(models.open(&"a/b".parse().unwrap(), false, quiet()).await?);
             let options = Options { device: Device::Cpu, ..Options::default() };
-            let engine = hub::load(model, &options, &mut |_| Ok(())).await?;
+            let engine = load_model(model, &options, &mut |_| Ok(())).await?;
             let mut row = Vec::new();
             engine.logits(&[1], &mut |_, logits| row = logits.to_vec()).await?;
             Ok(row)

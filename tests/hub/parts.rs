@@ -4,7 +4,8 @@ use super::World;
 use super::download::{COMMIT, SIZES, client, digest, folder_store, quiet};
 use crate::fixtures::path;
 use candlewick::engine::{Device, Options, Progress};
-use candlewick::hub::{self, Models, Report, Spec, Verdict};
+use candlewick::hub::{Models, Report, Spec, Verdict};
+use candlewick::load::load_model;
 use candlewick::store::{MemoryStore, Source, Store};
 use candlewick::{Code, Error};
 use pollster::block_on;
@@ -62,7 +63,7 @@ fn parts_at_any_address() {
     }
     let options = Options { device: Device::Cpu, ..Options::default() };
     let model = Rc::new(block_on(models.open(&specs[0], false, quiet())).unwrap());
-    assert_eq!(block_on(hub::load(model, &options, &mut |_| Ok(()))).unwrap().info().file_size, len);
+    assert_eq!(block_on(load_model(model, &options, &mut |_| Ok(()))).unwrap().info().file_size, len);
     // Without a network there is what is there.
     let offline = Models::new(client(&world, None).offline(true), folder_store(folder.path()));
     specs.iter().for_each(|spec| assert_eq!(opened(&offline, spec).unwrap(), expected));
@@ -168,7 +169,7 @@ fn one_account_of_a_load() {
         // From the second on, while a whole copy is there.
         let model = Rc::new(block_on(models.open(&spec, index > 0, report)).unwrap());
         let options = Options { device: Device::Cpu, ..Options::default() };
-        block_on(hub::load(model, &options, &mut |progress| heard(progress))).unwrap();
+        block_on(load_model(model, &options, &mut |progress| heard(progress))).unwrap();
         let reports = reports.borrow();
         let told: Vec<(u64, u64)> = reports.iter().map(|report| (report.loaded, report.total)).collect();
         assert!(told.is_sorted() && told.iter().all(|(_, total)| *total == len), "{fault}: {told:?}");

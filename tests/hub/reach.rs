@@ -3,8 +3,8 @@
 use super::World;
 use super::download::{COMMIT, client, digest, folder_store, pull, quiet};
 use crate::cli::candlewick;
+use candlewick::http::OnRetry;
 use candlewick::hub::{Client, Models};
-use candlewick::remote::OnRetry;
 use candlewick::store::MemoryStore;
 use candlewick::{Code, Error};
 use pollster::block_on;

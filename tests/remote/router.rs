@@ -3,8 +3,8 @@
 use super::{TEXT, TOKEN, World, ask, block_on, collect, whole};
 use crate::fixtures::{path, stories};
 use candlewick::engine::{Device, Engine, Options};
+use candlewick::http::OnRetry;
 use candlewick::openai::{Chunks, EmbeddingRequest, Embeddings, Endpoint, Ran};
-use candlewick::remote::OnRetry;
 use candlewick::remote::cost::Budget;
 use candlewick::remote::{Client, Config};
 use candlewick::router::{

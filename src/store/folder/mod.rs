@@ -128,9 +128,11 @@ impl FolderStore {
                         }
                         return Ok(whole(key.clone(), &metadata));
                     }
-                    // Half a copy: somebody's disk was full, or a file was edited in place. A link to that or to nowhere; no file.
-                    _ => disk::clear(place)?,
-                };
+                    // Half a copy, or a list that lies of the length: only what has come and was checked takes its place.
+                    Some(_) if is_blob && disk::own_file(place).is_some() => {}
+                    // A link to that or to nowhere, a file that was edited in place, no file at all.
+                    _ => _ = disk::clear(place)?,
+                }
             }
             // Perhaps begun for another revision: the same content.
             match journal::read(&places.journal, &places.partial).filter(|record| record.len == len) {
