@@ -35,15 +35,15 @@ const hangingWorkers = {
 const logitsWorker = (wasm) => `
   import init, { Engine, Stopper, useHelpers } from "/pkg/wasm/${wasm.replace("wasm", "js")}";
   import { help } from "/pkg/dist/helpers.js";
-  let started;
+  const asked = [];
   onmessage = async ({ data }) => {
     if ("work" in data) return help(data);
-    if ("outcome" in data) return started(data.outcome);
+    if ("outcome" in data) return asked[data.id](data.outcome);
     const module = await WebAssembly.compileStreaming(fetch("/pkg/wasm/${wasm.replace(".", "_bg.")}"));
     const { memory } = await init({ module_or_path: module });
     useHelpers(async (work, crashed) => {
-      const outcome = new Promise((resolve) => (started = resolve));
-      postMessage({ task: { file: "${wasm.includes("plain") ? "plain" : "threaded"}", module, memory, work, crashed } });
+      const outcome = new Promise((resolve) => asked.push(resolve));
+      postMessage({ id: asked.length - 1, task: { file: "${wasm.includes("plain") ? "plain" : "threaded"}", module, memory, work, crashed } });
       return (await outcome) === "runs";
     });
     const file = new Uint8Array(await (await fetch(data.url)).arrayBuffer());
@@ -142,7 +142,7 @@ describe("in a cross-origin isolated page", () => {
         const answer = await new Promise((resolve, reject) => {
           worker.onmessage = async ({ data }) => {
             if ("listens" in data) worker.postMessage({ url: `/tests/fixtures/models/${file}.gguf`, tokens, threads: [1, 2, 4] });
-            else if ("task" in data) worker.postMessage({ outcome: await crew.start(data.task) });
+            else if ("task" in data) worker.postMessage({ id: data.id, outcome: await crew.start(data.task) });
             else if ("failure" in data) reject(new Error(data.failure));
             else resolve(data.answer);
           };
