@@ -1,3 +1,5 @@
+import type { CachedModel } from "candlewick";
+
 /** A model on the Hub that the picker proposes. */
 export interface Proposal {
   /** As `load()` takes it. */
@@ -18,3 +20,9 @@ export const PROPOSALS: Proposal[] = [
   { model: "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF:Q4_K_M", name: "SmolLM2 1.7B", about: "Larger, English", size: 1.06e9 },
   { model: "Qwen/Qwen3-1.7B-GGUF:Q8_0", name: "Qwen3 1.7B", about: "The ablest here; wants a good GPU", size: 1.83e9 },
 ];
+
+/** Whether all of a model is among those in the browser's storage, as far as its name tells. */
+export function isHere(source: string, kept: CachedModel[]): boolean {
+  const [repo, quantization = ""] = source.toLowerCase().split(":");
+  return kept.some(({ model, complete }) => complete && model.toLowerCase().startsWith(`${repo}/`) && model.toLowerCase().includes(quantization));
+}
