@@ -83,7 +83,9 @@ export class Conversations {
   #open(conversation: Conversation): void {
     this.#current = conversation;
     remember("conversation", conversation.id);
+    const focused = this.#panel.contains(document.activeElement);
     this.#show();
+    if (focused) (this.#list.querySelector<HTMLElement>("[aria-current]") ?? this.#panel.querySelector("button"))!.focus();
     this.onChange();
   }
 

@@ -299,7 +299,6 @@ conversations.onChange = async () => {
   if (before) leaveComparison();
   if (mode instanceof Chat) mode.refresh();
   showActions();
-  input.focus();
 };
 
 await conversations.restore();

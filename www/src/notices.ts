@@ -27,6 +27,12 @@ function takeAway(card: Element | null): void {
   if (focused) byId("open", HTMLButtonElement).focus({ preventScroll: true });
 }
 
+/** Scrolls to a card that is out of sight, and only then: in Chromium the Tab key goes on from where a page has scrolled to. */
+function reveal(card: Element): void {
+  const { top, bottom } = card.getBoundingClientRect();
+  if (top < 0 || bottom > innerHeight) card.scrollIntoView({ block: "nearest" });
+}
+
 /** What can be done about something: on a button. */
 export type Way = [label: string, action: () => unknown];
 
@@ -52,7 +58,7 @@ export function showError(error: unknown, ways: Way[] = []): void {
   );
   card.setAttribute("role", "alert");
   notices.append(card);
-  card.scrollIntoView({ block: "nearest" });
+  reveal(card);
 }
 
 export function clearError(): void {
@@ -99,7 +105,7 @@ export function showProgress(name: string, { cancel, pause }: ProgressWays) {
   let fetching = false;
   let amount = "";
   notices.append(card);
-  card.scrollIntoView({ block: "nearest" });
+  reveal(card);
   announce(`Opening ${name}`);
   return {
     update({ stage, loaded, total, progress, bytesPerSecond, etaSeconds, kernels, restarted }: LoadProgress): void {

@@ -6,8 +6,8 @@ import type { Choice } from "./opening.js";
 import { basis, fits, measure, speedOf, type Device } from "./probe.js";
 import { hub, hubHost } from "./switches.js";
 
-/** An answer that comes slower than people read is no fun. */
-const PLEASANT = 8;
+/** Tokens a second, at most: with what a conversation's context costs, no less than people read. */
+const PLEASANT = 15;
 /** More than this is not for one careless click. */
 const MOST = 1.1e9;
 
@@ -56,16 +56,17 @@ export class Offer {
   }
 
   async #show(): Promise<void> {
-    const { model, name, about, size } = this.#proposal;
+    const proposal = this.#proposal;
+    const { model, name, about, size } = proposal;
     const here = isHere(model, await models.list(hub).catch(() => []));
     this.#title.textContent = `Chat with ${name}, on this device`;
     const download = here ? "already in this browser" : `${bytes(size)} to download, once`;
-    const speed = this.#device ? ` · about ${rate(Number(speedOf(size, this.#device).toPrecision(2)))} tokens a second` : "";
+    const speed = this.#device ? ` · up to about ${rate(Number(speedOf(proposal, this.#device).toPrecision(2)))} tokens a second` : "";
     this.#facts.textContent = `${about} · ${download}${speed}`;
     const reachable = here || navigator.onLine;
     this.#basis.textContent = !reachable
       ? "You are offline. The storyteller below needs no network; models need one for their first visit."
-      : `${here ? "Nothing is fetched" : `From ${hubHost}, kept in this browser`}. ${this.#device ? `The speed is ${basis(this.#device)}.` : this.#measured ? "How fast it would be could not be measured." : "Measuring how fast this device is…"}`;
+      : `${here ? "Nothing is fetched" : `From ${hubHost}, kept in this browser`}. ${this.#device ? `The speed is ${basis(proposal, this.#device)}.` : this.#measured ? "How fast it would be could not be measured." : "Measuring how fast this device is…"}`;
     this.#go.textContent = here ? "Open and chat" : "Download and chat";
     this.#go.disabled = !reachable;
   }
@@ -74,6 +75,6 @@ export class Offer {
 /** The largest that fits and still writes pleasantly; otherwise the smallest. */
 function suited(device: Device): Proposal {
   const saving = (navigator as { connection?: { saveData?: boolean } }).connection?.saveData;
-  const suits = ({ size }: Proposal) => size <= MOST && fits(size, device) && speedOf(size, device) >= PLEASANT;
+  const suits = (proposal: Proposal) => !proposal.thinks && proposal.size <= MOST && fits(proposal.size, device) && speedOf(proposal, device) >= PLEASANT;
   return (saving ? undefined : PROPOSALS.findLast(suits)) ?? PROPOSALS[0]!;
 }

@@ -79,8 +79,8 @@ export class Picker {
     this.#rows = [this.#row(this.#storyteller.source as string, "The storyteller", "Comes with this page, continues stories", 1.05e6)];
     for (const { model, name, about, size } of PROPOSALS) this.#rows.push(this.#row(model, name, about, size));
     Object.assign(this.#rows[0]!.radio, { checked: true, autofocus: true });
-    this.#list.onkeydown = ({ key }) => (this.#byArrow = key.startsWith("Arrow"));
-    this.#list.onkeyup = () => (this.#byArrow = false);
+    this.#list.addEventListener("keydown", ({ key }) => (this.#byArrow = key.startsWith("Arrow")));
+    this.#list.addEventListener("keyup", () => (this.#byArrow = false));
     const legend = h("legend", {}, `Click one to see whether it fits here: ${hubHost} is then asked for its first megabytes. Arrow keys ask nobody.`);
     legend.classList.add("hint");
     const form = h(

@@ -1,4 +1,5 @@
-import { inspect } from "candlewick";
+import { inspect, type DeviceEstimate } from "candlewick";
+import { quantizationOf, type Proposal, type Quantization } from "./catalogue.js";
 import { bytes } from "./format.js";
 import { recall, remember } from "./memory.js";
 import { switches } from "./switches.js";
@@ -6,8 +7,8 @@ import { switches } from "./switches.js";
 /** What this device can do for a model that nobody has asked anyone about yet. */
 export interface Device {
   name: "CPU" | "GPU";
-  /** Bytes of weights that it reads in a second. */
-  bytesPerSecond: number;
+  /** Bytes of weights that it reads in a second, at most. */
+  bytesPerSecond: Record<Quantization, number>;
   /** Bytes that a page can count on, as far as the browser says. */
   memory?: number;
 }
@@ -28,36 +29,43 @@ export async function measure(): Promise<Device | undefined> {
   const asked = JSON.stringify([device, gpu?.disable, crossOriginIsolated]);
   const known = recall("device");
   if (known && known.asked === asked && Date.now() - known.time < LASTS) return known.device;
-  const { devices, device: best } = await inspect(oneLayer(), { device, gpu });
-  const found = devices.find((estimate) => estimate.device === best);
-  if (!found?.predictedPerSecond) return undefined;
-  const { weights, predictedPerSecond, available } = found;
-  const measured: Device = { name: best === "gpu" ? "GPU" : "CPU", bytesPerSecond: weights * predictedPerSecond, ...(available !== undefined && { memory: available }) };
+  const { devices, device: best } = await inspect(oneLayer("Q4_K"), { device, gpu });
+  const first = devices.find((estimate) => estimate.device === best);
+  if (!best || !first) return undefined;
+  const other = (await inspect(oneLayer("Q8_0"), { device: best, gpu })).devices[0]!;
+  const measured: Device = {
+    name: best === "gpu" ? "GPU" : "CPU",
+    bytesPerSecond: { Q4_K: bytesPerSecond(first), Q8_0: bytesPerSecond(other) },
+    ...(first.available !== undefined && { memory: first.available }),
+  };
   remember("device", { device: measured, asked, time: Date.now() });
   return measured;
 }
 
-/** Tokens a second, about: each token reads all weights. */
-export const speedOf = (size: number, device: Device) => device.bytesPerSecond / size;
+const bytesPerSecond = ({ weights, predictedPerSecond = 0 }: DeviceEstimate) => weights * predictedPerSecond;
+
+/** Tokens a second, at most about: each token reads all weights. */
+export const speedOf = (proposal: Proposal, device: Device) => device.bytesPerSecond[quantizationOf(proposal)] / proposal.size;
 
 export function fits(size: number, { memory = USUAL_MEMORY }: Device): boolean {
   return size + BESIDE_WEIGHTS <= 0.8 * memory;
 }
 
 /** What the estimate is from. */
-export const basis = ({ name, bytesPerSecond }: Device) => `reckoned from a short measurement: the ${name} here reads ${bytes(bytesPerSecond)} of weights a second`;
+export const basis = (proposal: Proposal, { name, bytesPerSecond }: Device) =>
+  `reckoned from a short measurement: the ${name} here reads up to ${bytes(bytesPerSecond[quantizationOf(proposal)])} of such weights a second`;
 
 // A GGUF file, as https://github.com/ggml-org/ggml/blob/master/docs/gguf.md has it.
 
 const WIDTH = 1024;
 const FEED_FORWARD = 256;
 const CONTEXT = 256;
-const [Q8_0, F32] = [8, 0];
+/** Types by their number in the format; in a block, so many weights take so many bytes. */
+const TYPES = { F32: [0, 1, 4], Q8_0: [8, 32, 34], Q4_K: [12, 256, 144] } as const;
 const KIND = { u32: 4, f32: 6, string: 8, array: 9 };
-const size = (kind: number, numbers: number) => (kind === Q8_0 ? (numbers / 32) * 34 : numbers * 4);
 
 /** A Llama of one layer, all zeros, with the width of the smallest models on offer. */
-function oneLayer(): Uint8Array<ArrayBuffer> {
+function oneLayer(quantized: Quantization): Uint8Array<ArrayBuffer> {
   const tokens = ["<unk>", "<s>", "</s>", "▁a"];
   const out = new Writer();
   const metadata: [string, number, () => void][] = [
@@ -72,15 +80,16 @@ function oneLayer(): Uint8Array<ArrayBuffer> {
     ["tokenizer.ggml.tokens", KIND.array, () => out.array(KIND.string, tokens, (token) => out.text(token))],
     ["tokenizer.ggml.scores", KIND.array, () => out.array(KIND.f32, tokens, () => out.f32(0))],
   ];
-  const tensors: [name: string, kind: number, ...dimensions: number[]][] = [
-    ["token_embd.weight", Q8_0, WIDTH, tokens.length],
-    ["output_norm.weight", F32, WIDTH],
-    ...["attn_q", "attn_k", "attn_v", "attn_output"].map((name): [string, number, ...number[]] => [`blk.0.${name}.weight`, Q8_0, WIDTH, WIDTH]),
-    ["blk.0.attn_norm.weight", F32, WIDTH],
-    ["blk.0.ffn_norm.weight", F32, WIDTH],
-    ["blk.0.ffn_gate.weight", Q8_0, WIDTH, FEED_FORWARD],
-    ["blk.0.ffn_up.weight", Q8_0, WIDTH, FEED_FORWARD],
-    ["blk.0.ffn_down.weight", Q8_0, FEED_FORWARD, WIDTH],
+  type Tensor = [name: string, type: keyof typeof TYPES, ...dimensions: number[]];
+  const tensors: Tensor[] = [
+    ["token_embd.weight", quantized, WIDTH, tokens.length],
+    ["output_norm.weight", "F32", WIDTH],
+    ...["attn_q", "attn_k", "attn_v", "attn_output"].map((name): Tensor => [`blk.0.${name}.weight`, quantized, WIDTH, WIDTH]),
+    ["blk.0.attn_norm.weight", "F32", WIDTH],
+    ["blk.0.ffn_norm.weight", "F32", WIDTH],
+    ["blk.0.ffn_gate.weight", quantized, WIDTH, FEED_FORWARD],
+    ["blk.0.ffn_up.weight", quantized, WIDTH, FEED_FORWARD],
+    ["blk.0.ffn_down.weight", quantized, FEED_FORWARD, WIDTH],
   ];
   out.raw(new TextEncoder().encode("GGUF"));
   out.u32(3);
@@ -92,13 +101,14 @@ function oneLayer(): Uint8Array<ArrayBuffer> {
     value();
   }
   let offset = 0;
-  for (const [name, kind, ...dimensions] of tensors) {
+  for (const [name, type, ...dimensions] of tensors) {
     out.text(name);
     out.u32(dimensions.length);
     dimensions.forEach((dimension) => out.u64(dimension));
-    out.u32(kind);
+    const [number, weights, size] = TYPES[type];
+    out.u32(number);
     out.u64(offset);
-    offset += size(kind, dimensions.reduce((product, dimension) => product * dimension));
+    offset += (dimensions.reduce((product, dimension) => product * dimension) / weights) * size;
     offset += -offset & 31;
   }
   return out.padded(offset);

@@ -22,6 +22,7 @@ export class Similarity implements Mode {
   readonly sheet: HTMLElement;
   readonly #desk: Desk;
   readonly #texts = h("textarea", { id: "texts", rows: 7, value: TEXTS.join("\n") });
+  readonly #asked = h("h3", { className: "asked" });
   readonly #ranking = h("ol", { className: "ranking" });
   readonly #detail = h("p", { className: "detail" });
 
@@ -29,7 +30,7 @@ export class Similarity implements Mode {
     this.#desk = desk;
     const explained = h("p", { className: "empty" }, "This model is an encoder: it turns texts into vectors, and texts of like meaning lie close to each other. Ask below, and the texts are ranked by how close they are.");
     const texts = h("div", { className: "field" }, h("label", { htmlFor: "texts" }, "Texts, one on each line"), this.#texts);
-    this.sheet = h("div", {}, explained, texts, this.#ranking, this.#detail);
+    this.sheet = h("div", {}, explained, texts, this.#asked, this.#ranking, this.#detail);
   }
 
   async submit(query: string): Promise<boolean> {
@@ -43,6 +44,7 @@ export class Similarity implements Mode {
     const ranked = vectors(found)
       .map((vector, at) => ({ text: texts[at]!, closeness: dot(about!, vector) }))
       .sort((a, b) => b.closeness - a.closeness);
+    this.#asked.textContent = `Closest to “${query.trim()}”`;
     this.#ranking.replaceChildren(...ranked.map(row));
     this.#detail.textContent = `Cosine similarity: 1 means the same direction. ${texts.length + 1} texts became vectors of ${about!.length} numbers in ${rate(took)} ms.`;
     announce(`Closest: ${ranked[0]!.text}`);
