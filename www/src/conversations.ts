@@ -41,7 +41,7 @@ export class Conversations {
   onChange = () => {};
 
   constructor() {
-    this.#panel.append(h("div", { className: "stored" }, button("New conversation", () => this.begin()), this.#none, this.#list));
+    this.#panel.append(h("div", { className: "talks" }, button("New conversation", () => this.begin()), this.#none, this.#list));
   }
 
   /** Reads what earlier visits have kept. */
