@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, describe, test } from "node:test";
 import { start } from "../hub/server.js";
-import { accessibilityViolations, blank, conversationalist, launch, openPage, publishedHeaders, read, serve } from "./support.js";
+import { accessibilityViolations, conversationalist, launch, openPage, publishedHeaders, read, serve } from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const talker = conversationalist();
@@ -31,12 +31,12 @@ const flame = "<b>hot</b>";
 
 [*tricky*](JaVaScRiPt:alert(1)) <https://example.org/auto> \\<b>`;
 
-let browser, server, hub, session, page, worlds = 0;
+let browser, server, hub, session, page, sample, worlds = 0;
 
 before(async () => {
   browser = await launch();
   const host = (request, response) => (request.method === "GET" ? response.end('{"object":"list","data":[]}') : answer(response));
-  server = await serve({ headers: publishedHeaders(), routes: { "/v1/chat/completions": host, "/v1/models": host, "/": blank, "/talker.gguf": talker } });
+  server = await serve({ headers: publishedHeaders(), routes: { "/v1/chat/completions": host, "/v1/models": host, "/sample.html": '<!doctype html><script type="module" src="/sample.js"></script>', "/sample.js": (_, response) => response.writeHead(200, { "content-type": "text/javascript" }).end(sample), "/talker.gguf": talker } });
   hub = await start();
 });
 after(async () => {
@@ -71,6 +71,7 @@ async function open(options, { at = server.url } = {}) {
   await fetch(control, { method: "PUT", body: JSON.stringify({ repos, seed: name }) });
   session = await openPage(browser, "about:blank", options);
   page = session.page;
+  page.setDefaultTimeout(20_000);
   await page.goto(`${at}/www/dist/index.html?device=cpu&hub=${hub.hub}/${name}`);
   await written();
   return { log: async () => (await (await fetch(control)).json()).log };
@@ -131,11 +132,10 @@ describe("a visitor of ten seconds", () => {
     assert.ok(links.some((href) => href.endsWith("#sample")) && links.includes("https://www.npmjs.com/package/candlewick"), links.join());
     const { repository } = JSON.parse(read("pkg/package.json"));
     assert.equal(await page.isVisible("#code-link"), repository !== undefined, "the code is linked where its address is known");
-    const sample = await page.textContent("#sample pre");
-    assert.ok(sample.split("\n").length <= 11);
-    await page.goto(server.url);
-    const here = sample.replace('"candlewick"', '"/pkg/dist/index.js"').replace(/load\("[^"]+"/, 'load("/talker.gguf"');
-    await page.evaluate((code) => import(URL.createObjectURL(new Blob([code.replace('"/pkg', `"${location.origin}/pkg`).replace('"/talker', `"${location.origin}/talker`)], { type: "text/javascript" }))), here).catch(() => {});
+    const code = await page.textContent("#sample pre");
+    assert.ok(code.split("\n").length <= 11);
+    sample = code.replace('"candlewick"', '"/pkg/dist/index.js"').replace(/load\("[^"]+"/, 'load("/talker.gguf"');
+    await page.goto(`${server.url}/sample.html`);
     await page.waitForFunction(() => document.body.innerText.length > 20);
   });
 
@@ -247,7 +247,7 @@ describe("a conversation", () => {
     await converse();
     const long = "Once upon a time there was a little girl. ".repeat(8);
     let asked = 0;
-    for (; asked < 8 && !(await page.isVisible(".remark")); asked++) await say(`${long}${asked}`);
+    for (; asked < 8 && (await page.locator(".remark:visible").count()) === 0; asked++) await say(`${long}${asked}`);
     assert.ok(asked > 2 && asked < 8, `${asked}`);
     assert.match(await page.locator(".remark:visible").textContent(), /longer than the context of 512 tokens: 2 messages in its middle were left out/);
     assert.equal((await turns()).length, 2 * asked, "the page shows all");

@@ -71,6 +71,7 @@ export class Conversations {
     const { id } = conversation;
     if (conversation.messages.length === 0) return this.#forget(id);
     this.#all.set(id, conversation);
+    if (id === this.#current.id) remember("conversation", id);
     this.#show();
     if (this.#store) await set(id, conversation, this.#store).catch(() => {});
   }

@@ -113,7 +113,7 @@ async function start(engine: AnyEngine): Promise<void> {
   before = undefined;
   useMode(await modeFor(engine));
   conversations.hidden = !(mode instanceof Chat);
-  offer.hidden = current !== STORYTELLER || engine.info.device === "remote";
+  offer.hidden = current.source !== STORYTELLER.source || engine.info.device === "remote";
   remember("model", rememberable(current));
   announce(`${engine.info.name} is open.`);
 }
