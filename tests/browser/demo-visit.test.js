@@ -290,23 +290,34 @@ describe("without a network", () => {
   for (const [where, headers] of [["a server that isolates it", publishedHeaders], ["any server", () => ({})]]) {
     test(`the page from ${where} opens after one visit, and newer versions come when there is one`, async () => {
       const html = read("www/dist/index.html").toString();
-      let served = html;
-      const route = (_, response) => response.writeHead(200, { "content-type": "text/html" }).end(served);
-      const own = await serve({ headers: headers(), routes: { "/www/dist/index.html": route } });
+      const worker = read("www/dist/service-worker.js").toString();
+      let [served, servedWorker] = [html, worker];
+      const routes = {
+        "/www/dist/index.html": (_, response) => response.writeHead(200, { "content-type": "text/html" }).end(served),
+        "/www/dist/service-worker.js": (_, response) => response.writeHead(200, { "content-type": "text/javascript" }).end(servedWorker),
+      };
+      const own = await serve({ headers: headers(), routes });
       try {
         await open({}, { at: own.url });
         await page.waitForSelector("#offline:not([hidden])");
         served = html.replace("<title>", "<title>New: ");
+        servedWorker = worker.replace(/VERSION = "\w+"/, 'VERSION = "newer"');
         await page.reload();
         await written();
         assert.match(await page.title(), /^New: /);
         assert.ok(await page.evaluate(() => crossOriginIsolated), "isolated by the service worker, if not by the server");
+        await page.waitForFunction(async () => (await navigator.serviceWorker.getRegistration()).waiting?.state === "installed");
+        const address = page.url();
+        await page.goto("about:blank");
+        await page.goto(address);
+        await page.waitForFunction(async () => (await caches.keys()).filter((name) => name.startsWith("candlewick-page")).join() === "candlewick-page-newer");
         await page.waitForSelector("#offline:not([hidden])");
       } finally {
         await own.close();
       }
       await page.reload();
       await written();
+      assert.match(await page.title(), /^New: /);
       assert.match(await page.locator("#paper .passage").textContent(), /^Once upon a time.{20}/s);
       const kept = await page.evaluate(async () => (await Promise.all((await caches.keys()).filter((name) => name.startsWith("candlewick-page")).map(async (name) => (await (await caches.open(name)).keys()).map(({ url }) => url)))).flat());
       assert.ok(kept.length > 5);

@@ -7,7 +7,7 @@ import { basis, fits, measure, speedOf, type Device } from "./probe.js";
 import { hub, hubHost } from "./switches.js";
 
 /** Tokens a second, at most: with what a conversation's context costs, no less than people read. */
-const PLEASANT = 15;
+const PLEASANT = 20;
 /** More than this is not for one careless click. */
 const MOST = 1.1e9;
 
@@ -55,10 +55,15 @@ export class Offer {
     announce(`${this.#title.textContent} ${this.#facts.textContent}`);
   }
 
+  /** What is known already, and then whether the model is here. */
   async #show(): Promise<void> {
+    this.#describe(false);
+    this.#describe(isHere(this.#proposal.model, await models.list(hub).catch(() => [])));
+  }
+
+  #describe(here: boolean): void {
     const proposal = this.#proposal;
-    const { model, name, about, size } = proposal;
-    const here = isHere(model, await models.list(hub).catch(() => []));
+    const { name, about, size } = proposal;
     this.#title.textContent = `Chat with ${name}, on this device`;
     const download = here ? "already in this browser" : `${bytes(size)} to download, once`;
     const speed = this.#device ? ` · up to about ${rate(Number(speedOf(proposal, this.#device).toPrecision(2)))} tokens a second` : "";
