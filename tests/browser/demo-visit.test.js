@@ -79,6 +79,13 @@ async function open(options, { at = server.url } = {}) {
 
 const written = () => page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
 const measured = () => page.waitForFunction(() => document.querySelector(".offer .detail").textContent.includes("tokens a second"));
+/** Waits for what the page has to be asked about with a promise, which `waitForFunction` takes for an answer. */
+async function until(holds) {
+  for (let tries = 0; !(await page.evaluate(holds)); tries++) {
+    assert.ok(tries < 200, `still not: ${holds}`);
+    await page.waitForTimeout(50);
+  }
+}
 const turns = () => page.locator(".turn .passage").allTextContents();
 const set = (name, value) => page.locator(`[name=${name}]`).fill(String(value));
 const say = async (text) => {
@@ -306,11 +313,16 @@ describe("without a network", () => {
         await written();
         assert.match(await page.title(), /^New: /);
         assert.ok(await page.evaluate(() => crossOriginIsolated), "isolated by the service worker, if not by the server");
-        await page.waitForFunction(async () => (await navigator.serviceWorker.getRegistration()).waiting?.state === "installed");
+        await until(async () => (await navigator.serviceWorker.getRegistration()).waiting?.state === "installed");
         const address = page.url();
-        await page.goto("about:blank");
-        await page.goto(address);
-        await page.waitForFunction(async () => (await caches.keys()).filter((name) => name.startsWith("candlewick-page")).join() === "candlewick-page-newer");
+        // The new worker takes over when no page of the old one is left, a moment after the last one went.
+        for (const moment of [100, 500, 2500]) {
+          await page.goto("about:blank");
+          await page.waitForTimeout(moment);
+          await page.goto(address);
+          if (await page.evaluate(async () => (await navigator.serviceWorker.getRegistration()).waiting === null)) break;
+        }
+        await until(async () => (await caches.keys()).filter((name) => name.startsWith("candlewick-page")).join() === "candlewick-page-newer");
         await page.waitForSelector("#offline:not([hidden])");
       } finally {
         await own.close();
