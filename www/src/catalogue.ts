@@ -30,6 +30,6 @@ export const PROPOSALS: Proposal[] = [
 
 /** Whether all of a model is among those in the browser's storage, as far as its name tells. */
 export function isHere(source: string, kept: CachedModel[]): boolean {
-  const [repo, quantization = ""] = source.toLowerCase().split(":");
-  return kept.some(({ model, complete }) => complete && model.toLowerCase().startsWith(`${repo}/`) && model.toLowerCase().includes(quantization));
+  const [name, quantization = ""] = source.toLowerCase().replace(/@.*$/, "").split(":");
+  return kept.some(({ model, complete }) => complete && `${model.toLowerCase()}/`.startsWith(`${name}/`) && model.toLowerCase().includes(quantization));
 }

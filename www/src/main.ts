@@ -126,9 +126,9 @@ async function modeFor(engine: AnyEngine): Promise<Mode> {
   return embeddings ? new Similarity(desk) : new Story(desk);
 }
 
-/** What the next visit opens. Files have no address, and tokens are for this visit only. */
+/** What the next visit opens. Files have no address, an address may be signed, and tokens are for this visit only. */
 function rememberable({ source, name }: Choice): Parameters<typeof remember<"model">>[1] {
-  if (source === STORYTELLER.source) return undefined;
+  if (source === STORYTELLER.source || (typeof source === "string" && source.includes("://"))) return undefined;
   return typeof source === "string" ? { source, name } : { file: name };
 }
 
