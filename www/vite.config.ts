@@ -1,3 +1,5 @@
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vite";
 
 /**
@@ -13,6 +15,7 @@ const policy = [
   "style-src 'self'",
   "font-src 'self'",
   "img-src 'self'",
+  "manifest-src 'self'",
   "base-uri 'none'",
   "form-action 'none'",
 ].join("; ");
@@ -44,9 +47,40 @@ function contentSecurityPolicy(): Plugin {
   };
 }
 
+/**
+ * The service worker, with the list of what it keeps: all that the page is made of, but for fonts of other scripts than
+ * Latin. Those, and the WebAssembly files, are kept once they were used, or the page has named them.
+ */
+function serviceWorker(): Plugin {
+  return {
+    name: "service-worker",
+    apply: "build",
+    enforce: "post",
+    generateBundle(_, bundle) {
+      const files = Object.keys(bundle).filter((file) => !/^_headers$|\.map$/.test(file));
+      const later = (file: string) => file.endsWith(".wasm") || (file.endsWith(".woff2") && !/-latin-wght/.test(file));
+      const first = files.filter((file) => !later(file) && file !== "index.html");
+      const code = readFileSync(new URL("./service-worker.js", import.meta.url), "utf8");
+      const page = bundle["index.html"];
+      const version = createHash("sha256").update(code).update(JSON.stringify(files.toSorted())).update(page?.type === "asset" ? page.source : "");
+      const lists = { VERSION: version.digest("hex").slice(0, 16), FIRST: [...first, "manifest.webmanifest"], LATER: files.filter(later) };
+      const constants = Object.entries(lists).map(([name, value]) => `const ${name} = ${JSON.stringify(value)};`);
+      this.emitFile({ type: "asset", fileName: "service-worker.js", source: [...constants, code].join("\n") });
+    },
+  };
+}
+
+/** Where the code is, as the package says; nothing as long as it does not. */
+function codeAddress(): string {
+  const { repository } = JSON.parse(readFileSync(new URL("../pkg/package.json", import.meta.url), "utf8")) as { repository?: string | { url: string } };
+  const address = typeof repository === "string" ? repository : repository?.url;
+  return address?.replace(/^git\+/, "").replace(/\.git$/, "") ?? "";
+}
+
 export default defineConfig({
   base: "./", // Works from any folder of any host.
-  plugins: [contentSecurityPolicy()],
+  plugins: [contentSecurityPolicy(), serviceWorker()],
+  define: { __CODE__: JSON.stringify(codeAddress()) },
   build: { target: "es2022", assetsInlineLimit: 0, modulePreload: { polyfill: false } },
   server: { fs: { allow: [".."] }, headers: isolation }, // The package is next door.
   preview: { headers: { "Content-Security-Policy": policy, ...isolation } },

@@ -224,20 +224,20 @@ describe("conversation", () => {
     assert.equal(await page.inputValue("#input"), "");
   });
 
-  test("an answer can be had again, and the conversation cleared", async () => {
+  test("an answer can be had again, and a new conversation begun", async () => {
     await write("Hello");
     const before = await turns();
     await page.click("#actions button:has-text('Regenerate')");
     await written();
     assert.deepEqual(await turns(), before, "temperature 0");
-    await page.click("#actions button:has-text('Clear')");
+    await page.click("#actions button:has-text('New conversation')");
     assert.deepEqual(await turns(), []);
   });
 
   test("the system prompt has an effect", async () => {
     await write("Hello");
     const [, without] = await turns();
-    await page.click("#actions button:has-text('Clear')");
+    await page.click("#actions button:has-text('New conversation')");
     await page.click(".system summary");
     await page.fill("#system", "Once upon a time there was a big dog named Max.");
     await write("Hello");
@@ -311,7 +311,7 @@ describe("for everyone", () => {
     await page.press("#actions button:has-text('Regenerate')", "Enter");
     await written();
     assert.equal(await focused(), "send");
-    await page.press("#actions button:has-text('Clear')", "Enter");
+    await page.press("#actions button:has-text('New conversation')", "Enter");
     await page.waitForFunction(() => document.activeElement.id === "send");
   });
 

@@ -44,6 +44,7 @@ function localRows(info: EngineInfo): Row[] {
     ["Parameters", compact(info.parameters)],
     ["Weights", `${info.quantization}, ${bytes(info.fileSize)}`],
     ["Context", `${count(info.contextLength)} tokens (trained for ${count(info.trainedContextLength)})`],
+    ...(info.contextNote === undefined ? [] : [["Not more", info.contextNote] as Row]),
     ["Shape", `${info.layers} layers, ${count(info.embeddingLength)} wide, ${info.heads} heads over ${info.kvHeads}`],
     ["Vocabulary", `${count(info.vocabularySize)} pieces`],
     ["Chat", chat(info.chatTemplate)],

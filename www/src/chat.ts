@@ -1,7 +1,15 @@
 import type { ChatMessage } from "candlewick";
-import { h } from "./dom.js";
+import type { Conversations, Message } from "./conversations.js";
+import { announce, h } from "./dom.js";
+import { count } from "./format.js";
+import { fit } from "./fitting.js";
 import type { Desk, Mode } from "./mode.js";
 import { Passage } from "./passage.js";
+import { Prose } from "./prose.js";
+import { Turn } from "./turn.js";
+
+/** What the engine takes where the settings do not say. */
+const LONGEST_ANSWER = 512;
 
 /** For models with a chat template. */
 export class Chat implements Mode {
@@ -13,89 +21,123 @@ export class Chat implements Mode {
   readonly sheet: HTMLElement;
   readonly takes = true;
   readonly #desk: Desk;
+  readonly #conversations: Conversations;
   readonly #system = h("textarea", { id: "system", rows: 2, placeholder: "How the model should behave; may stay empty" });
   readonly #turns = h("div", { className: "turns" });
-  #messages: ChatMessage[] = [];
+  #conversation;
 
-  constructor(desk: Desk) {
+  constructor(desk: Desk, conversations: Conversations) {
     this.#desk = desk;
+    this.#conversations = conversations;
+    this.#conversation = conversations.current;
     const system = h("details", { className: "system" }, h("summary", {}, "System prompt"), h("label", { htmlFor: "system", className: "visually-hidden" }, "System prompt"), this.#system);
     this.sheet = h("div", {}, system, this.#turns);
-    this.#showEmpty();
+    this.#system.onchange = () => {
+      this.#conversation.system = this.#system.value;
+      void this.#keep();
+    };
+    this.refresh();
+  }
+
+  /** Another conversation is on the desk. */
+  refresh(): void {
+    this.#conversation = this.#conversations.current;
+    this.#system.value = this.#conversation.system;
+    this.#show();
   }
 
   async submit(text: string): Promise<boolean> {
     if (!text.trim()) return true;
-    if (this.#messages.length === 0) this.#turns.replaceChildren();
-    this.#messages.push({ role: "user", content: text });
-    const turn = this.#addTurn("You", new Passage(text));
+    return this.#ask(text, this.#conversation.messages.length);
+  }
+
+  actions(): [string, () => Promise<boolean | void>][] {
+    const { messages } = this.#conversation;
+    const question = messages.length - 2;
+    if (question < 0) return [];
+    return [
+      ["Regenerate", () => this.#ask(messages[question]!.content, question)],
+      ["New conversation", async () => this.#conversations.begin()],
+    ];
+  }
+
+  /** Asks in the place of message `at` and all after it. They are back where no answer came: before its first word it may be stopped. */
+  async #ask(text: string, at: number): Promise<boolean> {
+    const conversation = this.#conversation;
+    const { messages } = conversation;
+    const before = messages.splice(at);
+    messages.push({ role: "user", content: text });
+    this.#show(at);
     let answered = false;
     try {
-      answered = await this.#answer();
+      const answer = await this.#answer();
+      if (answer) messages.push(answer);
+      answered = answer !== undefined;
     } finally {
-      if (this.#messages.at(-1)?.role === "user") {
-        this.#messages.pop(); // Unanswered, it goes back to where it came from.
-        turn.remove();
-        if (this.#messages.length === 0) this.#showEmpty();
-      }
+      if (messages.at(-1)?.role === "user") messages.splice(at, 1, ...before);
+      if (conversation === this.#conversation) this.#show(at);
+      await this.#keep(conversation);
     }
     return answered;
   }
 
-  actions(): [string, () => Promise<void>][] {
-    if (this.#messages.length === 0) return [];
-    return [
-      ["Regenerate", () => this.#regenerate()],
-      ["Clear", async () => this.#clear()],
-    ];
-  }
-
-  /** Whether there is one: it may have been stopped before its first word. */
-  async #answer(): Promise<boolean> {
+  async #answer(): Promise<Message | undefined> {
     const { engine, writer, settings } = this.#desk;
-    const passage = new Passage();
-    const turn = this.#addTurn(engine.info.name, passage);
+    const { messages } = this.#conversation;
+    const answer: Message = { role: "assistant", content: "", model: engine.info.name };
+    const passage = new Prose();
+    const turn = new Turn(engine.info.name, passage);
+    this.#add(turn);
+    const said = messages.map(({ role, content }): ChatMessage => ({ role, content }));
     const system: ChatMessage[] = this.#system.value.trim() ? [{ role: "system", content: this.#system.value }] : [];
-    const messages = [...system, ...this.#messages];
     try {
-      await writer.write(passage, (options) =>
-        engine.chat.completions.create({ ...settings(), messages, stream: true, stream_options: { include_usage: true } }, options),
-      );
+      await writer.write(passage, async (options) => {
+        const sampling = settings.sampling();
+        const longest = sampling.max_tokens ?? LONGEST_ANSWER;
+        const { messages, dropped } = settings.dropsMiddle() ? await fit(engine, system, said, longest, options.signal!) : { messages: [...system, ...said], dropped: 0 };
+        if (dropped > 0) {
+          answer.dropped = droppedNote(dropped, engine.info.device === "remote" ? 0 : engine.info.contextLength);
+          turn.remark(answer.dropped);
+          announce(answer.dropped);
+        }
+        return engine.chat.completions.create({ ...sampling, messages, stream: true, stream_options: { include_usage: true } }, options);
+      });
     } finally {
+      answer.content = passage.text;
       // The model that was to answer may not be the one that did.
-      if (passage.origin) turn.querySelector("h3")!.textContent = passage.origin.model;
-      if (passage.text) this.#messages.push({ role: "assistant", content: passage.text });
-      else turn.remove();
+      if (passage.origin) answer.model = passage.origin.model;
+      if (passage.origin) answer.origin = [passage.origin, writer.givesReasons];
     }
-    return passage.text !== "";
+    return answer.content ? answer : undefined;
   }
 
-  async #regenerate(): Promise<void> {
-    const [before, turn] = [this.#messages.pop()!, this.#turns.lastElementChild!];
-    turn.remove();
-    try {
-      await this.#answer();
-    } finally {
-      if (this.#messages.at(-1)?.role === "user") {
-        this.#messages.push(before); // Better than none.
-        this.#turns.append(turn);
-      }
-    }
+  #keep(conversation = this.#conversation): Promise<void> {
+    return this.#conversations.keep(conversation);
   }
 
-  #clear(): void {
-    this.#messages = [];
-    this.#showEmpty();
+  /** Shows the turns anew from message `from` on. */
+  #show(from = 0): void {
+    const { messages } = this.#conversation;
+    if (messages.length === 0) return this.#turns.replaceChildren(h("p", { className: "empty" }, "This model converses. It knows this conversation and nothing else."));
+    if (from === 0) this.#turns.replaceChildren();
+    while (this.#turns.childElementCount > from) this.#turns.lastElementChild!.remove();
+    messages.slice(from).forEach((message, index) => this.#add(this.#turn(message, from + index)));
   }
 
-  #showEmpty(): void {
-    this.#turns.replaceChildren(h("p", { className: "empty" }, "This model converses. It remembers what is on this page and nothing else."));
-  }
-
-  #addTurn(who: string, passage: Passage): HTMLElement {
-    const turn = h("article", { className: who === "You" ? "turn mine" : "turn" }, h("h3", {}, who), passage.element, passage.note);
-    this.#turns.append(turn);
-    turn.scrollIntoView({ block: "nearest" });
+  #turn({ role, content, model, dropped, origin }: Message, at: number): Turn {
+    if (role === "user") return new Turn("You", new Passage(content), (text) => this.#desk.act(() => this.#ask(text, at)));
+    const passage = new Prose(content);
+    if (origin) passage.sign(...origin);
+    const turn = new Turn(model ?? "The model", passage);
+    if (dropped) turn.remark(dropped);
     return turn;
   }
+
+  #add({ element }: Turn): void {
+    this.#turns.append(element);
+    element.scrollIntoView({ block: "nearest" });
+  }
 }
+
+const droppedNote = (dropped: number, context: number) =>
+  `The conversation is longer than the context of ${count(context)} tokens: ${dropped} messages in its middle were left out of what the model reads.`;

@@ -28,7 +28,7 @@ export class Compare implements Mode {
     announce("All models are writing…");
     try {
       const messages = [{ role: "user" as const, content: text }];
-      const all = await writer.work((signal) => engine.compare({ ...settings(), messages }, { signal }));
+      const all = await writer.work((signal) => engine.compare({ ...settings.sampling(), messages }, { signal }));
       waiting.replaceWith(h("div", { className: "compared" }, ...all.map(card)));
       announce(all.map(summary).join(" "));
     } catch (error) {

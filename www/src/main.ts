@@ -1,19 +1,27 @@
-import { CandlewickError, type LoadProgress } from "candlewick";
+import { CandlewickError, models, type LoadProgress } from "candlewick";
 import storyteller from "../models/stories260K.gguf?url";
 import { describeModel } from "./about.js";
+import { isHere } from "./catalogue.js";
 import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
+import { Conversations } from "./conversations.js";
 import { announce, button, byId } from "./dom.js";
 import { HostedPanel } from "./hosted.js";
 import { showKernels } from "./kernels.js";
+import { recall, remember } from "./memory.js";
 import type { AnyEngine, Desk, Mode } from "./mode.js";
-import { clearError, showError, showProgress, type Way } from "./notices.js";
+import { clearError, showError, showNotice, showProgress, type Way } from "./notices.js";
+import { Offer } from "./offer.js";
+import { keepForOffline } from "./offline.js";
 import { Opening, type Choice } from "./opening.js";
 import { Picker } from "./picker.js";
 import { clearReadout } from "./readout.js";
 import { settingsPanel } from "./settings.js";
+import { Similarity } from "./similarity.js";
 import { StoragePanel } from "./storage.js";
 import { Story } from "./story.js";
+import "./sample.js";
+import { hub } from "./switches.js";
 import { Writer } from "./writer.js";
 
 const paper = byId("paper", HTMLElement);
@@ -27,10 +35,15 @@ const drop = byId("drop", HTMLElement);
 /** Part of the page, and so not kept beside it. */
 const STORYTELLER: Choice = { source: storyteller, name: "the storyteller", options: { cache: false } };
 
-const settings = settingsPanel();
+/** What a model says first that was opened by one button. */
+const GREETING = "Hello! Who are you, and what can you do?";
+
+const settings = settingsPanel(() => void reopen());
 const writer = new Writer(showBusy);
 const storage = new StoragePanel(openHere);
 const hosted = new HostedPanel(() => void useHosted());
+const conversations = new Conversations();
+const offer = new Offer((choice) => void openAndGreet(choice), () => picker.show());
 const picker = new Picker(STORYTELLER, openHere, () => file.click());
 let engine: AnyEngine | undefined;
 let current = STORYTELLER;
@@ -49,9 +62,24 @@ async function open(choice: Choice): Promise<void> {
   if (!engine && !opening && choice !== STORYTELLER) await bring(STORYTELLER);
 }
 
+/** Whether the model that is open is that one. */
+const isOpen = (choice: Choice) => engine !== undefined && current === choice;
+
+/** From the card that offers a model: it speaks without being asked a second time. */
+async function openAndGreet(choice: Choice): Promise<void> {
+  hosted.preferLocal();
+  await open(choice);
+  if (isOpen(choice) && mode instanceof Chat && conversations.current.messages.length === 0) await submit(GREETING);
+}
+
+/** The settings ask for another context. */
+async function reopen(): Promise<void> {
+  if (engine && engine.info.device !== "remote") await open(current);
+}
+
 async function bring(choice: Choice): Promise<void> {
   opening?.leave();
-  const mine = (opening = new Opening(choice, hosted.remote));
+  const mine = (opening = new Opening(choice, hosted.remote, settings.context()));
   mine.onRecovery = showRecovery;
   try {
     await writer.stop();
@@ -62,7 +90,7 @@ async function bring(choice: Choice): Promise<void> {
     await close();
     engine = next;
     current = choice;
-    start(next);
+    await start(next);
   } catch (error) {
     showError(error, waysOut(error, choice));
   } finally {
@@ -80,13 +108,28 @@ function waysOut(error: unknown, choice: Choice): Way[] {
   return [["Show what is stored", () => storage.show()], ["Open without keeping it", () => open(unkept)]];
 }
 
-function start(engine: AnyEngine): void {
+async function start(engine: AnyEngine): Promise<void> {
   describeModel(engine);
-  const desk: Desk = { engine, writer, settings };
-  const converses = engine.info.device === "remote" || engine.info.chatTemplate !== undefined;
   before = undefined;
-  useMode(converses ? new Chat(desk) : new Story(desk));
+  useMode(await modeFor(engine));
+  conversations.hidden = !(mode instanceof Chat);
+  offer.hidden = current.source !== STORYTELLER.source || engine.info.device === "remote";
+  remember("model", rememberable(current));
   announce(`${engine.info.name} is open.`);
+}
+
+async function modeFor(engine: AnyEngine): Promise<Mode> {
+  const { info } = engine;
+  const desk: Desk = { engine, writer, settings, act };
+  if (info.device === "remote" || info.chatTemplate !== undefined) return new Chat(desk, conversations);
+  const { embeddings } = await engine.capabilities();
+  return embeddings ? new Similarity(desk) : new Story(desk);
+}
+
+/** What the next visit opens. Files have no address, an address may be signed, and tokens are for this visit only. */
+function rememberable({ source, name }: Choice): Parameters<typeof remember<"model">>[1] {
+  if (source === STORYTELLER.source || (typeof source === "string" && source.includes("://"))) return undefined;
+  return typeof source === "string" ? { source, name } : { file: name };
 }
 
 /** Models are loaded together with the hosted ones that stand in for them, so the open one is loaded again. */
@@ -146,11 +189,11 @@ function useMode(next: Mode): void {
 }
 
 /** Does one thing with the model; whatever goes wrong is shown, and then the answer is false, as where nothing came of it. */
-async function act(what: (mode: Mode) => Promise<boolean | void>): Promise<boolean> {
+async function act(what: () => Promise<boolean | void>): Promise<boolean> {
   if (!mode || writer.busy) return true;
   clearError();
   try {
-    const done = await what(mode);
+    const done = await what();
     await showKernels(engine);
     await hosted.showSpent(engine);
     return done !== false;
@@ -164,13 +207,14 @@ async function act(what: (mode: Mode) => Promise<boolean | void>): Promise<boole
 
 async function submit(text: string): Promise<void> {
   if (!mode || writer.busy) return;
-  if (mode.takes) fillInput("");
-  if (!(await act((mode) => mode.submit(text))) && input.value === "") fillInput(text);
+  const asked = mode;
+  if (asked.takes) fillInput("");
+  if (!(await act(() => asked.submit(text))) && input.value === "") fillInput(text);
 }
 
 function compare(): void {
   before = mode;
-  useMode(new Compare({ engine: engine!, writer, settings }));
+  useMode(new Compare({ engine: engine!, writer, settings, act }));
   input.focus();
 }
 
@@ -250,5 +294,27 @@ addEventListener("drop", (event) => {
   openFiles(event.dataTransfer?.files);
 });
 
-await open(STORYTELLER);
-await submit("Once upon a time");
+conversations.onChange = async () => {
+  await writer.stop();
+  if (before) leaveComparison();
+  if (mode instanceof Chat) mode.refresh();
+  showActions();
+};
+
+await conversations.restore();
+await openFirst();
+// What is not needed for the first words comes after them.
+await offer.measure();
+if (engine && engine.info.device !== "remote") await keepForOffline(engine.info.wasm);
+
+/** The model of the last visit, if it needs no network, or the storyteller with a story. */
+async function openFirst(): Promise<void> {
+  const last = recall("model");
+  if (last && "source" in last && isHere(last.source, await models.list(hub).catch(() => []))) {
+    await open(last);
+    if (isOpen(last)) return;
+  }
+  await open(STORYTELLER);
+  if (last && "file" in last) showNotice(`${last.file} was open last time`, "Only you can open a file of yours again.", [["Choose it…", () => file.click()]]);
+  await submit("Once upon a time");
+}

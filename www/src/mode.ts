@@ -1,4 +1,5 @@
-import type { Engine, EngineInfo, RemoteInfo, SamplingParams } from "candlewick";
+import type { Engine, EngineInfo, RemoteInfo } from "candlewick";
+import type { Settings } from "./settings.js";
 import type { Writer } from "./writer.js";
 
 /** On this device, or hosted where the reader has said so. */
@@ -8,10 +9,12 @@ export type AnyEngine = Engine<EngineInfo | RemoteInfo>;
 export interface Desk {
   engine: AnyEngine;
   writer: Writer;
-  settings: () => SamplingParams;
+  settings: Settings;
+  /** Does one thing with the model and shows what goes wrong; `false` where nothing came of it. */
+  act: (what: () => Promise<boolean | void>) => Promise<boolean>;
 }
 
-/** What models are used for: stories to be continued, conversation, or comparison. */
+/** What models are used for: stories to be continued, conversation, comparison, or texts by their meaning. */
 export interface Mode {
   readonly title: string;
   readonly label: string;
@@ -26,5 +29,5 @@ export interface Mode {
   /** `false` where nothing came of it: then the words go back into the text box. */
   submit(text: string): Promise<boolean>;
   /** What can be done with what is on the sheet now. */
-  actions(): [label: string, action: () => Promise<void>][];
+  actions(): [label: string, action: () => Promise<boolean | void>][];
 }

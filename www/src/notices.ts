@@ -10,7 +10,7 @@ const ADVICE: Partial<Record<ErrorCode, [title: string, advice: string]>> = {
   unsupported_model: ["A model of another kind", "Try a GGUF of the Llama, Qwen, Phi or Gemma families."],
   corrupt_model: ["This file is damaged, or is no model", "Download it again and compare its size with the original."],
   resource_exhausted: ["Not enough memory", "Close other tabs, or open a smaller model or a smaller quantization (Q4 instead of Q8)."],
-  context_length_exceeded: ["Too long for this model", "Shorten the text or clear the conversation."],
+  context_length_exceeded: ["Too long for this model", "Shorten the text, begin a new conversation, or set a longer context."],
   quota_exceeded: ["Not enough storage", "Make room by removing models, or open it without keeping it: then it is fetched again each time."],
   network: ["The connection failed", "Check the connection and try again. What was fetched is kept."],
   unauthorized: ["No permission", "Check the token, and whether its account may use this model."],
@@ -25,6 +25,12 @@ function takeAway(card: Element | null): void {
   const focused = card?.contains(document.activeElement);
   card?.remove();
   if (focused) byId("open", HTMLButtonElement).focus({ preventScroll: true });
+}
+
+/** Scrolls to a card that is out of sight, and only then: in Chromium the Tab key goes on from where a page has scrolled to. */
+function reveal(card: Element): void {
+  const { top, bottom } = card.getBoundingClientRect();
+  if (top < 0 || bottom > innerHeight) card.scrollIntoView({ block: "nearest" });
 }
 
 /** What can be done about something: on a button. */
@@ -52,11 +58,23 @@ export function showError(error: unknown, ways: Way[] = []): void {
   );
   card.setAttribute("role", "alert");
   notices.append(card);
-  card.scrollIntoView({ block: "nearest" });
+  reveal(card);
 }
 
 export function clearError(): void {
   takeAway(notices.querySelector(".error"));
+}
+
+/** Says something that is no error, until it is dismissed or a way is taken. */
+export function showNotice(title: string, text: string, ways: Way[]): void {
+  const buttons = [...ways, ["Dismiss", () => {}] as Way].map(([label, action]) =>
+    button(label, () => {
+      takeAway(card);
+      action();
+    }),
+  );
+  const card = h("div", { className: "notice" }, h("h3", {}, title), h("p", {}, text), h("div", { className: "ways" }, ...buttons));
+  notices.append(card);
 }
 
 interface ProgressWays {
@@ -87,7 +105,7 @@ export function showProgress(name: string, { cancel, pause }: ProgressWays) {
   let fetching = false;
   let amount = "";
   notices.append(card);
-  card.scrollIntoView({ block: "nearest" });
+  reveal(card);
   announce(`Opening ${name}`);
   return {
     update({ stage, loaded, total, progress, bytesPerSecond, etaSeconds, kernels, restarted }: LoadProgress): void {

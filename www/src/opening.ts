@@ -1,4 +1,4 @@
-import { CandlewickError, load, models, type LoadOptions, type LoadProgress, type ModelFiles, type ModelSource } from "candlewick";
+import { CandlewickError, load, models, type ContextLength, type LoadOptions, type LoadProgress, type ModelFiles, type ModelSource } from "candlewick";
 import { kernelProfile } from "./kernels.js";
 import type { AnyEngine } from "./mode.js";
 import { showProgress } from "./notices.js";
@@ -18,6 +18,7 @@ type Wish = "pause" | "cancel" | "leave";
 export class Opening {
   readonly #choice: Choice;
   readonly #remote: LoadOptions["remote"];
+  readonly #contextLength: ContextLength | undefined;
   readonly #card: ReturnType<typeof showProgress>;
   #controller = new AbortController();
   #wish: Wish | undefined;
@@ -28,9 +29,10 @@ export class Opening {
   /** Hears of a GPU that was lost later on. */
   onRecovery: ((progress: LoadProgress) => void) | undefined;
 
-  constructor(choice: Choice, remote: LoadOptions["remote"]) {
+  constructor(choice: Choice, remote: LoadOptions["remote"], contextLength: ContextLength | undefined) {
     this.#choice = choice;
     this.#remote = remote;
+    this.#contextLength = contextLength;
     this.#card = showProgress(choice.name, { cancel: () => this.#stop("cancel"), pause: () => this.#stop("pause") });
   }
 
@@ -65,7 +67,7 @@ export class Opening {
     const { signal } = this.#controller;
     try {
       const onProgress = (progress: LoadProgress) => this.#report(progress);
-      const engine = await load(source, { ...switches(), ...hub, ...kernelProfile, ...options, ...(this.#remote && { remote: this.#remote }), signal, onProgress });
+      const engine = await load(source, { ...switches(), ...hub, ...kernelProfile, ...options, contextLength: this.#contextLength, ...(this.#remote && { remote: this.#remote }), signal, onProgress });
       this.#loaded = true;
       return engine;
     } catch (error) {

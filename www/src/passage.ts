@@ -8,7 +8,7 @@ export class Passage {
   /** Goes under it: where it was written and why there, or why it is not written yet. */
   readonly note = h("p", { className: "origin", hidden: true });
   origin: Origin | undefined;
-  readonly #flame = h("span", { className: "flame", ariaHidden: "true" });
+  protected readonly flame = h("span", { className: "flame", ariaHidden: "true" });
   #pending = "";
   #frame = 0;
   text = "";
@@ -21,7 +21,7 @@ export class Passage {
 
   begin(): void {
     this.element.setAttribute("aria-busy", "true");
-    this.element.append(this.#flame);
+    this.element.append(this.flame);
   }
 
   append(text: string): void {
@@ -33,10 +33,9 @@ export class Passage {
 
   end(): void {
     this.#flush();
-    this.#flame.remove();
+    this.flame.remove();
     this.element.removeAttribute("aria-busy");
-    const given = this.element.querySelector(".given");
-    this.element.replaceChildren(...(given ? [given] : []), this.text.slice(given?.textContent?.length ?? 0));
+    this.settle();
   }
 
   /** Says who wrote it. */
@@ -50,19 +49,30 @@ export class Passage {
     this.note.hidden = note.length === 0;
   }
 
+  /** Puts what is new on the page, in front of the flame. */
+  protected paint(fresh: string): void {
+    this.flame.before(h("span", { className: "fresh" }, fresh));
+  }
+
+  /** All of it is there, and no more comes. */
+  protected settle(): void {
+    const given = this.element.querySelector(".given");
+    this.element.replaceChildren(...(given ? [given] : []), this.text.slice(given?.textContent?.length ?? 0));
+  }
+
   #flush(): void {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     if (!this.#pending) return;
     const visible = this.#below() <= 0;
-    this.#flame.before(h("span", { className: "fresh" }, this.#pending));
+    this.paint(this.#pending);
     this.#pending = "";
     if (visible) this.#follow();
   }
 
   /** How far the end of the text is hidden by the composer, which stays at the bottom of the window. */
   #below(): number {
-    return this.#flame.getBoundingClientRect().bottom + 12 - byId("composer", HTMLElement).getBoundingClientRect().top;
+    return this.flame.getBoundingClientRect().bottom + 12 - byId("composer", HTMLElement).getBoundingClientRect().top;
   }
 
   /** Keeps the end in sight as long as the beginning is, too. Before the reader has touched anything, the page stays put. */

@@ -1,5 +1,5 @@
 import { CandlewickError, inspect, models, type Inspection } from "candlewick";
-import { PROPOSALS } from "./catalogue.js";
+import { isHere, PROPOSALS } from "./catalogue.js";
 import { button, byId, h } from "./dom.js";
 import { bytes } from "./format.js";
 import type { Choice } from "./opening.js";
@@ -34,6 +34,8 @@ export class Picker {
   readonly #status = h("p", { className: "visually-hidden" });
   readonly #go = h("button", { type: "submit", className: "primary" }, "Open");
   #rows: Row[] = [];
+  /** An arrow key is down, which selects whatever it comes by: that is no reason to ask anybody. */
+  #byArrow = false;
   #looking: AbortController | undefined;
 
   constructor(storyteller: Choice, open: (choice: Choice) => void, chooseFile: () => void) {
@@ -77,7 +79,9 @@ export class Picker {
     this.#rows = [this.#row(this.#storyteller.source as string, "The storyteller", "Comes with this page, continues stories", 1.05e6)];
     for (const { model, name, about, size } of PROPOSALS) this.#rows.push(this.#row(model, name, about, size));
     Object.assign(this.#rows[0]!.radio, { checked: true, autofocus: true });
-    const legend = h("legend", {}, `Select one to see whether it fits here: ${hubHost} is then asked for its first megabytes.`);
+    this.#list.addEventListener("keydown", ({ key }) => (this.#byArrow = key.startsWith("Arrow")));
+    this.#list.addEventListener("keyup", () => (this.#byArrow = false));
+    const legend = h("legend", {}, `Click one to see whether it fits here: ${hubHost} is then asked for its first megabytes. Arrow keys ask nobody.`);
     legend.classList.add("hint");
     const form = h(
       "form",
@@ -108,7 +112,7 @@ export class Picker {
     const element = h("div", { className: "model" });
     const row: Row = { source, name, element, radio, size: h("span", { className: "size" }, size ? bytes(size) : ""), verdict: h("span", { className: "badge", hidden: true }) };
     radio.setAttribute("aria-describedby", `${id}-about`);
-    radio.onchange = () => void this.#look(row);
+    radio.onchange = () => (this.#byArrow ? this.#offerToLook(row) : void this.#look(row));
     element.append(radio, h("label", { htmlFor: id }, name), row.verdict, row.size, h("p", { id: `${id}-about`, className: "hint" }, about));
     this.#list.append(element);
     return row;
@@ -154,6 +158,17 @@ export class Picker {
     this.#show(row, row.inspection);
   }
 
+  /** Says what is known without asking. */
+  #offerToLook(row: Row): void {
+    if (row.inspection) return void this.#look(row);
+    this.#looking?.abort();
+    this.#details.removeAttribute("aria-busy");
+    this.#go.textContent = "Open";
+    row.element.append(this.#details);
+    this.#details.replaceChildren(button("See whether it fits", () => this.#look(row)));
+    this.#status.textContent = "";
+  }
+
   #show(row: Row, inspection: Inspection): void {
     const { verdict, fileSize } = inspection;
     row.size.textContent = bytes(fileSize);
@@ -173,10 +188,7 @@ export class Picker {
   async #markKept(): Promise<void> {
     const kept = await models.list(hub).catch(() => []);
     for (const row of this.#rows) {
-      const [repo, quantization] = row.source.toLowerCase().split(":") as [string, string | undefined];
-      const mine = ({ model, complete }: { model: string; complete: boolean }) =>
-        complete && model.toLowerCase().startsWith(`${repo}/`) && (quantization === undefined || model.toLowerCase().includes(quantization));
-      if (kept.some(mine)) mark(row.verdict, "Here already", "kept");
+      if (isHere(row.source, kept)) mark(row.verdict, "Here already", "kept");
       else if (row.verdict.classList.contains("kept")) row.verdict.hidden = true;
     }
   }

@@ -1,5 +1,15 @@
-import type { SamplingParams } from "candlewick";
+import type { ContextLength, SamplingParams } from "candlewick";
 import { button, byId, h } from "./dom.js";
+import { count } from "./format.js";
+import { recall, remember } from "./memory.js";
+
+export interface Settings {
+  sampling(): SamplingParams;
+  /** What models are loaded with; nothing: what the engine finds right. */
+  context(): ContextLength | undefined;
+  /** What does not fit the context loses its middle; otherwise it is an error. */
+  dropsMiddle(): boolean;
+}
 
 interface Setting {
   key: "temperature" | "top_p" | "top_k" | "min_p" | "repeat_penalty" | "max_tokens" | "seed";
@@ -24,41 +34,85 @@ const SETTINGS: Setting[] = [
   { key: "seed", label: "Seed", hint: "The same seed gives the same text again. Empty: a new one each time.", initial: "", min: 0, max: 4294967295, step: 1 },
 ];
 
-/** Builds the panel; what it returns reads the settings as they stand. */
-export function settingsPanel(): () => SamplingParams {
+const CONTEXTS: Choices = [
+  ["", "As the model suggests"],
+  ...[2048, 4096, 8192, 16384, 32768].map((tokens): [string, string] => [String(tokens), `At most ${count(tokens)} tokens`]),
+  ["max", "As much as memory allows"],
+];
+
+const OVERFLOWS: Choices = [
+  ["middle", "Drop the middle"],
+  ["error", "Stop and say so"],
+];
+
+/** Builds the panel, with what was set on the last visit. `onContext`: models are to be loaded with another context. */
+export function settingsPanel(onContext: () => void): Settings {
   const form = byId("settings", HTMLDetailsElement).querySelector("form")!;
   const rows = SETTINGS.map(row);
-  form.append(...rows.map((row) => row.element));
-  form.append(button("Reset settings", () => rows.forEach((row) => row.reset())));
+  const context = select("context", "Context length", "How much the model keeps in view: the conversation and its answer. More takes more memory. The model is loaded again.", CONTEXTS);
+  const overflow = select("overflow", "When it is full", "The beginning and the latest turns stay; turns between them are left out, and the page says so.", OVERFLOWS);
+  const all = [...rows, context, overflow];
+  const known = recall("settings") ?? {};
+  for (const { input, set } of all) {
+    const value = known[input.name];
+    if (value !== undefined) set(value);
+  }
+  const keep = () => remember("settings", Object.fromEntries(all.map(({ input }) => [input.name, input.value])));
+  const reset = () => {
+    const reload = context.input.value !== "";
+    all.forEach((row) => row.reset());
+    keep();
+    if (reload) onContext();
+  };
+  form.append(...all.map((row) => row.element), button("Reset settings", reset));
   form.onsubmit = (event) => event.preventDefault();
-  return () => Object.fromEntries(rows.flatMap((row) => row.entry()));
+  form.addEventListener("input", keep);
+  context.input.addEventListener("change", onContext);
+  return {
+    sampling: () => Object.fromEntries(rows.flatMap((row) => row.entry())),
+    context: () => {
+      const { value } = context.input;
+      return value === "" ? undefined : value === "max" ? value : { max: Number(value) };
+    },
+    dropsMiddle: () => overflow.input.value === "middle",
+  };
+}
+
+type Choices = [value: string, label: string][];
+
+function select(name: string, label: string, hint: string, choices: Choices) {
+  const input = h("select", { id: `setting-${name}`, name }, ...choices.map(([value, label]) => h("option", { value }, label)));
+  const set = (value: string) => {
+    if (choices.some(([known]) => known === value)) input.value = value;
+  };
+  const element = field("setting setting-choice", label, input, hint);
+  return { element, input, set, reset: () => set(choices[0]![0]) };
+}
+
+/** A label, what is set, and what it does. */
+function field(className: string, label: string, input: HTMLInputElement | HTMLSelectElement, hint: string, ...more: HTMLElement[]): HTMLElement {
+  input.setAttribute("aria-describedby", `${input.id}-hint`);
+  return h("div", { className }, h("label", { htmlFor: input.id }, label), ...more, input, h("p", { id: `${input.id}-hint`, className: "hint" }, hint));
 }
 
 function row(setting: Setting) {
   const { key, label, hint, initial, min, max, step, slider } = setting;
   const input = h("input", { id: `setting-${key}`, name: key, type: slider ? "range" : "number" });
   Object.assign(input, { min, max, step, placeholder: initial === "" ? "random" : "" });
-  input.setAttribute("aria-describedby", `${input.id}-hint`);
   const output = h("output", { htmlFor: input.id as never });
   const show = () => {
     output.textContent = slider ? input.valueAsNumber.toFixed(2) : "";
     input.setAttribute("aria-invalid", String(!input.validity.valid));
   };
-  const reset = () => {
-    input.value = String(initial);
+  input.oninput = show;
+  const set = (value: string) => {
+    input.value = value;
     show();
   };
-  input.oninput = show;
-  reset();
-  const element = h(
-    "div",
-    { className: slider ? "setting" : "setting setting-number" },
-    h("label", { htmlFor: input.id }, label),
-    output,
-    input,
-    h("p", { id: `${input.id}-hint`, className: "hint" }, hint),
-  );
+  const element = field(slider ? "setting" : "setting setting-number", label, input, hint, output);
   // What is empty or out of range is left to the engine, which has its own defaults.
   const entry = (): [string, number][] => (input.value !== "" && input.validity.valid ? [[key, input.valueAsNumber]] : []);
-  return { element, reset, entry };
+  const reset = () => set(String(initial));
+  reset();
+  return { element, input, set, reset, entry };
 }

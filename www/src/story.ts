@@ -34,9 +34,11 @@ export class Story implements Mode {
     const passage = new Passage(beginning);
     passage.element.classList.add("story");
     this.sheet.replaceChildren(passage.element, passage.note);
+    // What is in the middle of a story has no turns to be cut at: the engine takes tokens out.
+    const sampling = { ...settings.sampling(), ...(settings.dropsMiddle() && { truncate: "middle" as const }) };
     try {
       this.#ending = await writer.write(passage, (options) =>
-        engine.completions.create({ ...settings(), prompt: beginning, stream: true, stream_options: { include_usage: true } }, options),
+        engine.completions.create({ ...sampling, prompt: beginning, stream: true, stream_options: { include_usage: true } }, options),
       );
     } finally {
       this.#text = passage.text;
