@@ -14,11 +14,12 @@ use candlewick::{Code, Error, Result};
 use futures_util::future::{FutureExt, LocalBoxFuture, join3};
 use pollster::block_on;
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{self, Poll, Waker};
 
 fn load(bytes: Vec<u8>) -> Result<Engine> {
     let source = MemorySource::new("model.gguf", bytes);
@@ -616,4 +617,21 @@ fn a_model_without_a_token_to_begin_with() {
         Ok(generation) => assert_eq!(generation.prompt().len(), 1),
         Err(error) => assert_eq!(error.code, Code::InvalidArgument),
     }
+}
+
+/// So that whoever waits for it can give up.
+#[test]
+fn a_long_text_is_made_into_tokens_in_turns() {
+    let engine = story_teller();
+    let text = |len: usize| Prompt::Text("Once upon a time. ".repeat(len / 18));
+    {
+        let mut asking = pin!(engine.generate(text(4 << 20), greedy(1)));
+        assert!(asking.as_mut().poll(&mut task::Context::from_waker(Waker::noop())).is_pending());
+    }
+    let ready = pin!(engine.generate(Prompt::Text("Once upon a time".into()), greedy(1)))
+        .poll(&mut task::Context::from_waker(Waker::noop()));
+    assert!(matches!(ready, Poll::Ready(Ok(_))));
+    let error = block_on(engine.generate(text(9 << 20), greedy(1))).map(|_| ()).unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument);
+    assert!(error.message.contains("is too long"), "{error}");
 }
