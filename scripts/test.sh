@@ -27,6 +27,8 @@ setup_for() {
 
 test_lint() {
   stage "format" cargo fmt --all --check
+  npm_install tests
+  stage "format of TypeScript and JavaScript" tests/node_modules/.bin/prettier --check --log-level warn .
   stage "clippy" cargo clippy --locked --all-targets -- -D warnings
   stage "clippy without a GPU, and for the fuzz target" \
     cargo clippy --locked -p candlewick -p candlewick-fuzz --no-default-features --lib --bins -- -D warnings

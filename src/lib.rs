@@ -20,7 +20,7 @@
 //! - [`text`] and [`chat`] turn conversations into tokens and tokens into text; [`sampling`]
 //!   turns logits into tokens.
 //! - [`engine`] is the whole path in one place: load, prefill, decode, stop.
-//! - [`openai`] puts OpenAI's shapes around it; `cli` and `wasm` are faces without logic.
+//! - [`openai`] puts OpenAI's shapes around it; `cli` and `wasm` are faces: arguments and output.
 //! - [`load`](mod@load) goes from a model's name to an engine, for every face.
 //! - [`remote`] has hosted models answer in the same shapes, over [`http`]; [`router`] decides which
 //!   model answers, local or hosted, and says why.
@@ -64,6 +64,8 @@ pub mod sampling;
 pub mod store;
 pub mod text;
 mod turns;
+#[cfg(test)]
+mod typescript;
 #[cfg(target_arch = "wasm32")]
 pub mod wasm;
 

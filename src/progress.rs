@@ -8,6 +8,7 @@ use web_time::Instant;
 /// What is going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub enum Stage {
     /// A file comes over the network.
     Download,
@@ -21,6 +22,7 @@ pub enum Stage {
 
 /// The GPU's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Kernels {
     /// Those that are ready.
     pub compiled: usize,
@@ -32,8 +34,10 @@ pub struct Kernels {
 /// known: see [`Steady`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "LoadProgress", optional_fields))]
 pub struct Progress {
     /// What is going on.
+    #[cfg_attr(test, ts(inline))]
     pub stage: Stage,
     /// The file's name; of a split model the first one's.
     pub file: String,
@@ -50,6 +54,7 @@ pub struct Progress {
     pub eta_seconds: Option<f64>,
     /// How far the GPU's kernels are, while they are compiled.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, ts(inline))]
     pub kernels: Option<Kernels>,
     /// Why this is not the first time: a GPU that failed or was lost.
     #[serde(skip_serializing_if = "Option::is_none")]

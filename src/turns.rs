@@ -1,4 +1,5 @@
-//! Whoever computes on this thread leaves nobody else a turn: neither transfers, nor the one who wants to abort.
+//! Cooperative yielding: lets the event loop run between slices of computation, for transfers, and for whoever wants to
+//! abort.
 
 use crate::http::sleep;
 use std::time::Duration;

@@ -69,6 +69,7 @@ architectures! {
     qwen3 "qwen3" 64,
     phi3 "phi3" 64,
     phi3_sliding_window "phi3-swa" 64,
+    phi4_mini "phi4-mini" 64,
     phi3_longrope_short "phi3-longrope-short" 256,
     phi3_longrope_long "phi3-longrope-long" 512,
     gemma "gemma" 64,

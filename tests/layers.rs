@@ -1,10 +1,10 @@
-//! Rooms of the crate import only from rooms below their own: docs/ARCHITECTURE.md has the same list.
+//! Rooms of the crate import only from rooms earlier in this list, which docs/ARCHITECTURE.md has too.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the ground up.
+/// The lowest first.
 const FLOORS: [&str; 21] = [
     "error", "progress", "json", "http", "turns", "store", "format", "hub", "backend", "sampling", "text",
     "chat", "model", "engine", "load", "openai", "remote", "router", "cli", "wasm", "main",

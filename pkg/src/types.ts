@@ -1,7 +1,25 @@
 /** The OpenAI shapes, with the sampling fields that local engines know and OpenAI does not. */
 
 import type { FileName, TrustedScriptURL } from "./compile.js";
+import type {
+  CachedModel,
+  FileInspection,
+  FinishReason,
+  GPUFeature,
+  LoadProgress,
+  ModelInfo,
+  ModelVerdict,
+  Origin,
+  PromptProgress,
+  Retry,
+  Timings,
+  Totals,
+  Usage,
+} from "./engine-types.js";
 import type { ErrorCode } from "./errors.js";
+
+// What the engine says; derived from its own types.
+export type * from "./engine-types.js";
 
 export type Device = "auto" | "cpu" | "gpu";
 
@@ -125,7 +143,10 @@ export interface SamplingParams {
   model?: string | undefined;
 }
 
-/** What OpenAI's servers know beside that. It goes to hosted models as it is; models on this device have no use for it. */
+/**
+ * What OpenAI's servers know beside that. Hosted models get it as it is. On this device `reasoning_effort` goes to the chat
+ * template; some fields change nothing, and others are refused with `invalid_argument`.
+ */
 export interface HostedParams {
   audio?: object | null | undefined;
   function_call?: "none" | "auto" | { name: string } | null | undefined;
@@ -186,49 +207,8 @@ export interface CompletionParams extends SamplingParams, StreamParams {
 
 // Answers
 
-export type FinishReason = "stop" | "length" | "tool_calls" | "content_filter";
-
-export interface Usage {
-  prompt_tokens: number;
-  completion_tokens: number;
-  total_tokens: number;
-  prompt_tokens_details?: { cached_tokens: number };
-}
-
-export interface Timings {
-  prompt_n: number;
-  prompt_per_second: number;
-  predicted_n: number;
-  predicted_per_second: number;
-  time_to_first_token_ms: number;
-}
-
-/** Where an answer was made, and why there. */
-export interface Origin {
-  ran: "local" | "remote";
-  /** The device, or the provider's name. */
-  provider: string;
-  model: string;
-  reason: string;
-  /** Requests that were made for it; 0 where it was in the cache. */
-  attempts: number;
-  /** Milliseconds of waiting between them. */
-  waited_ms?: number;
-  /** The same request was answered before. */
-  cached?: boolean;
-  /** US dollars, where the price is known. On the last chunk. */
-  cost?: number;
-  /** What repeats the answer, with the same request and device. Of models on this device. */
-  seed?: number;
-}
-
 /** A request to a hosted model, or for a model's file, failed and is made again. */
-export interface Retrying {
-  /** The attempt that failed, from 1. */
-  attempt: number;
-  wait_ms: number;
-  code: ErrorCode;
-  message: string;
+export interface Retrying extends Retry {
   /** Of several models that are compared: which one. */
   model?: string;
   /** Who has that one. */
@@ -322,41 +302,10 @@ export interface Completion {
 
 // The engine
 
-export interface EngineInfo {
-  name: string;
-  architecture: string;
-  parameters: number;
-  quantization: string;
-  /** Bytes. */
-  fileSize: number;
-  contextLength: number;
-  /** Why that is less than the maximum that was asked for. */
-  contextNote?: string;
-  /** The longest context the model was trained for. */
-  trainedContextLength: number;
-  embeddingLength: number;
-  layers: number;
-  heads: number;
-  kvHeads: number;
-  vocabularySize: number;
-  /** `"model"`: the file brings its own; `"named:…"`: a known format; absent: the model only continues text. */
-  chatTemplate?: string;
-  device: "cpu" | "gpu";
-  /** Why this device. */
-  deviceReason: string;
-  /** Threads of the CPU, where that is the device. */
-  threads?: number;
-  /** The file that runs, and why not another one. */
+export interface EngineInfo extends ModelInfo {
+  /** The WebAssembly file that runs, and why not another one. */
   wasm: FileName;
   wasmReason: string;
-  /** The GPU and how it is used, where that is the device. */
-  gpu?: GPUInfo;
-  /** How often the model came back after its GPU was lost. */
-  recoveries: number;
-  /** Bytes. */
-  memory: { weights: number; kvCache: number };
-  /** What in the file is wrong, and was passed over. */
-  warnings: string[];
 }
 
 /** A hosted model in the place of a local one. */
@@ -371,29 +320,6 @@ export interface RemoteInfo {
   wasmReason: string;
 }
 
-export interface GPUInfo {
-  adapter: string;
-  backend: string;
-  features: string[];
-  /** The variants of the kernels that run. */
-  variants: string[];
-  /** Types of weights that take more room than in the file: `"Q3_K as Q6_K"`. Nothing is rounded. */
-  wider: string[];
-  pipelines: number;
-  /** Every kernel is compared with the CPU when a model first meets a GPU. */
-  selfTest?: {
-    /** The result is that of an earlier visit. */
-    cached: boolean;
-    /** Variants that gave wrong numbers here and are not used. */
-    off: { variant: GPUFeature; reason: string }[];
-    /** What compiling and testing took. */
-    milliseconds: number;
-  };
-}
-
-/** What kernels can do without: sums over subgroups, a KV cache of f16, the GPU's own reading of f16, products of integers. */
-export type GPUFeature = "subgroups" | "f16" | "half" | "dp4a";
-
 export interface GPUOptions {
   /** What to do without. */
   disable?: GPUFeature[] | undefined;
@@ -403,41 +329,6 @@ export interface GPUOptions {
   faster?: boolean | undefined;
   /** Name of the Cache that keeps the results of self-tests. Default: `"candlewick-gpu"`. */
   cache?: string | undefined;
-}
-
-/** What one of the GPU's kernels has cost. */
-export interface KernelTime {
-  /** With what sets its variant apart. */
-  kernel: string;
-  calls: number;
-  /** Over all calls. Browsers round each call to 100 µs, unless they were started for developers. */
-  nanoseconds: number;
-}
-
-/** Over one load or pull `loaded` never goes backwards, and `total` stays what it is once it is known. */
-export interface LoadProgress {
-  stage: "download" | "compile" | "load" | "ready";
-  /** Its name; of a split model the first one's. */
-  file: string;
-  /** Bytes of the model's files that are done with. */
-  loaded: number;
-  /** Bytes of all its files; 0 while nobody knows. */
-  total: number;
-  /** While the GPU's kernels are compiled and tested. */
-  kernels?: { compiled: number; total: number };
-  /** 0 to 1. */
-  progress: number;
-  bytesPerSecond: number;
-  /** Absent as long as nothing is known. */
-  etaSeconds?: number;
-  /** Why this is not the first time: a GPU that failed or was lost. */
-  restarted?: string;
-}
-
-export interface PromptProgress {
-  /** Tokens. */
-  total: number;
-  processed: number;
 }
 
 /** A hosted model and who has it. */
@@ -482,46 +373,11 @@ export interface RemoteOptions extends RemoteModel {
   cache?: boolean | { ttlMs?: number | undefined; maxBytes?: number | undefined; random?: boolean | undefined; persist?: boolean | undefined } | undefined;
 }
 
-/** What a model can do; absent: unknown. */
-export interface Capabilities {
-  streaming: boolean;
-  /** Models on this device: `false`. Their templates may show them tools, but nothing reads calls out of what they write. */
-  tools?: boolean | null;
-  vision?: boolean | null;
-  json?: boolean | null;
-  embeddings?: boolean | null;
-  context?: number | null;
-}
-
 /** What was spent on a hosted model's provider. */
 export interface Spent {
   model: string;
   provider: string;
-  totals: {
-    requests: number;
-    promptTokens: number;
-    completionTokens: number;
-    dollars: number;
-    /** Answers whose price is not known. */
-    unpriced: number;
-    /** Answers whose tokens were estimated from their characters. */
-    estimated: number;
-  };
-}
-
-/** How one of several models did. */
-export interface Comparison {
-  model: string;
-  provider: string;
-  ran: "local" | "remote";
-  text: string;
-  milliseconds: number;
-  first_token_ms: number | null;
-  usage: Usage | null;
-  finish_reason: FinishReason | null;
-  error: ErrorCode | null;
-  message: string | null;
-  candlewick: Origin | null;
+  totals: Totals;
 }
 
 /** A text's vector, of length 1 where it was made here; or why it has none. */
@@ -579,12 +435,6 @@ export interface PictureOptions extends TaskOptions {
   seed?: number | undefined;
 }
 
-/** A class, and how likely it is, from 0 to 1. */
-export interface Label {
-  label: string;
-  score: number;
-}
-
 /** How models are found by name, and what is kept of them. */
 export interface HubOptions {
   /** For private and gated models. It goes to the Hub and nowhere else, and is not kept. */
@@ -606,22 +456,6 @@ export interface HubOptions {
   transfer?: object | undefined;
 }
 
-/** A model in the browser's storage, whole or in part. */
-export interface CachedModel {
-  /** As `load()` takes it: `owner/repo/file.gguf`; of a plain URL the file's name, which files at other URLs may have too. */
-  model: string;
-  /** Of the repository, 40 hex digits; of a plain URL those of this version there, and of no other. */
-  commit: string;
-  /** Bytes. */
-  size: number;
-  /** Bytes that are there. */
-  stored: number;
-  /** All of it is there, and its SHA-256 was right. */
-  complete: boolean;
-  /** Seconds since 1970. */
-  lastUsed: number;
-}
-
 /** Bytes. `used` and `quota` are the browser's estimates for everything of this origin; absent where it gives none. */
 export interface StorageUsage {
   models: number;
@@ -633,7 +467,7 @@ export interface VerifiedModel {
   model: string;
   commit: string;
   /** `"unknown"`: its server told no hash. `"wrong"`: load it with `force`. */
-  verdict: "right" | "wrong" | "incomplete" | "unknown";
+  verdict: ModelVerdict;
 }
 
 /**
@@ -651,7 +485,7 @@ export interface LoadOptions extends HubOptions {
   force?: boolean | undefined;
   /** Default: `"auto"`. */
   device?: Device | undefined;
-  /** Tokens of context to make room for. Default: what the model was trained for, within reason. */
+  /** Tokens of context to make room for. Default: what the model was trained for, at most 4096. */
   contextLength?: ContextLength | undefined;
   /** Threads of the CPU, from 1 to 64; more than 1 need a cross-origin isolated page. Default: measured. */
   threads?: number | undefined;
@@ -683,66 +517,10 @@ export type PullOptions = HubOptions & Pick<LoadOptions, "force" | "cacheBudget"
 
 export type VerifyOptions = HubOptions & Pick<LoadOptions, "onProgress">;
 
-/** `"unknown"`: the browser does not say how much memory there is. */
-export type Verdict = "fits" | "tight" | "does not fit" | "unknown";
-
 /** What a model is and needs. `null`: the file does not say. */
-export interface Inspection {
-  name: string;
-  architecture: string | null;
-  parameters: number;
-  quantization: string;
-  /** The file's name; of a split model the first one's. */
-  file: string;
-  /** Bytes of all its files. */
-  fileSize: number;
-  tensors: number;
-  /** Tokens that `load()` makes room for, on the device that has the verdict. */
-  contextLength: number | null;
-  /** Why that is less than the maximum that was asked for. */
-  contextNote?: string;
-  /** The longest context the model was trained for. */
-  trainedContextLength: number | null;
-  embeddingLength: number | null;
-  layers: number | null;
-  vocabularySize: number;
-  chatTemplate: string | null;
-  /** Why it cannot be run at all; then the verdict is `"does not fit"`. */
-  unsupported: string | null;
-  /** What in the file is wrong, and is passed over. */
-  warnings: string[];
-  /** The best of the devices' verdicts. */
-  verdict: Verdict;
-  /** The device that has it, the fastest of those. */
-  device: "cpu" | "gpu" | null;
-  /** Tokens a second of an answer there, at most. */
-  predictedPerSecond: number | null;
-  devices: DeviceEstimate[];
+export interface Inspection extends FileInspection {
   /** What the browser's storage has of it; absent for files, which are not kept. */
   cached?: CachedModel;
-}
-
-/** Bytes, but for the context and the speed. */
-export interface DeviceEstimate {
-  device: "cpu" | "gpu";
-  /** Tokens that the numbers are for. */
-  contextLength: number;
-  weights: number;
-  kvCache: number;
-  /** Activations, logits, pieces of the file while it loads: about. */
-  working: number;
-  /** All of them together. */
-  total: number;
-  /**
-   * What a page can count on, a guess: three quarters of `navigator.deviceMemory`, less on phones, and on the CPU at most
-   * the 4 GiB of WebAssembly. Absent where nobody tells.
-   */
-  available?: number;
-  verdict: Verdict;
-  /** Why it does not fit, where memory is not the reason. */
-  reason?: string;
-  /** Tokens a second of an answer, at most; measured with matrices of the model's main type. Absent where it does not fit. */
-  predictedPerSecond?: number;
 }
 
 export interface RequestOptions {

@@ -208,6 +208,7 @@ impl Top {
 /// A GPU and how it is used, for people.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "GPUInfo", optional_fields))]
 pub struct GpuInfo {
     /// The adapter's name.
     pub adapter: String,
@@ -221,20 +222,22 @@ pub struct GpuInfo {
     pub wider: Vec<&'static str>,
     /// Pipelines that are made.
     pub pipelines: usize,
-    /// What the self-test found, where there was one.
+    /// Every kernel is compared with the CPU when a model first meets a GPU: what that found, where it was done.
     #[cfg(feature = "gpu")]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, ts(inline))]
     pub self_test: Option<gpu::SelfTest>,
 }
 
 /// What one kernel of a device has cost.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct KernelTime {
     /// With the variant's constants.
     pub kernel: String,
     /// Dispatches measured.
     pub calls: u64,
-    /// Over all of them.
+    /// Over all of them. Browsers round each to 100 µs, unless they were started for developers.
     pub nanoseconds: u64,
 }
 

@@ -7,7 +7,6 @@
 mod budget;
 mod clock;
 mod continuation;
-mod conversation;
 mod digits;
 mod filters;
 pub mod formats;
@@ -16,6 +15,7 @@ mod json;
 mod lists;
 mod literal;
 mod macros;
+mod messages;
 mod methods;
 mod needs;
 mod operators;

@@ -1,7 +1,7 @@
 //! What a template wants messages to look like, found by rendering small conversations with it: templates
 //! declare nothing, and differ in everything. llama.cpp finds it out the same way.
 
-use super::conversation;
+use super::messages;
 use crate::{Code, Error, Result};
 use serde_json::{Map, Value as Json, json};
 use std::cell::RefCell;
@@ -145,7 +145,7 @@ impl Needs {
         needs.systems.second =
             shows(vec![system(FIRST), user(), answer(), system(SECOND), user()], &[FIRST, SECOND]);
         // Many templates write any role's name; that does not make a model know it.
-        needs.developer = conversation::names_role(source, "developer")
+        needs.developer = messages::names_role(source, "developer")
             && shows(vec![said("developer", needs.content[0].hold(FIRST)), user()], &[FIRST]);
         needs
     }

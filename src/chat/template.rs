@@ -3,7 +3,7 @@
 use super::budget::Excess;
 use super::needs::{self, Needs, RenderFailure};
 use super::{
-    Conversation, LocalTime, budget, continuation, conversation, filters, formats, methods, python, source,
+    Conversation, LocalTime, budget, continuation, filters, formats, messages, methods, python, source,
 };
 use crate::format::gguf::Metadata;
 use crate::{Error, Result};
@@ -145,7 +145,7 @@ impl ChatTemplate {
                 needs.get_or_init(|| found)
             }
         };
-        let mut messages = conversation::fit(&conversation.messages, needs, source)?;
+        let mut messages = messages::fit(&conversation.messages, needs, source)?;
         let continued = if continues { Some(continuation::mark(&mut messages)?) } else { None };
 
         let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64;

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What a model on this device does with a message when its file has no chat template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Untalkative {
+pub enum WithoutTemplate {
     /// It continues it.
     Continues,
     /// It is not asked.
@@ -45,7 +45,7 @@ impl Candidates {
         model: &OsStr,
         fallbacks: &Fallbacks,
         common: &Common,
-        untalkative: Untalkative,
+        untalkative: WithoutTemplate,
     ) -> Result<Candidates> {
         let names = std::iter::once(model).chain(fallbacks.models.iter().map(OsString::as_os_str));
         let hosted = |name: &OsStr| match name.to_str() {
@@ -65,13 +65,13 @@ impl Candidates {
 }
 
 /// A model on this device, loaded when it is first asked.
-fn local(name: &OsStr, common: &Common, untalkative: Untalkative, alone: bool) -> Route {
+fn local(name: &OsStr, common: &Common, untalkative: WithoutTemplate, alone: bool) -> Route {
     let (model, common) = (name.to_owned(), common.clone());
     let open = move || -> LocalBoxFuture<'static, Result<Rc<dyn Provider>>> {
         let (model, common) = (model.clone(), common.clone());
         Box::pin(async move {
             let here = Here(Local(load(&model, &common).await?));
-            if untalkative == Untalkative::Refuses && !here.talks() {
+            if untalkative == WithoutTemplate::Refuses && !here.talks() {
                 let message =
                     "this model has no chat template: it continues text. Use `candlewick run MODEL -p TEXT`";
                 return Err(match alone {

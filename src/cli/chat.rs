@@ -1,6 +1,6 @@
 //! `candlewick chat`: a conversation in the terminal.
 
-use super::answer::{Candidates, Untalkative, answer};
+use super::answer::{Candidates, WithoutTemplate, answer};
 use super::arguments::{ChatArguments, Common};
 use super::output::{print_error, say};
 use super::{Failure, Outcome};
@@ -24,7 +24,7 @@ Ctrl-C stops an answer.";
 pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     let body = arguments.answer.body()?;
     let Candidates { router, .. } =
-        Candidates::new(&arguments.model, &arguments.fallbacks, common, Untalkative::Refuses)?;
+        Candidates::new(&arguments.model, &arguments.fallbacks, common, WithoutTemplate::Refuses)?;
     let (first, reason) = router.open().await?;
     if !router.prefers_active() {
         say!("{} answers, because of {reason}", first.model());

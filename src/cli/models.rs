@@ -4,7 +4,7 @@ use super::Outcome;
 use super::arguments::{Common, ListArguments, PullArguments, RmArguments, VerifyArguments};
 use super::output::{LoadBar, say, stdout};
 use crate::http::OnRetry;
-use crate::hub::{Client, Models, Report, Spec, Verdict};
+use crate::hub::{Client, Models, Report, Spec, Verification};
 use crate::store::{FolderStore, Source};
 use crate::{Error, Result};
 use std::io::Write;
@@ -128,7 +128,7 @@ pub async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
     }
     let wrong: Vec<_> = results
         .iter()
-        .filter(|(_, verdict)| *verdict == Verdict::Wrong)
+        .filter(|(_, verdict)| *verdict == Verification::Wrong)
         .map(|(model, _)| &model.model[..])
         .collect();
     match wrong.is_empty() {

@@ -28,13 +28,13 @@ const ENV: &str = "env";
 struct Providers {
     #[serde(skip_serializing_if = "Option::is_none")]
     default: Option<String>,
-    providers: BTreeMap<String, Provider>,
+    providers: BTreeMap<String, ProviderConfig>,
 }
 
 /// No `Debug`: it may hold a token.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Provider {
+struct ProviderConfig {
     #[serde(rename = "baseURL")]
     base_url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,16 +71,21 @@ pub fn hosted(name: &str, common: &Common) -> Result<Option<Hosted>> {
     }
 }
 
-impl Provider {
-    fn hugging_face() -> Provider {
-        Provider { base_url: HUGGING_FACE.into(), ..Provider::default() }
+impl ProviderConfig {
+    fn hugging_face() -> ProviderConfig {
+        ProviderConfig { base_url: HUGGING_FACE.into(), ..ProviderConfig::default() }
     }
 
     /// From `CANDLEWICK_BASE_URL`, `CANDLEWICK_MODEL` and `CANDLEWICK_API_KEY`.
-    fn from_environment() -> Option<Provider> {
+    fn from_environment() -> Option<ProviderConfig> {
         let base_url = variable("CANDLEWICK_BASE_URL")?;
         let token_env = Some("CANDLEWICK_API_KEY".to_owned());
-        Some(Provider { base_url, model: variable("CANDLEWICK_MODEL"), token_env, ..Provider::default() })
+        Some(ProviderConfig {
+            base_url,
+            model: variable("CANDLEWICK_MODEL"),
+            token_env,
+            ..ProviderConfig::default()
+        })
     }
 
     fn token(&self, name: &str, common: &Common) -> Result<Option<Token>> {
@@ -172,25 +177,25 @@ impl Providers {
     }
 
     /// Every provider: those of the file, and those that need none.
-    fn all(&self) -> BTreeMap<String, Provider> {
-        let mut all = BTreeMap::from([(HF.to_owned(), Provider::hugging_face())]);
-        all.extend(Provider::from_environment().map(|provider| (ENV.to_owned(), provider)));
+    fn all(&self) -> BTreeMap<String, ProviderConfig> {
+        let mut all = BTreeMap::from([(HF.to_owned(), ProviderConfig::hugging_face())]);
+        all.extend(ProviderConfig::from_environment().map(|provider| (ENV.to_owned(), provider)));
         all.extend(self.providers.clone());
         all
     }
 
     /// The default is the one that was chosen, else the environment's.
     fn default_name(&self) -> Option<String> {
-        self.default.clone().or_else(|| Provider::from_environment().map(|_| ENV.to_owned()))
+        self.default.clone().or_else(|| ProviderConfig::from_environment().map(|_| ENV.to_owned()))
     }
 
-    fn find(&self, name: &str) -> Option<(String, Provider)> {
+    fn find(&self, name: &str) -> Option<(String, ProviderConfig)> {
         let name = if name == DEFAULT { self.default_name()? } else { name.to_owned() };
         let provider = self.all().remove(&name)?;
         Some((name, provider))
     }
 
-    fn named(&self, name: &str) -> Result<(String, Provider)> {
+    fn named(&self, name: &str) -> Result<(String, ProviderConfig)> {
         self.find(name).ok_or_else(|| {
             let known = self.all().into_keys().collect::<Vec<_>>().join(", ");
             Error::invalid_argument(format!("there is no provider {name}. There are: {known}"))
@@ -249,7 +254,7 @@ fn add(arguments: &AddArguments, common: &Common) -> Outcome {
         (None, _) => return Err(Error::invalid_argument("--url is missing: where is the provider?").into()),
     };
     let token = arguments.token_stdin.then(read_stdin).transpose()?.map(|token| token.trim().to_owned());
-    let provider = Provider {
+    let provider = ProviderConfig {
         base_url,
         model: arguments.model.clone(),
         token_env: arguments.token_env.clone(),
@@ -258,7 +263,7 @@ fn add(arguments: &AddArguments, common: &Common) -> Outcome {
         timeout_seconds: arguments.timeout,
     };
     // What cannot work is not kept. A variable may be set later.
-    Provider { token_env: None, ..provider.clone() }.client(name, common)?;
+    ProviderConfig { token_env: None, ..provider.clone() }.client(name, common)?;
     let mut all = Providers::read()?;
     all.providers.insert(name.clone(), provider);
     if arguments.default {

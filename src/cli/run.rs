@@ -1,6 +1,6 @@
 //! `candlewick run`: one prompt, one answer.
 
-use super::answer::{Candidates, Untalkative, answer};
+use super::answer::{Candidates, WithoutTemplate, answer};
 use super::arguments::{Common, RunArguments};
 use super::output::stdout;
 use super::{Outcome, read_stdin, read_text};
@@ -16,7 +16,7 @@ pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
         (None, Some(file)) => read_text(file)?,
         (None, None) => read_stdin()?,
     };
-    let models = Candidates::new(&arguments.model, &arguments.fallbacks, common, Untalkative::Continues)?;
+    let models = Candidates::new(&arguments.model, &arguments.fallbacks, common, WithoutTemplate::Continues)?;
     let endpoint = if arguments.raw {
         body.insert("prompt".into(), text.into());
         Endpoint::Completions

@@ -6,6 +6,7 @@ use web_time::Instant;
 
 /// Token counts in OpenAI's terms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Usage {
     /// Of the prompt.
     pub prompt_tokens: usize,
@@ -14,6 +15,7 @@ pub struct Usage {
     /// Both.
     pub total_tokens: usize,
     /// Where some of the prompt needed no work.
+    #[cfg_attr(test, ts(inline))]
     pub prompt_tokens_details: PromptTokensDetails,
 }
 
@@ -29,6 +31,7 @@ impl Usage {
 
 /// Part of [`Usage`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct PromptTokensDetails {
     /// Tokens that were still in the KV cache.
     pub cached_tokens: usize,
@@ -36,6 +39,7 @@ pub struct PromptTokensDetails {
 
 /// Speed of an answer. Times are wall-clock, without waiting for the caller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Timings {
     /// Prompt tokens that went through the model.
     pub prompt_n: usize,

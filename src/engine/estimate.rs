@@ -15,6 +15,7 @@ pub(super) const MOST_ROWS: usize = 512;
 
 /// Whether a model can run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub enum Verdict {
     /// With room to spare.
     #[serde(rename = "fits")]
@@ -33,8 +34,10 @@ pub enum Verdict {
 /// Of one device.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "DeviceEstimate", optional_fields))]
 pub struct Estimate {
     /// `cpu` or `gpu`.
+    #[cfg_attr(test, ts(type = "\"cpu\" | \"gpu\""))]
     pub device: &'static str,
     /// Tokens of context that the numbers are for.
     pub context_length: usize,
@@ -46,7 +49,8 @@ pub struct Estimate {
     pub working: u64,
     /// Bytes, together.
     pub total: u64,
-    /// Bytes that a model can have, where the system or the browser says so: see [`room`].
+    /// Bytes that a model can have, where the system or the browser says so. In a page a guess: three quarters of
+    /// `navigator.deviceMemory`, less on phones, and on the CPU at most the 4 GiB of WebAssembly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available: Option<u64>,
     /// Fits, tight, or not.

@@ -74,6 +74,7 @@ impl Default for Settings {
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub enum FinishReason {
     /// The model ended it, or a stop string came.
     Stop,

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 /// A model and where it runs.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "ModelInfo", optional_fields))]
 pub struct Info {
     /// The model's own name, or the file's.
     pub name: String,
@@ -45,6 +46,7 @@ pub struct Info {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
     /// `cpu` or `gpu`.
+    #[cfg_attr(test, ts(type = "\"cpu\" | \"gpu\""))]
     pub device: &'static str,
     /// Why that one.
     pub device_reason: String,
@@ -57,6 +59,7 @@ pub struct Info {
     /// How often the model came back after its GPU was lost.
     pub recoveries: usize,
     /// Bytes on the device.
+    #[cfg_attr(test, ts(inline))]
     pub memory: Memory,
     /// What in the file is wrong, and was passed over.
     pub warnings: Vec<String>,
@@ -65,6 +68,7 @@ pub struct Info {
 /// Bytes that a model takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Memory {
     /// All tensors, as the device has them.
     pub weights: u64,

@@ -15,6 +15,7 @@ use serde::Serialize;
 /// What a model is, and what it needs and would be on this machine. No more of the file than its header is read.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "FileInspection"))]
 pub struct Inspection {
     /// The model's own name, or the file's.
     pub name: String,
@@ -34,6 +35,7 @@ pub struct Inspection {
     pub context_length: Option<usize>,
     /// Why these are fewer than the maximum that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, ts(optional))]
     pub context_note: Option<String>,
     /// Tokens that the model was trained for.
     pub trained_context_length: Option<u32>,
@@ -52,6 +54,7 @@ pub struct Inspection {
     /// The best of the devices' verdicts.
     pub verdict: Verdict,
     /// The device that has it, the fastest of those: `cpu` or `gpu`.
+    #[cfg_attr(test, ts(type = "\"cpu\" | \"gpu\" | null"))]
     pub device: Option<&'static str>,
     /// Tokens a second of an answer there, at most.
     pub predicted_per_second: Option<f64>,

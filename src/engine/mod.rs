@@ -151,12 +151,12 @@ impl Engine {
         options: &Options,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Engine> {
-        // As an object: the compiler would put a copy of all that loading does at each of its callers.
-        let loading: LocalBoxFuture<'_, _> = Box::pin(Self::load_now(source, options, progress));
+        // Boxed, so that this future is compiled once instead of at each caller.
+        let loading: LocalBoxFuture<'_, _> = Box::pin(Self::load_inner(source, options, progress));
         loading.await
     }
 
-    async fn load_now(
+    async fn load_inner(
         source: Rc<dyn Source>,
         options: &Options,
         progress: &mut dyn FnMut(Progress) -> Result<()>,

@@ -50,7 +50,7 @@ impl Failure {
     }
 }
 
-/// An answer that breaks its own format. Another one may be better.
+/// By its code: faults of the network, hosts that fail and rate limits may pass, nothing else does.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.code {
@@ -62,12 +62,14 @@ impl From<Error> for Failure {
 
 /// What is told of an attempt that failed, before the next one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "Retry"))]
 pub struct Retrying {
     /// The attempt that failed, from 1.
     pub attempt: u32,
     /// Milliseconds until the next.
     pub wait_ms: u64,
     /// Why it failed: an error's code.
+    #[cfg_attr(test, ts(type = "ErrorCode"))]
     pub code: &'static str,
     /// The same for people.
     pub message: String,

@@ -25,12 +25,6 @@ pub struct Backoff {
     failed: u32,
 }
 
-impl Default for Backoff {
-    fn default() -> Self {
-        Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 8)
-    }
-}
-
 impl Backoff {
     /// Nothing has failed yet.
     pub fn new(base: Duration, cap: Duration, attempts: u32) -> Self {

@@ -5,7 +5,7 @@
 //! owner/repo/file.gguf[@revision]                huggingface.co/owner/repo/blob|resolve|raw/REVISION/file.gguf
 //! ```
 
-use super::spec::{HubSpec, Wanted, is_gguf};
+use super::spec::{FileChoice, HubSpec, is_gguf};
 use crate::store::names::{is_file, is_name, is_revision};
 use crate::{Error, Result};
 use percent_encoding::percent_decode_str;
@@ -86,7 +86,7 @@ pub fn read(rest: &str) -> Result<HubSpec> {
     let shown = shown.map(|file| decoded(&file.replace('+', " ")).into_owned());
     let spec = match (spec, shown) {
         (Some(spec), Some(file)) if is_gguf(&file) && is_file(&file) => {
-            Some(HubSpec { file: Wanted::File(file), ..spec })
+            Some(HubSpec { file: FileChoice::File(file), ..spec })
         }
         (spec, _) => spec,
     };
@@ -124,9 +124,9 @@ fn of_page(owner: &str, repo: &str, page: &str, rest: &[&str]) -> Option<HubSpec
     let (revision, path) = revision_of(rest);
     let path = decoded(&path.join("/")).into_owned();
     let file = match page {
-        _ if is_gguf(&path) && is_file(&path) => Wanted::File(path),
-        "tree" if is_file(&path) => Wanted::Folder(path),
-        _ if OF_REVISIONS.contains(&page) => Wanted::Any,
+        _ if is_gguf(&path) && is_file(&path) => FileChoice::File(path),
+        "tree" if is_file(&path) => FileChoice::Folder(path),
+        _ if OF_REVISIONS.contains(&page) => FileChoice::Any,
         _ => return None,
     };
     let spec = plain(owner, repo, None)?;
@@ -167,13 +167,13 @@ fn plain(owner: &str, repo: &str, file: Option<&str>) -> Option<HubSpec> {
     };
     let (name, tag) = name.split_once(':').map_or((name, None), |(name, tag)| (name, Some(tag)));
     let wanted = match (file, tag) {
-        (Some(file), None) if is_gguf(&file) && is_file(&file) => Wanted::File(file),
+        (Some(file), None) if is_gguf(&file) && is_file(&file) => FileChoice::File(file),
         // As Ollama has them: the usual one, and files.
-        (None, Some(tag)) if tag.eq_ignore_ascii_case("latest") => Wanted::Any,
-        (None, Some(tag)) if is_gguf(tag) && is_file(tag) => Wanted::File(tag.to_owned()),
-        (None, Some(tag)) if is_name(tag) => Wanted::Quantization(tag.to_owned()),
+        (None, Some(tag)) if tag.eq_ignore_ascii_case("latest") => FileChoice::Any,
+        (None, Some(tag)) if is_gguf(tag) && is_file(tag) => FileChoice::File(tag.to_owned()),
+        (None, Some(tag)) if is_name(tag) => FileChoice::Quantization(tag.to_owned()),
         // `models/story.gguf` is a path.
-        (None, None) if !is_gguf(name) => Wanted::Any,
+        (None, None) if !is_gguf(name) => FileChoice::Any,
         _ => return None,
     };
     // What git clones.

@@ -3,7 +3,7 @@
 use super::find::Addresses;
 use super::hash::hex;
 use super::models::{Models, beside, is_beside};
-use super::spec::{HubSpec, Spec, Wanted};
+use super::spec::{FileChoice, HubSpec, Spec};
 use crate::progress::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Split};
 use crate::{Error, Result};
@@ -15,6 +15,7 @@ use std::fmt;
 /// A model that the store has, or has begun to fetch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "CachedModel"))]
 pub struct Cached {
     /// As one types it: `owner/repo/file.gguf`; of files at plain addresses the last part, which other addresses may have too.
     pub model: String,
@@ -30,13 +31,15 @@ pub struct Cached {
     pub last_used: u64,
     /// Its files.
     #[serde(skip)]
+    #[cfg_attr(test, ts(skip))]
     pub keys: Vec<Key>,
 }
 
 /// What [`Models::verify`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "ModelVerdict"))]
+pub enum Verification {
     /// It is what its SHA-256 says.
     Right,
     /// It is not.
@@ -47,13 +50,13 @@ pub enum Verdict {
     Unknown,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.pad(match self {
-            Verdict::Right => "right",
-            Verdict::Wrong => "wrong",
-            Verdict::Incomplete => "incomplete",
-            Verdict::Unknown => "unknown",
+            Verification::Right => "right",
+            Verification::Wrong => "wrong",
+            Verification::Incomplete => "incomplete",
+            Verification::Unknown => "unknown",
         })
     }
 }
@@ -161,9 +164,9 @@ impl Models {
         &self,
         model: &Cached,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
-    ) -> Result<Verdict> {
+    ) -> Result<Verification> {
         if !model.complete {
-            return Ok(Verdict::Incomplete);
+            return Ok(Verification::Incomplete);
         }
         let meter = Meter::new(&model.model, model.size);
         let mut read = 0;
@@ -171,12 +174,12 @@ impl Models {
             read += bytes;
             progress(meter.at(Stage::Load, read))
         };
-        let mut verdict = Verdict::Right;
+        let mut verdict = Verification::Right;
         for key in &model.keys {
             match self.is_right(key, &mut tell).await? {
                 Some(true) => {}
-                Some(false) => verdict = Verdict::Wrong,
-                None if verdict == Verdict::Right => verdict = Verdict::Unknown,
+                Some(false) => verdict = Verification::Wrong,
+                None if verdict == Verification::Right => verdict = Verification::Unknown,
                 None => {}
             }
         }
@@ -205,7 +208,7 @@ impl Models {
         if key.sha256().is_some() || key.is_of_url() {
             return Ok(key.sha256().map(str::to_owned));
         }
-        let hub = HubSpec { repo: key.repo.clone(), file: Wanted::Any, revision: None };
+        let hub = HubSpec { repo: key.repo.clone(), file: FileChoice::Any, revision: None };
         let known = self.noted(&hub).await?.filter(|known| known.commit == key.commit);
         let file = known.and_then(|known| known.files.into_iter().find(|file| file.path == key.path));
         Ok(file.map(|file| file.etag).filter(|etag| etag.len() == 64))

@@ -1,6 +1,6 @@
 //! Which file of a repository a name means.
 
-use super::spec::{Wanted, is_gguf};
+use super::spec::{FileChoice, is_gguf};
 use crate::format::gguf::TensorType;
 use crate::store::Split;
 use crate::{Error, Result};
@@ -22,15 +22,15 @@ pub struct RemoteFile {
 pub(super) const MAX_SIZE: u64 = 1 << 44;
 
 /// The files that `wanted` means, in order: one, or all parts of a split model.
-pub fn choose<'a>(files: &'a [RemoteFile], wanted: &Wanted, repo: &str) -> Result<Vec<&'a RemoteFile>> {
+pub fn choose<'a>(files: &'a [RemoteFile], wanted: &FileChoice, repo: &str) -> Result<Vec<&'a RemoteFile>> {
     let parts = Parts(files.iter().map(|file| (file.path.as_str(), file)).collect());
-    if let Wanted::File(path) = wanted {
+    if let FileChoice::File(path) = wanted {
         let file = parts.0.get(path.as_str()).copied();
         let file = file.ok_or_else(|| missing(repo, &format!("no file {path}"), files))?;
         return parts.of(file, repo);
     }
     let inside = |path: &str| match wanted {
-        Wanted::Folder(folder) => path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')),
+        FileChoice::Folder(folder) => path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')),
         _ => true,
     };
     let ggufs = || files.iter().filter(|file| is_gguf(&file.path) && inside(&file.path));
@@ -39,7 +39,7 @@ pub fn choose<'a>(files: &'a [RemoteFile], wanted: &Wanted, repo: &str) -> Resul
         ggufs().filter(first).filter_map(|file| Some((role(&file.path)?, file))).collect();
     // Shorter paths first: the plain variant before the special one, the top before folders.
     models.sort_by_key(|(role, file)| (*role, file.path.len(), file.path.as_str()));
-    if let Wanted::Quantization(name) = wanted {
+    if let FileChoice::Quantization(name) = wanted {
         let file = models.iter().find(|(_, file)| has_quantization(&file.path, name));
         let (_, file) =
             file.ok_or_else(|| missing(repo, &format!("no file of the quantization {name}"), files))?;
@@ -53,7 +53,7 @@ pub fn choose<'a>(files: &'a [RemoteFile], wanted: &Wanted, repo: &str) -> Resul
         }
         None => {
             let place =
-                if let Wanted::Folder(folder) = wanted { format!(" in {folder}") } else { String::new() };
+                if let FileChoice::Folder(folder) = wanted { format!(" in {folder}") } else { String::new() };
             return Err(missing(repo, &format!("no .gguf file{place}"), files));
         }
     }
@@ -107,15 +107,15 @@ impl<'a> Parts<'a> {
     }
 }
 
-impl Wanted {
+impl FileChoice {
     /// Whether a file in the cache is meant; of a split model, any part.
     pub(super) fn means(&self, path: &str) -> bool {
         let first = |path: &str| Split::of(path).map_or_else(|| path.to_owned(), |split| split.path(1));
         match self {
-            Wanted::Any => true,
-            Wanted::Quantization(name) => has_quantization(path, name),
-            Wanted::File(wanted) => first(wanted) == first(path),
-            Wanted::Folder(folder) => {
+            FileChoice::Any => true,
+            FileChoice::Quantization(name) => has_quantization(path, name),
+            FileChoice::File(wanted) => first(wanted) == first(path),
+            FileChoice::Folder(folder) => {
                 path.strip_prefix(folder.as_str()).is_some_and(|rest| rest.starts_with('/'))
             }
         }
@@ -297,7 +297,7 @@ mod tests {
         names.iter().enumerate().map(file).collect()
     }
 
-    fn chosen(names: &[&str], wanted: &Wanted) -> Result<Vec<String>> {
+    fn chosen(names: &[&str], wanted: &FileChoice) -> Result<Vec<String>> {
         let files = files(names);
         Ok(choose(&files, wanted, "a/b")?.into_iter().map(|file| file.path.clone()).collect())
     }
@@ -306,30 +306,30 @@ mod tests {
     fn the_file_that_is_meant() {
         let all =
             ["m-F16.gguf", "m-IQ4_XS.gguf", "m-Q2_K.gguf", "m-Q4_K_S.gguf", "m-Q8_0.gguf", "m.Q4_K_M.gguf"];
-        let any = |names: &[&str]| chosen(names, &Wanted::Any).unwrap().join(" ");
+        let any = |names: &[&str]| chosen(names, &FileChoice::Any).unwrap().join(" ");
         assert_eq!(any(&all), "m.Q4_K_M.gguf");
         assert_eq!(any(&all[..5]), "m-Q8_0.gguf");
         assert_eq!(any(&all[..4]), "m-Q4_K_S.gguf");
         assert_eq!(any(&all[..3]), "m-F16.gguf");
         assert_eq!(any(&["m-Q2_K.gguf", "README.md", "mmproj-F16.gguf"]), "m-Q2_K.gguf");
         assert_eq!(any(&["model.gguf"]), "model.gguf");
-        let quantization = |name: &str| chosen(&all, &Wanted::Quantization(name.to_owned()));
+        let quantization = |name: &str| chosen(&all, &FileChoice::Quantization(name.to_owned()));
         assert_eq!(quantization("f16").unwrap(), ["m-F16.gguf"]);
         assert_eq!(quantization("q4_k_s").unwrap(), ["m-Q4_K_S.gguf"]);
         assert!(quantization("Q4_K").unwrap_err().message.contains("m-Q4_K_S.gguf"));
-        let file = |name: &str| chosen(&all, &Wanted::File(name.to_owned()));
+        let file = |name: &str| chosen(&all, &FileChoice::File(name.to_owned()));
         assert_eq!(file("m-Q2_K.gguf").unwrap(), ["m-Q2_K.gguf"]);
         assert_eq!(file("nothing.gguf").unwrap_err().code, crate::Code::ModelNotFound);
-        assert!(chosen(&["model.safetensors"], &Wanted::Any).is_err());
+        assert!(chosen(&["model.safetensors"], &FileChoice::Any).is_err());
     }
 
     #[test]
     fn parts_of_split_models() {
         let all = ["q/m-Q4_K_M-00002-of-00002.gguf", "q/m-Q4_K_M-00001-of-00002.gguf", "m-Q8_0.gguf"];
         let parts = ["q/m-Q4_K_M-00001-of-00002.gguf", "q/m-Q4_K_M-00002-of-00002.gguf"];
-        assert_eq!(chosen(&all, &Wanted::Any).unwrap(), parts);
-        assert_eq!(chosen(&all, &Wanted::File(all[0].to_owned())).unwrap(), parts);
-        assert!(chosen(&all[1..], &Wanted::Any).is_err());
+        assert_eq!(chosen(&all, &FileChoice::Any).unwrap(), parts);
+        assert_eq!(chosen(&all, &FileChoice::File(all[0].to_owned())).unwrap(), parts);
+        assert!(chosen(&all[1..], &FileChoice::Any).is_err());
         assert_eq!(Split::of("m-00003-of-00002.gguf"), None);
         assert_eq!(Split::of("m-1-of-2.gguf"), None);
     }
@@ -376,7 +376,7 @@ mod tests {
         for names in cases {
             let orders = [names.to_vec(), names.iter().rev().copied().collect()];
             for order in orders {
-                assert_eq!(chosen(&order, &Wanted::Any).unwrap(), names[..1], "{order:?}");
+                assert_eq!(chosen(&order, &FileChoice::Any).unwrap(), names[..1], "{order:?}");
             }
         }
         // Every type that is read is taken, whatever it is called.
@@ -390,7 +390,7 @@ mod tests {
     }
 
     fn any_of(names: &[&str]) -> Result<Vec<String>> {
-        chosen(names, &Wanted::Any)
+        chosen(names, &FileChoice::Any)
     }
 
     #[test]
@@ -403,11 +403,11 @@ mod tests {
         let all: Vec<&str> = paths.iter().map(String::as_str).collect();
         let both = |folder| [part(folder, 1), part(folder, 2)];
         assert_eq!(any_of(&all).unwrap(), both("UD-Q5_K_XL"));
-        let folder = |name: &str| chosen(&all, &Wanted::Folder(name.to_owned()));
+        let folder = |name: &str| chosen(&all, &FileChoice::Folder(name.to_owned()));
         assert_eq!(folder("BF16").unwrap(), both("BF16"));
         assert_eq!(folder("IQ4_XS").unwrap_err().code, crate::Code::UnsupportedModel);
         assert_eq!(folder("Q6").unwrap_err().code, crate::Code::ModelNotFound);
-        assert!(Wanted::Folder("BF16".to_owned()).means(&part("BF16", 2)));
+        assert!(FileChoice::Folder("BF16".to_owned()).means(&part("BF16", 2)));
     }
 
     #[test]
@@ -424,9 +424,9 @@ mod tests {
     #[test]
     fn listings_that_lie() {
         let mut files = files(&["m-00001-of-99999.gguf", "n-Q4_K_M.gguf"]);
-        assert!(choose(&files[..1], &Wanted::Any, "a/b").is_err());
+        assert!(choose(&files[..1], &FileChoice::Any, "a/b").is_err());
         files[1].size = u64::MAX;
-        assert_eq!(choose(&files, &Wanted::Any, "a/b").unwrap_err().code, crate::Code::CorruptModel);
+        assert_eq!(choose(&files, &FileChoice::Any, "a/b").unwrap_err().code, crate::Code::CorruptModel);
         // Every part there is, each as large as can be.
         let part = |index| RemoteFile {
             path: format!("m-{index:05}-of-99999.gguf"),
@@ -434,7 +434,7 @@ mod tests {
             etag: String::new(),
         };
         let all: Vec<RemoteFile> = (1..=99_999).map(part).collect();
-        let parts = choose(&all, &Wanted::Any, "a/b").unwrap();
+        let parts = choose(&all, &FileChoice::Any, "a/b").unwrap();
         assert_eq!(parts.iter().map(|part| part.size).sum::<u64>(), 99_999 * MAX_SIZE);
     }
 

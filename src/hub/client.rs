@@ -2,7 +2,7 @@
 //! <https://huggingface.co/docs/hub/api>
 
 use super::choose::RemoteFile;
-use super::patience::{FIRST_ANSWER, Patience};
+use super::patience::{FIRST_ANSWER, Patience, backoff};
 use super::spec::Spec;
 use crate::http::{self, Backoff, Failure, OnRetry, Request, Response, Timeouts, Token, may_retry};
 #[cfg(not(target_arch = "wasm32"))]
@@ -85,7 +85,7 @@ impl Client {
             endpoint: endpoint.to_owned(),
             token,
             offline: false,
-            backoff: Backoff::default(),
+            backoff: backoff(),
             timeouts: Timeouts::default(),
             on_retry: OnRetry::default(),
             reached: Rc::default(),

@@ -5,7 +5,7 @@ use super::client::{Client, Repository};
 use super::hash::sha256;
 use super::models::Models;
 use super::remote::{LookedUp, Remote};
-use super::spec::{HubSpec, Spec, Wanted, shown};
+use super::spec::{FileChoice, HubSpec, Spec, shown};
 use crate::format::gguf::{self, Header};
 use crate::store::names::{is_file, is_hash};
 use crate::store::{Key, Record, Split, Store, arranged};
@@ -65,12 +65,12 @@ impl Models {
     /// The files that `spec` means, with the store's idea of it first unless it is to be `fresh`. Nothing where a server
     /// does not say how large its file is: it can only be read to its end.
     pub async fn find(&self, spec: &Spec, fresh: bool) -> Result<Option<Found>> {
-        // As an object: the compiler would put a copy of all this at each of its callers.
-        let finding: LocalBoxFuture<'_, _> = Box::pin(self.find_now(spec, fresh));
+        // Boxed, so that this future is compiled once instead of at each caller.
+        let finding: LocalBoxFuture<'_, _> = Box::pin(self.find_inner(spec, fresh));
         finding.await
     }
 
-    async fn find_now(&self, spec: &Spec, fresh: bool) -> Result<Option<Found>> {
+    async fn find_inner(&self, spec: &Spec, fresh: bool) -> Result<Option<Found>> {
         match spec {
             Spec::Hub(hub) => {
                 let (repository, news) = self.repository(hub, fresh).await?;
@@ -346,10 +346,10 @@ fn does_not_answer(error: &Error) -> bool {
 }
 
 /// Whether what the store has of a repository is what the Hub would choose: then it need not be asked.
-fn suffices(known: &Repository, wanted: &Wanted) -> bool {
-    let usual = Wanted::Quantization("Q4_K_M".to_owned());
-    let wanted = if *wanted == Wanted::Any { &usual } else { wanted };
-    !matches!(wanted, Wanted::Folder(_)) && choose(&known.files, wanted, "").is_ok()
+fn suffices(known: &Repository, wanted: &FileChoice) -> bool {
+    let usual = FileChoice::Quantization("Q4_K_M".to_owned());
+    let wanted = if *wanted == FileChoice::Any { &usual } else { wanted };
+    !matches!(wanted, FileChoice::Folder(_)) && choose(&known.files, wanted, "").is_ok()
 }
 
 /// Parts of a query that say who may read a file and until when, not which file it is.

@@ -21,7 +21,7 @@ mod patience;
 mod remote;
 mod spec;
 
-pub use cached::{Cached, Verdict};
+pub use cached::{Cached, Verification};
 pub use choose::RemoteFile;
 pub use client::{Client, Repository};
 pub use download::{Download, Report, Sizes};
@@ -29,4 +29,4 @@ pub use find::Found;
 pub use model::{Model, Peek};
 pub use models::Models;
 pub use remote::Remote;
-pub use spec::{ALIASES, HubSpec, Spec, Wanted};
+pub use spec::{ALIASES, FileChoice, HubSpec, Spec};

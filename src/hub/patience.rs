@@ -6,13 +6,18 @@ use crate::http::{Again, Backoff, Failure, Retrying, given_up, sleep};
 use std::time::Duration;
 use web_time::Instant;
 
-/// While no server has answered anything, which may be because there is no network: so many attempts…
+/// Waits between the attempts of one request: half a second, doubling to half a minute, eight attempts in a row.
+pub fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 8)
+}
+
+/// Attempts while no server has answered anything, which may be because there is no network.
 const FIRST_ATTEMPTS: u32 = 3;
-/// …or, where the Hub has answered and only its files are out of reach, so many…
+/// Attempts where the Hub has answered, and only the server of its files is out of reach.
 const FILE_ATTEMPTS: u32 = 5;
-/// …of which none begins later…
+/// None of these begins later.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
-/// …and each waits so long for an answer, connecting included.
+/// How long each of them waits for an answer's head, connecting included.
 pub const FIRST_ANSWER: Duration = Duration::from_secs(6);
 
 /// The attempts of one request.

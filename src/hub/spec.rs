@@ -40,14 +40,14 @@ pub struct HubSpec {
     /// `owner/repo`.
     pub repo: String,
     /// Which of its files.
-    pub file: Wanted,
+    pub file: FileChoice,
     /// A branch, tag or commit; without one, `main`.
     pub revision: Option<String>,
 }
 
 /// Which file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
+pub enum FileChoice {
     /// The one that suits most people.
     Any,
     /// The one of this quantization, as in `Q4_K_M`.
@@ -108,7 +108,7 @@ impl Spec {
         for text in texts {
             match Spec::at(text, mirror)? {
                 Spec::Url(url) => urls.push(url),
-                Spec::Hub(HubSpec { repo, file: Wanted::File(path), revision }) => {
+                Spec::Hub(HubSpec { repo, file: FileChoice::File(path), revision }) => {
                     files.push((repo, revision, path));
                 }
                 _ => {}
@@ -122,7 +122,7 @@ impl Spec {
         match Split::order(&paths)?.filter(|_| files.len() == texts.len() && !apart) {
             Some(order) => {
                 let (repo, revision, path) = files.swap_remove(order[0]);
-                Ok(Spec::Hub(HubSpec { repo, file: Wanted::File(path), revision }))
+                Ok(Spec::Hub(HubSpec { repo, file: FileChoice::File(path), revision }))
             }
             None => Err(Error::invalid_argument(
                 "a list is one model in several files: give the addresses of its parts, all of one repository on the \
@@ -159,10 +159,10 @@ impl fmt::Display for HubSpec {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.repo)?;
         match &self.file {
-            Wanted::Any => {}
-            Wanted::Quantization(quantization) => write!(f, ":{quantization}")?,
-            Wanted::File(file) => write!(f, "/{file}")?,
-            Wanted::Folder(folder) => {
+            FileChoice::Any => {}
+            FileChoice::Quantization(quantization) => write!(f, ":{quantization}")?,
+            FileChoice::File(file) => write!(f, "/{file}")?,
+            FileChoice::Folder(folder) => {
                 return write!(f, "/tree/{}/{folder}", self.revision().replace('/', "%2F"));
             }
         }

@@ -161,6 +161,7 @@ impl Chunk {
 
 /// Tokens of the prompt.
 #[derive(Debug, Clone, Copy, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct PromptProgress {
     /// In all.
     pub total: usize,
@@ -171,6 +172,7 @@ pub struct PromptProgress {
 /// Where an answer was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub enum Ran {
     /// On this device.
     Local,
@@ -180,8 +182,10 @@ pub enum Ran {
 
 /// Where an answer comes from, and why from there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(optional_fields))]
 pub struct Origin {
     /// On this device or elsewhere.
+    #[cfg_attr(test, ts(inline))]
     pub ran: Ran,
     /// The device (`cpu`, `gpu`), or the name of the hosted provider.
     pub provider: String,
@@ -193,9 +197,11 @@ pub struct Origin {
     pub attempts: u32,
     /// Milliseconds of waiting between them.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[cfg_attr(test, ts(optional, as = "Option<u64>"))]
     pub waited_ms: u64,
     /// Given before, to the same request.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[cfg_attr(test, ts(optional, as = "Option<bool>"))]
     pub cached: bool,
     /// US dollars, where the price is known. On the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]

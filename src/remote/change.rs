@@ -14,8 +14,8 @@ pub enum Change {
     MaxTokens,
 }
 
-/// The two names.
-const TOKENS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+/// How requests limit an answer.
+pub(super) const TOKENS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 impl Change {
     /// What the refusal of `body` asks for, if it is one of these.

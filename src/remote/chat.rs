@@ -2,7 +2,7 @@
 
 use super::attempts::Attempts;
 use super::body::Body;
-use super::change::Change;
+use super::change::{Change, TOKENS};
 use super::failure;
 use super::{Client, cost};
 use crate::engine::{FinishReason, Usage};
@@ -98,6 +98,8 @@ impl Client {
         let mut body: Map<String, Value> = fields
             .into_iter()
             .filter(|(key, value)| !value.is_null() && !LOCAL.contains(&key.as_str()))
+            // No limit, as llama.cpp has it; hosts want it left out.
+            .filter(|(key, value)| value != &json!(-1) || !TOKENS.contains(&key.as_str()))
             .collect();
         body.insert("model".into(), model.into());
         if body.get("continue_final_message") == Some(&Value::Bool(true)) {
@@ -125,7 +127,7 @@ impl Client {
 /// The longest answer to a request, in bytes of text, where it has a limit.
 fn most(body: &Map<String, Value>) -> Option<usize> {
     let number = |name: &str| usize::try_from(body.get(name)?.as_u64()?).ok();
-    let tokens = ["max_completion_tokens", "max_tokens"].iter().find_map(|name| number(name))?;
+    let tokens = TOKENS.iter().find_map(|name| number(name))?;
     let answers = number("n").unwrap_or(1).max(1);
     Some(tokens.saturating_mul(BYTES_A_TOKEN).saturating_add(BYTES_MORE).saturating_mul(answers))
 }

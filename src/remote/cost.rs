@@ -24,6 +24,7 @@ pub struct Budget {
 /// What was spent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Totals {
     /// Answers begun.
     pub requests: u64,

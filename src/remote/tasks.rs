@@ -21,6 +21,7 @@ const AT_ONCE: usize = 4;
 
 /// A class and how likely it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Label {
     /// As the model names it.
     pub label: String,

@@ -15,12 +15,14 @@ use web_time::Instant;
 
 /// How one of them did.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Comparison {
     /// Its name.
     pub model: String,
     /// Who runs it.
     pub provider: String,
     /// Where.
+    #[cfg_attr(test, ts(inline))]
     pub ran: Ran,
     /// What it said, also before it failed.
     pub text: String,
@@ -33,6 +35,7 @@ pub struct Comparison {
     /// Why it ended.
     pub finish_reason: Option<FinishReason>,
     /// The code of what went wrong.
+    #[cfg_attr(test, ts(type = "ErrorCode | null"))]
     pub error: Option<&'static str>,
     /// The same for people.
     pub message: Option<String>,

@@ -111,7 +111,7 @@ impl Route {
 
     /// Keeps in mind that the route is closed for good.
     fn lose(&self, error: &Error) {
-        // Nor after a fault of the network: every request would wait for it again.
+        // A fault of the network closes it too, or every request would wait for it again; only an abort does not.
         if error.code != Code::Aborted {
             *self.lost.borrow_mut() = Some(error.clone());
             self.open.take();

@@ -20,10 +20,12 @@ const MOST_EXACT: u64 = (1 << 53) - 1;
 
 /// What a model can do, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct Capabilities {
     /// Answers come in parts.
     pub streaming: bool,
-    /// It calls tools.
+    /// It calls tools. Models on this device do not: templates may show them tools, but nothing reads calls out of what
+    /// they write.
     pub tools: Option<bool>,
     /// It sees pictures.
     pub vision: Option<bool>,

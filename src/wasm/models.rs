@@ -288,7 +288,7 @@ impl Models {
         struct Checked {
             model: String,
             commit: String,
-            verdict: hub::Verdict,
+            verdict: hub::Verification,
         }
         let cached = match model.is_undefined() {
             true => self.models.list().await?,

@@ -139,6 +139,25 @@ const quota = only(["chromium"], "its driver sets no quota");
 const list = (page, options) => page.evaluate((options) => models.list(options), options);
 
 describe("a model by name", () => {
+  test("whoever asks hears of requests that are made again", async () => {
+    for (const call of ["load", "inspect", "pull"]) {
+      const { options } = await world({ script: [{ match: "api/", times: 2, fault: "503" }] });
+      const heard = await page.evaluate(
+        async ([call, model, options]) => {
+          const heard = [];
+          const onRetry = ({ attempt, code, message }) => heard.push([attempt, code, message !== ""]);
+          const hearing = { ...options, onRetry };
+          if (call === "load") await (await load(model, { device: "cpu", ...hearing })).unload();
+          else if (call === "inspect") await inspect(model, hearing);
+          else await models.pull(model, hearing);
+          return heard;
+        },
+        [call, MODEL, options],
+      );
+      assert.deepEqual(heard, [[1, "network", true], [2, "network", true]], call);
+    }
+  });
+
   test("comes from the Hub once, and from the storage after that", async () => {
     const { options, log } = await world();
     const progress = await page.evaluate(

@@ -4,7 +4,7 @@ use super::World;
 use super::download::{COMMIT, client, digest, folder_store, pull, quiet};
 use crate::cli::candlewick;
 use crate::fixtures::stories;
-use candlewick::hub::{Models, Spec, Verdict};
+use candlewick::hub::{Models, Spec, Verification};
 use candlewick::{Code, Error};
 use pollster::block_on;
 use serde_json::json;
@@ -83,7 +83,7 @@ fn pulled(what: &str, world: &World, folder: &Path, force: bool) -> Result<Strin
     })
 }
 
-fn verdict(world: &World, folder: &Path) -> Verdict {
+fn verdict(world: &World, folder: &Path) -> Verification {
     let models = Models::new(client(world, None), folder_store(folder));
     let cached = block_on(models.cached(&spec())).unwrap();
     block_on(models.verify(&cached[0], &mut |_| Ok(()))).unwrap()
@@ -114,9 +114,9 @@ fn nothing_is_written_through_a_link() {
                 // A link to a file of the right length may be how a user keeps large files on another disk.
                 if force || place >= 2 || len != SIZE {
                     assert_eq!(got.unwrap(), sha256, "{what}");
-                    assert_eq!(verdict(&world, folder.path()), Verdict::Right, "{what}");
+                    assert_eq!(verdict(&world, folder.path()), Verification::Right, "{what}");
                 } else {
-                    assert_eq!(verdict(&world, folder.path()), Verdict::Wrong, "{what}");
+                    assert_eq!(verdict(&world, folder.path()), Verification::Wrong, "{what}");
                 }
             }
         }
@@ -186,11 +186,11 @@ fn whatever_lies_in_the_place_of_a_file() {
                         let verdict = block_on(models.verify(&listed[0], &mut |_| Ok(()))).unwrap();
                         (listed[0].model.clone(), listed[0].complete, verdict)
                     });
-                    assert_eq!(listed, ("o/s/m.gguf".to_owned(), false, Verdict::Incomplete), "{what}");
+                    assert_eq!(listed, ("o/s/m.gguf".to_owned(), false, Verification::Incomplete), "{what}");
                 }
                 let got = pulled(&what, &world, folder.path(), force);
                 assert_eq!(got.unwrap_or_else(|error| panic!("{what}: {error}")), sha256);
-                assert_eq!(verdict(&world, folder.path()), Verdict::Right, "{what}");
+                assert_eq!(verdict(&world, folder.path()), Verification::Right, "{what}");
                 let models = Models::new(client(&world, None), folder_store(folder.path()));
                 block_on(models.remove(&spec())).unwrap();
                 assert_eq!(block_on(models.list()).unwrap(), [], "{what}");

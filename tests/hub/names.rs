@@ -6,7 +6,7 @@ use crate::edit::Edit;
 use crate::fixtures::{path, stories};
 use candlewick::engine::{Device, Options};
 use candlewick::format::gguf::Header;
-use candlewick::hub::{self, Models, Spec, Verdict};
+use candlewick::hub::{self, Models, Spec, Verification};
 use candlewick::load::{inspect, load_model};
 use candlewick::store::{Key, MemoryStore, Source, Store};
 use candlewick::{Code, Error};
@@ -406,13 +406,13 @@ fn what_other_tools_left() {
     assert_eq!(world.log().len(), before);
     let listed = block_on(offline.list()).unwrap();
     assert_eq!((listed[0].model.as_str(), listed[0].complete), ("a/b/m.gguf", true));
-    assert_eq!(block_on(offline.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verdict::Right);
+    assert_eq!(block_on(offline.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verification::Right);
     std::fs::write(repo.join("blobs").join(&sha256), vec![0; 300_000]).unwrap();
-    assert_eq!(block_on(offline.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verdict::Wrong);
+    assert_eq!(block_on(offline.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verification::Wrong);
     // Fetched anew on request.
     let online = Models::new(client(&world, None), folder_store(folder.path()));
     block_on(online.pull(&"a/b".parse().unwrap(), true, quiet())).unwrap();
-    assert_eq!(block_on(online.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verdict::Right);
+    assert_eq!(block_on(online.verify(&listed[0], &mut |_| Ok(()))).unwrap(), Verification::Right);
 }
 
 #[test]

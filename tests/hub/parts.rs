@@ -4,7 +4,7 @@ use super::World;
 use super::download::{COMMIT, SIZES, client, digest, folder_store, quiet};
 use crate::fixtures::path;
 use candlewick::engine::{Device, Options, Progress};
-use candlewick::hub::{Models, Report, Spec, Verdict};
+use candlewick::hub::{Models, Report, Spec, Verification};
 use candlewick::load::load_model;
 use candlewick::store::{MemoryStore, Source, Store};
 use candlewick::{Code, Error};
@@ -58,7 +58,7 @@ fn parts_at_any_address() {
         let [model] = &listed[..] else { panic!("{listed:?}") };
         assert_eq!((&model.model, model.keys.len(), model.complete, model.size), (&part(1), 2, true, len));
         assert_eq!(block_on(models.peek(spec)).unwrap().cached().commit, model.commit);
-        assert_eq!(block_on(models.verify(model, &mut |_| Ok(()))).unwrap(), Verdict::Unknown);
+        assert_eq!(block_on(models.verify(model, &mut |_| Ok(()))).unwrap(), Verification::Unknown);
         assert_eq!(block_on(models.cached(spec)).unwrap().len(), 1);
     }
     let options = Options { device: Device::Cpu, ..Options::default() };

@@ -249,6 +249,11 @@ fn nothing_is_sent_that_nobody_asked_for() {
     let fields: Vec<_> =
         log.last().unwrap()["body"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(fields, ["messages", "stream", "model", "stream_options"]);
+    // No limit, as llama.cpp's server has it: hosts refuse the number.
+    for field in ["max_tokens", "max_completion_tokens"] {
+        whole(client(json!({})).chat("org/large", with(field, json!(-1)))).unwrap();
+        assert_eq!(world.log().last().unwrap()["body"].get(field), None);
+    }
 }
 
 #[test]

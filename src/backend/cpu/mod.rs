@@ -1,6 +1,5 @@
-//! The CPU backend: our own kernels, and candle's for the matrix types that have none.
-//!
-//! It is the reference for the other backends: simple first, fast where that costs no clarity.
+//! The CPU backend: our own SIMD kernels for quantized and 16-bit weights, candle's for F32 and for shapes that cannot be
+//! packed. [`Cpu::reference`] computes in f32 over dequantized weights: what kernels are compared with.
 
 mod attention;
 mod blocks;

@@ -22,6 +22,7 @@ pub type Progress<'a> = dyn FnMut(usize, usize) -> Result<()> + 'a;
 /// A fast way of doing that has a safer one beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "GPUFeature"))]
 pub enum Variant {
     /// Sums over subgroups; else over shared memory.
     Subgroups,
@@ -51,11 +52,13 @@ impl Variant {
 /// What the self-test found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(ts_rs::TS), ts(optional_fields))]
 pub struct SelfTest {
     /// The result is that of an earlier test.
     #[serde(default)]
     pub cached: bool,
     /// Variants that gave wrong numbers and are not used.
+    #[cfg_attr(test, ts(inline))]
     pub off: Vec<SwitchedOff>,
     /// Why the device cannot be used at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,6 +70,7 @@ pub struct SelfTest {
 
 /// A variant that is not used, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 pub struct SwitchedOff {
     /// Which.
     pub variant: Variant,
