@@ -14,7 +14,7 @@ pub use named::{Named, load};
 #[derive(Debug, Clone, Serialize)]
 pub struct Inspected {
     #[serde(flatten)]
-    #[allow(missing_docs)]
+    #[allow(missing_docs, reason = "the fields are the inspection's")]
     pub inspection: Inspection,
     /// Under its full name, at the commit that was looked at.
     pub cached: Cached,

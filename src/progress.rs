@@ -147,7 +147,7 @@ pub(super) struct Reporter<'a> {
 
 impl<'a> Reporter<'a> {
     /// For the `len` bytes of `file`.
-    pub fn new(
+    pub(crate) fn new(
         file: &str,
         len: u64,
         restarted: Option<String>,
@@ -157,18 +157,18 @@ impl<'a> Reporter<'a> {
         Reporter { meter, steady, before: 0, begun: false, restarted, progress }
     }
 
-    pub fn restarted(&self) -> Option<String> {
+    pub(crate) fn restarted(&self) -> Option<String> {
         self.restarted.clone()
     }
 
     /// The header says that `weights` of the bytes go to the device.
-    pub fn expect(&mut self, weights: u64) {
+    pub(crate) fn expect(&mut self, weights: u64) {
         self.before = self.meter.total.saturating_sub(weights);
         self.restart_clock();
     }
 
     /// What follows is done on another device, which is news only where something was reported before.
-    pub fn restart(&mut self, why: &str) {
+    pub(crate) fn restart(&mut self, why: &str) {
         self.restart_clock();
         if self.begun {
             self.restarted = Some(why.to_owned());
@@ -176,13 +176,13 @@ impl<'a> Reporter<'a> {
     }
 
     /// `bytes` of the weights are on the device.
-    pub fn loaded(&mut self, bytes: u64) -> Result<()> {
+    pub(crate) fn loaded(&mut self, bytes: u64) -> Result<()> {
         self.begun = true;
         self.tell(self.meter.at(Stage::Load, self.before.saturating_add(bytes)))
     }
 
     /// `compiled` of `total` kernels are ready.
-    pub fn compiled(&mut self, compiled: usize, total: usize) -> Result<()> {
+    pub(crate) fn compiled(&mut self, compiled: usize, total: usize) -> Result<()> {
         self.begun = true;
         let report = self.meter.at(Stage::Compile, self.before);
         let kernels = Some(Kernels { compiled, total });
@@ -192,11 +192,11 @@ impl<'a> Reporter<'a> {
     }
 
     /// It has begun, and nothing is read yet.
-    pub fn start(&mut self) -> Result<()> {
+    pub(crate) fn start(&mut self) -> Result<()> {
         self.tell(self.meter.at(Stage::Load, 0))
     }
 
-    pub fn ready(&mut self) -> Result<()> {
+    pub(crate) fn ready(&mut self) -> Result<()> {
         self.tell(self.meter.at(Stage::Ready, self.meter.total))
     }
 

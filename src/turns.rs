@@ -18,17 +18,17 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    pub fn new() -> Turns {
+    pub(crate) fn new() -> Turns {
         Turns { since: Some(Instant::now()), steps: 0 }
     }
 
     /// For who cannot wait: it never pauses.
-    pub fn none() -> Turns {
+    pub(crate) fn none() -> Turns {
         Turns { since: None, steps: 0 }
     }
 
     /// Lets others work where that is due.
-    pub async fn pause(&mut self) {
+    pub(crate) async fn pause(&mut self) {
         if self.since.is_some_and(|since| since.elapsed() > TURN) {
             sleep(Duration::ZERO).await;
             self.since = Some(Instant::now());
@@ -36,7 +36,7 @@ impl Turns {
     }
 
     /// As [`pause`](Self::pause), for steps of a microsecond or less.
-    pub async fn step(&mut self) {
+    pub(crate) async fn step(&mut self) {
         self.steps += 1;
         if self.steps == STEPS {
             self.steps = 0;

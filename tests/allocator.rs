@@ -46,14 +46,14 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// What `work` gives, and the most bytes that it had allocated on this thread at a time.
-pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
+pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     USED.set((0, 0));
     let result = work();
     (result, USED.get().1 as usize)
 }
 
 /// What `work` gives, and how often it has allocated on this thread.
-pub fn allocations<T>(work: impl FnOnce() -> T) -> (T, usize) {
+pub(crate) fn allocations<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = TIMES.get();
     let result = work();
     (result, TIMES.get() - before)

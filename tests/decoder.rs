@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Of the logits' range, as the largest difference from transformers' float32 forward.
 const F32_TOLERANCE: f32 = 1e-3;
 
-pub fn golden_rows(rows: &Value) -> Vec<(usize, Vec<f32>)> {
+pub(crate) fn golden_rows(rows: &Value) -> Vec<(usize, Vec<f32>)> {
     let rows = rows.as_object().unwrap();
     rows.iter().map(|(at, row)| (at.parse().unwrap(), serde_json::from_value(row.clone()).unwrap())).collect()
 }
@@ -20,7 +20,7 @@ fn range(row: &[f32]) -> f32 {
 }
 
 /// The largest difference as a share of the golden's range.
-pub fn deviation(row: &[f32], golden: &[f32]) -> f32 {
+pub(crate) fn deviation(row: &[f32], golden: &[f32]) -> f32 {
     assert_eq!(row.len(), golden.len());
     let largest = row.iter().zip(golden).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     largest / range(golden)

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 /// A server; it ends when this process does, because its standard input does.
-pub struct Double {
+pub(crate) struct Double {
     /// What it printed: its addresses.
     pub addresses: Value,
     _process: Child,
@@ -15,7 +15,7 @@ pub struct Double {
 
 impl Double {
     /// Starts a script below `tests`.
-    pub fn start(script: &str) -> Double {
+    pub(crate) fn start(script: &str) -> Double {
         let script = format!("{}/tests/{script}", env!("CARGO_MANIFEST_DIR"));
         let mut process = Command::new("node")
             .arg(script)
@@ -30,7 +30,7 @@ impl Double {
 }
 
 /// Asks a server by hand: the crate's own client is what is tested.
-pub fn control(url: &str, method: &str, path: &str, body: &str) -> String {
+pub(crate) fn control(url: &str, method: &str, path: &str, body: &str) -> String {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     let len = body.len();

@@ -4,15 +4,15 @@
 use std::ops::Range;
 
 /// `ggml_type`s and value types of the format, by the names used here.
-pub const F32: u32 = 0;
-pub const STRING: u32 = 8;
-pub const ARRAY: u32 = 9;
+pub(crate) const F32: u32 = 0;
+pub(crate) const STRING: u32 = 8;
+pub(crate) const ARRAY: u32 = 9;
 
 const ALIGNMENT: usize = 32;
 
 /// A file in parts. What is not touched stays as it was.
 #[derive(Debug, Clone)]
-pub struct Edit {
+pub(crate) struct Edit {
     /// Keys, each with its value's type and bytes as they stand in the file.
     pub entries: Vec<(String, Vec<u8>)>,
     pub tensors: Vec<Tensor>,
@@ -25,7 +25,7 @@ pub struct Edit {
 }
 
 #[derive(Debug, Clone)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     pub name: String,
     pub dimensions: Vec<u64>,
     pub kind: u32,
@@ -36,7 +36,7 @@ pub struct Tensor {
 
 /// Where the numbers of a header lie: counts, lengths, types, shapes, offsets and metadata that are
 /// numbers. Of arrays, only those of the first and the last element.
-pub fn numbers(bytes: &[u8]) -> Vec<Range<usize>> {
+pub(crate) fn numbers(bytes: &[u8]) -> Vec<Range<usize>> {
     Edit::new(bytes).numbers
 }
 
@@ -90,7 +90,7 @@ impl Walk<'_> {
 
 impl Edit {
     /// `bytes` is a sound file.
-    pub fn new(bytes: &[u8]) -> Edit {
+    pub(crate) fn new(bytes: &[u8]) -> Edit {
         let mut walk = Walk { bytes, at: 4, numbers: Vec::new() };
         walk.u32();
         let (tensors, entries) = (walk.number(8), walk.number(8));
@@ -120,53 +120,53 @@ impl Edit {
         Edit { entries, tensors, version: 3, alignment: ALIGNMENT, numbers: walk.numbers }
     }
 
-    pub fn remove(mut self, key: &str) -> Edit {
+    pub(crate) fn remove(mut self, key: &str) -> Edit {
         self.entries.retain(|(k, _)| k != key);
         self
     }
 
     /// `kind` is a value type of the format.
-    pub fn set(self, key: &str, kind: u32, value: &[u8]) -> Edit {
+    pub(crate) fn set(self, key: &str, kind: u32, value: &[u8]) -> Edit {
         let mut edit = self.remove(key);
         edit.entries.push((key.to_owned(), [&kind.to_le_bytes(), value].concat()));
         edit
     }
 
-    pub fn str(self, key: &str, value: &str) -> Edit {
+    pub(crate) fn str(self, key: &str, value: &str) -> Edit {
         self.set(key, STRING, &string(value))
     }
 
-    pub fn u32(self, key: &str, value: u32) -> Edit {
+    pub(crate) fn u32(self, key: &str, value: u32) -> Edit {
         self.set(key, 4, &value.to_le_bytes())
     }
 
-    pub fn bool(self, key: &str, value: bool) -> Edit {
+    pub(crate) fn bool(self, key: &str, value: bool) -> Edit {
         self.set(key, 7, &[value.into()])
     }
 
-    pub fn strs(self, key: &str, values: &[&str]) -> Edit {
+    pub(crate) fn strs(self, key: &str, values: &[&str]) -> Edit {
         self.byte_strings(key, values)
     }
 
     /// Whole numbers of 32 bits.
-    pub fn i32s(self, key: &str, values: &[i32]) -> Edit {
+    pub(crate) fn i32s(self, key: &str, values: &[i32]) -> Edit {
         let numbers: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.set(key, ARRAY, &[array(5, values.len() as u64), numbers].concat())
     }
 
-    pub fn bools(self, key: &str, values: &[u8]) -> Edit {
+    pub(crate) fn bools(self, key: &str, values: &[u8]) -> Edit {
         self.set(key, ARRAY, &[&array(7, values.len() as u64), values].concat())
     }
 
     /// The same where they need not be UTF-8.
-    pub fn byte_strings(self, key: &str, values: &[impl AsRef<[u8]>]) -> Edit {
+    pub(crate) fn byte_strings(self, key: &str, values: &[impl AsRef<[u8]>]) -> Edit {
         let string = |value: &[u8]| [&(value.len() as u64).to_le_bytes()[..], value].concat();
         let strings: Vec<u8> = values.iter().flat_map(|value| string(value.as_ref())).collect();
         self.set(key, ARRAY, &[array(STRING, values.len() as u64), strings].concat())
     }
 
     /// The strings of an array.
-    pub fn strings(&self, key: &str) -> Vec<Vec<u8>> {
+    pub(crate) fn strings(&self, key: &str) -> Vec<Vec<u8>> {
         let (_, value) = self.entries.iter().find(|(k, _)| k == key).unwrap();
         let mut rest = &value[16..];
         let mut strings = Vec::new();
@@ -178,23 +178,23 @@ impl Edit {
         strings
     }
 
-    pub fn f32s(self, key: &str, values: &[f32]) -> Edit {
+    pub(crate) fn f32s(self, key: &str, values: &[f32]) -> Edit {
         let numbers: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.set(key, ARRAY, &[array(6, values.len() as u64), numbers].concat())
     }
 
     /// Changes the tensor called `name`.
-    pub fn tensor(mut self, name: &str, change: impl FnOnce(&mut Tensor)) -> Edit {
+    pub(crate) fn tensor(mut self, name: &str, change: impl FnOnce(&mut Tensor)) -> Edit {
         change(self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap());
         self
     }
 
-    pub fn without_tensor(mut self, name: &str) -> Edit {
+    pub(crate) fn without_tensor(mut self, name: &str) -> Edit {
         self.tensors.retain(|tensor| tensor.name != name);
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = [b"GGUF", &self.version.to_le_bytes()[..]].concat();
         bytes.extend((self.tensors.len() as u64).to_le_bytes());
         bytes.extend((self.entries.len() as u64).to_le_bytes());
@@ -221,11 +221,11 @@ impl Edit {
 }
 
 /// A string as the format has it.
-pub fn string(value: &str) -> Vec<u8> {
+pub(crate) fn string(value: &str) -> Vec<u8> {
     [&(value.len() as u64).to_le_bytes()[..], value.as_bytes()].concat()
 }
 
 /// What stands before the elements of an array.
-pub fn array(element: u32, count: u64) -> Vec<u8> {
+pub(crate) fn array(element: u32, count: u64) -> Vec<u8> {
     [&element.to_le_bytes()[..], &count.to_le_bytes()].concat()
 }

@@ -7,22 +7,22 @@ use candlewick::store::FileSource;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub fn path(relative: &str) -> PathBuf {
+pub(crate) fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(relative)
 }
 
-pub fn json(relative: &str) -> serde_json::Value {
+pub(crate) fn json(relative: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(path(relative)).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
 /// The model of the published story, which the demo page has too.
-pub fn stories() -> PathBuf {
+pub(crate) fn stories() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("www/models/stories260K.gguf")
 }
 
 /// Every model and vocabulary: file names and contents.
-pub fn files() -> Vec<(String, Vec<u8>)> {
+pub(crate) fn files() -> Vec<(String, Vec<u8>)> {
     let folders = ["models", "tokenizers"].map(|folder| std::fs::read_dir(path(folder)).unwrap());
     let mut paths: Vec<PathBuf> = folders.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     paths.push(stories());
@@ -33,7 +33,7 @@ pub fn files() -> Vec<(String, Vec<u8>)> {
 }
 
 /// A file's bytes, unpacked where it lies compressed.
-pub fn contents(path: &Path) -> Vec<u8> {
+pub(crate) fn contents(path: &Path) -> Vec<u8> {
     let bytes = std::fs::read(path).unwrap();
     if path.extension().is_none_or(|end| end != "gz") {
         return bytes;
@@ -44,7 +44,7 @@ pub fn contents(path: &Path) -> Vec<u8> {
 }
 
 /// `model` is a file name under `models`.
-pub fn decoder(model: &str, backend: impl Backend + 'static, context: usize) -> Decoder {
+pub(crate) fn decoder(model: &str, backend: impl Backend + 'static, context: usize) -> Decoder {
     let source = FileSource::open(&path("models").join(model)).unwrap();
     pollster::block_on(async {
         let header = Header::read(&source).await.unwrap();
@@ -54,7 +54,7 @@ pub fn decoder(model: &str, backend: impl Backend + 'static, context: usize) -> 
 }
 
 /// The logits after each of `tokens`, which go in steps of `step` tokens.
-pub fn all_logits(decoder: &mut Decoder, tokens: &[u32], step: usize) -> Vec<Vec<f32>> {
+pub(crate) fn all_logits(decoder: &mut Decoder, tokens: &[u32], step: usize) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
     for (index, chunk) in tokens.chunks(step).enumerate() {
         decoder.forward(chunk, index * step).unwrap();
@@ -68,12 +68,12 @@ pub fn all_logits(decoder: &mut Decoder, tokens: &[u32], step: usize) -> Vec<Vec
 }
 
 /// The prompt of a golden.
-pub fn tokens(golden: &serde_json::Value) -> Vec<u32> {
+pub(crate) fn tokens(golden: &serde_json::Value) -> Vec<u32> {
     serde_json::from_value(golden["tokens"].clone()).unwrap()
 }
 
 /// KL(reference ‖ row) in nats.
-pub fn kl_divergence(reference: &[f32], row: &[f32]) -> f64 {
+pub(crate) fn kl_divergence(reference: &[f32], row: &[f32]) -> f64 {
     let log_softmax = |row: &[f32]| -> Vec<f64> {
         let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
         let sum: f64 = row.iter().map(|&x| (x as f64 - highest).exp()).sum();

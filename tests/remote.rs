@@ -26,24 +26,24 @@ fn server() -> &'static str {
 }
 
 /// A router of this test's own.
-pub struct World {
+pub(crate) struct World {
     name: String,
     /// Its base address.
     pub url: String,
 }
 
 impl World {
-    pub fn new(name: &str, description: Value) -> World {
+    pub(crate) fn new(name: &str, description: Value) -> World {
         control(server(), "PUT", &format!("/_/{name}"), &description.to_string());
         World { name: name.to_owned(), url: format!("{}/{name}/v1", server()) }
     }
 
-    pub fn with(name: &str, script: &[&str]) -> World {
+    pub(crate) fn with(name: &str, script: &[&str]) -> World {
         World::new(name, json!({ "script": script }))
     }
 
     /// What was asked of it: an array of requests.
-    pub fn log(&self) -> Vec<Value> {
+    pub(crate) fn log(&self) -> Vec<Value> {
         let state: Value =
             serde_json::from_str(&control(server(), "GET", &format!("/_/{}", self.name), "")).unwrap();
         state["log"].as_array().unwrap().clone()

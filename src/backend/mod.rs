@@ -358,7 +358,7 @@ pub trait Backend {
 
     /// Applies the per-head norms (query's, key's; RMSNorm) and the rotation to queries and keys in place,
     /// then writes keys and values to the cache at `position`.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "one fused operation")]
     fn rotate_and_store(
         &mut self,
         position: usize,
@@ -382,7 +382,7 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// `out = act(gate·norm(x)) · (up·norm(x))`, elementwise. The norm may be missing, as in `project`.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "one fused operation")]
     fn gate(
         &mut self,
         rows: usize,

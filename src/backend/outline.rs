@@ -67,7 +67,7 @@ impl From<&Norm> for NormShape {
 
 /// A method of [`Backend`] with the sizes that a model calls it with. An `epsilon` is an RMSNorm's.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the fields are the methods' arguments")]
 pub enum Operation {
     Embed {
         table: Shape,
@@ -127,7 +127,7 @@ pub(crate) struct Outline {
 
 impl Outline {
     /// An outline, and what it will have written down.
-    pub fn new() -> (Outline, Rc<RefCell<Needs>>) {
+    pub(crate) fn new() -> (Outline, Rc<RefCell<Needs>>) {
         let needs = Rc::<RefCell<Needs>>::default();
         (Outline { needs: needs.clone(), vectors: Vec::new(), buffers: 0, stored: Vec::new() }, needs)
     }

@@ -22,7 +22,7 @@ pub fn room(gpu: bool) -> Option<Room> {
 mod platform {
     use super::Room;
 
-    pub fn room(gpu: bool) -> Option<Room> {
+    pub(super) fn room(gpu: bool) -> Option<Room> {
         if gpu {
             return None;
         }
@@ -62,7 +62,7 @@ mod platform {
         ("Android", [800_000_000, 1_500_000_000]),
     ];
 
-    pub fn room(gpu: bool) -> Option<Room> {
+    pub(super) fn room(gpu: bool) -> Option<Room> {
         let navigator = Reflect::get(&js_sys::global(), &JsValue::from("navigator")).ok()?;
         let about = |name: &str| Reflect::get(&navigator, &JsValue::from(name)).unwrap_or_default();
         let agent = about("userAgent").as_string().unwrap_or_default();

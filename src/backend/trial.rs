@@ -24,7 +24,7 @@ const SEED: u64 = 0x1234_5678_9abc_def1;
 const TOLERANCE: f32 = 1e-2;
 
 /// What an operation gave: numbers of one size together, because small ones would drown among large ones.
-pub type Outcome = Vec<Vec<f32>>;
+pub(super) type Outcome = Vec<Vec<f32>>;
 
 /// A buffer with numbers to look at.
 struct Output {
@@ -34,7 +34,7 @@ struct Output {
 }
 
 /// Runs `operation` for a step of `tokens` tokens without a look at what it gives.
-pub async fn ask(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<()> {
+pub(super) async fn ask(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<()> {
     let outputs = Trial { device, random: Random(SEED) }.enqueue(operation, tokens)?;
     if let (Operation::Choose { .. }, Some(scores)) = (operation, outputs.first()) {
         // What it gives may make no sense.
@@ -45,7 +45,7 @@ pub async fn ask(device: &mut dyn Backend, operation: &Operation, tokens: usize)
 
 /// Runs `operation` and reads what it gives. Nothing where it does not depend on the number of tokens and a step
 /// of one has tried it.
-pub async fn run(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<Outcome> {
+pub(super) async fn run(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<Outcome> {
     let mut outcome = Vec::new();
     let outputs = Trial { device, random: Random(SEED) }.enqueue(operation, tokens)?;
     for Output { buffer, rows, width } in &outputs {
@@ -75,7 +75,7 @@ async fn look_up(device: &mut dyn Backend, scores: &Output) -> Result<Top> {
 }
 
 /// Where `found` is wrong, in words.
-pub fn difference(expected: &Outcome, found: &Outcome) -> Option<String> {
+pub(super) fn difference(expected: &Outcome, found: &Outcome) -> Option<String> {
     for (expected, found) in expected.iter().zip(found) {
         let largest = expected.iter().fold(0.0f32, |largest, number| largest.max(number.abs()));
         // What is not a number is wrong too.

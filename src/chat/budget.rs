@@ -62,7 +62,7 @@ struct Budget {
 
 /// What a rendering took too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
+pub(super) enum Excess {
     /// Time. On another day there may be enough.
     Time,
     /// Parts or bytes.
@@ -169,7 +169,7 @@ impl Budget {
 }
 
 /// Begins a rendering with these variables.
-pub fn begin(context: &Value) {
+pub(super) fn begin(context: &Value) {
     fn walk(value: &Value, parts: &mut usize, bytes: &mut usize, given: &mut HashSet<usize>) {
         *parts += 1;
         match value.kind() {
@@ -200,19 +200,19 @@ pub fn begin(context: &Value) {
 }
 
 /// Ends it. What it took more of than it may.
-pub fn end() -> Option<Excess> {
+pub(super) fn end() -> Option<Excess> {
     let ended = BUDGET.replace(Budget::new(0, 0));
     ended.exceeded.then_some(if ended.late { Excess::Time } else { Excess::Size })
 }
 
 /// Fails once the rendering has taken too long.
-pub fn tick() -> Result<(), Error> {
+pub(super) fn tick() -> Result<(), Error> {
     // A value that is being measured may tick as well.
     BUDGET.with(|budget| budget.try_borrow_mut().map_or(Ok(()), |mut budget| budget.tick()))
 }
 
 /// The value, unless it is larger than any that an honest template makes.
-pub fn keep(value: Value) -> Result<Value, Error> {
+pub(super) fn keep(value: Value) -> Result<Value, Error> {
     BUDGET.with_borrow_mut(|budget| {
         budget.tick()?;
         let mut left = budget.max_parts;
@@ -233,7 +233,7 @@ pub fn keep(value: Value) -> Result<Value, Error> {
 }
 
 /// Refuses texts that only a hostile template would make.
-pub fn check_text(bytes: usize) -> Result<(), Error> {
+pub(super) fn check_text(bytes: usize) -> Result<(), Error> {
     BUDGET.with_borrow_mut(|budget| match bytes > budget.max_text {
         true => Err(budget.exceed("a text grows beyond all bounds")),
         false => Ok(()),
@@ -241,7 +241,7 @@ pub fn check_text(bytes: usize) -> Result<(), Error> {
 }
 
 /// Refuses lists that only a hostile template would make.
-pub fn check_parts(count: usize) -> Result<(), Error> {
+pub(super) fn check_parts(count: usize) -> Result<(), Error> {
     BUDGET.with_borrow_mut(|budget| match count > budget.max_parts {
         true => Err(budget.exceed("a list grows beyond all bounds")),
         false => Ok(()),
@@ -249,7 +249,7 @@ pub fn check_parts(count: usize) -> Result<(), Error> {
 }
 
 /// Counts a part that is looked at; false once there have been too many.
-pub fn walk() -> bool {
+pub(super) fn walk() -> bool {
     BUDGET.with_borrow_mut(|budget| {
         budget.walked = budget.walked.saturating_sub(1);
         budget.exceeded |= budget.walked == 0;
@@ -258,7 +258,7 @@ pub fn walk() -> bool {
 }
 
 /// Counts what is written, also into macros and blocks, which the output may not show.
-pub fn write(bytes: usize) -> Result<(), Error> {
+pub(super) fn write(bytes: usize) -> Result<(), Error> {
     BUDGET.with_borrow_mut(|budget| {
         budget.tick()?;
         budget.written = budget.written.saturating_add(bytes);
@@ -270,13 +270,13 @@ pub fn write(bytes: usize) -> Result<(), Error> {
 }
 
 /// How long the prompt may become, in bytes.
-pub fn max_output() -> usize {
+pub(super) fn max_output() -> usize {
     BUDGET.with_borrow(|budget| budget.max_output)
 }
 
 /// What a loop goes through: ends early once the rendering has taken too long.
 #[derive(Debug)]
-pub struct Ticking(pub Value);
+pub(super) struct Ticking(pub Value);
 
 impl Object for Ticking {
     fn repr(self: &Arc<Self>) -> ObjectRepr {

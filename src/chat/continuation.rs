@@ -8,7 +8,7 @@ use serde_json::Value;
 const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
 /// Puts the mark at the end of the last message's text; gives that text.
-pub fn mark(messages: &mut [Value]) -> Result<String> {
+pub(super) fn mark(messages: &mut [Value]) -> Result<String> {
     let Some(last) = messages.last_mut() else {
         return Err(Error::invalid_argument("there is no message to continue"));
     };
@@ -32,7 +32,7 @@ pub fn mark(messages: &mut [Value]) -> Result<String> {
 }
 
 /// Cuts `rendered` off at the mark.
-pub fn cut(mut rendered: String, text: &str) -> Result<String> {
+pub(super) fn cut(mut rendered: String, text: &str) -> Result<String> {
     let place = rendered.rfind(MARK.trim_end());
     let Some(place) = place.filter(|_| rendered.contains(super::python::strip(text))) else {
         return Err(Error::invalid_argument(

@@ -19,12 +19,12 @@ const OTHERS: [(u32, u32); 20] = [
 ];
 
 /// `str.isdecimal` of one character.
-pub fn is_decimal(c: char) -> bool {
+pub(super) fn is_decimal(c: char) -> bool {
     let at = ZEROS.partition_point(|zero| *zero <= c as u32);
     ZEROS[..at].last().is_some_and(|zero| c as u32 - zero < 10)
 }
 
 /// `str.isdigit` of one character.
-pub fn is_digit(c: char) -> bool {
+pub(super) fn is_digit(c: char) -> bool {
     is_decimal(c) || OTHERS.iter().any(|(first, last)| (*first..=*last).contains(&(c as u32)))
 }

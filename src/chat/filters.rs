@@ -12,7 +12,7 @@ const MAX_LENGTH: usize = 1 << 18;
 const MAX_INDENT: usize = 1000;
 
 /// Registers everything.
-pub fn register(env: &mut Environment) {
+pub(super) fn register(env: &mut Environment) {
     env.add_filter("tojson", json::tojson);
     env.add_filter("string", python::str);
     env.add_filter("trim", trim);
@@ -112,7 +112,7 @@ fn unnested(value: &Value) -> Result<(), Error> {
 }
 
 /// Whether `value` is a namespace, whose type is private.
-pub fn is_namespace(value: &Value) -> bool {
+pub(super) fn is_namespace(value: &Value) -> bool {
     value.kind() == ValueKind::Map
         && value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"))
 }
@@ -355,7 +355,7 @@ fn title(value: &Value) -> String {
 }
 
 /// markupsafe's escape.
-pub fn escape(value: &Value) -> Result<String, Error> {
+pub(super) fn escape(value: &Value) -> Result<String, Error> {
     let text = python::str(value);
     budget::check_text(text.len())?;
     let mut out = String::new();

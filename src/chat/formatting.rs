@@ -47,7 +47,7 @@ fn take(rest: &mut &str, wanted: impl Fn(char) -> bool) -> Option<char> {
 }
 
 /// `format % arguments`.
-pub fn printf(format: &str, arguments: &Value) -> Result<Value, Error> {
+pub(super) fn printf(format: &str, arguments: &Value) -> Result<Value, Error> {
     let tuple = arguments.is_tuple();
     let mut items = match tuple {
         true => arguments.try_iter()?.collect::<Vec<_>>(),
@@ -189,7 +189,7 @@ fn integer(value: &Value) -> Option<i128> {
 }
 
 /// `str.format`.
-pub fn format(text: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn format(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (positional, named): (&[Value], Kwargs) = from_args(args)?;
     let mut next = 0;
     let (mut out, mut rest) = (String::new(), text);

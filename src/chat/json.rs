@@ -18,7 +18,7 @@ struct Writer {
 
 /// transformers' `tojson` filter: `json.dumps(x, ensure_ascii=False, indent=None, separators=None,
 /// sort_keys=False)`, with nothing escaped for HTML.
-pub fn tojson(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+pub(super) fn tojson(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let arguments = arguments.into_values();
     let arguments = Arguments::new(&arguments)?;
     let indent = match arguments.get(1, "indent")? {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Registers everything.
-pub fn register(env: &mut Environment) {
+pub(super) fn register(env: &mut Environment) {
     env.add_filter("batch", batch);
     env.add_filter("slice", slice);
     env.add_filter("select", select);
@@ -53,12 +53,12 @@ impl Object for Generator {
 }
 
 /// Whether `value` is a generator in jinja2.
-pub fn is_generator(value: &Value) -> bool {
+pub(super) fn is_generator(value: &Value) -> bool {
     value.downcast_object_ref::<Generator>().is_some()
 }
 
 /// A generator of these.
-pub fn generator(items: Vec<Value>) -> Value {
+pub(super) fn generator(items: Vec<Value>) -> Value {
     Value::from_object(Generator(items))
 }
 

@@ -31,7 +31,7 @@ const NAMES: [(&str, char); 24] = [
 ];
 
 /// The length of the string literal that `text` begins with.
-pub fn length(text: &str, quote: char) -> usize {
+pub(super) fn length(text: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
         match c {
@@ -45,7 +45,7 @@ pub fn length(text: &str, quote: char) -> usize {
 }
 
 /// The length of the number that `text` begins with. The sign of an exponent is a part of it.
-pub fn number(text: &str) -> usize {
+pub(super) fn number(text: &str) -> usize {
     let run = |text: &str, digit: fn(char) -> bool| {
         text.find(|c: char| !digit(c) && c != '_').unwrap_or(text.len())
     };
@@ -69,7 +69,7 @@ pub fn number(text: &str) -> usize {
 }
 
 /// A literal with its quotes, with only such escapes as every Jinja reads alike.
-pub fn plain(literal: &str) -> Result<String, &'static str> {
+pub(super) fn plain(literal: &str) -> Result<String, &'static str> {
     let quote = &literal[..1];
     let Some(mut rest) = literal[1..].strip_suffix(quote).filter(|text| text.contains('\\')) else {
         return Ok(literal.to_owned());

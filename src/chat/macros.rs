@@ -6,7 +6,7 @@ use super::source::{first_word, word};
 use std::collections::{BTreeMap, HashSet};
 
 /// The macros that use `varargs` or `kwargs`, with the names of their other parameters.
-pub type Variadic = BTreeMap<String, Vec<String>>;
+pub(super) type Variadic = BTreeMap<String, Vec<String>>;
 
 /// A macro's name, and its parameters with their defaults.
 struct Signature<'a> {
@@ -68,7 +68,7 @@ fn tags(source: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Finds the macros of a source that take any number of arguments.
-pub fn variadic(source: &str) -> Variadic {
+pub(super) fn variadic(source: &str) -> Variadic {
     let mut found = Variadic::new();
     // Those whose end is yet to come.
     let mut open = Vec::new();
@@ -89,7 +89,7 @@ pub fn variadic(source: &str) -> Variadic {
 }
 
 /// The tags that stand in for one that begins a macro, where minijinja would read it otherwise.
-pub fn defaults(tag: &str, variadic: &Variadic) -> Option<Vec<String>> {
+pub(super) fn defaults(tag: &str, variadic: &Variadic) -> Option<Vec<String>> {
     let signature = Signature::read(tag)?;
     let is_variadic = variadic.contains_key(signature.name);
     let all: HashSet<&str> = signature.parameters.iter().map(|(name, _)| *name).collect();

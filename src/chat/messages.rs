@@ -17,7 +17,7 @@ const QUOTED: usize = 40;
 
 /// The messages as the template with this source wants them. `invalid_argument` says which message
 /// is none that a text model can read.
-pub fn fit(messages: &[Json], needs: &Needs, source: &str) -> Result<Vec<Json>> {
+pub(super) fn fit(messages: &[Json], needs: &Needs, source: &str) -> Result<Vec<Json>> {
     let mut fitted = Vec::with_capacity(messages.len());
     for (index, message) in messages.iter().enumerate() {
         let at = format!("messages[{index}]");
@@ -58,7 +58,7 @@ fn role(message: &Map<String, Json>, needs: &Needs, source: &str, at: &str) -> R
 
 /// Whether a template's source speaks of a role by this name: in a tag that speaks of roles, or in a
 /// comparison.
-pub fn names_role(source: &str, role: &str) -> bool {
+pub(super) fn names_role(source: &str, role: &str) -> bool {
     ['\'', '"'].into_iter().any(|quote| {
         let literal = format!("{quote}{role}{quote}");
         // How far the source has been read, and whether the tag there has spoken of roles so far.

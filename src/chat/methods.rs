@@ -9,12 +9,12 @@ use std::fmt;
 use std::sync::Arc;
 
 /// A Python tuple.
-pub fn tuple<const N: usize>(items: [Value; N]) -> Value {
+pub(super) fn tuple<const N: usize>(items: [Value; N]) -> Value {
     Value::from(Tuple::from(items))
 }
 
 /// Calls the method `name` of `value`: here what pycompat lacks or does in another way.
-pub fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match name {
         source::SLICE => return slice(value, args),
         source::CYCLE if args.is_empty() => {
@@ -253,7 +253,7 @@ fn window(text: &str, start: Option<i64>, end: Option<i64>) -> (usize, String) {
 }
 
 /// `str.replace`, also as a filter.
-pub fn replace(text: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn replace(text: &str, args: &[Value]) -> Result<Value, Error> {
     let arguments = Arguments::new(args)?;
     let part = |index, name| match arguments.get(index, name) {
         Ok(Some(part)) => Ok(python::str(&part)),
@@ -326,7 +326,7 @@ const LINE_ENDS: [char; 10] =
     ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
 
 /// The lines with their ends.
-pub fn lines(text: &str) -> Vec<&str> {
+pub(super) fn lines(text: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some((at, end)) = rest.char_indices().find(|(_, c)| LINE_ENDS.contains(c)) {
@@ -341,7 +341,7 @@ pub fn lines(text: &str) -> Vec<&str> {
 }
 
 /// A line from [`lines`] without its end.
-pub fn without_end(line: &str) -> &str {
+pub(super) fn without_end(line: &str) -> &str {
     line.strip_suffix("\r\n").or_else(|| line.strip_suffix(LINE_ENDS)).unwrap_or(line)
 }
 

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Why a rendering failed.
 #[derive(Debug)]
-pub struct RenderFailure {
+pub(super) struct RenderFailure {
     /// What the caller is told.
     pub error: Error,
     /// Whether only the clock stopped it: that says nothing about the template.
@@ -17,7 +17,7 @@ pub struct RenderFailure {
 
 /// The forms of content that a template shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content {
+pub(super) enum Content {
     /// Only strings; lists of parts are lost, refused or shown as Python shows lists.
     Text,
     /// Only lists of parts, over which the template walks.
@@ -28,7 +28,7 @@ pub enum Content {
 
 /// What a call's arguments must be for the template to show them as JSON or in its own way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arguments {
+pub(super) enum Arguments {
     /// An object.
     Object,
     /// The text of one.
@@ -39,7 +39,7 @@ pub enum Arguments {
 
 /// Which system messages a template shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Systems {
+pub(super) struct Systems {
     /// The one that the conversation begins with.
     pub first: bool,
     /// One further down, where there is none at the beginning.
@@ -50,7 +50,7 @@ pub struct Systems {
 
 /// What a template wants messages to look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Needs {
+pub(super) struct Needs {
     content: [Content; 4],
     /// Calls of tools.
     pub arguments: Arguments,
@@ -64,7 +64,7 @@ pub struct Needs {
 
 impl Needs {
     /// The forms of content in messages with this role. Tools' roles have many names.
-    pub fn content(&self, role: &str) -> Content {
+    pub(super) fn content(&self, role: &str) -> Content {
         match role {
             "system" | "developer" => self.content[0],
             "user" => self.content[1],
@@ -75,7 +75,7 @@ impl Needs {
 
     /// Renders conversations with `render`, which takes the messages and whether there are tools.
     /// `source` is the template's. Fails once a rendering is late.
-    pub fn find(
+    pub(super) fn find(
         source: &str,
         render: impl Fn(Vec<Json>, bool) -> Result<String, RenderFailure>,
     ) -> Result<Needs> {
@@ -153,7 +153,7 @@ impl Needs {
 
 impl Content {
     /// A text in this form.
-    pub fn hold(self, text: &str) -> Json {
+    pub(super) fn hold(self, text: &str) -> Json {
         match self {
             Content::Parts => json!([{ "type": "text", "text": text }]),
             Content::Text | Content::Both => Json::from(text),
@@ -181,7 +181,7 @@ fn calling(content: Json, arguments: Json) -> Json {
 }
 
 /// A tool, for templates that show calls only where there are tools.
-pub fn tool() -> Json {
+pub(super) fn tool() -> Json {
     let properties = json!({ "qvproperty": { "type": "string", "description": "Any." } });
     let parameters = json!({ "type": "object", "properties": properties, "required": ["qvproperty"] });
     json!({ "type": "function", "function": { "name": "qvtool", "description": "Any.", "parameters": parameters } })

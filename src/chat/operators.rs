@@ -26,7 +26,7 @@ fn floats(left: &Value, right: &Value) -> Option<(f64, f64)> {
 }
 
 /// `left * right`.
-pub fn times(left: &Value, right: &Value) -> Result<Value, Error> {
+pub(super) fn times(left: &Value, right: &Value) -> Result<Value, Error> {
     if let (Some(a), Some(b)) = (integer(left), integer(right)) {
         let product = a.checked_mul(b).ok_or_else(|| invalid("a number grows beyond all bounds"))?;
         return Ok(whole(product));
@@ -54,7 +54,7 @@ pub fn times(left: &Value, right: &Value) -> Result<Value, Error> {
 }
 
 /// `left % right`.
-pub fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
+pub(super) fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(format) = left.as_str() {
         return formatting::printf(format, right);
     }
@@ -76,18 +76,18 @@ pub fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
 }
 
 /// Whether `left % right` is 0.
-pub fn divisible(left: &Value, right: &Value) -> Result<bool, Error> {
+pub(super) fn divisible(left: &Value, right: &Value) -> Result<bool, Error> {
     Ok(modulo(left, right)? == Value::from(0))
 }
 
 /// An integer in the form that minijinja gives those that are not large.
-pub fn whole(number: i128) -> Value {
+pub(super) fn whole(number: i128) -> Value {
     i64::try_from(number).map_or_else(|_| Value::from(number), Value::from)
 }
 
 /// Calls a macro, whose last parameters are `varargs` and `kwargs`, with what is too much for the
 /// others, whose names are given in one text.
-pub fn variadic(state: &mut State, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+pub(super) fn variadic(state: &mut State, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let arguments = arguments.into_values();
     let (positional, named): (&[Value], Kwargs) = from_args(&arguments)?;
     let [callee, names, positional @ ..] = positional else {

@@ -9,7 +9,7 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// The value of a piece of JSON.
-pub fn from_json(json: Json) -> Value {
+pub(super) fn from_json(json: Json) -> Value {
     match json {
         Json::Null => Value::from(()),
         Json::Bool(truth) => Value::from(truth),
@@ -25,7 +25,7 @@ pub fn from_json(json: Json) -> Value {
 }
 
 /// The value of a float.
-pub fn from_float(number: f64) -> Value {
+pub(super) fn from_float(number: f64) -> Value {
     match float(number) {
         text if text.contains('e') => Value::from_object(Float(text)),
         _ => Value::from(number),
@@ -49,7 +49,7 @@ impl Object for Float {
 
 /// Python's `range`.
 #[derive(Debug)]
-pub struct Range {
+pub(super) struct Range {
     pub start: i64,
     pub stop: i64,
     pub step: i64,
@@ -74,7 +74,7 @@ impl Object for Range {
 
 /// What a dictionary's `keys`, `values` and `items` give, by Python's name.
 #[derive(Debug)]
-pub struct View(pub &'static str, pub Vec<Value>);
+pub(super) struct View(pub &'static str, pub Vec<Value>);
 
 impl Object for View {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
@@ -91,12 +91,12 @@ impl Object for View {
 }
 
 /// Whether `value` stands for a float with an exponent.
-pub fn is_float_object(value: &Value) -> bool {
+pub(super) fn is_float_object(value: &Value) -> bool {
     value.downcast_object_ref::<Float>().is_some()
 }
 
 /// The float that a number is.
-pub fn as_float(value: &Value) -> Option<f64> {
+pub(super) fn as_float(value: &Value) -> Option<f64> {
     match value.downcast_object_ref::<Float>() {
         Some(Float(text)) => text.parse().ok(),
         None if value.kind() == ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
@@ -105,7 +105,7 @@ pub fn as_float(value: &Value) -> Option<f64> {
 }
 
 /// Python's `ascii`, of what `repr` gives.
-pub fn ascii(text: &str) -> String {
+pub(super) fn ascii(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         let _ = match c as u32 {
@@ -119,32 +119,32 @@ pub fn ascii(text: &str) -> String {
 }
 
 /// A call's arguments, as Python binds them: by place, else by name.
-pub struct Arguments<'a> {
+pub(super) struct Arguments<'a> {
     positional: &'a [Value],
     named: Kwargs,
 }
 
 impl<'a> Arguments<'a> {
     /// Of what minijinja passes, where names come last.
-    pub fn new(args: &'a [Value]) -> Result<Self, Error> {
+    pub(super) fn new(args: &'a [Value]) -> Result<Self, Error> {
         let (positional, named): (&[Value], Kwargs) = from_args(args)?;
         Ok(Arguments { positional, named })
     }
 
     /// The argument at `index`, or called `name`. None counts as absent: it is the default of all
     /// parameters that are asked for here.
-    pub fn get(&self, index: usize, name: &str) -> Result<Option<Value>, Error> {
+    pub(super) fn get(&self, index: usize, name: &str) -> Result<Option<Value>, Error> {
         let named: Option<Value> = self.named.get(name)?;
         Ok(self.positional.get(index).cloned().or(named).filter(|value| !value.is_none()))
     }
 
     /// Whether the argument is given and true.
-    pub fn truth(&self, index: usize, name: &str) -> Result<bool, Error> {
+    pub(super) fn truth(&self, index: usize, name: &str) -> Result<bool, Error> {
         Ok(self.get(index, name)?.is_some_and(|value| value.is_true()))
     }
 
     /// Refuses arguments that the callee does not know.
-    pub fn end(&self, most: usize) -> Result<(), Error> {
+    pub(super) fn end(&self, most: usize) -> Result<(), Error> {
         match self.positional.len() > most {
             true => Err(Error::from(ErrorKind::TooManyArguments)),
             false => self.named.assert_all_used(),
@@ -153,7 +153,7 @@ impl<'a> Arguments<'a> {
 }
 
 /// `iter(value)`. minijinja takes None for an empty list.
-pub fn iterate(value: &Value) -> Result<ValueIter, Error> {
+pub(super) fn iterate(value: &Value) -> Result<ValueIter, Error> {
     match value.is_none() {
         true => Err(Error::new(ErrorKind::InvalidOperation, "None is not iterable")),
         false => value.try_iter(),
@@ -161,7 +161,7 @@ pub fn iterate(value: &Value) -> Result<ValueIter, Error> {
 }
 
 /// `str(value)`.
-pub fn str(value: &Value) -> String {
+pub(super) fn str(value: &Value) -> String {
     match value.as_str() {
         Some(text) => text.to_owned(),
         None if value.is_undefined() => String::new(),
@@ -170,7 +170,7 @@ pub fn str(value: &Value) -> String {
 }
 
 /// `repr(value)`.
-pub fn repr(value: &Value) -> String {
+pub(super) fn repr(value: &Value) -> String {
     let mut out = String::new();
     write_repr(&mut out, value);
     out
@@ -252,7 +252,7 @@ fn write_repr(out: &mut String, value: &Value) {
 }
 
 /// A float's shortest digits that read back the same, with an exponent below 1e-4 and from 1e16.
-pub fn float(number: f64) -> String {
+pub(super) fn float(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
     }
@@ -296,7 +296,7 @@ fn write_string(out: &mut String, text: &str) {
 
 /// Near enough to Python's `str.isprintable`: not control or format characters, separators other
 /// than the space, or private use. Unassigned characters, which depend on the Unicode version, pass.
-pub fn is_printable(c: char) -> bool {
+pub(super) fn is_printable(c: char) -> bool {
     !(c.is_control()
         || (c.is_whitespace() && c != ' ')
         || matches!(c, '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}'
@@ -305,17 +305,22 @@ pub fn is_printable(c: char) -> bool {
 }
 
 /// `str.isspace` of one character: Unicode's white space and the four separators of ASCII.
-pub fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
 /// `str.strip()`.
-pub fn strip(text: &str) -> &str {
+pub(super) fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
 /// `str.strip(characters)`, or of only one end.
-pub fn strip_of<'a>(text: &'a str, characters: Option<&str>, from_start: bool, from_end: bool) -> &'a str {
+pub(super) fn strip_of<'a>(
+    text: &'a str,
+    characters: Option<&str>,
+    from_start: bool,
+    from_end: bool,
+) -> &'a str {
     // A set: both texts may be long.
     let set: Option<HashSet<char>> = characters.map(|characters| characters.chars().collect());
     let drop = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
@@ -325,7 +330,7 @@ pub fn strip_of<'a>(text: &'a str, characters: Option<&str>, from_start: bool, f
 
 /// `int(text, base)`: a prefix may name the base, and underscores may part digits. `None` if it is no
 /// integer, or larger than any that is kept here.
-pub fn parse_integer(text: &str, base: u32) -> Option<i128> {
+pub(super) fn parse_integer(text: &str, base: u32) -> Option<i128> {
     let text = strip(text);
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => ("-", digits),
@@ -349,7 +354,7 @@ pub fn parse_integer(text: &str, base: u32) -> Option<i128> {
 }
 
 /// `float(text)`.
-pub fn parse_float(text: &str) -> Option<f64> {
+pub(super) fn parse_float(text: &str) -> Option<f64> {
     without_underscores(strip(text))?.parse().ok()
 }
 

@@ -23,27 +23,27 @@ use super::macros;
 use super::tag::Tag;
 
 /// The name of the method that slices.
-pub const SLICE: &str = "__slice__";
+pub(super) const SLICE: &str = "__slice__";
 /// The name of the method that looks up an attribute that dictionaries have as a method.
-pub const ATTRIBUTE: &str = "__attribute__";
+pub(super) const ATTRIBUTE: &str = "__attribute__";
 /// The name of the method that stands for `cycle`.
-pub const CYCLE: &str = "__cycle__";
+pub(super) const CYCLE: &str = "__cycle__";
 /// The name of the filter that refuses what Python cannot iterate over.
-pub const ITERABLE: &str = "__iterable__";
+pub(super) const ITERABLE: &str = "__iterable__";
 /// The name of the filter that refuses values beyond all bounds.
-pub const BOUNDED: &str = "__bounded__";
+pub(super) const BOUNDED: &str = "__bounded__";
 /// The name of the one for what namespaces hold.
-pub const HELD: &str = "__held__";
+pub(super) const HELD: &str = "__held__";
 /// The name of the filter that lets conditions pass while there is time.
-pub const CONDITION: &str = "__condition__";
+pub(super) const CONDITION: &str = "__condition__";
 /// The name of the filter that counts text outside of tags.
-pub const WRITTEN: &str = "__written__";
+pub(super) const WRITTEN: &str = "__written__";
 /// The names of the filters that multiply, and that divide or format.
-pub const TIMES: &str = "__times__";
+pub(super) const TIMES: &str = "__times__";
 /// See [`TIMES`].
-pub const MODULO: &str = "__modulo__";
+pub(super) const MODULO: &str = "__modulo__";
 /// The name of the function that calls macros with any number of arguments.
-pub const VARIADIC: &str = "__variadic__";
+pub(super) const VARIADIC: &str = "__variadic__";
 /// The most `elif`s; each is parsed within the one before. Published templates have at most a dozen.
 const MAX_BRANCHES: usize = 500;
 /// The longest line. minijinja counts columns in 16 bits, and may panic beyond them.
@@ -52,7 +52,7 @@ const MAX_LINE: usize = u16::MAX as usize - 1;
 const LONG_TEXT: usize = 512;
 
 /// The source for minijinja, or what is wrong with it.
-pub fn prepare(source: &str) -> Result<String, &'static str> {
+pub(super) fn prepare(source: &str) -> Result<String, &'static str> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let variadic = macros::variadic(&source);
     let mut out = String::with_capacity(source.len() + source.len() / 4);
@@ -138,13 +138,13 @@ fn push_text(out: &mut String, text: &str) {
 }
 
 /// The word that a `{% … %}` tag begins with, and where it lies.
-pub fn first_word(tag: &str) -> Option<(usize, &str)> {
+pub(super) fn first_word(tag: &str) -> Option<(usize, &str)> {
     let body = tag.strip_prefix("{%")?.trim_start_matches(['-', '+']).trim_start();
     Some((tag.len() - body.len(), word(body)))
 }
 
 /// The letters, digits and underscores that `text` begins with.
-pub fn word(text: &str) -> &str {
+pub(super) fn word(text: &str) -> &str {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
 }
 

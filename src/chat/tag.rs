@@ -41,7 +41,7 @@ struct Bracket {
 }
 
 /// Rewrites one tag.
-pub struct Tag<'a> {
+pub(super) struct Tag<'a> {
     text: &'a str,
     at: usize,
     out: String,
@@ -74,7 +74,7 @@ enum Part {
 }
 
 impl<'a> Tag<'a> {
-    pub fn new(text: &'a str, variadic: &'a Variadic) -> Self {
+    pub(super) fn new(text: &'a str, variadic: &'a Variadic) -> Self {
         let kind = first_word(text).map_or("", |(_, word)| word);
         let part = match kind {
             "for" => Part::Targets,
@@ -247,7 +247,7 @@ impl<'a> Tag<'a> {
     }
 
     /// Reads up to and with `close`; gives the new tag, and the length of the original.
-    pub fn rewrite(mut self, close: &str) -> Result<Option<(String, usize)>, &'static str> {
+    pub(super) fn rewrite(mut self, close: &str) -> Result<Option<(String, usize)>, &'static str> {
         while let Some(c) = self.text[self.at..].chars().next() {
             let rest = &self.text[self.at..];
             let sign = usize::from(rest.starts_with(['-', '+']) && rest[1..].starts_with(close));

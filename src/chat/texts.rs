@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Registers everything.
-pub fn register(env: &mut Environment) {
+pub(super) fn register(env: &mut Environment) {
     env.add_filter("center", center);
     env.add_filter("filesizeformat", file_size);
     env.add_filter("striptags", |value: &Value| strip_tags(&python::str(value)));

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What a model on this device does with a message when its file has no chat template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WithoutTemplate {
+pub(super) enum WithoutTemplate {
     /// It continues it.
     Continues,
     /// It is not asked.
@@ -33,7 +33,7 @@ pub enum WithoutTemplate {
 }
 
 /// Candidates that may answer.
-pub struct Candidates {
+pub(super) struct Candidates {
     pub router: Router,
     /// One on this device, and no other.
     pub alone: bool,
@@ -41,7 +41,7 @@ pub struct Candidates {
 
 impl Candidates {
     /// `model`, and where it cannot answer the fallbacks, in their order. Loads none of them yet.
-    pub fn new(
+    pub(super) fn new(
         model: &OsStr,
         fallbacks: &Fallbacks,
         common: &Common,
@@ -158,7 +158,7 @@ impl Provider for Here {
 }
 
 /// Asks, and prints the answer as it comes where it is to be shown; what there is of it when `stop` is set.
-pub async fn answer(
+pub(super) async fn answer(
     router: &Router,
     endpoint: Endpoint,
     mut body: Map<String, Value>,

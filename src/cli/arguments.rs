@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// Large language models that run where the user is.
 #[derive(Debug, Parser)]
 #[command(name = "candlewick", version, about, max_term_width = 100)]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
     pub command: Command,
     #[command(flatten)]
@@ -21,7 +21,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
-pub struct Common {
+pub(super) struct Common {
     /// Where to run: auto (the GPU where it computes rightly and faster than the CPU), gpu or cpu
     #[arg(long, global = true, default_value = "auto", value_parser = ["auto", "gpu", "cpu"])]
     pub device: String,
@@ -51,7 +51,7 @@ pub struct Common {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Answer one prompt
     Run(RunArguments),
     /// Talk with a model
@@ -83,7 +83,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("input").required(true).args(["prompt", "file", "stdin"]))]
-pub struct RunArguments {
+pub(super) struct RunArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
     /// PROVIDER[:model]
     pub model: OsString,
@@ -113,7 +113,7 @@ pub struct RunArguments {
 
 /// Hosted models by name: `hf:org/name` on Hugging Face, PROVIDER:model elsewhere.
 #[derive(Debug, Subcommand)]
-pub enum ProviderCommand {
+pub(super) enum ProviderCommand {
     /// Add a provider, or change one
     Add(AddArguments),
     /// List the providers
@@ -148,7 +148,7 @@ pub enum ProviderCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct AddArguments {
+pub(super) struct AddArguments {
     /// Letters, digits, - and _
     pub name: String,
     /// Its base address, as OpenAI's interface has it: https://…/v1
@@ -175,7 +175,7 @@ pub struct AddArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct ChatArguments {
+pub(super) struct ChatArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; or a hosted model: hf:org/name,
     /// PROVIDER[:model]
     pub model: OsString,
@@ -189,7 +189,7 @@ pub struct ChatArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct BenchArguments {
+pub(super) struct BenchArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
     pub model: OsString,
     /// Tokens of the prompt
@@ -210,7 +210,7 @@ pub struct BenchArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct LogitsArguments {
+pub(super) struct LogitsArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
     pub model: OsString,
     /// Token ids, used as they are (no BOS is added)
@@ -225,7 +225,7 @@ pub struct LogitsArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct EmbedArguments {
+pub(super) struct EmbedArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
     pub model: OsString,
     /// The texts, after -- where one begins with a hyphen [default: standard input, one a line]
@@ -245,7 +245,7 @@ pub struct EmbedArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct TokenizeArguments {
+pub(super) struct TokenizeArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
     pub model: OsString,
     /// The text [default: standard input]
@@ -263,7 +263,7 @@ pub struct TokenizeArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct RenderArguments {
+pub(super) struct RenderArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
     pub model: OsString,
     /// A JSON file: an array of messages, or an object as /v1/chat/completions takes
@@ -281,7 +281,7 @@ pub struct RenderArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct InfoArguments {
+pub(super) struct InfoArguments {
     /// A path, owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address; a vocabulary is enough
     pub model: OsString,
     /// Print one JSON object instead of text
@@ -290,7 +290,7 @@ pub struct InfoArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct PullArguments {
+pub(super) struct PullArguments {
     /// owner/repo[:QUANT], owner/repo/file.gguf[@revision] or an address
     #[arg(required = true)]
     pub models: Vec<String>,
@@ -300,21 +300,21 @@ pub struct PullArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct ListArguments {
+pub(super) struct ListArguments {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct RmArguments {
+pub(super) struct RmArguments {
     /// owner/repo for all its files, or owner/repo:QUANT, owner/repo/file.gguf, each with @revision
     #[arg(required = true)]
     pub models: Vec<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct VerifyArguments {
+pub(super) struct VerifyArguments {
     /// As for rm [default: all models]
     pub models: Vec<String>,
     /// Print one JSON object instead of text

@@ -36,7 +36,7 @@ impl std::fmt::Display for Spread {
     }
 }
 
-pub async fn bench(arguments: &BenchArguments, common: &Common) -> Outcome {
+pub(super) async fn bench(arguments: &BenchArguments, common: &Common) -> Outcome {
     if arguments.profile {
         return profile(arguments, common).await;
     }

@@ -21,7 +21,7 @@ Type a message and press Enter. A line that ends with \\ goes on in the next one
 /exit    leave (as Ctrl-D does)
 Ctrl-C stops an answer.";
 
-pub async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
+pub(super) async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     let body = arguments.answer.body()?;
     let Candidates { router, .. } =
         Candidates::new(&arguments.model, &arguments.fallbacks, common, WithoutTemplate::Refuses)?;

@@ -8,7 +8,7 @@ use crate::{Code, Error};
 use serde_json::json;
 use std::io::Write;
 
-pub async fn embed(arguments: &EmbedArguments, common: &Common) -> Outcome {
+pub(super) async fn embed(arguments: &EmbedArguments, common: &Common) -> Outcome {
     let texts = match (&arguments.texts[..], &arguments.file) {
         ([], Some(file)) => lines(&read_text(file)?),
         ([], None) => lines(&read_stdin()?),

@@ -39,7 +39,7 @@ impl Row {
     }
 }
 
-pub async fn logits(arguments: &LogitsArguments, common: &Common) -> Outcome {
+pub(super) async fn logits(arguments: &LogitsArguments, common: &Common) -> Outcome {
     let engine = load(&arguments.model, common).await?;
     let mut rows = Vec::new();
     let result =
@@ -71,7 +71,7 @@ pub async fn logits(arguments: &LogitsArguments, common: &Common) -> Outcome {
     Ok(())
 }
 
-pub async fn tokenize(arguments: &TokenizeArguments, common: &Common) -> Outcome {
+pub(super) async fn tokenize(arguments: &TokenizeArguments, common: &Common) -> Outcome {
     let (source, header) = read_header(&arguments.model, common).await?;
     let tokenizer = crate::text::Tokenizer::from_metadata(&header.metadata)
         .map_err(|error| error.context(source.name()))?;
@@ -97,7 +97,7 @@ pub async fn tokenize(arguments: &TokenizeArguments, common: &Common) -> Outcome
     Ok(())
 }
 
-pub async fn render(arguments: &RenderArguments, common: &Common) -> Outcome {
+pub(super) async fn render(arguments: &RenderArguments, common: &Common) -> Outcome {
     let (source, header) = read_header(&arguments.model, common).await?;
     let language = Language::from_header(&header).map_err(|error| error.context(source.name()))?;
     let messages = read_json(&arguments.messages)?;
@@ -130,7 +130,7 @@ fn read_json(path: &Path) -> Result<Value> {
         .map_err(|error| Error::invalid_argument(format!("{} is not JSON: {error}", path.display())))
 }
 
-pub async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
+pub(super) async fn info(arguments: &InfoArguments, common: &Common) -> Outcome {
     let options = options(common)?;
     let (inspection, cached) = match Named::of(&arguments.model, || models::from_environment(common))? {
         Named::File(path) => (inspect(open_file(&path)?.as_ref(), &options).await?, None),

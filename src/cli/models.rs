@@ -11,7 +11,7 @@ use std::io::Write;
 use std::rc::Rc;
 
 /// The user's cache, and the Hub as the user's other tools see it.
-pub fn from_environment(common: &Common) -> Result<Models> {
+pub(super) fn from_environment(common: &Common) -> Result<Models> {
     let quiet = common.quiet;
     let on_retry = OnRetry::new(move |retry| {
         if !quiet {
@@ -24,7 +24,7 @@ pub fn from_environment(common: &Common) -> Result<Models> {
     Ok(Models::new(client.offline(offline), Rc::new(FolderStore::from_environment())))
 }
 
-pub fn reporter(bar: &LoadBar) -> Report {
+pub(super) fn reporter(bar: &LoadBar) -> Report {
     let bar = bar.clone();
     Rc::new(move |progress| bar.show(&progress))
 }
@@ -39,7 +39,7 @@ fn fetched_name(models: &Models, model: &str) -> Result<Spec> {
     }
 }
 
-pub async fn pull(arguments: &PullArguments, common: &Common) -> Outcome {
+pub(super) async fn pull(arguments: &PullArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     for name in &arguments.models {
         let spec = fetched_name(&models, name)?;
@@ -60,7 +60,7 @@ pub async fn pull(arguments: &PullArguments, common: &Common) -> Outcome {
     Ok(())
 }
 
-pub async fn list(arguments: &ListArguments, common: &Common) -> Outcome {
+pub(super) async fn list(arguments: &ListArguments, common: &Common) -> Outcome {
     let cached = from_environment(common)?.list().await?;
     let mut stdout = stdout();
     if arguments.json {
@@ -81,7 +81,7 @@ pub async fn list(arguments: &ListArguments, common: &Common) -> Outcome {
     Ok(())
 }
 
-pub async fn rm(arguments: &RmArguments, common: &Common) -> Outcome {
+pub(super) async fn rm(arguments: &RmArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     let mut freed = 0;
     for name in &arguments.models {
@@ -99,7 +99,7 @@ pub async fn rm(arguments: &RmArguments, common: &Common) -> Outcome {
     Ok(())
 }
 
-pub async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
+pub(super) async fn verify(arguments: &VerifyArguments, common: &Common) -> Outcome {
     let models = from_environment(common)?;
     let mut cached = Vec::new();
     for name in &arguments.models {

@@ -22,7 +22,7 @@ macro_rules! say {
 pub(super) use say;
 
 /// `text` as a terminal may have it: of control characters only tabs and the ends of lines stay.
-pub fn shown(text: &str) -> Cow<'_, str> {
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
     // All others begin with one of these bytes.
     let harmless = |byte: u8| matches!(byte, b'\n' | b'\t' | b' '..=b'~' | 0x80..=0xC1 | 0xC3..);
     if text.bytes().all(harmless) {
@@ -47,20 +47,20 @@ pub fn shown(text: &str) -> Cow<'_, str> {
 }
 
 /// Standard output, for text that people or programs read: JSON stays the same JSON.
-pub fn stdout() -> Stdout {
+pub(super) fn stdout() -> Stdout {
     Stdout(std::io::stdout().lock())
 }
 
 /// Takes whole characters at a time, as `write!` and `write_all` with a text give them.
-pub struct Stdout(StdoutLock<'static>);
+pub(super) struct Stdout(StdoutLock<'static>);
 
 impl Stdout {
-    pub fn is_terminal(&self) -> bool {
+    pub(super) fn is_terminal(&self) -> bool {
         self.0.is_terminal()
     }
 
     /// Without a change where it goes to a file or a program, which may compare each byte.
-    pub fn write_exact(&mut self, text: &str) -> std::io::Result<()> {
+    pub(super) fn write_exact(&mut self, text: &str) -> std::io::Result<()> {
         match self.is_terminal() {
             true => self.write_all(text.as_bytes()),
             false => self.0.write_all(text.as_bytes()),
@@ -79,14 +79,14 @@ impl Write for Stdout {
     }
 }
 
-pub fn print_error(error: &Error) {
+pub(super) fn print_error(error: &Error) {
     say!("error: {error}");
 }
 
 /// A bar while a model comes and its weights load; nothing where stderr is not a terminal. Why a load begins anew is
 /// said in any case. Clones are the same bar.
 #[derive(Clone)]
-pub struct LoadBar(Rc<Inner>);
+pub(super) struct LoadBar(Rc<Inner>);
 
 struct Inner {
     bar: ProgressBar,
@@ -96,13 +96,13 @@ struct Inner {
 }
 
 impl LoadBar {
-    pub fn new(quiet: bool) -> Self {
+    pub(super) fn new(quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let (stage, restarted) = (Cell::new(None), RefCell::new(None));
         LoadBar(Rc::new(Inner { bar, stage, restarted, quiet }))
     }
 
-    pub fn show(&self, progress: &Progress) -> Result<()> {
+    pub(super) fn show(&self, progress: &Progress) -> Result<()> {
         let Inner { bar, stage, restarted, quiet } = &*self.0;
         if *restarted.borrow() != progress.restarted {
             restarted.replace(progress.restarted.clone());

@@ -52,7 +52,7 @@ struct ProviderConfig {
 
 /// The hosted model that a MODEL on the command line names: `hf:org/name`, `remote`, `PROVIDER` or
 /// `PROVIDER:model`. Anything else, and any file of that name, is a local model.
-pub fn hosted(name: &str, common: &Common) -> Result<Option<Hosted>> {
+pub(super) fn hosted(name: &str, common: &Common) -> Result<Option<Hosted>> {
     let (provider, model) = match name.split_once(':') {
         Some((provider, model)) => (provider, Some(model)),
         None => (name, None),
@@ -218,7 +218,7 @@ fn check_name(name: &str) -> Result<()> {
     }
 }
 
-pub async fn provider(command: &ProviderCommand, common: &Common) -> Outcome {
+pub(super) async fn provider(command: &ProviderCommand, common: &Common) -> Outcome {
     match command {
         ProviderCommand::Add(arguments) => add(arguments, common),
         ProviderCommand::List { json } => list(*json, common),

@@ -9,7 +9,7 @@ use crate::openai::{Endpoint, Ran};
 use serde_json::Value;
 use std::io::Write;
 
-pub async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
+pub(super) async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
     let mut body = arguments.answer.body()?;
     let text = match (&arguments.prompt, &arguments.file) {
         (Some(prompt), _) => prompt.clone(),

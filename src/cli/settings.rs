@@ -8,7 +8,7 @@ use std::ffi::OsString;
 
 /// Who else may answer.
 #[derive(Debug, Args)]
-pub struct Fallbacks {
+pub(super) struct Fallbacks {
     /// A model that answers where those before it cannot, hosted (hf:org/name, PROVIDER[:model]) or local; again for more
     #[arg(long = "fallback", value_name = "MODEL")]
     pub models: Vec<OsString>,
@@ -16,7 +16,7 @@ pub struct Fallbacks {
 
 /// How to answer. A host of a model is told what was typed, and nothing else.
 #[derive(Debug, Args)]
-pub struct AnswerArguments {
+pub(super) struct AnswerArguments {
     /// Tokens to generate at most, -1 for no limit [default: 512; hosted models: theirs]
     #[arg(short = 'n', long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     pub max_tokens: Option<Number>,
@@ -64,7 +64,7 @@ pub struct AnswerArguments {
 
 impl AnswerArguments {
     /// The fields of a request: what was typed. Fails with `invalid_argument` where one is out of its range.
-    pub fn body(&self) -> Result<Map<String, Value>> {
+    pub(super) fn body(&self) -> Result<Map<String, Value>> {
         let whole = |number: &Option<Number>| number.clone().map(Value::Number);
         let fields = [
             ("max_tokens", whole(&self.max_tokens)),

@@ -119,7 +119,7 @@ pub(super) struct Granted {
 
 impl Granted {
     /// `tokens` is what became of what `options` ask for.
-    pub fn new(options: &Options, config: &Config, tokens: usize) -> Granted {
+    pub(super) fn new(options: &Options, config: &Config, tokens: usize) -> Granted {
         let trained = config.trained_context;
         let note = match options.context {
             Some(Context::AtMost(most)) if tokens < most.min(trained) => Some(format!(

@@ -97,7 +97,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Clock {
             start: Instant::now(),
             prompt_seconds: 0.0,
@@ -108,7 +108,7 @@ impl Clock {
     }
 
     /// `first`: the answer has no token yet. Its first one the prompt has paid for.
-    pub fn count(&mut self, event: &Event, step_start: Instant, first: bool) {
+    pub(super) fn count(&mut self, event: &Event, step_start: Instant, first: bool) {
         let seconds = step_start.elapsed().as_secs_f64();
         match event {
             // After a loss, what has an answer's tokens in it is no prompt any more.
@@ -124,7 +124,7 @@ impl Clock {
         }
     }
 
-    pub fn timings(&self, prompt_n: usize, predicted_n: usize) -> Timings {
+    pub(super) fn timings(&self, prompt_n: usize, predicted_n: usize) -> Timings {
         let rate = |n: usize, seconds: f64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         Timings {
             prompt_n,

@@ -49,7 +49,7 @@ pub(super) fn of_encoders(asked: Device) -> Result<&'static str> {
 
 /// Where a model goes.
 pub(super) enum Choice<T> {
-    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "a choice there is only with a GPU"))]
     Gpu(T),
     /// And why.
     Cpu(String),

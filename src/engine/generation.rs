@@ -88,7 +88,7 @@ pub enum FinishReason {
 
 /// What [`Generation::next`] gives.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::large_enum_variant)]
+#[allow(clippy::large_enum_variant, reason = "events are handed on, not kept")]
 pub enum Event {
     /// A part of the prompt has gone through the model.
     Prompt {
@@ -183,12 +183,12 @@ impl Start {
     }
 
     /// Of the first answer.
-    pub fn seed(&self) -> u64 {
+    pub(crate) fn seed(&self) -> u64 {
         self.sampler.seed()
     }
 
     /// Number of answers.
-    pub fn choices(&self) -> usize {
+    pub(crate) fn choices(&self) -> usize {
         self.settings.choices
     }
 

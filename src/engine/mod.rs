@@ -182,7 +182,10 @@ impl Engine {
             let info = Info::new(source, header, config, &language, granted, backend, reason)?;
             Ok::<_, Error>(Rc::new(RefCell::new(Rc::new(info))))
         };
-        #[allow(clippy::arc_with_non_send_sync)]
+        #[allow(
+            clippy::arc_with_non_send_sync,
+            reason = "guards that are kept are an Arc's; none leaves the thread"
+        )]
         let (info, work) = match config.architecture.is_encoder() {
             true => {
                 let (encoder, reason) = model.load_encoder(&description, &mut reporter).await?;

@@ -59,7 +59,7 @@ impl Description {
 }
 
 impl Plan {
-    pub async fn describe(&self) -> Result<Description> {
+    pub(super) async fn describe(&self) -> Result<Description> {
         let source = self.source.as_ref();
         let header = Header::read(source).await?;
         if header.tensors.is_empty() && !header.metadata.contains("split.count") {
@@ -77,7 +77,7 @@ impl Plan {
     }
 
     /// Brings the model to a device. Where that is the GPU, and the GPU fails, the CPU may take over.
-    pub async fn load(
+    pub(super) async fn load(
         &self,
         description: &Description,
         target: Target,
@@ -135,7 +135,7 @@ impl Plan {
     }
 
     /// Brings an encoder to the CPU. Says why there.
-    pub async fn load_encoder(
+    pub(super) async fn load_encoder(
         &self,
         description: &Description,
         reporter: &mut Reporter<'_>,

@@ -31,7 +31,7 @@ pub(super) enum Step {
 
 impl Recovery {
     /// Brings `model` back after loss number `losses`, by `error`.
-    pub fn begin(model: Rc<Plan>, error: &Error, losses: usize) -> Result<Recovery> {
+    pub(super) fn begin(model: Rc<Plan>, error: &Error, losses: usize) -> Result<Recovery> {
         let target = match losses <= MOST_LOSSES {
             true => Target::GpuAgain,
             false if model.options.falls_back() => Target::Cpu,
@@ -47,14 +47,14 @@ impl Recovery {
     }
 
     /// The last report.
-    pub fn ready(&self) -> Progress {
+    pub(super) fn ready(&self) -> Progress {
         let len = self.model.source.len();
         let report = Meter::new(self.model.source.name(), len).at(Stage::Ready, len);
         Progress { restarted: Some(self.why.clone()), ..report }
     }
 
     /// Goes on until there is something to say.
-    pub async fn step(&mut self) -> Result<Step> {
+    pub(super) async fn step(&mut self) -> Result<Step> {
         loop {
             let poll = poll_fn(|context| {
                 let done = self.work.poll_unpin(context);

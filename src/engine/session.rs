@@ -21,14 +21,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn new(decoder: Decoder, model: Rc<Plan>, info: Rc<RefCell<Rc<Info>>>) -> Self {
+    pub(super) fn new(decoder: Decoder, model: Rc<Plan>, info: Rc<RefCell<Rc<Info>>>) -> Self {
         let model = can_be_lost(&decoder).then_some(model);
         Session { decoder, cached: Vec::new(), unread: 0, model, info }
     }
 
     /// Begins to bring the model back where `error` says that its GPU was lost, for the `losses`th time in this
     /// request; any other error comes back. The KV cache is empty from now on.
-    pub fn recover(&mut self, error: Error, losses: usize) -> Result<Recovery> {
+    pub(super) fn recover(&mut self, error: Error, losses: usize) -> Result<Recovery> {
         let (Code::DeviceLost, Some(model)) = (error.code, self.model.clone()) else { return Err(error) };
         // What is left of the old device would take memory from the new one.
         self.decoder.release();
@@ -38,7 +38,7 @@ impl Session {
     }
 
     /// The model that has come back.
-    pub fn replace(&mut self, Loaded { decoder, reason, memory, .. }: Loaded) {
+    pub(super) fn replace(&mut self, Loaded { decoder, reason, memory, .. }: Loaded) {
         let mut info = self.info.borrow_mut();
         *info = Rc::new(info.after_recovery(decoder.backend(), reason, memory));
         self.decoder = decoder;
@@ -47,7 +47,7 @@ impl Session {
     }
 
     /// [`Session::recover`] to its end. Gives the number of losses.
-    pub async fn recover_at_once(&mut self, error: Error, losses: usize) -> Result<usize> {
+    pub(super) async fn recover_at_once(&mut self, error: Error, losses: usize) -> Result<usize> {
         let mut recovery = self.recover(error, losses)?;
         loop {
             if let Step::Done(loaded) = recovery.step().await? {
@@ -58,7 +58,7 @@ impl Session {
     }
 
     /// Puts tokens through the model; what the KV cache had from there is gone.
-    pub fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
+    pub(super) fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
         self.cached.truncate(position);
         self.decoder.forward(tokens, position)?;
         self.cached.extend(tokens);
@@ -66,7 +66,7 @@ impl Session {
     }
 
     /// The scores of what follows each of `tokens` from `first` on: `on_row(position, logits)`.
-    pub async fn logits(
+    pub(super) async fn logits(
         &mut self,
         tokens: &[u32],
         first: usize,
@@ -84,7 +84,7 @@ impl Session {
     }
 
     /// Has the device choose what follows row `row` of the last step, among the first `candidates` tokens.
-    pub fn choose(&mut self, row: usize, candidates: usize) -> Result<()> {
+    pub(super) fn choose(&mut self, row: usize, candidates: usize) -> Result<()> {
         self.decoder.choose(row, candidates)?;
         self.unread += 1;
         Ok(())
@@ -93,7 +93,7 @@ impl Session {
     /// Puts the choice that is under way through the model, unread, and has the next one made, so that
     /// the device works while the first comes here. Nothing happens where that was done before.
     /// The token counts as cached once its reader says so.
-    pub fn step_ahead(&mut self, position: usize, candidates: usize) -> Result<()> {
+    pub(super) fn step_ahead(&mut self, position: usize, candidates: usize) -> Result<()> {
         if self.unread != 1 {
             return Ok(());
         }
@@ -103,14 +103,14 @@ impl Session {
     }
 
     /// The oldest unread choice. Who gives up waiting finds it here later.
-    pub async fn chosen(&mut self) -> Result<u32> {
+    pub(super) async fn chosen(&mut self) -> Result<u32> {
         let token = self.decoder.chosen().await;
         self.unread = self.unread.saturating_sub(1);
         token
     }
 
     /// Reads what an earlier request has left unread.
-    pub async fn settle(&mut self) -> Result<()> {
+    pub(super) async fn settle(&mut self) -> Result<()> {
         while self.unread > 0 {
             // Whatever it was: that request has ended, also with an error.
             _ = self.chosen().await;

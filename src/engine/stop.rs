@@ -45,7 +45,7 @@ impl Pattern {
 /// together; so the result depends on the text alone, not on how it was cut into pieces. A byte
 /// costs amortized constant time for each stop string.
 #[derive(Debug, Clone, Default)]
-pub struct StopMatcher {
+pub(super) struct StopMatcher {
     patterns: Vec<Pattern>,
     /// What the last call let through, then what is held back.
     buffer: String,
@@ -56,13 +56,13 @@ pub struct StopMatcher {
 
 impl StopMatcher {
     /// A matcher for `stops`; empty strings among them never match.
-    pub fn new(stops: &[String]) -> Self {
+    pub(super) fn new(stops: &[String]) -> Self {
         StopMatcher { patterns: stops.iter().map(|stop| Pattern::new(stop)).collect(), ..Self::default() }
     }
 
     /// Takes the next piece; gives the text that is now known to be wanted, and the index of the stop
     /// string if one has ended it. After that nothing more comes out.
-    pub fn push(&mut self, piece: &str) -> (&str, Option<usize>) {
+    pub(super) fn push(&mut self, piece: &str) -> (&str, Option<usize>) {
         self.buffer.drain(..self.released);
         self.released = 0;
         if self.stopped {
@@ -96,7 +96,7 @@ impl StopMatcher {
     }
 
     /// The text still held back, when no more will come.
-    pub fn finish(&mut self) -> &str {
+    pub(super) fn finish(&mut self) -> &str {
         self.buffer.drain(..self.released);
         self.released = self.buffer.len();
         self.stopped = true;

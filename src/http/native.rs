@@ -81,7 +81,7 @@ impl Drop for Task {
 
 type Head = (u16, String, Vec<(String, String)>);
 
-pub async fn send(request: Request) -> Result<Response> {
+pub(super) async fn send(request: Request) -> Result<Response> {
     let network = network()?;
     let host = host(&request.url).to_owned();
     let prepared = prepare(network, &request).map_err(|error| error.context(&host))?;
@@ -167,13 +167,13 @@ async fn transfer(
     }
 }
 
-pub struct Body {
+pub(super) struct Body {
     chunks: mpsc::Receiver<Result<Vec<u8>>>,
     _task: Task,
 }
 
 impl Body {
-    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
+    pub(super) async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         self.chunks.recv().await.transpose()
     }
 }

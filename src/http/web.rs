@@ -30,7 +30,7 @@ impl Drop for Transfer {
     }
 }
 
-pub async fn send(request: Request) -> Result<Response> {
+pub(super) async fn send(request: Request) -> Result<Response> {
     let host = host(&request.url).to_owned();
     let controller =
         AbortController::new().map_err(|_| Error::internal("this browser has no AbortController"))?;
@@ -127,14 +127,14 @@ impl Reader {
     }
 }
 
-pub struct Body {
+pub(super) struct Body {
     reader: Option<Reader>,
     stall: Duration,
     _transfer: Transfer,
 }
 
 impl Body {
-    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
+    pub(super) async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
         let chunk = within(self.stall, reader.next()).await.ok_or_else(|| {
             Error::network(format!("the server sent nothing for {} s", self.stall.as_secs_f64()))

@@ -40,12 +40,12 @@ const OF_REVISIONS: [&str; 4] = ["tree", "commits", "commit", "revision"];
 const OF_REPOSITORIES: [&str; 4] = ["discussions", "settings", "activity", "community"];
 
 /// Whether an address begins with `https://` or `http://`.
-pub fn is_http(text: &str) -> bool {
+pub(super) fn is_http(text: &str) -> bool {
     scheme(text).is_some_and(|(scheme, _)| scheme == "https" || scheme == "http")
 }
 
 /// What follows the Hub's host, or that of `mirror`, in an address; its beginning may be missing.
-pub fn on_hub<'a>(text: &'a str, mirror: Option<&str>) -> Option<&'a str> {
+pub(super) fn on_hub<'a>(text: &'a str, mirror: Option<&str>) -> Option<&'a str> {
     let rest = match scheme(text) {
         // As Python's file systems have it: `hf://owner/repo/file`.
         Some((scheme, rest)) if scheme == "hf" => return Some(rest),
@@ -66,7 +66,7 @@ pub fn on_hub<'a>(text: &'a str, mirror: Option<&str>) -> Option<&'a str> {
 }
 
 /// What comes after the host on the Hub.
-pub fn read(rest: &str) -> Result<HubSpec> {
+pub(super) fn read(rest: &str) -> Result<HubSpec> {
     let rest = rest.split('#').next().unwrap_or(rest);
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -99,7 +99,7 @@ pub fn read(rest: &str) -> Result<HubSpec> {
 }
 
 /// `owner/repo…`, where a text can be that.
-pub fn name(text: &str) -> Option<HubSpec> {
+pub(super) fn name(text: &str) -> Option<HubSpec> {
     let text = text.split('?').next().unwrap_or(text);
     // A file's name may have a `#`.
     let text = if is_gguf(text) { text } else { text.split('#').next().unwrap_or(text) };

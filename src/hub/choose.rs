@@ -22,7 +22,11 @@ pub struct RemoteFile {
 pub(super) const MAX_SIZE: u64 = 1 << 44;
 
 /// The files that `wanted` means, in order: one, or all parts of a split model.
-pub fn choose<'a>(files: &'a [RemoteFile], wanted: &FileChoice, repo: &str) -> Result<Vec<&'a RemoteFile>> {
+pub(super) fn choose<'a>(
+    files: &'a [RemoteFile],
+    wanted: &FileChoice,
+    repo: &str,
+) -> Result<Vec<&'a RemoteFile>> {
     let parts = Parts(files.iter().map(|file| (file.path.as_str(), file)).collect());
     if let FileChoice::File(path) = wanted {
         let file = parts.0.get(path.as_str()).copied();

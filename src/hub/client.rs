@@ -60,7 +60,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub fn of(whose: &str, file: Option<&str>) -> Asked {
+    pub(super) fn of(whose: &str, file: Option<&str>) -> Asked {
         Asked { whose: whose.to_owned(), file: file.map(str::to_owned) }
     }
 }

@@ -57,7 +57,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Of `parts`, which are `total` bytes together.
-    pub fn new(name: &str, total: u64, parts: Vec<Rc<Download>>, report: Report) -> Tally {
+    pub(super) fn new(name: &str, total: u64, parts: Vec<Rc<Download>>, report: Report) -> Tally {
         let loaded = parts.iter().map(|part| part.job.loaded.get()).sum();
         Tally { meter: Meter::new(name, total).resumed(loaded), parts, told: Cell::new(None), report }
     }
@@ -86,27 +86,27 @@ pub(super) struct Part {
 
 impl Part {
     /// The parts that `tally` is about.
-    pub fn all(tally: Tally) -> Vec<Part> {
+    pub(super) fn all(tally: Tally) -> Vec<Part> {
         let tally = Rc::new(tally);
         tally.parts.iter().map(|part| Part { download: part.clone(), tally: tally.clone() }).collect()
     }
 
-    pub fn key(&self) -> &Key {
+    pub(super) fn key(&self) -> &Key {
         self.download.key()
     }
 
-    pub fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.download.is_whole()
     }
 
     /// Deletes what the store has of it.
-    pub async fn discard(&self) -> Result<()> {
+    pub(super) async fn discard(&self) -> Result<()> {
         let job = &self.download.job;
         job.store.delete(&job.place()).await.map(drop)
     }
 
     /// See [`Download::complete`].
-    pub async fn complete(&self) -> Result<bool> {
+    pub(super) async fn complete(&self) -> Result<bool> {
         self.download.complete(&self.tally).await
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct News {
 }
 
 impl News {
-    pub async fn keep(&self, store: &dyn Store) -> Result<()> {
+    pub(super) async fn keep(&self, store: &dyn Store) -> Result<()> {
         let News { note, repository, revision, .. } = self;
         store.set_note(note, &serde_json::to_string(repository).map_err(Error::internal)?).await?;
         store.set_revision(&repository.repo, revision, &repository.commit).await
@@ -296,7 +296,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// Of the model that the file at `url` is, or is a part of.
-    pub fn of(url: &str) -> Result<Addresses> {
+    pub(super) fn of(url: &str) -> Result<Addresses> {
         let (shown, rest) = url.split_at(shown(url).len());
         let urls = match Split::of(shown) {
             Some(split) => {
@@ -309,7 +309,7 @@ impl Addresses {
     }
 
     /// Of the model that consists of these files, in whatever order.
-    pub fn listed(urls: &[String]) -> Result<Addresses> {
+    pub(super) fn listed(urls: &[String]) -> Result<Addresses> {
         check_count(urls.len())?;
         let names: Vec<String> = urls.iter().map(|url| file_name(url)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -320,7 +320,7 @@ impl Addresses {
     }
 
     /// What the store calls the place of these files.
-    pub fn repo(&self) -> String {
+    pub(super) fn repo(&self) -> String {
         match self.urls.as_slice() {
             [first, ..] if self.ordered => url_repo(first),
             urls => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use web_time::Instant;
 
 /// Waits between the attempts of one request: half a second, doubling to half a minute, eight attempts in a row.
-pub fn backoff() -> Backoff {
+pub(super) fn backoff() -> Backoff {
     Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 8)
 }
 
@@ -18,10 +18,10 @@ const FILE_ATTEMPTS: u32 = 5;
 /// None of these begins later.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
 /// How long each of them waits for an answer's head, connecting included.
-pub const FIRST_ANSWER: Duration = Duration::from_secs(6);
+pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(6);
 
 /// The attempts of one request.
-pub struct Patience<'a> {
+pub(super) struct Patience<'a> {
     client: &'a Client,
     backoff: Backoff,
     start: Instant,
@@ -29,19 +29,19 @@ pub struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    pub fn new(client: &Client) -> Patience<'_> {
+    pub(super) fn new(client: &Client) -> Patience<'_> {
         Patience { client, backoff: client.backoff.clone(), start: Instant::now(), failed: 0 }
     }
 
     /// Something worked: what fails next is the first in a row.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.backoff.reset();
         self.failed = 0;
     }
 
     /// Waits until it is time for the next attempt; the error, where there is none. `heard`: something has come before, so
     /// that a server that is out of reach will be back.
-    pub async fn after(&mut self, failure: Failure, heard: bool) -> Result<()> {
+    pub(super) async fn after(&mut self, failure: Failure, heard: bool) -> Result<()> {
         self.failed += 1;
         let Failure { error, again } = failure;
         let (asked, last) = match again {

@@ -42,7 +42,7 @@ pub(crate) fn too_deep(what: &str) -> Error {
 }
 
 /// Reads all of `value`, which messages call `what`. For the command line and JavaScript.
-#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for the command line alone"))]
 pub(crate) fn read<T: DeserializeOwned>(what: &str, value: &Value) -> Result<T> {
     T::deserialize(Reader::new(value)).map_err(|fault| Error::invalid_argument(fault.below(what)))
 }
@@ -58,7 +58,7 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Fails where `value` is no object or too deep. `what` is what to call it, as in `the request`.
-    pub fn new(what: &'static str, value: &'a Value) -> Result<Self> {
+    pub(crate) fn new(what: &'static str, value: &'a Value) -> Result<Self> {
         let fields =
             value.as_object().ok_or_else(|| Error::invalid_argument(format!("{what} must be an object")))?;
         check_depth(what, [value])?;
@@ -66,13 +66,13 @@ impl<'a> Fields<'a> {
     }
 
     /// The fields that `T` has.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
         let reader = Reader::noting(self.object, &self.known);
         T::deserialize(reader).map_err(|fault| Error::invalid_argument(fault.below("")))
     }
 
     /// Refuses what no type has read and `others` does not name, unless it is null.
-    pub fn end(self, others: &[&'static str]) -> Result<()> {
+    pub(crate) fn end(self, others: &[&'static str]) -> Result<()> {
         let mut known = self.known.into_inner();
         known.extend(others);
         let unknown =

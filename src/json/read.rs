@@ -21,11 +21,11 @@ pub(super) struct Reader<'de> {
 }
 
 impl<'de> Reader<'de> {
-    pub fn new(value: &'de Value) -> Self {
+    pub(super) fn new(value: &'de Value) -> Self {
         Reader { value, known: None }
     }
 
-    pub fn noting(value: &'de Value, known: &'de RefCell<Vec<&'static str>>) -> Self {
+    pub(super) fn noting(value: &'de Value, known: &'de RefCell<Vec<&'static str>>) -> Self {
         Reader { value, known: Some(known) }
     }
 

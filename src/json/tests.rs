@@ -35,7 +35,7 @@ enum Tagged {
 }
 
 /// What none of our messages may have in it.
-pub const RUST: [&str; 24] = [
+pub(super) const RUST: [&str; 24] = [
     "u8",
     "u32",
     "u64",

@@ -20,20 +20,20 @@ enum Said {
 }
 
 impl Fault {
-    pub fn in_field(mut self, name: &str) -> Fault {
+    pub(super) fn in_field(mut self, name: &str) -> Fault {
         let dot = if self.place.is_empty() || self.place.starts_with('[') { "" } else { "." };
         self.place = format!("{}{dot}{}", shortened(name), self.place);
         self
     }
 
-    pub fn in_item(mut self, index: usize) -> Fault {
+    pub(super) fn in_item(mut self, index: usize) -> Fault {
         let dot = if self.place.is_empty() || self.place.starts_with('[') { "" } else { "." };
         self.place = format!("[{index}]{dot}{}", self.place);
         self
     }
 
     /// The message, where all of it is called `what`.
-    pub fn below(self, what: &str) -> String {
+    pub(super) fn below(self, what: &str) -> String {
         let Fault { place, said } = match what {
             "" => self,
             what => self.in_field(what),

@@ -133,7 +133,7 @@ impl Encoder {
 }
 
 /// Makes a vector's length 1. All zeros stay as they are, and so does what is not finite.
-pub fn normalize(vector: &mut [f32]) {
+pub(crate) fn normalize(vector: &mut [f32]) {
     let length = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     if length > 0.0 && length.is_finite() {
         vector.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);

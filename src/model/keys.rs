@@ -10,18 +10,18 @@ pub(super) struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    pub fn name(&self, key: &str) -> String {
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.prefix)
     }
 
     /// A size from 1 to `max`.
-    pub fn size(&self, key: &str, max: u32) -> Result<Option<usize>> {
+    pub(super) fn size(&self, key: &str, max: u32) -> Result<Option<usize>> {
         let name = self.name(key);
         self.metadata.integer(&name)?.map(|value| in_range(&name, value, max)).transpose()
     }
 
     /// The same where a file may have a number for each of the `layers`. Those that differ are not supported.
-    pub fn layered(&self, key: &str, max: u32, layers: usize) -> Result<Option<usize>> {
+    pub(super) fn layered(&self, key: &str, max: u32, layers: usize) -> Result<Option<usize>> {
         let name = self.name(key);
         let Some(len) = self.metadata.array_len(&name) else { return self.size(key, max) };
         check_layers(&name, len, layers)?;
@@ -38,20 +38,20 @@ impl Keys<'_> {
         Error::corrupt_model(format!("metadata {} is missing", self.name(key)))
     }
 
-    pub fn required(&self, key: &str, max: u32) -> Result<usize> {
+    pub(super) fn required(&self, key: &str, max: u32) -> Result<usize> {
         self.size(key, max)?.ok_or_else(|| self.missing(key))
     }
 
-    pub fn required_layered(&self, key: &str, max: u32, layers: usize) -> Result<usize> {
+    pub(super) fn required_layered(&self, key: &str, max: u32, layers: usize) -> Result<usize> {
         self.layered(key, max, layers)?.ok_or_else(|| self.missing(key))
     }
 
-    pub fn f32(&self, key: &str) -> Result<Option<f32>> {
+    pub(super) fn f32(&self, key: &str) -> Result<Option<f32>> {
         self.metadata.f32(&self.name(key))
     }
 
     /// A number above 0; 0 counts as absent.
-    pub fn positive(&self, key: &str) -> Result<Option<f32>> {
+    pub(super) fn positive(&self, key: &str) -> Result<Option<f32>> {
         match self.f32(key)? {
             Some(value) if value < 0.0 => {
                 Err(Error::corrupt_model(format!("metadata {} is {value}, below 0", self.name(key))))

@@ -70,7 +70,7 @@ struct Buffers {
 
 impl Layers {
     /// Puts tokens through the layers as the ones from `position` on; gives the stream, n × d.
-    pub fn forward(&self, b: &mut dyn Backend, tokens: Tokens, position: usize) -> Result<Buffer> {
+    pub(super) fn forward(&self, b: &mut dyn Backend, tokens: Tokens, position: usize) -> Result<Buffer> {
         let n = tokens.len();
         if n > self.step_len || position + n > self.context {
             return Err(Error::internal(format!("a step of {n} tokens at {position} does not fit")));
@@ -115,12 +115,12 @@ impl Layers {
     }
 
     /// Where the stream of a decoder always is.
-    pub fn stream(&self) -> Buffer {
+    pub(super) fn stream(&self) -> Buffer {
         self.buffers.streams[0]
     }
 
     /// Asks the loader for the weights. `context`: tokens that the KV cache shall hold.
-    pub async fn load(
+    pub(super) async fn load(
         loader: &mut Loader<'_>,
         config: &Config,
         context: usize,

@@ -48,7 +48,7 @@ enum Place {
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(
+    pub(super) fn new(
         source: &'a dyn Source,
         header: &'a Header,
         backend: &'a mut dyn Backend,
@@ -57,12 +57,12 @@ impl<'a> Loader<'a> {
         Loader { source, header, backend, progress, loaded: 0, pieces: Vec::new() }
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.header.tensor(name).is_some()
     }
 
     /// `len` numbers, at once, whatever float type the file has them in.
-    pub async fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+    pub(super) async fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.numbers(name, len)?;
         if !self.backend.wants_weights() {
             return Ok(vec![1.0; len]);
@@ -101,7 +101,7 @@ impl<'a> Loader<'a> {
 
     /// The embeddings of positions, as many as the trained context. To each is added that of the first type of token,
     /// where the file has types: all tokens of one text have that.
-    pub async fn positions(&mut self, config: &Config) -> Result<Matrix> {
+    pub(super) async fn positions(&mut self, config: &Config) -> Result<Matrix> {
         let (rows, columns) = (config.trained_context, config.embedding);
         let (name, types) = ("position_embd.weight", "token_types.weight");
         if !self.has(types) {
@@ -125,7 +125,7 @@ impl<'a> Loader<'a> {
     }
 
     /// `{name}.weight`, and `{name}.bias` where the family has LayerNorm.
-    pub fn norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
+    pub(super) fn norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
         let scale = self.vector(&format!("{name}.weight"), width)?;
         if !config.architecture.has_layer_norm() {
             return Ok(Norm::rms(scale, config.norm_epsilon));
@@ -135,13 +135,13 @@ impl<'a> Loader<'a> {
     }
 
     /// `{name}.weight`, and `{name}.bias` where the file has one.
-    pub fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+    pub(super) fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
         let [linear] = self.split(name, [rows], columns)?;
         Ok(linear)
     }
 
     /// The same where several matrices are stacked in one tensor.
-    pub fn split<const N: usize>(
+    pub(super) fn split<const N: usize>(
         &mut self,
         name: &str,
         parts: [usize; N],
@@ -168,7 +168,7 @@ impl<'a> Loader<'a> {
         linears.try_into().map_err(|_| Error::internal("a tensor was split into too few parts"))
     }
 
-    pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+    pub(super) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let tensor = self.tensor(name)?;
         self.check_shape(tensor, rows, columns)?;
         self.rows(tensor, 0, rows, columns)
@@ -194,7 +194,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Reads what was asked for.
-    pub async fn finish(mut self) -> Result<()> {
+    pub(super) async fn finish(mut self) -> Result<()> {
         self.pieces.sort_by_key(|piece| piece.range.start);
         let reads: Vec<&[Piece]> = together(&self.pieces).collect();
         let (source, backend) = (self.source, self.backend);

@@ -39,7 +39,7 @@ enum RopeScaling {
 }
 
 impl RopeConfig {
-    pub fn read(
+    pub(super) fn read(
         keys: &Keys,
         header: &Header,
         architecture: Architecture,
@@ -68,17 +68,17 @@ impl RopeConfig {
     }
 
     /// The same with another base, and no scaling.
-    pub fn unscaled(&self, base: f32) -> RopeConfig {
+    pub(super) fn unscaled(&self, base: f32) -> RopeConfig {
         RopeConfig { base, scaling: RopeScaling::None, ..self.clone() }
     }
 
     /// Pairs of elements of a head that are rotated.
-    pub fn pairs(&self) -> usize {
+    pub(super) fn pairs(&self) -> usize {
         self.dimensions / 2
     }
 
     /// See [`Config::rope_factors_tensor`](super::Config::rope_factors_tensor).
-    pub fn factors_tensor(&self, architecture: Architecture, context: usize) -> Option<&'static str> {
+    pub(super) fn factors_tensor(&self, architecture: Architecture, context: usize) -> Option<&'static str> {
         match self.scaling {
             RopeScaling::Factors { .. } if architecture == Architecture::Llama => Some("rope_freqs.weight"),
             RopeScaling::Factors { original_context } if context > original_context => {
@@ -90,7 +90,7 @@ impl RopeConfig {
     }
 
     /// The rotation; `factors` are the values of [`RopeConfig::factors_tensor`].
-    pub fn table(&self, factors: Option<&[f32]>) -> Rope {
+    pub(super) fn table(&self, factors: Option<&[f32]>) -> Rope {
         let pairs = self.pairs();
         let frequency = |pair: usize| self.base.powf(-2.0 * pair as f32 / self.dimensions as f32);
         let (frequencies, magnitude) = match self.scaling {

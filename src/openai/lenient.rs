@@ -11,7 +11,7 @@ const REASONING: [&str; 4] = ["reasoning_content", "reasoning", "reasoning_text"
 const REASONING_LISTS: [&str; 2] = ["reasoning_details", "thinking_blocks"];
 
 /// A chunk, or why it is none.
-pub fn chunk(body: Value) -> Result<Chunk, &'static str> {
+pub(crate) fn chunk(body: Value) -> Result<Chunk, &'static str> {
     let Value::Object(mut fields) = body else { return Err("it is not an object") };
     let list = match fields.remove("choices") {
         None | Some(Value::Null) => Vec::new(),
@@ -281,7 +281,7 @@ fn finish_reason(value: &Value) -> Option<FinishReason> {
 }
 
 /// The reason of an end that is none of the answer: the host or the model behind it gave up.
-pub fn failure(value: &Value) -> Option<String> {
+pub(crate) fn failure(value: &Value) -> Option<String> {
     let words = [
         "error",
         "abort",

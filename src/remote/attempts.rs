@@ -72,7 +72,7 @@ impl Retry {
 }
 
 /// The attempts of one request.
-pub struct Attempts {
+pub(super) struct Attempts {
     retry: Retry,
     backoff: Backoff,
     end: Instant,
@@ -83,7 +83,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    pub fn new(retry: Retry) -> Attempts {
+    pub(super) fn new(retry: Retry) -> Attempts {
         Attempts {
             retry,
             backoff: Backoff::new(retry.base, retry.cap, retry.attempts),
@@ -95,7 +95,7 @@ impl Attempts {
     }
 
     /// Makes an attempt.
-    pub async fn within<T>(
+    pub(super) async fn within<T>(
         &mut self,
         attempt: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
@@ -104,7 +104,7 @@ impl Attempts {
     }
 
     /// Waits for `future`, but not longer than there is time.
-    pub async fn in_time<T>(
+    pub(super) async fn in_time<T>(
         &mut self,
         future: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
@@ -120,7 +120,7 @@ impl Attempts {
     }
 
     /// How long to wait after a failure, and what to tell of it; the error, where the request has failed for good.
-    pub fn after(&mut self, failure: Failure) -> Result<(Duration, Retrying)> {
+    pub(super) fn after(&mut self, failure: Failure) -> Result<(Duration, Retrying)> {
         let Failure { error, again } = failure;
         let wait = match again {
             Again::Never => None,

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 const MOST_ANSWERS: usize = 1024;
 
 /// An answer as it comes.
-pub struct Body {
+pub(super) struct Body {
     client: Client,
     response: Response,
     form: Form,
@@ -57,7 +57,7 @@ enum Part {
 }
 
 impl Body {
-    pub fn new(client: Client, response: Response) -> Body {
+    pub(super) fn new(client: Client, response: Response) -> Body {
         Body {
             client,
             response,
@@ -77,7 +77,7 @@ impl Body {
     }
 
     /// The next chunk; nothing at the end.
-    pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         loop {
             while let Some(event) = self.events.pop_front().filter(|_| !self.ended) {
                 if let Some(chunk) = self.event(&event)? {

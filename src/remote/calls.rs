@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 /// The calls of one answer so far.
 #[derive(Debug, Default)]
-pub struct Calls {
+pub(super) struct Calls {
     known: Vec<Known>,
     by_index: HashMap<usize, usize>,
     by_id: HashMap<String, usize>,
@@ -27,13 +27,13 @@ struct Known {
 impl Calls {
     /// Gives a piece, of chunk number `chunk`, the index of its call, and takes away what the call has had before. False
     /// where there is nothing in it.
-    pub fn place(&mut self, piece: &mut ToolCall, chunk: usize) -> bool {
+    pub(super) fn place(&mut self, piece: &mut ToolCall, chunk: usize) -> bool {
         let at = self.find(piece, chunk);
         self.put(piece, chunk, at)
     }
 
     /// The same for a call that is whole.
-    pub fn place_whole(&mut self, call: &mut ToolCall) -> bool {
+    pub(super) fn place_whole(&mut self, call: &mut ToolCall) -> bool {
         self.put(call, 0, None)
     }
 

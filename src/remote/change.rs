@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 /// What is done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(super) enum Change {
     /// Hosts with strict bodies do not know `stream_options`. Then nobody counts the tokens.
     NoStreamOptions,
     /// OpenAI's newer models want `max_completion_tokens` in the place of `max_tokens`.
@@ -19,7 +19,7 @@ pub(super) const TOKENS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 impl Change {
     /// What the refusal of `body` asks for, if it is one of these.
-    pub fn for_refusal(error: &Error, body: &Map<String, Value>) -> Option<Change> {
+    pub(super) fn for_refusal(error: &Error, body: &Map<String, Value>) -> Option<Change> {
         if error.code != Code::InvalidArgument {
             return None;
         }
@@ -52,7 +52,7 @@ impl Change {
     }
 
     /// Changes a request's body.
-    pub fn apply(self, body: &mut Map<String, Value>) {
+    pub(super) fn apply(self, body: &mut Map<String, Value>) {
         let [old, new] = TOKENS;
         let mut rename = |from: &str, to: &str| {
             if let Some(value) = body.shift_remove(from) {

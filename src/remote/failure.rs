@@ -12,7 +12,7 @@ const SHOWN: usize = 500;
 const LARGEST: usize = 1 << 20;
 
 /// From an answer whose status is none of success.
-pub async fn of(response: Response, token: Option<&Token>) -> Failure {
+pub(super) async fn of(response: Response, token: Option<&Token>) -> Failure {
     let (status, asked, host) = (response.status(), response.wait(), response.host().to_owned());
     if status == 0 || (300..400).contains(&status) {
         return Failure::never(redirected(&response));
@@ -33,7 +33,7 @@ pub async fn of(response: Response, token: Option<&Token>) -> Failure {
 }
 
 /// From an `error` in an answer whose status was one of success.
-pub fn within(host: &str, body: &Value, token: Option<&Token>) -> Failure {
+pub(super) fn within(host: &str, body: &Value, token: Option<&Token>) -> Failure {
     new(host, status_within(body), None, body, token)
 }
 
@@ -137,12 +137,12 @@ fn redirected(response: &Response) -> Error {
 }
 
 /// Whether there is an `error`.
-pub fn has_error(body: &Value) -> bool {
+pub(super) fn has_error(body: &Value) -> bool {
     body.get("error").is_some_and(|error| !says_nothing(error))
 }
 
 /// Whether the JSON of a chat's answer with a status of success is an error all the same.
-pub fn is_failure(body: &Value) -> bool {
+pub(super) fn is_failure(body: &Value) -> bool {
     if has_error(body) {
         return true;
     }
@@ -286,7 +286,7 @@ fn plain(text: &str) -> &str {
 
 /// A server's words, short, on one line, and without secrets: servers repeat tokens and signed
 /// addresses in their messages.
-pub fn clean(text: &str, token: Option<&Token>) -> String {
+pub(super) fn clean(text: &str, token: Option<&Token>) -> String {
     let hidden = match token {
         Some(token) => text.replace(token.secret(), "…"),
         None => text.to_owned(),
@@ -306,7 +306,7 @@ pub fn clean(text: &str, token: Option<&Token>) -> String {
 }
 
 /// The JSON of an answer.
-pub fn read(host: &str, body: &[u8], token: Option<&Token>) -> Result<Value> {
+pub(super) fn read(host: &str, body: &[u8], token: Option<&Token>) -> Result<Value> {
     let text = String::from_utf8_lossy(body);
     json::parse(&text).map_err(|_| {
         let text = String::from_utf8_lossy(&body[..body.len().min(LARGEST)]);

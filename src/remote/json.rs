@@ -12,7 +12,7 @@ const MARK: char = '\u{10FFFE}';
 const HALVES: u32 = 0xE000;
 
 /// Reads a text, strictly first: few need more. Halves of surrogate pairs are marked; [`Halves`] joins them.
-pub fn parse(text: &str) -> Result<Value, serde_json::Error> {
+pub(super) fn parse(text: &str) -> Result<Value, serde_json::Error> {
     let text = text.trim_start_matches('\u{FEFF}');
     serde_json::from_str(text).or_else(|error| match mended(text) {
         Cow::Borrowed(_) => Err(error),
@@ -116,7 +116,7 @@ fn string(text: &str) -> Cow<'_, str> {
 
 /// First halves whose second ones may come, by where they are in the answer.
 #[derive(Debug)]
-pub struct Halves<K>(HashMap<K, u16>);
+pub(super) struct Halves<K>(HashMap<K, u16>);
 
 impl<K> Default for Halves<K> {
     fn default() -> Self {
@@ -126,7 +126,7 @@ impl<K> Default for Halves<K> {
 
 impl<K: std::hash::Hash + Eq> Halves<K> {
     /// The text of the next piece at `place`, with all characters whole: a first half at its end is kept for the next one.
-    pub fn join(&mut self, place: K, text: &mut String) {
+    pub(super) fn join(&mut self, place: K, text: &mut String) {
         if text.is_empty() {
             return;
         }
@@ -175,13 +175,13 @@ impl<K: std::hash::Hash + Eq> Halves<K> {
     }
 
     /// What is to be said where no second half came.
-    pub fn rest(&mut self, place: &K) -> Option<char> {
+    pub(super) fn rest(&mut self, place: &K) -> Option<char> {
         self.0.remove(place).map(|_| char::REPLACEMENT_CHARACTER)
     }
 }
 
 /// Writes all halves in `value` off.
-pub fn without_halves(value: &mut Value) {
+pub(super) fn without_halves(value: &mut Value) {
     match value {
         Value::String(text) if text.contains(MARK) => {
             let mut halves = Halves::default();

@@ -55,7 +55,7 @@ pub(super) struct Known(Option<(Instant, Rc<Vec<HostedModel>>)>);
 
 impl Known {
     /// The last list, however old.
-    pub fn get(&self) -> Option<&[HostedModel]> {
+    pub(super) fn get(&self) -> Option<&[HostedModel]> {
         self.0.as_ref().map(|(_, models)| models.as_slice())
     }
 }

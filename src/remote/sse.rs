@@ -11,7 +11,7 @@ const LONGEST: usize = 4 << 20;
 
 /// An event with data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Event {
+pub(super) struct Event {
     /// Its name; empty where it has none, as most.
     pub kind: String,
     /// What it brings. Bytes that are not UTF-8 are replaced, as the standard has it.
@@ -22,7 +22,7 @@ pub struct Event {
 
 /// Takes bytes as they come and gives the events in them.
 #[derive(Debug, Default)]
-pub struct Parser {
+pub(super) struct Parser {
     /// A line without its end.
     line: Vec<u8>,
     /// The name of an event without its end.
@@ -35,7 +35,7 @@ pub struct Parser {
 
 impl Parser {
     /// Each event that is complete now, put to `events`.
-    pub fn feed(&mut self, bytes: &[u8], events: &mut impl Extend<Event>) -> Result<()> {
+    pub(super) fn feed(&mut self, bytes: &[u8], events: &mut impl Extend<Event>) -> Result<()> {
         for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
             let (text, end) = match piece.split_last() {
                 Some((end @ (b'\n' | b'\r'), text)) => (text, Some(*end)),
@@ -60,7 +60,7 @@ impl Parser {
     }
 
     /// The event that the stream ended in.
-    pub fn rest(&mut self) -> Option<Event> {
+    pub(super) fn rest(&mut self) -> Option<Event> {
         let line = std::mem::take(&mut self.line);
         if !line.is_empty() {
             self.line(&line);

@@ -27,12 +27,12 @@ struct Kept {
 }
 
 impl Shelf {
-    pub fn new(store: Rc<dyn Store>, options: CacheOptions) -> Shelf {
+    pub(super) fn new(store: Rc<dyn Store>, options: CacheOptions) -> Shelf {
         Shelf { store, options }
     }
 
     /// The answer under `key`, if it is there and not too old. A store that fails has none.
-    pub async fn find(&self, key: &str) -> Option<Vec<Chunk>> {
+    pub(super) async fn find(&self, key: &str) -> Option<Vec<Chunk>> {
         let text = self.store.note(&place(key)).await.ok()??;
         let kept: Kept = serde_json::from_str(&text).ok()?;
         // A clock that was set back makes none younger.
@@ -45,7 +45,7 @@ impl Shelf {
     }
 
     /// Keeps an answer, if it is not too long.
-    pub async fn keep(&self, key: &str, chunks: impl Iterator<Item = &Chunk>) {
+    pub(super) async fn keep(&self, key: &str, chunks: impl Iterator<Item = &Chunk>) {
         // The speed was that of the device then.
         let bare = |chunk: &Chunk| Chunk { candlewick: None, timings: None, ..chunk.clone() };
         let chunks = chunks.map(|chunk| (bare(chunk), chunk.candlewick.clone())).collect();

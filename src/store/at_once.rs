@@ -15,7 +15,7 @@ extern "C" {
 /// Runs `work` to its end, whether or not somebody polls for it. It goes on in the microtask after the callback that
 /// woke it. Where wasm has threads, wasm-bindgen's own executor goes on later than that, and transactions of IndexedDB
 /// have ended by then.
-pub fn at_once(work: impl Future<Output = ()> + 'static) {
+pub(super) fn at_once(work: impl Future<Output = ()> + 'static) {
     Arc::new(AtOnce { work: RefCell::new(Some(Box::pin(work))), woken: Cell::new(false) }).wake();
 }
 

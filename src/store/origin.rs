@@ -35,7 +35,7 @@ pub async fn estimate() -> Option<Estimate> {
 }
 
 /// A turn, until it is dropped or its tab ends.
-pub struct Turn(Option<Function>);
+pub(super) struct Turn(Option<Function>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -48,13 +48,13 @@ impl Drop for Turn {
 
 /// Waits for one's turn: <https://www.w3.org/TR/web-locks/>. Pages without a secure origin have no locks: there
 /// everybody has a turn at once, and at worst fetches a piece that another tab has fetched as well.
-pub async fn lock(name: &str) -> Turn {
+pub(super) async fn lock(name: &str) -> Turn {
     let (turn, _) = request(name, false).await;
     turn
 }
 
 /// A turn, where nobody has it.
-pub async fn try_lock(name: &str) -> Option<Turn> {
+pub(super) async fn try_lock(name: &str) -> Option<Turn> {
     let (turn, granted) = request(name, true).await;
     granted.then_some(turn)
 }

@@ -88,7 +88,7 @@ impl Source for BytesSource {
 }
 
 /// Hears the bytes that have come, and the total where it is known; gives an error to stop.
-pub type Collected<'a> = dyn FnMut(u64, Option<u64>) -> Result<()> + 'a;
+pub(super) type Collected<'a> = dyn FnMut(u64, Option<u64>) -> Result<()> + 'a;
 
 /// Reads an answer to its end, into a `Blob`, outside of wasm memory. Fails with `network` where it breaks off.
 pub async fn collect(mut response: Response, name: &str, progress: &mut Collected<'_>) -> Result<BlobSource> {

@@ -63,7 +63,7 @@ pub(super) struct Bpe {
 }
 
 impl Bpe {
-    pub fn new(metadata: &Metadata, vocabulary: &mut Vocabulary, rules: &Rules) -> Result<Bpe> {
+    pub(super) fn new(metadata: &Metadata, vocabulary: &mut Vocabulary, rules: &Rules) -> Result<Bpe> {
         let key = "tokenizer.ggml.merges";
         let list = metadata
             .strings(key)?
@@ -102,11 +102,11 @@ impl Bpe {
     }
 
     /// Whether tokens are written in GPT-2's characters.
-    pub fn is_byte_level(&self) -> bool {
+    pub(super) fn is_byte_level(&self) -> bool {
         self.byte_level
     }
 
-    pub async fn encode(
+    pub(super) async fn encode(
         &self,
         vocabulary: &Vocabulary,
         text: &str,

@@ -38,12 +38,12 @@ pub(super) struct Word {
 }
 
 impl Word {
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.symbols.clear();
     }
 
     /// Adds a symbol of `len` bytes on the right.
-    pub fn push(&mut self, piece: u32, len: usize) {
+    pub(super) fn push(&mut self, piece: u32, len: usize) {
         let index = self.symbols.len() as u32;
         let (start, previous) = match self.symbols.last_mut() {
             Some(last) => {
@@ -57,7 +57,11 @@ impl Word {
 
     /// Joins until nothing can be joined. `join` gives the rank of a pair, lowest first, and what the
     /// two read as together. O(n log n) for n symbols.
-    pub async fn merge(&mut self, turns: &mut Turns, join: impl Fn(&Symbol, &Symbol) -> Option<(u32, u32)>) {
+    pub(super) async fn merge(
+        &mut self,
+        turns: &mut Turns,
+        join: impl Fn(&Symbol, &Symbol) -> Option<(u32, u32)>,
+    ) {
         let Word { symbols, queue } = self;
         let pair = |symbols: &[Symbol], left: u32| {
             let l = symbols.get(left as usize)?;
@@ -88,7 +92,7 @@ impl Word {
     }
 
     /// What is left, from the left.
-    pub fn symbols(&self) -> impl Iterator<Item = &Symbol> {
+    pub(super) fn symbols(&self) -> impl Iterator<Item = &Symbol> {
         self.symbols.iter().filter(|symbol| symbol.len > 0)
     }
 }

@@ -169,7 +169,7 @@ const TRAILING_SPACE: &str = r"\s+$";
 
 impl Rules {
     /// The rules called `name` in `tokenizer.ggml.pre`; without that key, llama.cpp's default.
-    pub fn named(name: Option<&str>) -> Option<Rules> {
+    pub(super) fn named(name: Option<&str>) -> Option<Rules> {
         let rules = |splits| Rules {
             splits,
             ignore_merges: false,
@@ -384,12 +384,12 @@ pub(super) struct PreTokenizer {
 }
 
 impl PreTokenizer {
-    pub fn new(splits: &[&str]) -> Result<PreTokenizer> {
+    pub(super) fn new(splits: &[&str]) -> Result<PreTokenizer> {
         Ok(PreTokenizer { splits: splits.iter().map(|split| Split::new(split)).collect::<Result<_>>()? })
     }
 
     /// Where each word ends.
-    pub fn split(&self, text: &str) -> Vec<usize> {
+    pub(super) fn split(&self, text: &str) -> Vec<usize> {
         let mut ends = vec![text.len()];
         for split in &self.splits {
             let before = std::mem::take(&mut ends);

@@ -19,7 +19,7 @@ pub(super) struct Rolling {
 
 impl Rolling {
     /// For parts of up to `longest` bytes.
-    pub fn new(longest: usize) -> Rolling {
+    pub(super) fn new(longest: usize) -> Rolling {
         let random = RandomState::new();
         let bases = [0, 1].map(|i| (256 + random.hash_one(i) % (PRIME - 512)) as u32);
         let mut rolling = Rolling { bases, powers: vec![[1, 1]] };
@@ -31,12 +31,12 @@ impl Rolling {
     }
 
     /// The hash of `bytes`.
-    pub fn hash(&self, bytes: &[u8]) -> u64 {
+    pub(super) fn hash(&self, bytes: &[u8]) -> u64 {
         mix(bytes.iter().fold([0, 0], |values, &byte| self.push(values, u64::from(byte) + 1)))
     }
 
     /// From which parts of `text` are hashed.
-    pub fn prefixes(&self, text: &[u8]) -> Prefixes {
+    pub(super) fn prefixes(&self, text: &[u8]) -> Prefixes {
         let mut prefixes = Vec::with_capacity(text.len() + 1);
         let mut values = [0, 0];
         prefixes.push(values);
@@ -48,7 +48,7 @@ impl Rolling {
     }
 
     /// The hash of a part; `None` if it is longer than any that is asked for, or not in the text.
-    pub fn part(&self, prefixes: &Prefixes, part: Range<usize>) -> Option<u64> {
+    pub(super) fn part(&self, prefixes: &Prefixes, part: Range<usize>) -> Option<u64> {
         let powers = self.powers.get(part.len())?;
         let (before, whole) = (prefixes.0.get(part.start)?, prefixes.0.get(part.end)?);
         let value = |i: usize| {

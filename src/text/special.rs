@@ -34,7 +34,7 @@ struct Strips {
 
 impl SpecialTokens {
     /// Fails with `unsupported_model` where the vocabulary has far too many of them.
-    pub fn new(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<SpecialTokens> {
+    pub(super) fn new(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<SpecialTokens> {
         let of = |kinds: &[Kind]| {
             let ids = (0..vocabulary.len() as u32).filter(|&id| kinds.contains(&vocabulary.kind(id)));
             // What is not UTF-8 is in no text.
@@ -51,7 +51,7 @@ impl SpecialTokens {
     /// Takes out each token in turn, longest first, those of one length by their ids, wherever they occur from the
     /// left. Control tokens are left alone unless `parse_special`; user-defined ones never are. O(n log n) for n bytes,
     /// whatever the vocabulary.
-    pub fn partition(&self, text: &str, parse_special: bool) -> Vec<Fragment> {
+    pub(super) fn partition(&self, text: &str, parse_special: bool) -> Vec<Fragment> {
         let finder = if parse_special { &self.parsed } else { &self.always };
         let mut taken = Taken { text, ranges: BTreeMap::new() };
         let mut candidates = finder.candidates(text);

@@ -18,7 +18,7 @@ pub(super) struct Spm {
 }
 
 impl Spm {
-    pub fn new(metadata: &Metadata, vocabulary: &Vocabulary, unknown: Option<u32>) -> Result<Spm> {
+    pub(super) fn new(metadata: &Metadata, vocabulary: &Vocabulary, unknown: Option<u32>) -> Result<Spm> {
         let key = "tokenizer.ggml.scores";
         check_len(metadata, key, vocabulary.len())?;
         let ranks: Vec<u32> = match metadata.f32s(key)? {
@@ -34,7 +34,7 @@ impl Spm {
     }
 
     /// `text` has "▁" for spaces.
-    pub async fn encode(
+    pub(super) async fn encode(
         &self,
         vocabulary: &Vocabulary,
         text: &str,

@@ -234,7 +234,7 @@ impl Tokenizer {
     }
 
     /// Number of tokens.
-    #[allow(clippy::len_without_is_empty)] // never empty
+    #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.vocabulary.len()
     }

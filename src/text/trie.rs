@@ -27,7 +27,7 @@ pub(super) struct Trie {
 impl Trie {
     /// Of `strings`, each with its value. Of equal ones the first counts; empty ones are left out.
     /// Fails with `unsupported_model` beyond four million nodes.
-    pub fn new<'a>(strings: impl Iterator<Item = (&'a [u8], u32)>) -> Result<Trie> {
+    pub(super) fn new<'a>(strings: impl Iterator<Item = (&'a [u8], u32)>) -> Result<Trie> {
         let mut strings: Vec<_> = strings.filter(|(text, _)| !text.is_empty()).collect();
         strings.sort();
         strings.dedup_by_key(|(text, _)| *text);
@@ -78,12 +78,12 @@ impl Trie {
     }
 
     /// Number of nodes.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Where `byte` leads.
-    pub fn step(&self, node: u32, byte: u8) -> Option<u32> {
+    pub(super) fn step(&self, node: u32, byte: u8) -> Option<u32> {
         let children = self.children(node);
         let bytes = &self.bytes[children.start as usize..children.end as usize];
         let at = match bytes {
@@ -94,17 +94,17 @@ impl Trie {
     }
 
     /// The nodes one byte further.
-    pub fn children(&self, node: u32) -> Range<u32> {
+    pub(super) fn children(&self, node: u32) -> Range<u32> {
         self.children[node as usize]..self.children[node as usize + 1]
     }
 
     /// The byte that leads to a node.
-    pub fn byte(&self, node: u32) -> u8 {
+    pub(super) fn byte(&self, node: u32) -> u8 {
         self.bytes[node as usize]
     }
 
     /// The value of the string that ends at a node.
-    pub fn value(&self, node: u32) -> Option<u32> {
+    pub(super) fn value(&self, node: u32) -> Option<u32> {
         Some(self.values[node as usize]).filter(|&value| value != NONE)
     }
 }

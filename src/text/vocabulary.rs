@@ -56,7 +56,7 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    pub fn from_metadata(metadata: &Metadata) -> Result<Vocabulary> {
+    pub(super) fn from_metadata(metadata: &Metadata) -> Result<Vocabulary> {
         let key = "tokenizer.ggml.tokens";
         let tokens = metadata.strings(key)?.filter(|tokens| tokens.len() > 0);
         let tokens =
@@ -105,13 +105,13 @@ impl Vocabulary {
     }
 
     /// Number of tokens.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.kinds.len()
     }
 
     /// The id of `text`. New texts get ids past the tokens': pieces that merges go through without
     /// their being tokens.
-    pub fn intern(&mut self, text: &[u8]) -> u32 {
+    pub(super) fn intern(&mut self, text: &[u8]) -> u32 {
         let Vocabulary { texts, ends, index, hasher, .. } = self;
         let hash = hasher.hash(text);
         let same = |&id: &u32| text_of(texts, ends, id) == Some(text);
@@ -128,7 +128,7 @@ impl Vocabulary {
     }
 
     /// The token or interned piece that reads `text`.
-    pub fn piece(&self, text: &[u8]) -> Option<u32> {
+    pub(super) fn piece(&self, text: &[u8]) -> Option<u32> {
         self.find(self.hasher.hash(text), text)
     }
 
@@ -137,34 +137,34 @@ impl Vocabulary {
     }
 
     /// From which [`part`](Self::part) finds tokens.
-    pub fn prefixes(&self, text: &[u8]) -> Prefixes {
+    pub(super) fn prefixes(&self, text: &[u8]) -> Prefixes {
         self.hasher.prefixes(text)
     }
 
     /// The token that a part of `text` reads, without reading all of that where there is none.
-    pub fn part(&self, text: &[u8], prefixes: &Prefixes, part: Range<usize>) -> Option<u32> {
+    pub(super) fn part(&self, text: &[u8], prefixes: &Prefixes, part: Range<usize>) -> Option<u32> {
         let hash = self.hasher.part(prefixes, part.clone())?;
         self.find(hash, &text[part]).filter(|&id| self.is_token(id))
     }
 
     /// The token that reads `text`.
-    pub fn token(&self, text: &[u8]) -> Option<u32> {
+    pub(super) fn token(&self, text: &[u8]) -> Option<u32> {
         self.piece(text).filter(|&id| self.is_token(id))
     }
 
-    pub fn is_token(&self, id: u32) -> bool {
+    pub(super) fn is_token(&self, id: u32) -> bool {
         (id as usize) < self.len()
     }
 
-    pub fn text(&self, id: u32) -> Option<&[u8]> {
+    pub(super) fn text(&self, id: u32) -> Option<&[u8]> {
         text_of(&self.texts, &self.ends, id)
     }
 
-    pub fn kind(&self, id: u32) -> Kind {
+    pub(super) fn kind(&self, id: u32) -> Kind {
         self.kinds.get(id as usize).copied().unwrap_or(Kind::Unused)
     }
 
-    pub fn set_kind(&mut self, id: u32, kind: Kind) {
+    pub(super) fn set_kind(&mut self, id: u32, kind: Kind) {
         if let Some(entry) = self.kinds.get_mut(id as usize) {
             *entry = kind;
         }

@@ -40,7 +40,11 @@ pub(super) struct WordPiece {
 }
 
 impl WordPiece {
-    pub fn new(metadata: &Metadata, vocabulary: &Vocabulary, unknown: Option<u32>) -> Result<WordPiece> {
+    pub(super) fn new(
+        metadata: &Metadata,
+        vocabulary: &Vocabulary,
+        unknown: Option<u32>,
+    ) -> Result<WordPiece> {
         let lowercase = metadata.bool("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true);
         let strip_accents = metadata.bool("tokenizer.ggml.normalizer.strip_accents")?.unwrap_or(lowercase);
         let tokens = (0..vocabulary.len() as u32).filter_map(|id| Some((vocabulary.text(id)?, id)));
@@ -59,7 +63,7 @@ impl WordPiece {
         })
     }
 
-    pub async fn encode(&self, text: &str, turns: &mut Turns, ids: &mut Vec<u32>) {
+    pub(super) async fn encode(&self, text: &str, turns: &mut Turns, ids: &mut Vec<u32>) {
         let text = self.normalize(text);
         let mut at = 0;
         for found in self.words.find_iter(&text) {

@@ -21,7 +21,7 @@ use wasm_bindgen::prelude::*;
 /// How to reach the Hub, and what to keep.
 #[derive(Deserialize, Default, Clone)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct HubOptions {
+pub(super) struct HubOptions {
     token: Option<Token>,
     #[serde(rename = "hubURL")]
     hub_url: Option<String>,
@@ -48,7 +48,7 @@ struct Transfer {
 
 impl HubOptions {
     /// `on_retry` hears that a server is asked again.
-    pub fn hearing(self, on_retry: Option<Function>) -> HubOptions {
+    pub(super) fn hearing(self, on_retry: Option<Function>) -> HubOptions {
         HubOptions { on_retry: on_retry.map(hearer).unwrap_or_default(), ..self }
     }
 
@@ -85,7 +85,7 @@ impl HubOptions {
 
 /// What texts name on the Hub or other servers, several the files of one model; nothing where one is an address of the
 /// page's own kinds (`blob:`, `data:`).
-pub fn name(texts: &[String], hub: &HubOptions) -> Result<Option<Spec>> {
+pub(super) fn name(texts: &[String], hub: &HubOptions) -> Result<Option<Spec>> {
     let mirror = hub.hub_url.as_deref();
     if texts.is_empty() || texts.iter().any(|text| is_of_page(text, mirror)) {
         return Ok(None);
@@ -114,7 +114,7 @@ fn is_the_hubs(scheme: &str) -> bool {
 /// The model called `spec`: from the browser's storage where it is there, else from its server and into the storage.
 /// Where nothing can be kept, the weights go from the network to the device, without a second copy in memory. When the
 /// user clears the site's data meanwhile, it is fetched once more.
-pub async fn load(
+pub(super) async fn load(
     spec: &Spec,
     hub: HubOptions,
     options: &Options,
@@ -130,7 +130,7 @@ pub async fn load(
 }
 
 /// One account of everything that is done for a load, also where that is a download before it.
-pub fn steady(
+pub(super) fn steady(
     progress: impl Fn(Progress) -> Result<()> + 'static,
 ) -> impl Fn(Progress) -> Result<()> + 'static {
     let steady = Steady::default();
@@ -171,7 +171,7 @@ async fn load_once(
 }
 
 /// What is behind an address of the page's own, `blob:` or `data:`.
-pub async fn open_url(
+pub(super) async fn open_url(
     url: &str,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Box<dyn Source>> {
@@ -210,7 +210,7 @@ async fn collect(
 }
 
 /// What the model called `spec` is and needs. No more of it than its header is fetched, and nothing kept.
-pub async fn inspect(spec: &Spec, hub: HubOptions, options: &Options) -> Result<load::Inspected> {
+pub(super) async fn inspect(spec: &Spec, hub: HubOptions, options: &Options) -> Result<load::Inspected> {
     let (models, _) = hub.open().await?;
     load::inspect(&models, spec, options).await
 }

@@ -14,7 +14,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::{Blob, File};
 
 /// What to call a source in reasons.
-pub fn name(source: &JsValue) -> String {
+pub(super) fn name(source: &JsValue) -> String {
     let first = files(source).get(0);
     match (first.as_string(), first.dyn_ref::<File>()) {
         (Some(url), _) => store::file_name(&url),
@@ -24,7 +24,7 @@ pub fn name(source: &JsValue) -> String {
 }
 
 /// Loads it.
-pub async fn load(
+pub(super) async fn load(
     source: JsValue,
     hub: HubOptions,
     options: &Options,
@@ -40,7 +40,7 @@ pub async fn load(
 }
 
 /// Looks at it; no more of it than its header is read.
-pub async fn inspect(source: JsValue, hub: HubOptions, options: &Options) -> Result<JsValue> {
+pub(super) async fn inspect(source: JsValue, hub: HubOptions, options: &Options) -> Result<JsValue> {
     match spec(&source, &hub)? {
         Some(spec) => to_js(&models::inspect(&spec, hub, options).await?),
         None => to_js(&engine::inspect(open(&source, &mut |_| Ok(())).await?.as_ref(), options).await?),
@@ -48,7 +48,7 @@ pub async fn inspect(source: JsValue, hub: HubOptions, options: &Options) -> Res
 }
 
 /// The texts that a source consists of, where it is one or several of these and nothing else.
-pub fn texts(source: &JsValue) -> Option<Vec<String>> {
+pub(super) fn texts(source: &JsValue) -> Option<Vec<String>> {
     files(source).iter().map(|file| file.as_string()).collect()
 }
 

@@ -16,7 +16,7 @@ pub struct Stopper {
 impl Stopper {
     /// For one call.
     #[wasm_bindgen(constructor)]
-    #[allow(clippy::new_without_default)]
+    #[allow(clippy::new_without_default, reason = "JavaScript has no Default")]
     pub fn new() -> Stopper {
         let (handle, registration) = AbortHandle::new_pair();
         Stopper { handle, registration: Cell::new(Some(registration)) }

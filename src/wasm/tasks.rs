@@ -11,7 +11,7 @@ use wasm_bindgen::JsValue;
 /// What is to be done, and with what.
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", deny_unknown_fields)]
-pub enum Task {
+pub(super) enum Task {
     Generate {
         text: String,
         #[serde(default)]
@@ -41,7 +41,7 @@ pub enum Task {
 
 impl Task {
     /// A text; for classes a list of {label, score}; for a picture [its bytes, its media type].
-    pub async fn run(self, client: &Client, model: &str) -> Result<JsValue> {
+    pub(super) async fn run(self, client: &Client, model: &str) -> Result<JsValue> {
         match self {
             Task::Generate { text, parameters } => {
                 to_js(&client.generate_text(model, &text, &parameters).await?.value)

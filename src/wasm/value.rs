@@ -8,13 +8,13 @@ use serde_json::{Map, Number, Value};
 use wasm_bindgen::{JsCast, JsValue};
 
 /// Reads a value, which messages call `what`.
-pub fn from_js<T: DeserializeOwned>(what: &str, value: &JsValue) -> Result<T> {
+pub(super) fn from_js<T: DeserializeOwned>(what: &str, value: &JsValue) -> Result<T> {
     json::read(what, &from_js_value(what, value)?)
 }
 
 /// The value as JSON; with nothing as `what` it is a request. Fields that are undefined are left out. Fails with `invalid_argument`, which names the place,
 /// where there is something else, or a number that is not finite: those would become null.
-pub fn from_js_value(what: &str, value: &JsValue) -> Result<Value> {
+pub(super) fn from_js_value(what: &str, value: &JsValue) -> Result<Value> {
     convert(value, 0).map_err(|fault| match fault {
         Fault::TooDeep => json::too_deep(if what.is_empty() { "the request" } else { what }),
         Fault::At(place, message) if what.is_empty() && place.is_empty() => {

@@ -5,18 +5,18 @@ use crate::remote::World;
 #[cfg(unix)]
 use std::io::Read;
 
-pub const TEXT: &str = "Süße Grüße: 你好 🌍, it works.";
+pub(super) const TEXT: &str = "Süße Grüße: 你好 🌍, it works.";
 const TOKEN: &str = "hf_secretsecretsecret";
 
 /// A user with a configuration of their own.
-pub struct User(Folder);
+pub(super) struct User(Folder);
 
 impl User {
-    pub fn new() -> User {
+    pub(super) fn new() -> User {
         User(Folder::new())
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = candlewick(arguments);
         let names = ["HF_TOKEN", "HUGGINGFACE_API_KEY", "HUGGINGFACE_API_TOKEN", "CANDLEWICK_BASE_URL"];
         names.iter().for_each(|name| _ = command.env_remove(name));
@@ -28,11 +28,11 @@ impl User {
         self.0.0.path().join("new/providers.json")
     }
 
-    pub fn says(&self, arguments: &[&str]) -> String {
+    pub(super) fn says(&self, arguments: &[&str]) -> String {
         text(self.command(arguments).output().unwrap())
     }
 
-    pub fn fails(&self, arguments: &[&str], code: &str) -> String {
+    pub(super) fn fails(&self, arguments: &[&str], code: &str) -> String {
         let output = self.command(arguments).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{stderr}");

@@ -43,7 +43,7 @@ fn variants() -> Vec<(&'static str, Options)> {
 }
 
 /// What every WebGPU device can do, and no more: its limits, and none of its features.
-pub fn least_device() -> Options {
+pub(crate) fn least_device() -> Options {
     let features = ["f16", "subgroups", "timestamps", "dp4a"];
     Options {
         disable: features.map(str::to_owned).into(),
@@ -109,7 +109,7 @@ impl Pair {
     }
 
     fn linear(&mut self, kind: TensorType, rows: usize, columns: usize) -> Linear {
-        let bias = self.random.any() % 2 == 0;
+        let bias = self.random.any().is_multiple_of(2);
         Linear { weight: self.matrix(kind, rows, columns), bias: bias.then(|| self.vector(rows)) }
     }
 

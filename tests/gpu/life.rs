@@ -239,7 +239,8 @@ fn auto_goes_where_the_model_is_faster() {
 /// What fails on the GPU goes to the CPU where the device is "auto" or the option says so.
 #[test]
 fn a_gpu_that_fails_while_loading() {
-    let whole: Vec<(&str, fn(&mut GpuOptions))> = vec![
+    type Change = fn(&mut GpuOptions);
+    let whole: Vec<(&str, Change)> = vec![
         ("out of memory", |gpu| gpu.max_memory = Some(8 << 20)),
         ("in one piece", |gpu| gpu.max_binding = Some(1 << 10)),
     ];

@@ -2,16 +2,16 @@
 //! SwiftShader run without a GPU, and differ in what they can do. Without an adapter these tests fail.
 //!
 //! With `CANDLEWICK_TEST_GPU=short`, for slow adapters, tests run on part of their cases.
-#![allow(missing_docs)]
+#![allow(missing_docs, reason = "tests are read, not called")]
 
 mod device;
 // Shared with the other tests, which use more of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "tests on the CPU use the rest")]
 #[path = "../edit.rs"]
 mod edit;
 #[path = "../engine.rs"]
 mod engine;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "tests on the CPU use the rest")]
 #[path = "../fixtures.rs"]
 mod fixtures;
 mod kernels;

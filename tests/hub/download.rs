@@ -17,12 +17,12 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub const COMMIT: &str = "0123456789012345678901234567890123456789";
-pub const SIZES: Sizes = Sizes { range: 160 << 10, block: 32 << 10, parallel: 3 };
-pub const FILE: u64 = 1_000_003;
+pub(super) const COMMIT: &str = "0123456789012345678901234567890123456789";
+pub(super) const SIZES: Sizes = Sizes { range: 160 << 10, block: 32 << 10, parallel: 3 };
+pub(super) const FILE: u64 = 1_000_003;
 
 /// As patient as a test needs: what stalls does so for ever.
-pub fn client(world: &World, token: Option<&str>) -> Client {
+pub(super) fn client(world: &World, token: Option<&str>) -> Client {
     let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(4), 12);
     let timeouts = Timeouts { head: Duration::from_millis(400), stall: Duration::from_millis(400) };
     Client::new(Some(&world.url), token.and_then(|token| Token::new(token).ok()))
@@ -34,7 +34,7 @@ fn models(world: &World, store: Rc<dyn Store>) -> Models {
     Models::new(client(world, None), store).with_sizes(SIZES)
 }
 
-pub fn quiet() -> Report {
+pub(super) fn quiet() -> Report {
     Rc::new(|_: Progress| Ok(()))
 }
 
@@ -42,12 +42,12 @@ fn repository(files: Value) -> Value {
     json!({ "repos": { "owner/repo": { "commit": COMMIT, "files": files } } })
 }
 
-pub fn folder_store(folder: &Path) -> Rc<dyn Store> {
+pub(super) fn folder_store(folder: &Path) -> Rc<dyn Store> {
     Rc::new(FolderStore::new(folder.join("hub"), folder.join("own")))
 }
 
 /// Reads a whole source in pieces of an odd size and hashes it.
-pub fn digest(source: &dyn Source) -> Result<String> {
+pub(super) fn digest(source: &dyn Source) -> Result<String> {
     let mut hash = Sha256::new();
     let mut at = 0;
     while at < source.len() {
@@ -58,7 +58,7 @@ pub fn digest(source: &dyn Source) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-pub fn pull(models: &Models, name: &str) -> Result<String, Error> {
+pub(super) fn pull(models: &Models, name: &str) -> Result<String, Error> {
     block_on(models.pull(&name.parse::<Spec>().unwrap(), false, quiet())).and_then(|model| digest(&model))
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub fn new(context: usize, heads: Heads) -> Result<Self> {
+    pub(super) fn new(context: usize, heads: Heads) -> Result<Self> {
         // What does not fit a number does not fit the memory.
         let positions = context.saturating_add(BLOCK - 1) / BLOCK * BLOCK;
         let numbers = |width: usize| positions.saturating_mul(heads.kv).saturating_mul(width);
@@ -60,7 +60,7 @@ impl Cache {
     }
 
     /// Writes one position: `kv heads × head size` numbers each.
-    pub fn store(&mut self, position: usize, keys: &[f32], values: &[f32]) {
+    pub(super) fn store(&mut self, position: usize, keys: &[f32], values: &[f32]) {
         let (size, width) = (self.heads.size, width(self.heads));
         for head in 0..self.heads.kv {
             let panel = (head * self.positions / PANEL + position / PANEL) * size * PANEL;
@@ -78,7 +78,7 @@ impl Cache {
 
     /// Attention of the queries, each row `query heads × head size`, of which the first is at `position`. `scratch`
     /// grows to what it needs.
-    pub fn attend(
+    pub(super) fn attend(
         &self,
         pool: &Pool,
         position: usize,

@@ -304,7 +304,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A few rows in `T`, as a file has them.
-    pub fn encoded<T: PlainOldData>(rows: usize, columns: usize) -> Vec<u8> {
+    pub(crate) fn encoded<T: PlainOldData>(rows: usize, columns: usize) -> Vec<u8> {
         let mut stored = stored::<T>(rows, columns).unwrap();
         let mut random = 0x5eed_u32;
         let mut float = || {

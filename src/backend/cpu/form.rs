@@ -34,7 +34,7 @@ thread_local! {
 }
 
 /// Whether plain SIMD's form is the faster one for this type. Measured at the first call.
-pub fn pairs_are_faster(kind: TensorType) -> bool {
+pub(super) fn pairs_are_faster(kind: TensorType) -> bool {
     let known = MEASURED.with_borrow(|all| all.iter().find(|(of, _)| *of == kind).map(|(_, faster)| *faster));
     known.unwrap_or_else(|| {
         // Where it cannot be measured, it does not matter.

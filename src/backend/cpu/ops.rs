@@ -72,7 +72,7 @@ struct Table {
 
 impl Rotations {
     /// For each of the rows, the first of which is at `position`: the (sine, cosine) of each pair.
-    pub fn angles(
+    pub(super) fn angles(
         &mut self,
         position: usize,
         rows: usize,

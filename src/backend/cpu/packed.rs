@@ -27,7 +27,7 @@ pub(super) struct Packed<L> {
 
 impl<L: Layout> Packed<L> {
     /// Zeroed room; `columns` must be whole blocks.
-    pub fn new(rows: usize, columns: usize) -> Result<Self> {
+    pub(super) fn new(rows: usize, columns: usize) -> Result<Self> {
         let strips = rows.div_ceil(layout::ROWS);
         let [integers, scales] =
             L::strip_bytes(columns / 32).map(|bytes| words(strips.saturating_mul(bytes) / WORD));
@@ -96,7 +96,7 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    pub fn new(out: &'a mut [f32], width: usize) -> Self {
+    pub(super) fn new(out: &'a mut [f32], width: usize) -> Self {
         Output { numbers: Parts::new(out), width }
     }
 
@@ -105,7 +105,7 @@ impl<'a> Output<'a> {
     /// # Safety
     /// No other thread may write the same at the same time.
     #[inline(always)]
-    pub unsafe fn write(&self, row: usize, first: usize, groups: &[V]) {
+    pub(super) unsafe fn write(&self, row: usize, first: usize, groups: &[V]) {
         // Strips are whole, rows need not be.
         let at = self.width.min(4 * first);
         let len = (self.width - at).min(4 * groups.len());

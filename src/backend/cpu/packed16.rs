@@ -26,7 +26,7 @@ pub(super) struct Packed16<F> {
 
 impl<F: Format> Packed16<F> {
     /// Zeroed room. The number of columns must be even.
-    pub fn new(rows: usize, columns: usize) -> Result<Self> {
+    pub(super) fn new(rows: usize, columns: usize) -> Result<Self> {
         let groups = rows.div_ceil(4 * GROUPS_OF_ONE).saturating_mul(GROUPS_OF_ONE);
         let words = words(groups.saturating_mul(columns / 2))?;
         Ok(Packed16 { rows, columns, words, format: PhantomData })

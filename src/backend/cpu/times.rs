@@ -9,15 +9,15 @@ use web_time::Instant;
 pub(super) struct Times(Option<RefCell<Vec<KernelTime>>>);
 
 impl Times {
-    pub fn on() -> Self {
+    pub(super) fn on() -> Self {
         Times(Some(RefCell::default()))
     }
 
-    pub fn start(&self) -> Option<Instant> {
+    pub(super) fn start(&self) -> Option<Instant> {
         self.0.as_ref().map(|_| Instant::now())
     }
 
-    pub fn stop(&self, started: Option<Instant>, name: impl FnOnce() -> String) {
+    pub(super) fn stop(&self, started: Option<Instant>, name: impl FnOnce() -> String) {
         let (Some(times), Some(started)) = (&self.0, started) else { return };
         let (mut times, kernel) = (times.borrow_mut(), name());
         let index = times.iter().position(|time| time.kernel == kernel).unwrap_or_else(|| {
@@ -29,7 +29,7 @@ impl Times {
     }
 
     /// All since the last call, longest first.
-    pub fn take(&mut self) -> Vec<KernelTime> {
+    pub(super) fn take(&mut self) -> Vec<KernelTime> {
         let mut times = self.0.as_mut().map(|times| std::mem::take(times.get_mut())).unwrap_or_default();
         times.sort_by_key(|time| std::cmp::Reverse(time.nanoseconds));
         times

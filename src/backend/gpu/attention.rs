@@ -96,7 +96,7 @@ impl Gpu {
         Ok(rotation.angles)
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "one fused operation")]
     pub(super) fn rotate_and_store_at(
         &mut self,
         position: usize,

@@ -130,7 +130,7 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub async fn open(options: &Options) -> Result<Device> {
+    pub(super) async fn open(options: &Options) -> Result<Device> {
         options.check()?;
         let adapter = adapter(options).await?;
         let mut info = adapter.get_info();
@@ -220,13 +220,13 @@ impl Device {
     }
 
     /// Has kernels use subgroups, where the device has them, or not.
-    pub fn switch_subgroups(&mut self, on: bool) {
+    pub(super) fn switch_subgroups(&mut self, on: bool) {
         let known = self.subgroups.or(self.idle_subgroups);
         (self.subgroups, self.idle_subgroups) = if on { (known, None) } else { (None, known) };
     }
 
     /// The first error since the device was opened, if there was one.
-    pub fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.faults.lock().is_ok_and(|faults| faults.error.is_some() && faults.lost.is_none()) {
             // Natively a loss is only told when asked for; errors that come of it are heard before.
             _ = self.handle.poll(wgpu::PollType::Poll);
@@ -239,7 +239,7 @@ impl Device {
     }
 
     /// Gives the device up: every check fails from now on.
-    pub fn lose(&self) {
+    pub(super) fn lose(&self) {
         if let Ok(mut faults) = self.faults.lock() {
             faults.lost.get_or_insert("it was given up".to_owned());
         }
@@ -247,18 +247,18 @@ impl Device {
     }
 
     /// Whether a processor plays the GPU.
-    pub fn is_software(&self) -> bool {
+    pub(super) fn is_software(&self) -> bool {
         is_software(&self.info)
     }
 
     /// Bytes of one binding.
-    pub fn max_binding(&self) -> u64 {
+    pub(super) fn max_binding(&self) -> u64 {
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
     }
 
     /// Kernels stay within their buffers, by arithmetic that the kernel tests check; naga's checks
     /// around every access and loop would cost native speed.
-    pub fn shader_module(&self, descriptor: wgpu::ShaderModuleDescriptor) -> wgpu::ShaderModule {
+    pub(super) fn shader_module(&self, descriptor: wgpu::ShaderModuleDescriptor) -> wgpu::ShaderModule {
         // SAFETY: the WGSL is our own. Indices come from `Params` that this module's callers
         // compute from checked sizes, and from token ids that `embed` compares with the table's.
         unsafe {
@@ -267,7 +267,7 @@ impl Device {
     }
 
     /// A zeroed buffer of at least `size` bytes, or `resource_exhausted`.
-    pub fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+    pub(super) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
         let size = size.next_multiple_of(16).max(16);
         let limit = match usage.contains(wgpu::BufferUsages::STORAGE) {
             true => self.max_binding(),
@@ -290,7 +290,7 @@ impl Device {
     }
 
     /// A storage buffer that can be written and read from here.
-    pub fn storage(&self, label: &str, size: u64) -> Result<wgpu::Buffer> {
+    pub(super) fn storage(&self, label: &str, size: u64) -> Result<wgpu::Buffer> {
         use wgpu::BufferUsages as Usage;
         self.buffer(label, size, Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC)
     }

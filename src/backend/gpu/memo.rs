@@ -33,14 +33,14 @@ mod files {
         }
     }
 
-    pub async fn get(folder: Option<&str>, key: &str) -> Option<String> {
+    pub(crate) async fn get(folder: Option<&str>, key: &str) -> Option<String> {
         let text = std::fs::read_to_string(path(folder, key)?).ok()?;
         let (kept_key, text) = text.split_once('\n')?;
         // Two keys may have one hash.
         (kept_key == key).then(|| text.to_owned())
     }
 
-    pub async fn put(folder: Option<&str>, key: &str, text: &str) {
+    pub(crate) async fn put(folder: Option<&str>, key: &str, text: &str) {
         let Some(path) = path(folder, key) else { return };
         // Moved into place, so that no reader sees half of it.
         let part = path.with_extension(format!("{}.part", std::process::id()));
@@ -55,7 +55,7 @@ mod files {
     }
 
     /// What else drivers depend on.
-    pub fn host() -> String {
+    pub(crate) fn host() -> String {
         String::new()
     }
 }

@@ -56,28 +56,28 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub fn new(device: &Device, recorder: &mut Recorder) -> Result<Self> {
+    pub(super) fn new(device: &Device, recorder: &mut Recorder) -> Result<Self> {
         let vectors = recorder.add(device.storage("vectors", 1 << 20)?);
         Ok(Memory { slabs: Vec::new(), expected: 0, vectors, vectors_used: 0, arrays: Arrays::default() })
     }
 
     /// Bytes in slabs.
-    pub fn used(&self) -> u64 {
+    pub(super) fn used(&self) -> u64 {
         self.slabs.iter().map(|slab| slab.used).sum()
     }
 
     /// Says how many bytes of matrices will come, so that slabs are no larger than needed.
-    pub fn expect(&mut self, bytes: u64) {
+    pub(super) fn expect(&mut self, bytes: u64) {
         self.expected = bytes;
     }
 
     /// What `rows` rows take in a slab, at most.
-    pub fn size_of(format: Format, rows: usize, columns: usize) -> u64 {
+    pub(super) fn size_of(format: Format, rows: usize, columns: usize) -> u64 {
         let blocks = rows * format.blocks(columns);
         (0..4).map(|index| format.size(index, blocks).next_multiple_of(ALIGNMENT)).sum()
     }
 
-    pub fn matrix(
+    pub(super) fn matrix(
         &mut self,
         device: &Device,
         recorder: &mut Recorder,
@@ -135,7 +135,7 @@ impl Memory {
     }
 
     /// Repacks and uploads whole rows from row `first` on.
-    pub fn write_rows(
+    pub(super) fn write_rows(
         &mut self,
         device: &Device,
         recorder: &Recorder,
@@ -169,7 +169,12 @@ impl Memory {
     }
 
     /// Room for a vector, padded by zeros.
-    pub fn vector(&mut self, device: &Device, recorder: &mut Recorder, len: usize) -> Result<VectorData> {
+    pub(super) fn vector(
+        &mut self,
+        device: &Device,
+        recorder: &mut Recorder,
+        len: usize,
+    ) -> Result<VectorData> {
         let room = len.next_multiple_of(64);
         let capacity = recorder.buffer(self.vectors).size() as usize / 4;
         if self.vectors_used + room > capacity {
@@ -187,7 +192,13 @@ impl Memory {
     }
 
     /// Uploads all of its numbers.
-    pub fn write_vector(&self, device: &Device, recorder: &Recorder, vector: &VectorData, values: &[f32]) {
+    pub(super) fn write_vector(
+        &self,
+        device: &Device,
+        recorder: &Recorder,
+        vector: &VectorData,
+        values: &[f32],
+    ) {
         let buffer = recorder.buffer(self.vectors);
         device.queue.write_buffer(buffer, 4 * vector.at as u64, bytemuck::cast_slice(values));
     }

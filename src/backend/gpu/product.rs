@@ -54,7 +54,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub fn of(x: Activations) -> Self {
+    pub(super) fn of(x: Activations) -> Self {
         Input { x, first: 0, exact: false }
     }
 }

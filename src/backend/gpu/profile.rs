@@ -35,7 +35,7 @@ struct Coming {
 }
 
 impl Profile {
-    pub fn new(device: &Device) -> Result<Self> {
+    pub(super) fn new(device: &Device) -> Result<Self> {
         use wgpu::BufferUsages as Usage;
         let queries = device.handle.create_query_set(&wgpu::QuerySetDescriptor {
             label: None,
@@ -48,7 +48,11 @@ impl Profile {
     }
 
     /// A pass for the dispatch in `slot`.
-    pub fn pass<'a>(&self, encoder: &'a mut wgpu::CommandEncoder, slot: usize) -> wgpu::ComputePass<'a> {
+    pub(super) fn pass<'a>(
+        &self,
+        encoder: &'a mut wgpu::CommandEncoder,
+        slot: usize,
+    ) -> wgpu::ComputePass<'a> {
         let timestamps = wgpu::ComputePassTimestampWrites {
             query_set: &self.queries,
             beginning_of_pass_write_index: Some(2 * slot as u32),
@@ -61,7 +65,7 @@ impl Profile {
     }
 
     /// Has the timestamps of `count` dispatches copied to the buffer that it gives.
-    pub fn resolve(
+    pub(super) fn resolve(
         &self,
         device: &Device,
         encoder: &mut wgpu::CommandEncoder,
@@ -76,7 +80,12 @@ impl Profile {
     }
 
     /// Those timestamps are on their way.
-    pub fn submitted(&mut self, dispatches: &[Dispatch], buffer: wgpu::Buffer, index: wgpu::SubmissionIndex) {
+    pub(super) fn submitted(
+        &mut self,
+        dispatches: &[Dispatch],
+        buffer: wgpu::Buffer,
+        index: wgpu::SubmissionIndex,
+    ) {
         let receiver = record::map(&buffer, PAIR * dispatches.len() as u64);
         let pipelines = dispatches.iter().map(|dispatch| dispatch.pipeline).collect();
         self.coming.push_back(Coming { pipelines, buffer, index, receiver });
@@ -105,7 +114,7 @@ impl Profile {
     }
 
     /// What was measured since the last call, longest first.
-    pub async fn take(&mut self, device: &Device, pipelines: &Pipelines) -> Result<Vec<KernelTime>> {
+    pub(super) async fn take(&mut self, device: &Device, pipelines: &Pipelines) -> Result<Vec<KernelTime>> {
         while let Some(mut coming) = self.coming.pop_front() {
             record::wait(device, coming.index.clone(), &mut coming.receiver).await?;
             self.count(&coming)?;

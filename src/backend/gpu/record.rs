@@ -48,7 +48,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub fn new(device: &Device, profile: bool, pipelines: Pipelines) -> Result<Self> {
+    pub(super) fn new(device: &Device, profile: bool, pipelines: Pipelines) -> Result<Self> {
         use wgpu::BufferUsages as Usage;
         let uniforms =
             device.buffer("parameters", (SLOT * SLOTS) as u64, Usage::UNIFORM | Usage::COPY_DST)?;
@@ -73,27 +73,27 @@ impl Recorder {
     }
 
     /// Frees what the device holds. Nothing may be submitted any more.
-    pub fn destroy_buffers(&self) {
+    pub(super) fn destroy_buffers(&self) {
         self.buffers.iter().for_each(wgpu::Buffer::destroy);
     }
 
     /// From now on notes kernels instead of enqueuing them.
-    pub fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         self.collected = Some(Vec::new());
     }
 
     /// Ends that; each kernel comes once.
-    pub fn collected(&mut self) -> Vec<Kernel> {
+    pub(super) fn collected(&mut self) -> Vec<Kernel> {
         self.collected.take().unwrap_or_default()
     }
 
-    pub fn add(&mut self, buffer: wgpu::Buffer) -> BufferId {
+    pub(super) fn add(&mut self, buffer: wgpu::Buffer) -> BufferId {
         self.buffers.push(buffer);
         BufferId((self.buffers.len() - 1) as u32)
     }
 
     /// Another buffer behind the same id. What is enqueued still runs with the old one.
-    pub fn replace(&mut self, device: &Device, id: BufferId, buffer: wgpu::Buffer) -> Result<()> {
+    pub(super) fn replace(&mut self, device: &Device, id: BufferId, buffer: wgpu::Buffer) -> Result<()> {
         self.submit(device)?;
         self.buffers[id.0 as usize] = buffer;
         self.groups.clear();
@@ -101,16 +101,16 @@ impl Recorder {
         Ok(())
     }
 
-    pub fn buffer(&self, id: BufferId) -> &wgpu::Buffer {
+    pub(super) fn buffer(&self, id: BufferId) -> &wgpu::Buffer {
         &self.buffers[id.0 as usize]
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
     /// Enqueues a kernel over `buffers`, its storage bindings in order.
-    pub fn dispatch(
+    pub(super) fn dispatch(
         &mut self,
         device: &Device,
         kernel: Kernel,
@@ -170,7 +170,7 @@ impl Recorder {
     }
 
     /// Sends what is enqueued.
-    pub fn submit(&mut self, device: &Device) -> Result<wgpu::SubmissionIndex> {
+    pub(super) fn submit(&mut self, device: &Device) -> Result<wgpu::SubmissionIndex> {
         self.submit_with(device, |_| {})
     }
 
@@ -225,12 +225,18 @@ impl Recorder {
     }
 
     /// Bytes of a buffer, once everything enqueued has run.
-    pub async fn read(&mut self, device: &Device, id: BufferId, bytes: u64, out: &mut Vec<u8>) -> Result<()> {
+    pub(super) async fn read(
+        &mut self,
+        device: &Device,
+        id: BufferId,
+        bytes: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         self.read_pieces(device, &[(id, bytes as usize)], out).await
     }
 
     /// The first bytes, a multiple of 4, of several buffers, one after the other.
-    pub async fn read_pieces(
+    pub(super) async fn read_pieces(
         &mut self,
         device: &Device,
         pieces: &[(BufferId, usize)],
@@ -263,7 +269,7 @@ impl Recorder {
     }
 
     /// Sends what is enqueued, and words `offset` and `offset + 1` of `source` on their way back.
-    pub fn send_late(&mut self, device: &Device, source: BufferId, offset: u64) -> Result<()> {
+    pub(super) fn send_late(&mut self, device: &Device, source: BufferId, offset: u64) -> Result<()> {
         if self.collected.is_some() {
             return Ok(());
         }
@@ -280,7 +286,7 @@ impl Recorder {
     }
 
     /// The oldest words that `send_late` sent.
-    pub async fn receive_late(&mut self, device: &Device) -> Result<[u32; 2]> {
+    pub(super) async fn receive_late(&mut self, device: &Device) -> Result<[u32; 2]> {
         // It stays in the queue until it is here: whoever waits may give up, and read it later.
         let (place, index, receiver) =
             self.late.front_mut().ok_or_else(|| Error::internal("nothing was chosen"))?;
@@ -297,7 +303,7 @@ impl Recorder {
     }
 
     /// What was measured since the last call, longest first; nothing where the device was not asked to, or cannot.
-    pub async fn take_times(&mut self, device: &Device) -> Result<Vec<KernelTime>> {
+    pub(super) async fn take_times(&mut self, device: &Device) -> Result<Vec<KernelTime>> {
         self.submit(device)?;
         match &mut self.profile {
             Some(profile) => profile.take(device, &self.pipelines).await,

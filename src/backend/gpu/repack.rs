@@ -18,7 +18,7 @@ pub(super) struct Format {
 }
 
 impl Format {
-    pub fn of(kind: TensorType) -> Format {
+    pub(super) fn of(kind: TensorType) -> Format {
         let sizes = match kind {
             TensorType::F32 => [1024, 0, 0, 0],
             TensorType::F16 | TensorType::BF16 => [512, 0, 0, 0],
@@ -35,7 +35,7 @@ impl Format {
     }
 
     /// The file under `wgsl/format`.
-    pub fn file(self) -> &'static str {
+    pub(super) fn file(self) -> &'static str {
         match self.kind {
             TensorType::F32 => "f32",
             TensorType::F16 => "f16",
@@ -53,7 +53,7 @@ impl Format {
     }
 
     /// Where a type's weights take more room than in the file.
-    pub fn wider(self) -> Option<&'static str> {
+    pub(super) fn wider(self) -> Option<&'static str> {
         match self.kind {
             TensorType::Q3_K => Some("Q3_K as Q6_K"),
             TensorType::Q2_K => Some("Q2_K with quants of 4 bits"),
@@ -62,17 +62,17 @@ impl Format {
     }
 
     /// Whether quants are integers that fit a signed byte.
-    pub fn is_integer(self) -> bool {
+    pub(super) fn is_integer(self) -> bool {
         !matches!(self.kind, TensorType::F32 | TensorType::F16 | TensorType::BF16)
     }
 
     /// Blocks of a row: an even number, so that two f16 scales always share a word.
-    pub fn blocks(self, columns: usize) -> usize {
+    pub(super) fn blocks(self, columns: usize) -> usize {
         columns.div_ceil(BLOCK).next_multiple_of(2)
     }
 
     /// Bytes of array `index` for `blocks` blocks. Embedding tables have more than 32-bit machines can count.
-    pub fn size(self, index: usize, blocks: usize) -> u64 {
+    pub(super) fn size(self, index: usize, blocks: usize) -> u64 {
         (blocks as u64 * self.sizes[index] as u64).div_ceil(8)
     }
 }
@@ -85,7 +85,7 @@ pub(super) struct Arrays {
 
 impl Arrays {
     /// Repacks whole rows of `columns` columns.
-    pub fn fill(&mut self, format: Format, columns: usize, bytes: &[u8]) {
+    pub(super) fn fill(&mut self, format: Format, columns: usize, bytes: &[u8]) {
         let (block_len, block_size) = format.kind.block();
         let row_size = columns / block_len as usize * block_size as usize;
         let blocks = format.blocks(columns);

@@ -17,7 +17,7 @@ use web_time::Instant;
 const TOKENS: [usize; 3] = [1, 3, 20];
 
 /// Hears how many pipelines of how many are made; gives an error to stop.
-pub type Progress<'a> = dyn FnMut(usize, usize) -> Result<()> + 'a;
+pub(super) type Progress<'a> = dyn FnMut(usize, usize) -> Result<()> + 'a;
 
 /// A fast way of doing that has a safer one beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -43,29 +43,29 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub fn new(name: &'static str) -> Self {
+    pub(super) fn new(name: &'static str) -> Self {
         Kernel { name, format: "", flags: Vec::new(), constants: Vec::new() }
     }
 
-    pub fn format(mut self, format: &'static str) -> Self {
+    pub(super) fn format(mut self, format: &'static str) -> Self {
         self.format = format;
         self
     }
 
-    pub fn flag(mut self, name: &'static str, set: bool) -> Self {
+    pub(super) fn flag(mut self, name: &'static str, set: bool) -> Self {
         if set {
             self.flags.push(name);
         }
         self
     }
 
-    pub fn constant(mut self, name: &'static str, value: usize) -> Self {
+    pub(super) fn constant(mut self, name: &'static str, value: usize) -> Self {
         self.constants.push((name, value as u32));
         self
     }
 
     /// The module's WGSL.
-    pub fn source(&self) -> Result<String> {
+    pub(super) fn source(&self) -> Result<String> {
         let mut out = String::new();
         for (name, value) in &self.constants {
             out += &format!("const {name}: u32 = {value}u;\n");
@@ -163,32 +163,32 @@ pub(super) struct Described {
     pub kernel: Kernel,
     pub source: String,
     /// Whether each storage binding is written.
-    #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
+    #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, reason = "browsers alone ask for it"))]
     pub writable: Vec<bool>,
     layout: wgpu::BindGroupLayout,
 }
 
 impl Pipelines {
     /// Without pipelines. `corruptions` change the shaders.
-    pub fn new(corruptions: Vec<Corruption>) -> Self {
+    pub(super) fn new(corruptions: Vec<Corruption>) -> Self {
         Pipelines { corruptions, ..Pipelines::default() }
     }
 
-    pub fn get(&self, index: usize) -> &Pipeline {
+    pub(super) fn get(&self, index: usize) -> &Pipeline {
         &self.made[index]
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.made.len()
     }
 
     /// Feeds all the texts that pipelines are made from.
-    pub fn hash_sources(&self, hasher: &mut impl Hasher) {
+    pub(super) fn hash_sources(&self, hasher: &mut impl Hasher) {
         (SOURCES, &self.corruptions).hash(hasher);
     }
 
     /// The pipeline of `kernel`, made when first asked for.
-    pub fn find(&mut self, device: &Device, kernel: Kernel) -> Result<usize> {
+    pub(super) fn find(&mut self, device: &Device, kernel: Kernel) -> Result<usize> {
         if let Some(&index) = self.by_kernel.get(&kernel) {
             return Ok(index);
         }
@@ -226,7 +226,7 @@ impl Pipelines {
     /// Makes the pipelines of `kernels` that are not made yet. What a driver refuses is remembered: it is an error
     /// where it is used.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn make(
+    pub(super) async fn make(
         &mut self,
         device: &Device,
         kernels: Vec<Kernel>,
@@ -259,7 +259,7 @@ impl Pipelines {
 
     /// The same in a browser, which compiles them beside each other.
     #[cfg(target_arch = "wasm32")]
-    pub async fn make(
+    pub(super) async fn make(
         &mut self,
         device: &Device,
         kernels: Vec<Kernel>,

@@ -86,13 +86,13 @@ pub(super) struct Compilation {
 }
 
 impl Compilation {
-    pub fn new(device: &wgpu::Device) -> Option<Self> {
+    pub(super) fn new(device: &wgpu::Device) -> Option<Self> {
         let device: JsValue = AsRef::<JsValue>::as_ref(device.as_webgpu()?).clone();
         Some(Compilation { device, layouts: Default::default() })
     }
 
     /// Begins with a pipeline. What comes is for [`compiled`]; nobody has to wait for it.
-    pub fn begin(&mut self, described: &Described) -> Result<Promise, JsValue> {
+    pub(super) fn begin(&mut self, described: &Described) -> Result<Promise, JsValue> {
         let layout = match self.layouts.get(&described.writable) {
             Some(layout) => layout.clone(),
             None => {

@@ -2,7 +2,7 @@
 
 /// The encoding of a tensor's elements that candlewick can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs, non_camel_case_types)]
+#[allow(missing_docs, non_camel_case_types, reason = "the names are ggml's")]
 pub enum TensorType {
     F32,
     F16,

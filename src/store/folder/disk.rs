@@ -8,17 +8,17 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// The file at a path or behind its link.
-pub fn file(path: &Path) -> Option<Metadata> {
+pub(super) fn file(path: &Path) -> Option<Metadata> {
     fs::metadata(path).ok().filter(Metadata::is_file)
 }
 
 /// The file at a path itself.
-pub fn own_file(path: &Path) -> Option<Metadata> {
+pub(super) fn own_file(path: &Path) -> Option<Metadata> {
     fs::symlink_metadata(path).ok().filter(Metadata::is_file)
 }
 
 /// Opens a file for reading. Opening a pipe would wait for whoever writes into it.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     match fs::metadata(path)?.is_file() {
         true => File::open(path),
         false => Err(ErrorKind::NotFound.into()),
@@ -26,12 +26,12 @@ pub fn open(path: &Path) -> io::Result<File> {
 }
 
 /// A small text.
-pub fn text(path: &Path) -> Option<String> {
+pub(super) fn text(path: &Path) -> Option<String> {
     io::read_to_string(open(path).ok()?).ok()
 }
 
 /// Removes what is at a path, whatever it is but a folder with something in it. Says how many bytes that freed.
-pub fn clear(path: &Path) -> io::Result<u64> {
+pub(super) fn clear(path: &Path) -> io::Result<u64> {
     let there = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         there => there?,
@@ -43,13 +43,13 @@ pub fn clear(path: &Path) -> io::Result<u64> {
 }
 
 /// A new file, in the place of what is there.
-pub fn create(path: &Path) -> io::Result<File> {
+pub(super) fn create(path: &Path) -> io::Result<File> {
     clear(path)?;
     OpenOptions::new().write(true).create_new(true).open(path)
 }
 
 /// Lets one file, or link, take the place of another at once, or of whatever is there.
-pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     if fs::symlink_metadata(to).is_ok_and(|there| there.is_dir()) {
         fs::remove_dir(to)?;
     }
@@ -57,7 +57,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Written beside it first: nobody sees half a file.
-pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     fs::create_dir_all(path.parent().unwrap_or(path))?;
     let beside = path.with_extension(format!("{}.tmp", std::process::id()));
     let written = create(&beside).and_then(|mut file| file.write_all(text.as_bytes()));
@@ -67,7 +67,7 @@ pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Lets a snapshot have the contents of `blob`. `base` has both.
-pub fn link(base: &Path, snapshot: &Path, blob: &Path) -> io::Result<()> {
+pub(super) fn link(base: &Path, snapshot: &Path, blob: &Path) -> io::Result<()> {
     let folder = snapshot.parent().unwrap_or(base);
     fs::create_dir_all(folder)?;
     #[cfg(unix)]
@@ -91,13 +91,13 @@ pub fn link(base: &Path, snapshot: &Path, blob: &Path) -> io::Result<()> {
 }
 
 /// The name of the contents that a snapshot's link leads to.
-pub fn etag_of(path: &Path) -> Option<String> {
+pub(super) fn etag_of(path: &Path) -> Option<String> {
     let target = fs::read_link(path).ok()?;
     let of_cache = target.parent().is_some_and(|folder| folder.ends_with("blobs"));
     Some(target.file_name()?.to_string_lossy().into_owned()).filter(|etag| of_cache && is_hash(etag))
 }
 
-pub fn folders_in(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn folders_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut folders: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
@@ -106,7 +106,7 @@ pub fn folders_in(folder: &Path) -> Vec<PathBuf> {
 
 /// Whatever is no folder, at any depth; links to folders are not followed. An empty folder that is called as models are
 /// is in the place of one.
-pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut entries: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -128,7 +128,7 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether a file system answers so because it knows no locks: ENOSYS, EOPNOTSUPP, ENOLCK.
-pub fn has_no_locks(error: &io::Error) -> bool {
+pub(super) fn has_no_locks(error: &io::Error) -> bool {
     const ENOLCK: i32 = if cfg!(target_os = "linux") { 37 } else { 77 };
     error.kind() == ErrorKind::Unsupported || cfg!(unix) && error.raw_os_error() == Some(ENOLCK)
 }
@@ -140,7 +140,7 @@ fn is_loop(error: &io::Error) -> bool {
 }
 
 /// What to say where the file system refuses something at `path`.
-pub fn failure(path: &Path, error: io::Error) -> Error {
+pub(super) fn failure(path: &Path, error: io::Error) -> Error {
     let what = format!("the model cache at {}: {error}", path.display());
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Error::quota_exceeded(
@@ -167,6 +167,6 @@ pub fn failure(path: &Path, error: io::Error) -> Error {
 }
 
 /// The same in a result.
-pub fn at<T>(path: &Path, result: io::Result<T>) -> Result<T> {
+pub(super) fn at<T>(path: &Path, result: io::Result<T>) -> Result<T> {
     result.map_err(|error| failure(path, error))
 }

@@ -16,7 +16,13 @@ struct Begun {
 }
 
 /// Makes an empty file of the right length, or takes `theirs` over, what Python has of it.
-pub fn start(partial: &Path, journal: &Path, theirs: &Path, key: &Key, len: u64) -> io::Result<Record> {
+pub(super) fn start(
+    partial: &Path,
+    journal: &Path,
+    theirs: &Path,
+    key: &Key,
+    len: u64,
+) -> io::Result<Record> {
     fs::create_dir_all(partial.parent().unwrap_or(partial))?;
     let mut written = Written::default();
     disk::clear(journal)?;
@@ -38,7 +44,7 @@ pub fn start(partial: &Path, journal: &Path, theirs: &Path, key: &Key, len: u64)
 }
 
 /// What a journal says; nothing where it makes no sense.
-pub fn read(journal: &Path, partial: &Path) -> Option<Record> {
+pub(super) fn read(journal: &Path, partial: &Path) -> Option<Record> {
     disk::own_file(journal)?;
     let text = disk::text(journal)?;
     let metadata = disk::own_file(partial)?;
@@ -57,7 +63,7 @@ pub fn read(journal: &Path, partial: &Path) -> Option<Record> {
 }
 
 /// Takes a line away that was cut off: the next one would go on with it.
-pub fn mend(journal: &Path) -> io::Result<()> {
+pub(super) fn mend(journal: &Path) -> io::Result<()> {
     let text = fs::read_to_string(journal)?;
     match text.rfind('\n') {
         Some(end) if end + 1 < text.len() => write_whole(journal, &text[..=end]),

@@ -14,14 +14,14 @@ use web_sys::{
     DomException, IdbDatabase, IdbFactory, IdbOpenDbRequest, IdbRequest, IdbTransaction, IdbTransactionMode,
 };
 
-pub const NAME: &str = "candlewick";
+pub(super) const NAME: &str = "candlewick";
 /// A store that changes its meaning gets another name.
-pub const FILES: &str = "files";
-pub const PIECES: &str = "pieces";
-pub const NOTES: &str = "notes";
+pub(super) const FILES: &str = "files";
+pub(super) const PIECES: &str = "pieces";
+pub(super) const NOTES: &str = "notes";
 const STORES: [&str; 3] = [FILES, PIECES, NOTES];
 
-pub struct Connection {
+pub(super) struct Connection {
     database: IdbDatabase,
     pub open: Rc<Cell<bool>>,
     _closing: Closure<dyn FnMut()>,
@@ -29,7 +29,7 @@ pub struct Connection {
 
 impl Connection {
     /// Whatever version there is, it has our stores then: somebody else may have made a database of this name.
-    pub async fn open() -> Result<Connection> {
+    pub(super) async fn open() -> Result<Connection> {
         let factory = Reflect::get(&js_sys::global(), &"indexedDB".into()).unwrap_or_default();
         let factory: IdbFactory =
             factory.dyn_into().map_err(|_| Error::internal("this browser has no IndexedDB here"))?;
@@ -61,7 +61,7 @@ impl Connection {
         Ok(Connection { database, open, _closing: closing })
     }
 
-    pub fn transaction(&self, mode: IdbTransactionMode) -> Result<IdbTransaction, JsValue> {
+    pub(super) fn transaction(&self, mode: IdbTransactionMode) -> Result<IdbTransaction, JsValue> {
         self.database.transaction_with_str_sequence_and_mode(&array(STORES), mode)
     }
 }
@@ -137,7 +137,7 @@ fn upgrade(request: &IdbOpenDbRequest) -> Result<(), JsValue> {
 }
 
 /// What a request comes to. Its transaction goes on as long as each request follows the last one's answer.
-pub async fn done(request: Result<IdbRequest, JsValue>) -> Result<JsValue, JsValue> {
+pub(super) async fn done(request: Result<IdbRequest, JsValue>) -> Result<JsValue, JsValue> {
     let request = request?;
     let settled = Promise::new(&mut |resolve, reject| {
         request.set_onsuccess(Some(&resolve));
@@ -150,7 +150,7 @@ pub async fn done(request: Result<IdbRequest, JsValue>) -> Result<JsValue, JsVal
 }
 
 /// All that a transaction has written is there, or nothing of it.
-pub async fn committed(transaction: &IdbTransaction) -> Result<()> {
+pub(super) async fn committed(transaction: &IdbTransaction) -> Result<()> {
     let settled = Promise::new(&mut |resolve, reject| {
         transaction.set_oncomplete(Some(&resolve));
         transaction.set_onabort(Some(&reject));
@@ -161,7 +161,7 @@ pub async fn committed(transaction: &IdbTransaction) -> Result<()> {
     }
 }
 
-pub fn failure(error: JsValue) -> Error {
+pub(super) fn failure(error: JsValue) -> Error {
     match error.dyn_ref::<DomException>() {
         Some(error) if error.name() == "QuotaExceededError" => Error {
             code: Code::QuotaExceeded,
@@ -180,7 +180,7 @@ pub fn failure(error: JsValue) -> Error {
     }
 }
 
-pub fn array<const N: usize>(texts: [&str; N]) -> Array {
+pub(super) fn array<const N: usize>(texts: [&str; N]) -> Array {
     let array = Array::new();
     for text in texts {
         array.push(&text.into());

@@ -10,7 +10,7 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::{Blob, IdbCursor, IdbCursorDirection, IdbKeyRange, IdbObjectStore, IdbTransaction};
 
 /// One of a content's pieces.
-pub struct Piece {
+pub(super) struct Piece {
     pub id: JsValue,
     pub range: Range<u64>,
     /// Its bytes are in the content's file, else they are here.
@@ -21,7 +21,7 @@ pub struct Piece {
 const IN_FILE: &str = "file";
 
 impl Piece {
-    pub fn of(id: JsValue) -> Option<Piece> {
+    pub(super) fn of(id: JsValue) -> Option<Piece> {
         let parts = Array::from(&id);
         let number = |index| parts.get(index).as_f64().map(|number| number as u64);
         let range = number(2)?..number(3)?;
@@ -30,7 +30,7 @@ impl Piece {
     }
 
     /// Where its bytes are.
-    pub async fn held(&self, pieces: &IdbObjectStore) -> Result<Held> {
+    pub(super) async fn held(&self, pieces: &IdbObjectStore) -> Result<Held> {
         if self.in_file {
             return Ok(Held::InFile);
         }
@@ -39,7 +39,7 @@ impl Piece {
 }
 
 /// Where a piece's bytes are.
-pub enum Held {
+pub(super) enum Held {
     /// In the content's file in the private file system, at the same place as in the content.
     InFile,
     /// Here: a `Blob`, or a buffer where the database takes no Blobs.
@@ -48,7 +48,7 @@ pub enum Held {
 
 impl Held {
     /// Where a part of them is.
-    pub fn part(&self, part: Range<u64>) -> Result<Held, JsValue> {
+    pub(super) fn part(&self, part: Range<u64>) -> Result<Held, JsValue> {
         let Held::Here(value) = self else { return Ok(Held::InFile) };
         Ok(Held::Here(match value.dyn_ref::<Blob>() {
             Some(blob) => blob.slice_with_f64_and_f64(part.start as f64, part.end as f64)?.into(),
@@ -57,7 +57,7 @@ impl Held {
     }
 
     /// Keeps them as the piece `range`.
-    pub fn put(&self, pieces: &IdbObjectStore, key: &Key, range: &Range<u64>) -> Result<(), JsValue> {
+    pub(super) fn put(&self, pieces: &IdbObjectStore, key: &Key, range: &Range<u64>) -> Result<(), JsValue> {
         let piece = id(key, [range.start, range.end]);
         let value = match self {
             Held::InFile => {
@@ -71,7 +71,7 @@ impl Held {
 }
 
 /// The bytes themselves. They are on their way when this returns.
-pub fn bytes_of(here: JsValue) -> impl Future<Output = Result<Uint8Array, JsValue>> {
+pub(super) fn bytes_of(here: JsValue) -> impl Future<Output = Result<Uint8Array, JsValue>> {
     let reading = here.dyn_ref::<Blob>().map(|blob| JsFuture::from(blob.array_buffer()));
     async {
         let buffer = match reading {
@@ -83,12 +83,16 @@ pub fn bytes_of(here: JsValue) -> impl Future<Output = Result<Uint8Array, JsValu
 }
 
 /// All of a content's pieces, in order. None lies over another.
-pub async fn all(transaction: &IdbTransaction, key: &Key) -> Result<Vec<Piece>> {
+pub(super) async fn all(transaction: &IdbTransaction, key: &Key) -> Result<Vec<Piece>> {
     listed(transaction, all_ids(key)).await
 }
 
 /// Those of a content's pieces that have a part in `range`, in order.
-pub async fn within(transaction: &IdbTransaction, key: &Key, range: &Range<u64>) -> Result<Vec<Piece>> {
+pub(super) async fn within(
+    transaction: &IdbTransaction,
+    key: &Key,
+    range: &Range<u64>,
+) -> Result<Vec<Piece>> {
     let mut pieces = Vec::new();
     // Of those that begin before, only the last can reach into it.
     let before = IdbKeyRange::bound(&id(key, []), &id(key, [range.start]));
@@ -113,14 +117,14 @@ async fn listed(transaction: &IdbTransaction, ids: Result<IdbKeyRange, JsValue>)
 }
 
 /// What of the content they are.
-pub fn written(pieces: &[Piece]) -> Written {
+pub(super) fn written(pieces: &[Piece]) -> Written {
     let mut written = Written::default();
     pieces.iter().for_each(|piece| written.add(piece.range.clone()));
     written
 }
 
 /// The ids of all of a content's pieces.
-pub fn all_ids(key: &Key) -> Result<IdbKeyRange, JsValue> {
+pub(super) fn all_ids(key: &Key) -> Result<IdbKeyRange, JsValue> {
     let last = array([key.repo.as_str(), &key.etag]);
     // Arrays come after all numbers.
     last.push(&Array::new());

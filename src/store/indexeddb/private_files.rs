@@ -29,7 +29,7 @@ extern "C" {
 const SNAPSHOTS: usize = 8;
 
 /// One folder of them.
-pub struct PrivateFiles {
+pub(super) struct PrivateFiles {
     folder: FileSystemDirectoryHandle,
     /// There are handles here that write.
     writes: bool,
@@ -41,7 +41,7 @@ pub struct PrivateFiles {
 }
 
 /// Why bytes were not written.
-pub enum Unwritten {
+pub(super) enum Unwritten {
     /// There is no room.
     Full,
     /// The file is shorter than it was: somebody has removed it.
@@ -61,7 +61,7 @@ impl Drop for Open {
 
 impl PrivateFiles {
     /// Nothing where the browser has none, as in some private windows.
-    pub async fn open(name: &str) -> Option<PrivateFiles> {
+    pub(super) async fn open(name: &str) -> Option<PrivateFiles> {
         let root: FileSystemDirectoryHandle =
             JsFuture::from(origin::directory().ok()?).await.ok()?.dyn_into().ok()?;
         let options = FileSystemGetDirectoryOptions::new();
@@ -76,12 +76,12 @@ impl PrivateFiles {
     }
 
     /// A file of at least `len` bytes may grow from now on.
-    pub fn begin(&self, name: &str, len: u64) {
+    pub(super) fn begin(&self, name: &str, len: u64) {
         self.lens.borrow_mut().insert(name.to_owned(), len);
     }
 
     /// Writes to a file that was begun, and makes sure that the bytes are on the disk.
-    pub async fn write(&self, name: &str, at: u64, bytes: &Uint8Array) -> Result<(), Unwritten> {
+    pub(super) async fn write(&self, name: &str, at: u64, bytes: &Uint8Array) -> Result<(), Unwritten> {
         let _turn = self.turn.lock().await;
         let Some(len) = self.lens.borrow().get(name).copied().filter(|_| self.writes) else {
             return Err(Unwritten::Elsewhere);
@@ -105,7 +105,7 @@ impl PrivateFiles {
     }
 
     /// Fills `bytes` from the file. False where it has not so many.
-    pub async fn read(&self, name: &str, at: u64, bytes: &mut [u8]) -> bool {
+    pub(super) async fn read(&self, name: &str, at: u64, bytes: &mut [u8]) -> bool {
         let _turn = self.turn.lock().await;
         if self.writes
             && let Ok(Open(file)) = self.handle(name, false).await.as_ref()
@@ -128,7 +128,7 @@ impl PrivateFiles {
     }
 
     /// Bytes; 0 where there is no such file, and very many where nobody can tell: then reading will.
-    pub async fn len(&self, name: &str) -> u64 {
+    pub(super) async fn len(&self, name: &str) -> u64 {
         match self.snapshot(name).await {
             Ok(file) => file.size() as u64,
             Err(error) if is(&error, "NotFoundError") => 0,
@@ -137,7 +137,7 @@ impl PrivateFiles {
     }
 
     /// All that are there.
-    pub async fn names(&self) -> Result<Vec<String>, JsValue> {
+    pub(super) async fn names(&self) -> Result<Vec<String>, JsValue> {
         let names: AsyncIterator = self.folder.keys();
         let mut list = Vec::new();
         loop {
@@ -150,7 +150,7 @@ impl PrivateFiles {
     }
 
     /// Removes one, unless somebody has it open.
-    pub async fn remove(&self, name: &str) {
+    pub(super) async fn remove(&self, name: &str) {
         let _turn = self.turn.lock().await;
         self.lens.borrow_mut().remove(name);
         // It stays until it is tried again.

@@ -41,7 +41,7 @@ pub unsafe fn lane_at(at: *const u8, index: usize) -> V {
 }
 
 #[cfg(target_arch = "wasm32")]
-#[cfg_attr(target_feature = "relaxed-simd", allow(dead_code))]
+#[cfg_attr(target_feature = "relaxed-simd", allow(dead_code, reason = "relaxed products take its place"))]
 mod wasm {
     use std::arch::wasm32::*;
 
@@ -126,18 +126,22 @@ mod wasm {
     }
     #[inline(always)]
     pub unsafe fn load(at: *const u8) -> V {
+        // SAFETY: the caller's.
         unsafe { v128_load(at.cast()) }
     }
     #[inline(always)]
     pub unsafe fn store(at: *mut u8, a: V) {
+        // SAFETY: the caller's.
         unsafe { v128_store(at.cast(), a) }
     }
     #[inline(always)]
     pub unsafe fn load_i16(at: *const i16) -> V {
+        // SAFETY: the caller's.
         unsafe { i32x4_load_extend_i16x4(at) }
     }
     #[inline(always)]
     pub unsafe fn splat(at: *const u8) -> V {
+        // SAFETY: the caller's.
         unsafe { v128_load32_splat(at.cast()) }
     }
 }
@@ -154,7 +158,7 @@ mod sse2 {
                 #[inline(always)]
                 pub fn $name($($argument: V),*) -> V {
                     // SAFETY: every x86-64 processor has SSE2.
-                    #[allow(unused_unsafe)]
+                    #[allow(unused_unsafe, reason = "some intrinsics are safe")]
                     unsafe { $value }
                 }
             )*
@@ -245,18 +249,22 @@ mod sse2 {
     }
     #[inline(always)]
     pub fn all_f32(value: f32) -> V {
+        // SAFETY: every x86-64 processor has SSE2.
         unsafe { _mm_castps_si128(_mm_set1_ps(value)) }
     }
     #[inline(always)]
     pub unsafe fn load(at: *const u8) -> V {
+        // SAFETY: the caller\'s; every x86-64 processor has SSE2.
         unsafe { _mm_loadu_si128(at.cast()) }
     }
     #[inline(always)]
     pub unsafe fn store(at: *mut u8, a: V) {
+        // SAFETY: the caller\'s; every x86-64 processor has SSE2.
         unsafe { _mm_storeu_si128(at.cast(), a) }
     }
     #[inline(always)]
     pub unsafe fn load_i16(at: *const i16) -> V {
+        // SAFETY: the caller\'s; every x86-64 processor has SSE2.
         unsafe {
             let words = _mm_loadl_epi64(at.cast());
             _mm_srai_epi32::<16>(_mm_unpacklo_epi16(words, words))
@@ -264,12 +272,13 @@ mod sse2 {
     }
     #[inline(always)]
     pub unsafe fn splat(at: *const u8) -> V {
+        // SAFETY: the caller\'s; every x86-64 processor has SSE2.
         unsafe { _mm_set1_epi32(at.cast::<i32>().read_unaligned()) }
     }
 }
 
 #[cfg(any(test, not(any(target_arch = "wasm32", target_arch = "x86_64"))))]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each target uses a part of it")]
 pub mod plain {
     pub type V = [i32; 4];
 
@@ -300,15 +309,19 @@ pub mod plain {
         [value.to_bits() as i32; 4]
     }
     pub unsafe fn load(at: *const u8) -> V {
+        // SAFETY: the caller's.
         unsafe { at.cast::<V>().read_unaligned() }
     }
     pub unsafe fn store(at: *mut u8, a: V) {
+        // SAFETY: the caller's.
         unsafe { at.cast::<V>().write_unaligned(a) }
     }
     pub unsafe fn load_i16(at: *const i16) -> V {
+        // SAFETY: the caller's.
         std::array::from_fn(|lane| unsafe { at.add(lane).read_unaligned() }.into())
     }
     pub unsafe fn splat(at: *const u8) -> V {
+        // SAFETY: the caller's.
         [unsafe { at.cast::<i32>().read_unaligned() }; 4]
     }
     pub fn and(a: V, b: V) -> V {

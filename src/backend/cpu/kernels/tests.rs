@@ -1,4 +1,8 @@
 //! Kernels against plain arithmetic, and the SIMD functions against their plain twins.
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "all slices are made here, as long as the kernels read"
+)]
 
 use super::super::packed::bytes_of;
 use super::super::pool::Pool;

@@ -51,12 +51,12 @@ const LOOK: Duration = Duration::from_millis(20);
 const MOST_PIECES: usize = u16::MAX as usize;
 
 /// Threads that are worth trying where nobody says how many: the machine's, up to where memory is the limit.
-pub fn most_threads() -> usize {
+pub(crate) fn most_threads() -> usize {
     platform::cores().clamp(1, 16)
 }
 
 /// Some threads, one of which is the caller's. Dropping it stops the others.
-pub struct Pool {
+pub(crate) struct Pool {
     shared: Arc<Shared>,
     helpers: Vec<platform::Helper>,
     /// The last region's number. One at a time: a pool belongs to one thread, and work cannot reach it.
@@ -132,11 +132,12 @@ struct Sleeper {
 // SAFETY: a seat's `work` is written by the one caller when all pieces of the region before are done, and released with
 // its share; a thread that has taken pieces reads it, after it has acquired that share.
 unsafe impl Sync for Shared {}
+// SAFETY: as above.
 unsafe impl Send for Shared {}
 
 impl Pool {
     /// A pool of `threads` threads (at grain 1, at most [`MOST_THREADS`]), or of as many as can be started.
-    pub fn new(threads: usize) -> Pool {
+    pub(crate) fn new(threads: usize) -> Pool {
         let threads = threads.clamp(1, MOST_THREADS);
         let shared = Arc::new(Shared {
             seats: (0..threads).map(|_| Line(Seat::new())).collect(),
@@ -159,12 +160,12 @@ impl Pool {
     }
 
     /// Threads that work, the caller's included.
-    pub fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.shared.limit.load(Relaxed)
     }
 
     /// Ends when every helper has started or failed to.
-    pub async fn started(&mut self) {
+    pub(crate) async fn started(&mut self) {
         for helper in &mut self.helpers {
             helper.started().await;
         }
@@ -183,7 +184,7 @@ impl Pool {
     /// Calls `work` with every number below `len`, each once, on whatever thread is free. All are done when this returns.
     /// If one panics, others may be left undone. `cost`: of each, in multiplications or what takes as long. What is not
     /// worth sharing is not.
-    pub fn each(&self, len: usize, cost: usize, work: impl Fn(usize) + Sync) -> Result<()> {
+    pub(crate) fn each(&self, len: usize, cost: usize, work: impl Fn(usize) + Sync) -> Result<()> {
         let unit = len.div_ceil(MOST_PIECES).max(1);
         let grain = PIECE.div_ceil(cost.saturating_mul(unit).max(1));
         self.run(len.div_ceil(unit), grain, |pieces| {
@@ -234,7 +235,7 @@ impl Pool {
     }
 
     /// The same for each `width` numbers of `out`.
-    pub fn rows(
+    pub(crate) fn rows(
         &self,
         out: &mut [f32],
         width: usize,
@@ -431,7 +432,7 @@ impl Seat {
 }
 
 /// A slice that pieces of work write parts of.
-pub struct Parts<'a, T> {
+pub(crate) struct Parts<'a, T> {
     start: *mut T,
     len: usize,
     _slice: PhantomData<&'a mut [T]>,
@@ -442,7 +443,7 @@ unsafe impl<T: Send> Sync for Parts<'_, T> {}
 
 impl<'a, T> Parts<'a, T> {
     /// Of a whole slice.
-    pub fn new(slice: &'a mut [T]) -> Self {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Parts { start: slice.as_mut_ptr(), len: slice.len(), _slice: PhantomData }
     }
 
@@ -450,8 +451,8 @@ impl<'a, T> Parts<'a, T> {
     ///
     /// # Safety
     /// Parts that are in use at a time must not overlap.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn part(&self, first: usize, len: usize) -> &mut [T] {
+    #[allow(clippy::mut_from_ref, reason = "the caller keeps parts apart")]
+    pub(crate) unsafe fn part(&self, first: usize, len: usize) -> &mut [T] {
         assert!(first <= self.len && len <= self.len - first);
         // SAFETY: within the slice; the caller keeps parts apart.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }

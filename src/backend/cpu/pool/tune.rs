@@ -17,7 +17,7 @@ const GAIN: f64 = 0.05;
 impl Pool {
     /// Measures for some milliseconds, and from then on works with the number of threads that was the fastest. The
     /// others end.
-    pub fn tune(&self) -> Result<()> {
+    pub(crate) fn tune(&self) -> Result<()> {
         let most = self.threads();
         if most == 1 {
             return Ok(());

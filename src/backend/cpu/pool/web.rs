@@ -17,7 +17,7 @@ pub(crate) fn set_starter(starter: Function) {
 }
 
 /// What the browser says of the machine; one where it starts no helpers.
-pub fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     if STARTER.with_borrow(Option::is_none) {
         return 1;
     }
@@ -38,12 +38,16 @@ pub(crate) unsafe fn help(pointer: usize) {
     work();
 }
 
-pub struct Helper {
+pub(crate) struct Helper {
     running: Option<Promise>,
     runs: bool,
 }
 
-pub fn start(_index: usize, crashed: &AtomicU32, help: impl FnOnce() + Send + 'static) -> Option<Helper> {
+pub(crate) fn start(
+    _index: usize,
+    crashed: &AtomicU32,
+    help: impl FnOnce() + Send + 'static,
+) -> Option<Helper> {
     let starter = STARTER.with_borrow(Option::clone)?;
     let pointer = Box::into_raw(Box::new(Box::new(help) as Work));
     let crashed = crashed.as_ptr() as usize;
@@ -63,16 +67,16 @@ pub fn start(_index: usize, crashed: &AtomicU32, help: impl FnOnce() + Send + 's
 }
 
 impl Helper {
-    pub async fn started(&mut self) {
+    pub(crate) async fn started(&mut self) {
         if let Some(running) = self.running.take() {
             self.runs = JsFuture::from(running).await.is_ok_and(|runs| runs.is_truthy());
         }
     }
 
-    pub fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         self.runs
     }
 
     /// A Worker ends by itself; to wait for it here would keep it from ending.
-    pub fn join(self) {}
+    pub(crate) fn join(self) {}
 }

@@ -42,7 +42,10 @@ pub const MOST_STEPS: usize = 16;
 
 /// What a step asks of the input.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[cfg_attr(not(any(test, target_feature = "relaxed-simd")), allow(dead_code))]
+#[cfg_attr(
+    not(any(test, target_feature = "relaxed-simd")),
+    allow(dead_code, reason = "pairs are for relaxed SIMD")
+)]
 pub enum Lanes {
     /// Two integers of 16 bits, times [`Quants::FACTORS`].
     Pairs,

@@ -35,6 +35,7 @@ macro_rules! pairs {
 
         #[inline(always)]
         unsafe fn input(at: *const u8, pair: usize) -> V {
+            // SAFETY: the caller's.
             unsafe { lane_at(at, pair) }
         }
         #[inline(always)]
@@ -73,11 +74,13 @@ impl Quants for Bits8 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, step: usize, _: V) -> V {
+        // SAFETY: the caller's.
         let word = unsafe { word(at, step / 2) };
         if step.is_multiple_of(2) { word } else { shr_i16::<8>(word) }
     }
     #[inline(always)]
     unsafe fn integers(at: *const u8, pair: usize, excess: V) -> V {
+        // SAFETY: the caller's.
         let word = unsafe { word(at, pair / 8 * 4 + pair % 4) };
         match pair % 8 {
             0..4 => sub_i16(shr_u16::<8>(shl_i16::<8>(word)), excess),
@@ -111,6 +114,7 @@ impl Quants for Bits4 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 3]) -> V {
+        // SAFETY: the caller's.
         let word = unsafe { word(at, pair / 4) };
         match pair % 4 {
             3 => shr_u16::<12>(word),
@@ -142,10 +146,12 @@ impl Quants for Bits5 {
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, [low, middle, left]: [V; 3]) -> V {
         if pair == 15 {
+            // SAFETY: the caller's.
             let bits = [0, 1, 2, 3, 4].map(|index| and(unsafe { word(at, index) }, left));
             let high = or(or(shl_i16::<2>(bits[2]), shl_i16::<3>(bits[3])), shl_i16::<4>(bits[4]));
             return or(or(bits[0], shl_i16::<1>(bits[1])), high);
         }
+        // SAFETY: the caller's.
         let word = unsafe { word(at, pair / 3) };
         match pair % 3 {
             0 => and(word, low),
@@ -180,6 +186,7 @@ impl Quants for Bits6 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, [middle, left, first, second]: [V; 4]) -> V {
+        // SAFETY: the caller's.
         let word = |index: usize| unsafe { word(at, 3 * (pair / 8) + index) };
         match pair % 8 {
             6 => or(and(word(0), left), shl_i16::<4>(and(word(2), first))),
@@ -217,9 +224,11 @@ impl Quants for Bits3 {
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 5]) -> V {
         if pair == 15 {
+            // SAFETY: the caller's.
             let bits = [0, 1, 2].map(|index| and(unsafe { word(at, index) }, masks[4]));
             return or(or(bits[0], shl_i16::<1>(bits[1])), shl_i16::<2>(bits[2]));
         }
+        // SAFETY: the caller's.
         let word = unsafe { word(at, pair / 5) };
         match pair % 5 {
             3 => and(shr_u16::<10>(word), masks[3]),
@@ -254,6 +263,7 @@ impl Quants for Bits2 {
     }
     #[inline(always)]
     unsafe fn step(at: *const u8, pair: usize, masks: [V; 5]) -> V {
+        // SAFETY: the caller's.
         let word = unsafe { word(at, pair / 8) };
         match pair % 8 {
             5 => and(shr_u16::<10>(word), masks[0]),

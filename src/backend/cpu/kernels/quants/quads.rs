@@ -84,6 +84,7 @@ impl<const LOW: usize, const HIGH: usize> Quants for Bits<LOW, HIGH> {
     }
     #[inline(always)]
     unsafe fn input(at: *const u8, step: usize) -> V {
+        // SAFETY: the caller's.
         unsafe { lane_at(at, step) }
     }
     #[inline(always)]
@@ -124,10 +125,12 @@ impl Quants for Bits8 {
     fn masks() {}
     #[inline(always)]
     unsafe fn step(at: *const u8, step: usize, _: ()) -> V {
+        // SAFETY: the caller's.
         unsafe { super::word(at, step) }
     }
     #[inline(always)]
     unsafe fn input(at: *const u8, step: usize) -> [V; 2] {
+        // SAFETY: the caller's.
         unsafe { [lane_at(at, step), lane_at(at.add(4 * Self::STEPS), step)] }
     }
     #[inline(always)]
