@@ -29,7 +29,9 @@ test_lint() {
   stage "format" cargo fmt --all --check
   npm_install tests
   stage "format of TypeScript and JavaScript" tests/node_modules/.bin/prettier --check --log-level warn .
-  stage "clippy" cargo clippy --locked --all-targets --test gpu -- -D warnings
+  stage "clippy" cargo clippy --locked --all-targets -- -D warnings
+  # All targets are those that `cargo test` runs by itself.
+  stage "clippy for the tests of the GPU" cargo clippy --locked --test gpu -- -D warnings
   stage "clippy without a GPU, and for the fuzz target" \
     cargo clippy --locked -p candlewick -p candlewick-fuzz --no-default-features --lib --bins -- -D warnings
   stage "clippy for the kernels' benchmark" env CARGO_TARGET_DIR=target/kernels \

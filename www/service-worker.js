@@ -6,12 +6,13 @@
  * A new version of the page brings a new worker, which fills a cache of its own and waits until no page of the old one
  * is open, whose files might be gone from the server. The page itself comes from the network wherever there is one.
  */
-const PREFIX = "candlewick-page-";
+const scope = new URL("./", location.href);
+/** Other folders of this host may have pages of their own, which share the caches. */
+const PREFIX = `candlewick-page ${scope.pathname} `;
 const CACHE = PREFIX + VERSION;
 /** A network that takes longer than this counts as none. */
 const PATIENCE = 4000;
 
-const scope = new URL("./", location.href);
 const address = (file) => new URL(file, scope).href;
 const files = new Set([...FIRST, ...LATER].map(address));
 const page = address("./");
@@ -20,7 +21,9 @@ addEventListener("install", (event) => event.waitUntil(fill()));
 
 async function fill() {
   const cache = await caches.open(CACHE);
-  await cache.addAll(FIRST.map(address));
+  const used = await usedEarlier();
+  const wanted = [...FIRST, ...LATER.filter((file) => used.has(stem(address(file))))].map(address);
+  await Promise.all(wanted.map((url) => keep(cache, url)));
   // Some servers have the page under one of its addresses only.
   for (const name of ["./", "index.html"]) {
     const answer = await fetch(address(name), { cache: "no-cache" });
@@ -29,23 +32,41 @@ async function fill() {
   throw new Error("the page is not there");
 }
 
+/** A file's address without the hash that the build puts into its name. */
+const stem = (url) => url.replace(/-[\w-]{8}(?=\.\w+$)/, "");
+
+/** What the version before has kept: without its successors, this one would not open without a network. */
+async function usedEarlier() {
+  const kept = (await earlier()).map(async (name) => (await (await caches.open(name)).keys()).map(({ url }) => stem(url)));
+  return new Set((await Promise.all(kept)).flat());
+}
+
+const earlier = async () => (await caches.keys()).filter((name) => name.startsWith(PREFIX) && name !== CACHE);
+
+/** Fails where it is not there, or finds no room. A file of the same name is the same file, whichever version kept it. */
+async function keep(cache, url) {
+  if (await cache.match(url)) return;
+  const same = await caches.match(url);
+  await (same ? cache.put(url, same) : cache.add(url));
+}
+
 addEventListener("activate", (event) => {
   const tidy = async () => {
-    const old = (await caches.keys()).filter((name) => name.startsWith(PREFIX) && name !== CACHE);
-    await Promise.all(old.map((name) => caches.delete(name)));
+    await Promise.all((await earlier()).map((name) => caches.delete(name)));
     await clients.claim();
   };
   event.waitUntil(tidy());
 });
 
-/** The page says which WebAssembly files it will want, and hears when they are here. */
+/** The page says which WebAssembly files it will want, and hears whether they are here. */
 addEventListener("message", (event) => {
-  const wanted = LATER.filter((file) => event.data.keep.some((name) => file.includes(`/${name.replace(".wasm", "_bg-")}`)));
-  const keep = async () => {
-    await Promise.all(wanted.map((name) => file(address(name))));
-    event.ports[0].postMessage("kept");
+  const isWanted = (file) => event.data.keep.some((name) => file.includes(`/${name.replace(".wasm", "_bg-")}`));
+  const keepAll = async () => {
+    const cache = await caches.open(CACHE);
+    await Promise.all(LATER.filter(isWanted).map((file) => keep(cache, address(file))));
   };
-  event.waitUntil(keep());
+  const answer = (kept) => event.ports[0].postMessage(kept);
+  event.waitUntil(keepAll().then(() => answer(true), () => answer(false)));
 });
 
 addEventListener("fetch", (event) => {
@@ -54,7 +75,9 @@ addEventListener("fetch", (event) => {
   url.search = url.hash = "";
   if (request.method !== "GET") return;
   if (request.mode === "navigate" && (url.href === page || url.href === address("index.html"))) event.respondWith(open(request));
-  else if (files.has(url.href)) event.respondWith(file(url.href));
+  else if (files.has(url.href)) event.respondWith(file(event, url.href));
+  // A newer page than this worker's, isolated by it, has Workers of other names. Without the headers it could not start them.
+  else if (request.destination === "worker" && url.href.startsWith(scope.href)) event.respondWith(fetch(request).then(isolated));
 });
 
 /** The newest version, or where there is no network the one that is here. */
@@ -72,12 +95,13 @@ async function open(request) {
 }
 
 /** The names of files change with what is in them, so what is here is right. */
-async function file(url) {
+async function file(event, url) {
   const cache = await caches.open(CACHE);
   const cached = await cache.match(url);
   if (cached) return isolated(cached);
   const answer = await fetch(url);
-  if (answer.ok) await cache.put(url, answer.clone());
+  // Where there is no room to keep it, the page wants it all the same.
+  if (answer.ok) event.waitUntil(cache.put(url, answer.clone()).catch(() => {}));
   return isolated(answer);
 }
 

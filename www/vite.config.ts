@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vite";
 
 /**
@@ -47,6 +47,8 @@ function contentSecurityPolicy(): Plugin {
   };
 }
 
+const copied = new URL("./public/", import.meta.url);
+
 /**
  * The service worker, with the list of what it keeps: all that the page is made of, but for fonts of other scripts than
  * Latin. Those, and the WebAssembly files, are kept once they were used, or the page has named them.
@@ -62,8 +64,15 @@ function serviceWorker(): Plugin {
       const first = files.filter((file) => !later(file) && file !== "index.html");
       const code = readFileSync(new URL("./service-worker.js", import.meta.url), "utf8");
       const page = bundle["index.html"];
-      const version = createHash("sha256").update(code).update(JSON.stringify(files.toSorted())).update(page?.type === "asset" ? page.source : "");
-      const lists = { VERSION: version.digest("hex").slice(0, 16), FIRST: [...first, "manifest.webmanifest"], LATER: files.filter(later) };
+      const version = createHash("sha256").update(code).update(JSON.stringify(files.toSorted()));
+      version.update(page?.type === "asset" ? page.source : "");
+      // What is copied as it is has no hash in its name.
+      for (const name of readdirSync(copied).toSorted()) version.update(name).update(readFileSync(new URL(name, copied)));
+      const lists = {
+        VERSION: version.digest("hex").slice(0, 16),
+        FIRST: [...first, "manifest.webmanifest"],
+        LATER: files.filter(later),
+      };
       const constants = Object.entries(lists).map(([name, value]) => `const ${name} = ${JSON.stringify(value)};`);
       this.emitFile({ type: "asset", fileName: "service-worker.js", source: [...constants, code].join("\n") });
     },

@@ -12,9 +12,8 @@ export async function keepForOffline(wasm: EngineInfo["wasm"]): Promise<void> {
     registration.update().catch(() => {}); // Browsers look for a new one by themselves, but some of them late.
     const { active } = await navigator.serviceWorker.ready;
     const { port1, port2 } = new MessageChannel();
-    const kept = new Promise((resolve) => (port1.onmessage = resolve));
+    const kept = new Promise<boolean>((resolve) => (port1.onmessage = ({ data }) => resolve(data)));
     active!.postMessage({ keep: ["candlewick.wasm", wasm] }, [port2]);
-    await kept;
-    byId("offline", HTMLElement).hidden = false;
+    byId("offline", HTMLElement).hidden = !(await kept);
   } catch {} // Private windows, full disks: the page works as it is.
 }
