@@ -14,7 +14,7 @@
 //! - [`hub`] finds models by name and fetches them, resumable and verified.
 //! - [`store`] reads a model file by range: a path, memory, a browser's `File`, an address; and keeps what was fetched.
 //! - [`http`] is the one seam to the network.
-//! - [`format`] reads a model's header ([`format::gguf`]); [`model`] knows what varies between families
+//! - [`format`](mod@format) reads a model's header ([`format::gguf`]); [`model`] knows what varies between families
 //!   ([`model::Config`]), and holds the transformer ([`model::Decoder`]).
 //! - [`backend`] is what a device must be able to do, the CPU, and the GPU through wgpu.
 //! - [`text`] and [`chat`] turn conversations into tokens and tokens into text; [`sampling`]
