@@ -10,7 +10,8 @@ const glue = {
     onLoad({ filter: /[\\/]wasm[\\/][\w-]+\.js$/ }, async ({ path }) => {
       const place = /new URL\('[\w-]+\.wasm', import\.meta\.url\)/;
       const contents = await readFile(path, "utf8");
-      if (contents.includes("import.meta") && !place.test(contents)) throw new Error(`${path}: wasm-bindgen's glue has changed`);
+      if (contents.includes("import.meta") && !place.test(contents))
+        throw new Error(`${path}: wasm-bindgen's glue has changed`);
       return { contents: contents.replace(place, "undefined"), loader: "js" };
     });
   },

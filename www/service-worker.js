@@ -37,17 +37,20 @@ const stem = (url) => url.replace(/-[\w-]{8}(?=\.\w+$)/, "");
 
 /** What the version before has kept: without its successors, this one would not open without a network. */
 async function usedEarlier() {
-  const kept = (await earlier()).map(async (name) => (await (await caches.open(name)).keys()).map(({ url }) => stem(url)));
+  const kept = (await earlier()).map(async (name) =>
+    (await (await caches.open(name)).keys()).map(({ url }) => stem(url)),
+  );
   return new Set((await Promise.all(kept)).flat());
 }
 
 const earlier = async () => (await caches.keys()).filter((name) => name.startsWith(PREFIX) && name !== CACHE);
 
-/** Fails where it is not there, or finds no room. A file of the same name is the same file, whichever version kept it. */
+/** Fails where it is not there, or finds no room. A name with a hash is the same file, whichever version has kept it. */
 async function keep(cache, url) {
   if (await cache.match(url)) return;
-  const same = await caches.match(url);
-  await (same ? cache.put(url, same) : cache.add(url));
+  const hashed = stem(url) !== url;
+  const same = hashed && (await caches.match(url));
+  await (same ? cache.put(url, same) : cache.add(new Request(url, { cache: hashed ? "default" : "no-cache" })));
 }
 
 addEventListener("activate", (event) => {
@@ -66,7 +69,12 @@ addEventListener("message", (event) => {
     await Promise.all(LATER.filter(isWanted).map((file) => keep(cache, address(file))));
   };
   const answer = (kept) => event.ports[0].postMessage(kept);
-  event.waitUntil(keepAll().then(() => answer(true), () => answer(false)));
+  event.waitUntil(
+    keepAll().then(
+      () => answer(true),
+      () => answer(false),
+    ),
+  );
 });
 
 addEventListener("fetch", (event) => {
@@ -74,10 +82,12 @@ addEventListener("fetch", (event) => {
   const url = new URL(request.url);
   url.search = url.hash = "";
   if (request.method !== "GET") return;
-  if (request.mode === "navigate" && (url.href === page || url.href === address("index.html"))) event.respondWith(open(request));
+  if (request.mode === "navigate" && (url.href === page || url.href === address("index.html")))
+    event.respondWith(open(request));
   else if (files.has(url.href)) event.respondWith(file(event, url.href));
-  // A newer page than this worker's, isolated by it, has Workers of other names. Without the headers it could not start them.
-  else if (request.destination === "worker" && url.href.startsWith(scope.href)) event.respondWith(fetch(request).then(isolated));
+  // A newer page than this worker's, isolated by it, has Workers of other names, which it may start with the headers only.
+  else if (request.destination === "worker" && url.href.startsWith(scope.href))
+    event.respondWith(fetch(request).then(isolated));
 });
 
 /** The newest version, or where there is no network the one that is here. */

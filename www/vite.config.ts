@@ -67,7 +67,8 @@ function serviceWorker(): Plugin {
       const version = createHash("sha256").update(code).update(JSON.stringify(files.toSorted()));
       version.update(page?.type === "asset" ? page.source : "");
       // What is copied as it is has no hash in its name.
-      for (const name of readdirSync(copied).toSorted()) version.update(name).update(readFileSync(new URL(name, copied)));
+      for (const name of readdirSync(copied).toSorted())
+        version.update(name).update(readFileSync(new URL(name, copied)));
       const lists = {
         VERSION: version.digest("hex").slice(0, 16),
         FIRST: [...first, "manifest.webmanifest"],
@@ -81,7 +82,9 @@ function serviceWorker(): Plugin {
 
 /** Where the code is, as the package says; nothing as long as it does not. */
 function codeAddress(): string {
-  const { repository } = JSON.parse(readFileSync(new URL("../pkg/package.json", import.meta.url), "utf8")) as { repository?: string | { url: string } };
+  const { repository } = JSON.parse(readFileSync(new URL("../pkg/package.json", import.meta.url), "utf8")) as {
+    repository?: string | { url: string };
+  };
   const address = typeof repository === "string" ? repository : repository?.url;
   return address?.replace(/^git\+/, "").replace(/\.git$/, "") ?? "";
 }

@@ -74,7 +74,11 @@ export function locateWasm(file: File, wasm: WasmURLs): string | URL {
 }
 
 /** In the page: what its Worker will want. Where that has a script of its own, only it knows what is beside that. */
-export async function prepare({ workerURL, wasm }: Place, { file, reason }: Choice, signal: AbortSignal): Promise<Setup> {
+export async function prepare(
+  { workerURL, wasm }: Place,
+  { file, reason }: Choice,
+  signal: AbortSignal,
+): Promise<Setup> {
   const known = workerURL === undefined || wasm[file] !== undefined;
   const module = known ? await compile(locateWasm(file, wasm), signal).catch(() => undefined) : undefined;
   return { wasm, file, reason, module };
@@ -91,7 +95,8 @@ export async function compile(url: string | URL, signal?: AbortSignal): Promise<
   const response = await fetch(url, { signal: signal ?? null }).catch((cause) => {
     throw new CandlewickError("network", `The engine could not be fetched from ${url}: ${cause}`);
   });
-  if (!response.ok) throw new CandlewickError("network", `The engine could not be fetched from ${url}: HTTP ${response.status}.`);
+  if (!response.ok)
+    throw new CandlewickError("network", `The engine could not be fetched from ${url}: HTTP ${response.status}.`);
   try {
     // With parameters, such as a charset, browsers refuse it.
     return response.headers.get("content-type")?.trim().toLowerCase() === "application/wasm"
@@ -99,7 +104,8 @@ export async function compile(url: string | URL, signal?: AbortSignal): Promise<
       : await WebAssembly.compile(await response.arrayBuffer());
   } catch (cause) {
     // The compiler has errors of its own; these are of fetching. A connection that breaks is a DOMException in Firefox.
-    if (cause instanceof TypeError || cause instanceof DOMException) throw new CandlewickError("network", `The engine could not be fetched whole from ${url}: ${cause}`);
+    if (cause instanceof TypeError || cause instanceof DOMException)
+      throw new CandlewickError("network", `The engine could not be fetched whole from ${url}: ${cause}`);
     throw new CandlewickError(
       "internal",
       `The engine at ${url} could not be compiled (${cause}). Check that this address serves the .wasm file, ` +

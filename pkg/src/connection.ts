@@ -90,7 +90,8 @@ export class Connection {
   #send(call: Call, signal: AbortSignal | undefined, receiver: Receiver): Exchange {
     if (signal?.aborted) throw aborted(signal);
     if (this.#thread.closed) throw this.#thread.closed;
-    for (const [name, value] of Object.entries(call)) check(value, ["body", "options", "hub"].includes(name) ? "" : name);
+    for (const [name, value] of Object.entries(call))
+      check(value, ["body", "options", "hub"].includes(name) ? "" : name);
     const heard: Receiver = {
       ...receiver,
       recovery: (progress) => this.state.onRecovery?.(progress),
@@ -105,7 +106,10 @@ export class Connection {
 /** What a call does not keep on this side. */
 function buffersOf(call: Call): ArrayBuffer[] {
   const sources = call.method === "load" ? call.sources : call.method === "inspect" ? [call.source] : [];
-  return sources.flat().filter((source) => source instanceof Uint8Array).map(({ buffer }) => buffer);
+  return sources
+    .flat()
+    .filter((source) => source instanceof Uint8Array)
+    .map(({ buffer }) => buffer);
 }
 
 /** One request under way. */
@@ -142,12 +146,15 @@ class Exchange implements Sending {
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
     port1.onmessage = ({ data }: MessageEvent<Reply>) => this.#receive(data);
-    port1.onmessageerror = () => this.fail(new CandlewickError("internal", "A message from the engine could not be read."));
+    port1.onmessageerror = () =>
+      this.fail(new CandlewickError("internal", "A message from the engine could not be read."));
     try {
       seat.post(this.#call, [port2, ...this.#buffers]);
       if (this.#credit > 0) this.control({ credit: this.#credit });
     } catch (cause) {
-      this.fail(new CandlewickError("invalid_argument", `The request cannot be sent to the engine: ${cause}`, { cause }));
+      this.fail(
+        new CandlewickError("invalid_argument", `The request cannot be sent to the engine: ${cause}`, { cause }),
+      );
     }
   }
 

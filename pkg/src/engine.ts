@@ -60,7 +60,8 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
     this.completions = { create: this.#creator("complete") };
     this.embeddings = {
       create: (async (body: EmbeddingParams, options: RequestOptions = {}) => {
-        if (typeof body !== "object" || body === null) throw new CandlewickError("invalid_argument", "The request must be an object.");
+        if (typeof body !== "object" || body === null)
+          throw new CandlewickError("invalid_argument", "The request must be an object.");
         return connection.call({ method: "embeddings", body }, options);
       }) as CreateEmbeddings,
     };
@@ -137,7 +138,8 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
 
   #creator<Params extends StreamParams, Whole, Chunk>(method: "chat" | "complete"): Create<Params, Whole, Chunk> {
     const create = async (body: Params, { signal, onPromptProgress: onProgress, onRetry }: RequestOptions = {}) => {
-      if (typeof body !== "object" || body === null) throw new CandlewickError("invalid_argument", "The request must be an object.");
+      if (typeof body !== "object" || body === null)
+        throw new CandlewickError("invalid_argument", "The request must be an object.");
       const call = { method, body } as never;
       if (body.stream) return this.#connection.stream<Chunk>(call, { signal, onProgress, onRetry });
       const whole = await this.#connection.call<Whole>(call, { signal, onProgress, onRetry });

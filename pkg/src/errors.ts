@@ -31,6 +31,9 @@ export class CandlewickError extends Error {
 
 /** Its `cause` is the signal's reason; what that says, if it is not only that there was an abort, stands in the message. */
 export function aborted({ reason }: AbortSignal): CandlewickError {
-  const said = reason instanceof Error && reason.name !== "AbortError" ? reason.message : typeof reason === "string" ? reason : "";
-  return new CandlewickError("aborted", said === "" ? "The request was aborted." : `The request was aborted: ${said}`, { cause: reason });
+  const said =
+    reason instanceof Error && reason.name !== "AbortError" ? reason.message : typeof reason === "string" ? reason : "";
+  return new CandlewickError("aborted", said === "" ? "The request was aborted." : `The request was aborted: ${said}`, {
+    cause: reason,
+  });
 }

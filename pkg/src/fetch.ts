@@ -11,12 +11,19 @@ export function fetchFrom(engine: Engine<EngineInfo | RemoteInfo>): typeof globa
 
   async function answer(request: Request): Promise<Response> {
     const { pathname } = new URL(request.url);
-    const [, path = "", id] = /\/v1\/(chat\/completions|completions|embeddings|models(?:\/(.+?))?)\/?$/.exec(pathname) ?? [];
+    const [, path = "", id] =
+      /\/v1\/(chat\/completions|completions|embeddings|models(?:\/(.+?))?)\/?$/.exec(pathname) ?? [];
     const { signal } = request;
     const kind = id === undefined ? path : "models/";
     const method = { "": undefined, models: "GET", "models/": "GET" }[kind] ?? "POST";
-    if (path === "") return failure(404, "invalid_argument", `There is nothing at ${pathname}: the engine answers /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models.`);
-    if (request.method !== method) return failure(405, "invalid_argument", `${pathname} takes ${method} only.`, { Allow: method });
+    if (path === "")
+      return failure(
+        404,
+        "invalid_argument",
+        `There is nothing at ${pathname}: the engine answers /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models.`,
+      );
+    if (request.method !== method)
+      return failure(405, "invalid_argument", `${pathname} takes ${method} only.`, { Allow: method });
     if (kind === "models") return Response.json({ object: "list", data: [model()] });
     if (kind === "models/") {
       const known = id === engine.info.name || decoded(id!) === engine.info.name;
@@ -41,7 +48,8 @@ export function fetchFrom(engine: Engine<EngineInfo | RemoteInfo>): typeof globa
     } catch (error) {
       // As `fetch` does: with the reason, not with an answer.
       request.signal.throwIfAborted();
-      const { code, message } = error instanceof CandlewickError ? error : new CandlewickError("internal", String(error));
+      const { code, message } =
+        error instanceof CandlewickError ? error : new CandlewickError("internal", String(error));
       return failure(STATUSES[code], code, message);
     }
   };
@@ -101,7 +109,8 @@ function events(stream: Stream<unknown>, signal: AbortSignal): ReadableStream<Ui
         send("[DONE]");
       } catch (error) {
         if (signal.aborted) return controller.error(signal.reason);
-        const { code, message } = error instanceof CandlewickError ? error : new CandlewickError("internal", String(error));
+        const { code, message } =
+          error instanceof CandlewickError ? error : new CandlewickError("internal", String(error));
         // The status is gone already.
         send(JSON.stringify(errorBody(STATUSES[code], code, message)));
       }
@@ -116,7 +125,10 @@ function events(stream: Stream<unknown>, signal: AbortSignal): ReadableStream<Ui
 function failure(status: number, code: ErrorCode, message: string, headers: Record<string, string> = {}): Response {
   // OpenAI's client would ask again by itself after 5xx.
   const again = status === 429 || status === 502 || status === 503;
-  return Response.json(errorBody(status, code, message), { status, headers: { ...headers, "x-should-retry": String(again) } });
+  return Response.json(errorBody(status, code, message), {
+    status,
+    headers: { ...headers, "x-should-retry": String(again) },
+  });
 }
 
 function errorBody(status: number, code: ErrorCode, message: string) {

@@ -12,5 +12,9 @@ export async function inspect(source: ModelFiles, options: InspectOptions = {}):
   const { device, threads, gpu } = options;
   const params = { device, contextLength: finite(options.contextLength), threads, gpu, hub: hubParams(options) };
   // With threads, where a load would have them: speed is measured.
-  return ask({ method: "inspect", source: locateFiles(source), options: params }, place(options, device !== "gpu"), options);
+  return ask(
+    { method: "inspect", source: locateFiles(source), options: params },
+    place(options, device !== "gpu"),
+    options,
+  );
 }

@@ -20,13 +20,23 @@ export type ModelFiles = ModelSource | readonly ModelSource[];
  * Loads a GGUF model into a Worker of its own. Of several sources the first that can be loaded counts; a list among them is
  * one model in several files. With `remote`, hosted models answer where none can, and `info.device` may be `"remote"`.
  */
-export function load(source: ModelSource | readonly ModelFiles[], options?: LoadOptions & { remote?: undefined }): Promise<Engine>;
-export function load(source: ModelSource | readonly ModelFiles[], options: LoadOptions): Promise<Engine<EngineInfo | RemoteInfo>>;
-export async function load(source: ModelSource | readonly ModelFiles[], options: LoadOptions = {}): Promise<Engine<EngineInfo | RemoteInfo>> {
+export function load(
+  source: ModelSource | readonly ModelFiles[],
+  options?: LoadOptions & { remote?: undefined },
+): Promise<Engine>;
+export function load(
+  source: ModelSource | readonly ModelFiles[],
+  options: LoadOptions,
+): Promise<Engine<EngineInfo | RemoteInfo>>;
+export async function load(
+  source: ModelSource | readonly ModelFiles[],
+  options: LoadOptions = {},
+): Promise<Engine<EngineInfo | RemoteInfo>> {
   checkBrowser();
   checkNames(options, "load()");
   const sources = (isList(source) ? source : [source]).map(locateFiles);
-  if (sources.length === 0) throw new CandlewickError("invalid_argument", "load() takes at least one model; connect() takes none.");
+  if (sources.length === 0)
+    throw new CandlewickError("invalid_argument", "load() takes at least one model; connect() takes none.");
   const remote = options.remote && translate(options.remote);
   try {
     return await start(sources, remote, options);
@@ -45,7 +55,10 @@ export async function connect(remote: RemoteOptions, options: ConnectOptions = {
   return (await start([], translate({ ...remote, when: "always" }), options)) as Engine<RemoteInfo>;
 }
 
-export type ConnectOptions = Pick<LoadOptions, "signal" | "workerURL" | "wasmURL" | "threadsWasmURL" | "threadsPlainWasmURL">;
+export type ConnectOptions = Pick<
+  LoadOptions,
+  "signal" | "workerURL" | "wasmURL" | "threadsWasmURL" | "threadsPlainWasmURL"
+>;
 
 async function start(
   sources: LocatedFiles[],
@@ -58,7 +71,16 @@ async function start(
   const call = {
     method: "load" as const,
     sources,
-    options: { device, contextLength, threads, fallback, gpu, profile: profile ?? false, remote, hub: hubParams(options) },
+    options: {
+      device,
+      contextLength,
+      threads,
+      fallback,
+      gpu,
+      profile: profile ?? false,
+      remote,
+      hub: hubParams(options),
+    },
   };
   const connection = new Connection(place(options, device !== "gpu"));
   try {
@@ -74,10 +96,21 @@ async function start(
 }
 
 /** The engine's shape of what a page says about hosted models. */
-function translate({ when, fallbacks = [], firstTokenMs, maxMemory, minTokensPerSecond, cache, ...first }: RemoteOptions): Remote {
+function translate({
+  when,
+  fallbacks = [],
+  firstTokenMs,
+  maxMemory,
+  minTokensPerSecond,
+  cache,
+  ...first
+}: RemoteOptions): Remote {
   const hosted = [first, ...fallbacks].map(({ baseURL, model, ...config }) => {
     if (typeof model !== "string" || model === "") {
-      throw new CandlewickError("invalid_argument", 'remote.model is missing: which hosted model? For example "org/name".');
+      throw new CandlewickError(
+        "invalid_argument",
+        'remote.model is missing: which hosted model? For example "org/name".',
+      );
     }
     const address = baseURL === undefined ? {} : { baseURL: absolute(baseURL, "remote.baseURL") };
     return { model, config: { ...config, ...address } };
@@ -90,7 +123,14 @@ function translate({ when, fallbacks = [], firstTokenMs, maxMemory, minTokensPer
 /** @internal What the Worker needs of the options. */
 export function hubParams({ token, hubURL, transfer, ...options }: HubOptions & LoadOptions): HubParams {
   const { cache, cacheBudget, force } = options;
-  const params = { token, hubURL: hubURL === undefined ? undefined : absolute(hubURL, "hubURL"), cache, cacheBudget, force, transfer };
+  const params = {
+    token,
+    hubURL: hubURL === undefined ? undefined : absolute(hubURL, "hubURL"),
+    cache,
+    cacheBudget,
+    force,
+    transfer,
+  };
   return Object.fromEntries(Object.entries(params).filter(([, value]) => value !== undefined));
 }
 
@@ -127,7 +167,8 @@ export function finite(contextLength: ContextLength | undefined): ContextLength 
 /** @internal What the Worker knows of a model. */
 export function locateFiles(files: ModelFiles): LocatedFiles {
   if (!isList(files)) return locate(files);
-  if (files.length === 0) throw new CandlewickError("invalid_argument", "An empty list is no model: it takes the files of one.");
+  if (files.length === 0)
+    throw new CandlewickError("invalid_argument", "An empty list is no model: it takes the files of one.");
   return files.map(locate);
 }
 

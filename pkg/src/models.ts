@@ -61,7 +61,10 @@ function name(model: ModelName, one: (name: string | URL) => string): string | s
 /** What it names for `load()`. */
 function locateName(model: string | URL): string {
   if (typeof model === "object" && !(model instanceof URL)) {
-    throw new CandlewickError("invalid_argument", "Models are kept by name or address: files and bytes have none. Give owner/repo or a URL.");
+    throw new CandlewickError(
+      "invalid_argument",
+      "Models are kept by name or address: files and bytes have none. Give owner/repo or a URL.",
+    );
   }
   return locate(model) as string;
 }

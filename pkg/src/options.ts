@@ -33,7 +33,8 @@ const NAMES = {
 
 /** Fails with `invalid_argument` where `options` has a name that no option of the call has. */
 export function checkNames(options: object, call: keyof typeof NAMES): void {
-  if (typeof options !== "object" || options === null) throw new CandlewickError("invalid_argument", `${call}: its options are an object.`);
+  if (typeof options !== "object" || options === null)
+    throw new CandlewickError("invalid_argument", `${call}: its options are an object.`);
   const plain = (name: string) => name.toLowerCase().replaceAll(/[-_]/g, "");
   const names = Object.keys(NAMES[call]).sort();
   for (const [name, value] of Object.entries(options)) {

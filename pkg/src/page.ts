@@ -4,7 +4,10 @@ import { CandlewickError } from "./errors.js";
 
 /** Says so where there is no browser around. */
 export function checkBrowser(): void {
-  if (typeof location === "undefined" || (typeof document === "undefined" && typeof WorkerGlobalScope === "undefined")) {
+  if (
+    typeof location === "undefined" ||
+    (typeof document === "undefined" && typeof WorkerGlobalScope === "undefined")
+  ) {
     throw new CandlewickError(
       "invalid_argument",
       "load() needs a browser: there is no page and no Worker of one here. Call it on the client, not while rendering on the server.",

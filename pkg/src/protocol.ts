@@ -10,7 +10,19 @@
  */
 import type { File } from "./compile.js";
 import type { ErrorCode } from "./errors.js";
-import type { ChatParams, CompletionParams, ContextLength, Device, EmbeddingParams, EngineInfo, GPUOptions, LoadProgress, PromptParams, RemoteInfo, RemoteOptions } from "./types.js";
+import type {
+  ChatParams,
+  CompletionParams,
+  ContextLength,
+  Device,
+  EmbeddingParams,
+  EngineInfo,
+  GPUOptions,
+  LoadProgress,
+  PromptParams,
+  RemoteInfo,
+  RemoteOptions,
+} from "./types.js";
 
 export type Call =
   | { method: "load"; sources: LocatedFiles[]; options: ModelOptions }
@@ -68,7 +80,11 @@ export type Located = string | Blob | Uint8Array<ArrayBuffer>;
 export type LocatedFiles = Located | Located[];
 
 export type Task =
-  | { kind: "generate" | "summarize" | "translate" | "classify"; text: string; parameters: Record<string, unknown> | undefined }
+  | {
+      kind: "generate" | "summarize" | "translate" | "classify";
+      text: string;
+      parameters: Record<string, unknown> | undefined;
+    }
   | { kind: "textToImage"; text: string; picture: object };
 
 export interface ModelOptions {

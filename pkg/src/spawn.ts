@@ -46,7 +46,8 @@ export function spawn(workerURL: Place["workerURL"]): Worker {
 }
 
 function construct(workerURL: Place["workerURL"]): Worker {
-  const override = workerURL === undefined ? foreign(here, "./worker.js") : new URL(absolute(String(workerURL), "workerURL"));
+  const override =
+    workerURL === undefined ? foreign(here, "./worker.js") : new URL(absolute(String(workerURL), "workerURL"));
   if (override === undefined) {
     // Exactly this form is what Vite, webpack, Parcel and Rollup plugins recognise and bundle.
     return trusting(() => new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "candlewick" }));
@@ -154,8 +155,10 @@ async function seatHere(workerURL: Place["workerURL"], ears: Ears): Promise<Seat
 /** What to say when the Worker's script did not start; browsers give no reason. */
 export function explainFailedStart(workerURL: Place["workerURL"]): string {
   const hint = here.includes("/.vite/deps/")
-    ? "Vite before version 8 loses the Worker of a pre-bundled dependency: add optimizeDeps: { exclude: [\"candlewick\"] } to its configuration."
+    ? 'Vite before version 8 loses the Worker of a pre-bundled dependency: add optimizeDeps: { exclude: ["candlewick"] } to its configuration.'
     : "Check that worker.js is served beside the package (or pass workerURL), and that the page's Content-Security-Policy allows it in worker-src." +
-      (globalThis.origin === "null" ? " This page has no origin of its own (a sandbox, or a file): the script must be served with CORS headers." : "");
+      (globalThis.origin === "null"
+        ? " This page has no origin of its own (a sandbox, or a file): the script must be served with CORS headers."
+        : "");
   return `The Worker script ${workerURL === undefined ? "" : `${workerURL} `}could not be started. ${hint}`;
 }

@@ -64,7 +64,10 @@ export class Stream<T> implements AsyncIterable<T> {
       while (!over) {
         if (!first) {
           over = true;
-          throw new CandlewickError("invalid_argument", "This stream has been read already. A stream can be read once.");
+          throw new CandlewickError(
+            "invalid_argument",
+            "This stream has been read already. A stream can be read once.",
+          );
         }
         const chunk = this.#chunks.shift();
         if (chunk !== undefined) {

@@ -37,8 +37,15 @@ export class Tasks {
 
   /** Makes a picture: a Blob of its media type. */
   async textToImage(text: string, { model, signal, onRetry, ...picture }: PictureOptions = {}): Promise<Blob> {
-    const options = { ...(model === undefined ? {} : { model }), ...(signal ? { signal } : {}), ...(onRetry ? { onRetry } : {}) };
-    const [bytes, type] = await this.#run<[Uint8Array<ArrayBuffer>, string]>({ kind: "textToImage", text, picture }, options);
+    const options = {
+      ...(model === undefined ? {} : { model }),
+      ...(signal ? { signal } : {}),
+      ...(onRetry ? { onRetry } : {}),
+    };
+    const [bytes, type] = await this.#run<[Uint8Array<ArrayBuffer>, string]>(
+      { kind: "textToImage", text, picture },
+      options,
+    );
     return new Blob([bytes], { type });
   }
 

@@ -90,10 +90,14 @@ export class Thread {
           else void this.#hear(notice, choice);
         },
         error: (text) => {
-          if (listening()) this.#fail(text ?? new CandlewickError("network", explainFailedStart(this.#place.workerURL)));
+          if (listening())
+            this.#fail(text ?? new CandlewickError("network", explainFailedStart(this.#place.workerURL)));
         },
         unreadable: () => {
-          if (listening()) this.#fail(new CandlewickError("internal", "A message to the engine could not be read. Load the model again."));
+          if (listening())
+            this.#fail(
+              new CandlewickError("internal", "A message to the engine could not be read. Load the model again."),
+            );
         },
       });
       if (this.closed) return seated.end();
@@ -110,7 +114,9 @@ export class Thread {
       seated.post(message);
     } catch (cause) {
       const error =
-        cause instanceof CandlewickError ? cause : new CandlewickError("internal", `The engine could not be started: ${cause}`, { cause });
+        cause instanceof CandlewickError
+          ? cause
+          : new CandlewickError("internal", `The engine could not be started: ${cause}`, { cause });
       this.close(error, error);
     }
   }
@@ -143,7 +149,9 @@ export class Thread {
   /** A text is what a crash says. */
   #fail(failure: CandlewickError | string): void {
     const error =
-      typeof failure === "string" ? new CandlewickError("internal", `The engine crashed: ${failure}. Load the model again.`) : failure;
+      typeof failure === "string"
+        ? new CandlewickError("internal", `The engine crashed: ${failure}. Load the model again.`)
+        : failure;
     this.close(error, error);
   }
 }

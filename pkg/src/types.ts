@@ -85,7 +85,12 @@ export interface ChatMessage {
 
 export interface FunctionTool {
   type: "function";
-  function: { name: string; description?: string | undefined; parameters?: Record<string, unknown> | undefined; strict?: boolean | null | undefined };
+  function: {
+    name: string;
+    description?: string | undefined;
+    parameters?: Record<string, unknown> | undefined;
+    strict?: boolean | null | undefined;
+  };
 }
 
 export interface CustomTool {
@@ -98,7 +103,15 @@ export type Tool = FunctionTool | CustomTool;
 /** What form the answer has. */
 export type ResponseFormat =
   | { type: "text" | "json_object" }
-  | { type: "json_schema"; json_schema: { name: string; description?: string | undefined; schema?: Record<string, unknown> | undefined; strict?: boolean | null | undefined } };
+  | {
+      type: "json_schema";
+      json_schema: {
+        name: string;
+        description?: string | undefined;
+        schema?: Record<string, unknown> | undefined;
+        strict?: boolean | null | undefined;
+      };
+    };
 
 /** Whether tools are called, and which. */
 export type ToolChoice =
@@ -150,7 +163,10 @@ export interface SamplingParams {
 export interface HostedParams {
   audio?: object | null | undefined;
   function_call?: "none" | "auto" | { name: string } | null | undefined;
-  functions?: { name: string; description?: string | undefined; parameters?: Record<string, unknown> | undefined }[] | null | undefined;
+  functions?:
+    | { name: string; description?: string | undefined; parameters?: Record<string, unknown> | undefined }[]
+    | null
+    | undefined;
   logprobs?: boolean | null | undefined;
   top_logprobs?: number | null | undefined;
   metadata?: Record<string, string> | null | undefined;
@@ -171,7 +187,8 @@ export interface HostedParams {
 export interface StreamParams {
   stream?: boolean | null | undefined;
   /** `include_usage` appends a chunk without choices that holds `usage` and `timings`. */
-  stream_options?: { include_usage?: boolean | undefined; include_obfuscation?: boolean | undefined } | null | undefined;
+  stream_options?:
+    { include_usage?: boolean | undefined; include_obfuscation?: boolean | undefined } | null | undefined;
 }
 
 /** What the text of a prompt is made from. */
@@ -243,7 +260,13 @@ export interface ChatCompletion {
   model: string;
   choices: {
     index: number;
-    message: { role: "assistant"; content: string | null; refusal: string | null; reasoning_content?: string; tool_calls?: ToolCall[] };
+    message: {
+      role: "assistant";
+      content: string | null;
+      refusal: string | null;
+      reasoning_content?: string;
+      tool_calls?: ToolCall[];
+    };
     logprobs: ChatLogprobs | null;
     /** With `return_tokens`: the answer's ids. */
     tokens?: number[];
@@ -266,7 +289,12 @@ export interface ChatCompletionChunk {
       content?: string | null;
       refusal?: string | null;
       reasoning_content?: string;
-      tool_calls?: { index: number; id?: string; type?: "function"; function?: { name?: string; arguments?: string } }[];
+      tool_calls?: {
+        index: number;
+        id?: string;
+        type?: "function";
+        function?: { name?: string; arguments?: string };
+      }[];
     };
     logprobs: ChatLogprobs | null;
     finish_reason: FinishReason | null;
@@ -348,7 +376,15 @@ export interface RemoteModel {
   /** Fields of every request's body, where it does not have them itself. `null` takes a field out, such as `stream_options`. */
   extraBody?: Record<string, unknown> | undefined;
   /** Milliseconds, but for `attempts`. `timeout` is for everything: attempts, waits, and the answer to its end. */
-  retry?: { attempts?: number | undefined; base?: number | undefined; cap?: number | undefined; loading?: number | undefined; timeout?: number | undefined } | undefined;
+  retry?:
+    | {
+        attempts?: number | undefined;
+        base?: number | undefined;
+        cap?: number | undefined;
+        loading?: number | undefined;
+        timeout?: number | undefined;
+      }
+    | undefined;
   /** Requests beyond it fail with `resource_exhausted`. */
   budget?: { dollars?: number | undefined; tokens?: number | undefined; requests?: number | undefined } | undefined;
   /** US dollars for a million tokens, by model; before what the list of models says. */
@@ -370,7 +406,15 @@ export interface RemoteOptions extends RemoteModel {
    * Answers to requests with a seed or temperature 0 are kept: milliseconds, bytes, whether others are kept too, and
    * whether they stay in the browser's storage when the page is gone.
    */
-  cache?: boolean | { ttlMs?: number | undefined; maxBytes?: number | undefined; random?: boolean | undefined; persist?: boolean | undefined } | undefined;
+  cache?:
+    | boolean
+    | {
+        ttlMs?: number | undefined;
+        maxBytes?: number | undefined;
+        random?: boolean | undefined;
+        persist?: boolean | undefined;
+      }
+    | undefined;
 }
 
 /** What was spent on a hosted model's provider. */

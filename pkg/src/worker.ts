@@ -9,7 +9,17 @@ import type { Setup } from "./compile.js";
 import { CandlewickError } from "./errors.js";
 import { help } from "./helpers.js";
 import { start, type Started } from "./module.js";
-import { ATTACH, type Call, type Control, type End, type HelperAnswer, type HelperTask, type HubParams, type Notice, type Reply } from "./protocol.js";
+import {
+  ATTACH,
+  type Call,
+  type Control,
+  type End,
+  type HelperAnswer,
+  type HelperTask,
+  type HubParams,
+  type Notice,
+  type Reply,
+} from "./protocol.js";
 import type { EngineInfo, LoadProgress, RemoteInfo } from "./types.js";
 import { requestSubgroups } from "./webgpu.js";
 
@@ -61,7 +71,11 @@ class Host {
 
   async #start(setup: Setup): Promise<void> {
     try {
-      this.home = await start(setup, (helper) => this.#ask(helper), () => this.#say({ starting: true }));
+      this.home = await start(
+        setup,
+        (helper) => this.#ask(helper),
+        () => this.#say({ starting: true }),
+      );
       this.#settle(this.home);
       this.#say({ started: true });
     } catch (error) {
@@ -147,21 +161,32 @@ async function perform(host: Host, call: Call, caller: Caller): Promise<unknown>
       return load(host, call, caller, progress);
     case "inspect":
       return stoppable(host, caller, (stopper) =>
-        host.home.wasm.Engine.inspect(stopper, call.source, call.options, caller.retrying));
+        host.home.wasm.Engine.inspect(stopper, call.source, call.options, caller.retrying),
+      );
     case "list":
       return stored(host, call, caller, (models) => models.list());
     case "usage":
       return stored(host, call, caller, (models) => models.usage());
     case "pull":
-      return stored(host, call, caller, (models) => stoppable(host, caller, (stopper) => models.pull(stopper, call.model, progress)));
+      return stored(host, call, caller, (models) =>
+        stoppable(host, caller, (stopper) => models.pull(stopper, call.model, progress)),
+      );
     case "remove":
       return stored(host, call, caller, (models) => models.remove(call.model));
     case "verify":
-      return stored(host, call, caller, (models) => stoppable(host, caller, (stopper) => models.verify(stopper, call.model, progress)));
+      return stored(host, call, caller, (models) =>
+        stoppable(host, caller, (stopper) => models.verify(stopper, call.model, progress)),
+      );
     case "chat":
       return generate(host, engine.chat(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
     case "complete":
-      return generate(host, engine.complete(call.body), call.body.stream, call.body.stream_options?.include_usage, caller);
+      return generate(
+        host,
+        engine.complete(call.body),
+        call.body.stream,
+        call.body.stream_options?.include_usage,
+        caller,
+      );
     case "render":
       return engine.render(call.body);
     case "tokenize":
@@ -192,13 +217,19 @@ async function load(
   progress: (progress: unknown) => void,
 ): Promise<EngineInfo | RemoteInfo> {
   const { Engine } = host.home.wasm;
-  host.settle(await stoppable(host, caller, (stopper) => Engine.load(stopper, sources, options, progress, caller.retrying)));
+  host.settle(
+    await stoppable(host, caller, (stopper) => Engine.load(stopper, sources, options, progress, caller.retrying)),
+  );
   return info(host);
 }
 
 /** What the engine says of itself, and what runs it. */
 function info({ engine, home: { file, reason }, late }: Host): EngineInfo | RemoteInfo {
-  return { ...engine.info(), wasm: file, wasmReason: late > 0 ? `${reason}; ${late} of its helpers did not come up in time` : reason };
+  return {
+    ...engine.info(),
+    wasm: file,
+    wasmReason: late > 0 ? `${reason}; ${late} of its helpers did not come up in time` : reason,
+  };
 }
 
 /** Does something with what is in the browser's storage. */
@@ -345,7 +376,11 @@ async function breathe(): Promise<void> {
 /** A trap or an exhausted stack leaves the engine in an unknown state. */
 function isFatal(error: unknown): boolean {
   // Firefox has an error of its own for an exhausted stack.
-  return error instanceof WebAssembly.RuntimeError || error instanceof RangeError || (error instanceof Error && error.name === "InternalError");
+  return (
+    error instanceof WebAssembly.RuntimeError ||
+    error instanceof RangeError ||
+    (error instanceof Error && error.name === "InternalError")
+  );
 }
 
 /** Errors lose their own fields on the way to the page, so the code travels beside the message. */

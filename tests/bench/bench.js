@@ -52,8 +52,24 @@ function model(name, type) {
 
 const native = (threads) => async (path) => ({
   run: async (_turn, length) => {
-    const args = ["bench", path, "-p", length, "-n", predict, "-r", 1, "--json", "--device", "cpu", "--threads", threads];
-    const result = JSON.parse(execFileSync(binary, args.map(String), { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }));
+    const args = [
+      "bench",
+      path,
+      "-p",
+      length,
+      "-n",
+      predict,
+      "-r",
+      1,
+      "--json",
+      "--device",
+      "cpu",
+      "--threads",
+      threads,
+    ];
+    const result = JSON.parse(
+      execFileSync(binary, args.map(String), { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }),
+    );
     return { prompt: result.prompt_per_second.median, predicted: result.predicted_per_second.median };
   },
   close: () => {},
@@ -89,7 +105,8 @@ const inPage = (origin, load, run, settings) => async (path) => {
 const candlewick = (origin, threads) =>
   inPage(
     origin,
-    async ({ url, contextLength, threads }) => (window.engine = await load(url, { contextLength, threads, device: "cpu" })),
+    async ({ url, contextLength, threads }) =>
+      (window.engine = await load(url, { contextLength, threads, device: "cpu" })),
     async ({ tokens, predict }) => {
       const request = { prompt: tokens, max_tokens: predict, temperature: 0, ignore_eos: true };
       const { timings } = await engine.completions.create(request);
@@ -126,12 +143,17 @@ if (options.wasm) {
   // A package goes with its own wasm: interfaces change.
   const whole = existsSync(join(options.wasm, "dist"));
   const built = (folder, at) =>
-    readdirSync(folder).map((name) => [`${at}/${name}`, join(folder, name)]).filter(([, path]) => statSync(path).isFile());
+    readdirSync(folder)
+      .map((name) => [`${at}/${name}`, join(folder, name)])
+      .filter(([, path]) => statSync(path).isFile());
   const files = whole
     ? ["dist", "wasm"].flatMap((name) => built(join(options.wasm, name), `/pkg/${name}`))
     : built(options.wasm, "/pkg/wasm");
   const others = Object.fromEntries(files.map(([at, path]) => [at, readFileSync(path)]));
-  servers.push(await serve({ routes: { ...routes, ...others }, headers }), await serve({ routes: { ...routes, ...others } }));
+  servers.push(
+    await serve({ routes: { ...routes, ...others }, headers }),
+    await serve({ routes: { ...routes, ...others } }),
+  );
 }
 const python = [process.env.PYTHON, "python3", "python"].find(
   (name) => name && spawnSync(name, ["-c", "import llama_cpp"], { stdio: "ignore" }).status === 0,
@@ -153,7 +175,10 @@ const runners = {
   [`wllama, Chromium, ${cores} threads`]: wllama(origin, cores),
   "candlewick, native, 1 thread": native(1),
   [`candlewick, native, ${cores} threads`]: native(cores),
-  ...(python && { "llama.cpp, native, 1 thread": llamaCpp(1), [`llama.cpp, native, ${cores} threads`]: llamaCpp(cores) }),
+  ...(python && {
+    "llama.cpp, native, 1 thread": llamaCpp(1),
+    [`llama.cpp, native, ${cores} threads`]: llamaCpp(cores),
+  }),
 };
 const wanted = Object.entries(runners).filter(([name]) => new RegExp(options.only).test(name));
 
@@ -179,7 +204,9 @@ for (const name of options.models.split(",")) {
     for (const [index, length] of lengths.entries()) {
       const [first] = started;
       const megabytes = (statSync(path).size / 1e6).toFixed(0);
-      console.log(`${name} ${type}, ${megabytes} MB, prompt of ${length} tokens; tokens/s, and how many times those of the first line`);
+      console.log(
+        `${name} ${type}, ${megabytes} MB, prompt of ${length} tokens; tokens/s, and how many times those of the first line`,
+      );
       for (const { where, runs, seconds } of started) {
         // Round by round: what slows a whole round down leaves its ratios alone.
         const against = (key, others) => median(runs[index].map((run, round) => run[key] / others[round][key]));
@@ -194,19 +221,26 @@ for (const name of options.models.split(",")) {
         results.push(result);
         const show = ({ median, min, max, ratio, shorter }) => {
           const slower = index ? `, ${shorter.toFixed(2)} of ${lengths[0]}'s` : "";
-          return `${median.toFixed(1).padStart(6)} (${min.toFixed(1)} to ${max.toFixed(1)}) ×${ratio.toFixed(2)}${slower}`.padEnd(index ? 48 : 34);
+          return `${median.toFixed(1).padStart(6)} (${min.toFixed(1)} to ${max.toFixed(1)}) ×${ratio.toFixed(2)}${slower}`.padEnd(
+            index ? 48 : 34,
+          );
         };
         const load = seconds ? ` loaded in ${seconds.toFixed(2)} s` : "";
         const limit = index === 0 && limits && /Chromium, 1 thread, (simd128|relaxed)$/.exec(where);
         let share = "";
         if (limit) {
           result.of_kernels = Object.fromEntries(
-            Object.entries(speed).map(([key, { median }]) => [key, median / limits[limit[1]][key.replace("_per_second", "")]]),
+            Object.entries(speed).map(([key, { median }]) => [
+              key,
+              median / limits[limit[1]][key.replace("_per_second", "")],
+            ]),
           );
           const shares = Object.values(result.of_kernels).map((share) => share.toFixed(2));
           share = ` ${shares[0]} and ${shares[1]} of what the kernels alone do`;
         }
-        console.log(`  ${where.padEnd(42)} prompt ${show(speed.prompt_per_second)} answer ${show(speed.predicted_per_second)}${load}${share}`);
+        console.log(
+          `  ${where.padEnd(42)} prompt ${show(speed.prompt_per_second)} answer ${show(speed.predicted_per_second)}${load}${share}`,
+        );
       }
     }
   }

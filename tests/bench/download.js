@@ -75,7 +75,11 @@ for (let round = 0; round < Number(options.rounds); round++) {
       await page.goto(server.url);
       await page.waitForFunction(() => document.title === "ready");
       const run = await page.evaluate((name) => window[name](), name);
-      runs[name][what].push({ ...run, renderer: await resident(context, "renderer"), browser: await resident(context, "browser") });
+      runs[name][what].push({
+        ...run,
+        renderer: await resident(context, "renderer"),
+        browser: await resident(context, "browser"),
+      });
       await page.close();
     }
     await context.close();
@@ -85,7 +89,9 @@ for (let round = 0; round < Number(options.rounds); round++) {
 
 const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`;
-console.log(`${options.model} ${options.type}, ${megabytes(size)}: median seconds (lowest to highest), and how many times candlewick's`);
+console.log(
+  `${options.model} ${options.type}, ${megabytes(size)}: median seconds (lowest to highest), and how many times candlewick's`,
+);
 for (const [name, list] of Object.entries(runs)) {
   for (const what of ["first", "again"]) {
     const seconds = list[what].map((run) => run.seconds);
@@ -93,7 +99,8 @@ for (const [name, list] of Object.entries(runs)) {
     const most = (key) => Math.max(...list[what].map((run) => run[key] ?? NaN));
     console.log(
       `  ${name.padEnd(11)} ${what.padEnd(6)} ${median(seconds).toFixed(2)} (${Math.min(...seconds).toFixed(2)} to ${Math.max(...seconds).toFixed(2)}), ` +
-        `× ${ratio.toFixed(2)}; renderer ${megabytes(most("renderer"))}, browser ${megabytes(most("browser"))}` + (most("wasm") ? `, wasm ${megabytes(most("wasm"))}` : ""),
+        `× ${ratio.toFixed(2)}; renderer ${megabytes(most("renderer"))}, browser ${megabytes(most("browser"))}` +
+        (most("wasm") ? `, wasm ${megabytes(most("wasm"))}` : ""),
     );
   }
 }

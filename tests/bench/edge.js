@@ -21,7 +21,12 @@ async function once(ask) {
 }
 
 const ways = {
-  upstream: () => fetch(`${direct}/chat/completions`, { method: "POST", body: JSON.stringify(body), headers: { Authorization: `Bearer ${TOKEN}` } }),
+  upstream: () =>
+    fetch(`${direct}/chat/completions`, {
+      method: "POST",
+      body: JSON.stringify(body),
+      headers: { Authorization: `Bearer ${TOKEN}` },
+    }),
   worker: () => worker.ask("/v1/chat/completions", body),
 };
 const times = { upstream: [], worker: [] };
@@ -34,7 +39,9 @@ for (let round = -20; round < rounds; round++) {
 const added = times.worker.map((time, round) => time - times.upstream[round]);
 const rank = (list, part) => list.toSorted((a, b) => a - b)[Math.floor(part * (list.length - 1))].toFixed(2);
 for (const [name, list] of Object.entries({ ...times, added })) {
-  console.log(`${name.padEnd(9)} median ${rank(list, 0.5)} ms, 95 % ${rank(list, 0.95)} ms, highest ${rank(list, 1)} ms`);
+  console.log(
+    `${name.padEnd(9)} median ${rank(list, 0.5)} ms, 95 % ${rank(list, 0.95)} ms, highest ${rank(list, 1)} ms`,
+  );
 }
 await worker.close();
 double.close();

@@ -75,11 +75,21 @@ const loads = await inPage(async () => {
   // From the network into the storage, then from the storage: each in a Worker, and wasm memory, of its own.
   for (const from of ["the network", "the storage"]) {
     const start = performance.now();
-    const engine = await load("/large.gguf", { device: "gpu", contextLength: 512, workerURL: "/tests/bench/metered-worker.js" });
+    const engine = await load("/large.gguf", {
+      device: "gpu",
+      contextLength: 512,
+      workerURL: "/tests/bench/metered-worker.js",
+    });
     const seconds = (performance.now() - start) / 1000;
     const { memory } = await meter("read");
     await engine.completions.create({ prompt: [1, 300, 301], max_tokens: 2, temperature: 0, ignore_eos: true });
-    loads.push({ from, seconds, loaded: memory, answered: (await meter("read")).memory, adapter: engine.info.gpu.adapter });
+    loads.push({
+      from,
+      seconds,
+      loaded: memory,
+      answered: (await meter("read")).memory,
+      adapter: engine.info.gpu.adapter,
+    });
     await engine.unload();
   }
   return loads;
@@ -88,49 +98,68 @@ console.log(`GPU: ${loads[0].adapter}`);
 console.log(`${options.model} ${options.type}, ${(statSync(large).size / 1e6).toFixed(0)} MB`);
 for (const { from, seconds, loaded, answered } of loads) {
   const [most, after] = [loaded, answered].map((bytes) => (bytes / 1e6).toFixed(1));
-  console.log(`loaded from ${from} in ${seconds.toFixed(1)} s; wasm memory: ${most} MB at most while loading, ${after} MB after an answer`);
+  console.log(
+    `loaded from ${from} in ${seconds.toFixed(1)} s; wasm memory: ${most} MB at most while loading, ${after} MB after an answer`,
+  );
 }
 
-const step = await inPage(async ({ tokens, rounds }) => {
-  // The second time, the result of the self-test is known.
-  const preparations = [];
-  let engine;
-  for (let visit = 0; visit < 2; visit++) {
-    await engine?.unload();
-    let from, to;
-    const onProgress = ({ stage }) => {
-      if (stage === "compile") from ??= performance.now();
-      if (stage !== "compile" && from) to ??= performance.now();
+const step = await inPage(
+  async ({ tokens, rounds }) => {
+    // The second time, the result of the self-test is known.
+    const preparations = [];
+    let engine;
+    for (let visit = 0; visit < 2; visit++) {
+      await engine?.unload();
+      let from, to;
+      const onProgress = ({ stage }) => {
+        if (stage === "compile") from ??= performance.now();
+        if (stage !== "compile" && from) to ??= performance.now();
+      };
+      engine = await load("/thin.gguf", {
+        device: "gpu",
+        contextLength: 512,
+        workerURL: "/tests/bench/metered-worker.js",
+        onProgress,
+      });
+      preparations.push({
+        milliseconds: to - from,
+        pipelines: engine.info.gpu.pipelines,
+        selfTest: !engine.info.gpu.selfTest.cached,
+      });
+    }
+    const answer = async (options) => {
+      const start = performance.now();
+      const { timings } = await engine.completions.create({ prompt: [1, 300], ignore_eos: true, ...options });
+      return { wall: performance.now() - start, timings };
     };
-    engine = await load("/thin.gguf", { device: "gpu", contextLength: 512, workerURL: "/tests/bench/metered-worker.js", onProgress });
-    preparations.push({ milliseconds: to - from, pipelines: engine.info.gpu.pipelines, selfTest: !engine.info.gpu.selfTest.cached });
-  }
-  const answer = async (options) => {
-    const start = performance.now();
-    const { timings } = await engine.completions.create({ prompt: [1, 300], ignore_eos: true, ...options });
-    return { wall: performance.now() - start, timings };
-  };
-  const first = await answer({ max_tokens: 2, temperature: 0 });
-  const second = await answer({ max_tokens: 2, temperature: 0 });
-  const measure = async (options) => {
-    await answer({ max_tokens: 2, ...options });
-    const before = await meter("reset");
-    const { timings } = await answer({ max_tokens: tokens, ...options });
-    const { busy } = await meter("read");
-    return { busy: (1000 * busy) / tokens, wall: 1e6 / timings.predicted_per_second };
-  };
-  const results = [];
-  for (let round = 0; round < rounds; round++) {
-    results.push({ greedy: await measure({ temperature: 0 }), sampled: await measure({ temperature: 1, top_k: 40, seed: round }) });
-  }
-  return { preparations, more: first.wall - second.wall, results };
-}, { tokens, rounds });
+    const first = await answer({ max_tokens: 2, temperature: 0 });
+    const second = await answer({ max_tokens: 2, temperature: 0 });
+    const measure = async (options) => {
+      await answer({ max_tokens: 2, ...options });
+      const before = await meter("reset");
+      const { timings } = await answer({ max_tokens: tokens, ...options });
+      const { busy } = await meter("read");
+      return { busy: (1000 * busy) / tokens, wall: 1e6 / timings.predicted_per_second };
+    };
+    const results = [];
+    for (let round = 0; round < rounds; round++) {
+      results.push({
+        greedy: await measure({ temperature: 0 }),
+        sampled: await measure({ temperature: 1, top_k: 40, seed: round }),
+      });
+    }
+    return { preparations, more: first.wall - second.wall, results };
+  },
+  { tokens, rounds },
+);
 const spread = (numbers) => {
   const sorted = numbers.toSorted((a, b) => a - b);
   return `${sorted[sorted.length >> 1].toFixed(0)} (${sorted[0].toFixed(0)} to ${sorted.at(-1).toFixed(0)})`;
 };
 for (const { milliseconds, pipelines, selfTest } of step.preparations) {
-  console.log(`${pipelines} pipelines ready after ${milliseconds.toFixed(0)} ms, ${selfTest ? "with" : "without"} the self-test`);
+  console.log(
+    `${pipelines} pipelines ready after ${milliseconds.toFixed(0)} ms, ${selfTest ? "with" : "without"} the self-test`,
+  );
 }
 console.log(`the first answer takes ${step.more.toFixed(0)} ms more than the second`);
 for (const kind of ["greedy", "sampled"]) {

@@ -23,7 +23,12 @@ export const kernelsAreBuilt = () => FORMS.every((form) => existsSync(join(built
 export async function measure(browser, type, [rows, columns], rounds, other) {
   const page = await browser.newPage();
   page.setDefaultTimeout(0);
-  const folders = other ? [["", built], [" other", other]] : [["", built]];
+  const folders = other
+    ? [
+        ["", built],
+        [" other", other],
+      ]
+    : [["", built]];
   const builds = folders.flatMap(([name, folder]) =>
     FORMS.map((form) => [form + name, readFileSync(join(folder, `${form}.wasm`)).toString("base64")]),
   );
@@ -94,7 +99,9 @@ async function main() {
   const browser = await launch();
   console.log("GMAC/s, median (lowest to highest)");
   const show = (numbers) =>
-    `${median(numbers).toFixed(1).padStart(5)} (${Math.min(...numbers).toFixed(1)} to ${Math.max(...numbers).toFixed(1)})`.padEnd(22);
+    `${median(numbers).toFixed(1).padStart(5)} (${Math.min(...numbers).toFixed(1)} to ${Math.max(...numbers).toFixed(1)})`.padEnd(
+      22,
+    );
   for (const shape of options.shapes.split(",")) {
     const [rows, columns] = shape.split("x").map(Number);
     if (!(rows % 16 === 0 && columns % 256 === 0)) throw new Error(`${shape}: not a multiple of 16 rows × 256 columns`);

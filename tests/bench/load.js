@@ -20,7 +20,10 @@ const { values: options } = parseArgs({
 
 const routes = { "/": blank };
 const headers = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
-const servers = { "candlewick.wasm": await serve({ routes }), "candlewick-threads.wasm": await serve({ routes, headers }) };
+const servers = {
+  "candlewick.wasm": await serve({ routes }),
+  "candlewick-threads.wasm": await serve({ routes, headers }),
+};
 if (options.wasm) {
   const names = readdirSync(options.wasm).filter((name) => /\.(js|wasm)$/.test(name));
   const others = Object.fromEntries(names.map((name) => [`/pkg/wasm/${name}`, readFileSync(join(options.wasm, name))]));
@@ -38,7 +41,11 @@ const once = async () => {
   const start = performance.now();
   const since = () => (performance.now() - start) / 1000;
   let reading;
-  const engine = await load(window.model, { device: "cpu", contextLength: 1024, onProgress: () => (reading ??= since()) });
+  const engine = await load(window.model, {
+    device: "cpu",
+    contextLength: 1024,
+    onProgress: () => (reading ??= since()),
+  });
   const loaded = since();
   const request = { prompt: [300], max_tokens: 1, temperature: 0, ignore_eos: true };
   await engine.completions.create(request);
@@ -70,7 +77,9 @@ for (const [file, list] of Object.entries(runs)) {
   console.log(`${options.model} ${options.type}, ${file}: seconds until`);
   for (const what of ["engine ready to read", "loaded", "first token"]) {
     const all = list.map((run) => run[what]);
-    const [middle, least, most, first] = [median(all), Math.min(...all), Math.max(...all), list.first[what]].map((x) => x.toFixed(2));
+    const [middle, least, most, first] = [median(all), Math.min(...all), Math.max(...all), list.first[what]].map((x) =>
+      x.toFixed(2),
+    );
     console.log(`  ${what.padEnd(22)} ${middle} (${least} to ${most}), the first time ${first}`);
   }
   console.log(`  with ${list.map((run) => run.threads).join(", ")} threads`);

@@ -5,19 +5,24 @@ let depth = 0;
 let memory;
 
 function metered(instance) {
-  const wrap = (inner) => (...values) => {
-    if (depth) return inner(...values);
-    depth++;
-    const start = performance.now();
-    try {
-      return inner(...values);
-    } finally {
-      meter.busy += performance.now() - start;
-      meter.calls++;
-      depth--;
-    }
-  };
-  const exports = Object.entries(instance.exports).map(([name, value]) => [name, typeof value === "function" ? wrap(value) : value]);
+  const wrap =
+    (inner) =>
+    (...values) => {
+      if (depth) return inner(...values);
+      depth++;
+      const start = performance.now();
+      try {
+        return inner(...values);
+      } finally {
+        meter.busy += performance.now() - start;
+        meter.calls++;
+        depth--;
+      }
+    };
+  const exports = Object.entries(instance.exports).map(([name, value]) => [
+    name,
+    typeof value === "function" ? wrap(value) : value,
+  ]);
   memory = instance.exports.memory;
   // What wasm-bindgen has made looks at the class.
   return Object.create(WebAssembly.Instance.prototype, { exports: { value: Object.fromEntries(exports) } });
@@ -31,4 +36,3 @@ channel.onmessage = ({ data }) => {
   if (data === "reset") Object.assign(meter, { busy: 0, calls: 0 });
   channel.postMessage({ ...meter, memory: memory?.buffer.byteLength ?? 0 });
 };
-

@@ -26,8 +26,13 @@ export function picture(results, predict) {
     const list = results.filter((result) => title(result) === name);
     parts.push(`<text class="title" x="10" y="${top + 14}">${escape(name)}</text>`);
     top += 22;
-    list.forEach(({ where }, index) => parts.push(`<text x="20" y="${top + index * BAR + 13}">${escape(where)}</text>`));
-    parts.push(...bars(list, "predicted_per_second", LABEL, top), ...bars(list, "prompt_per_second", LABEL + WIDTH, top));
+    list.forEach(({ where }, index) =>
+      parts.push(`<text x="20" y="${top + index * BAR + 13}">${escape(where)}</text>`),
+    );
+    parts.push(
+      ...bars(list, "predicted_per_second", LABEL, top),
+      ...bars(list, "prompt_per_second", LABEL + WIDTH, top),
+    );
     top += list.length * BAR + 14;
   }
   const width = LABEL + 2 * WIDTH;

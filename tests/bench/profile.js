@@ -31,7 +31,9 @@ function table(title, times) {
   console.log(`\n${title}: ${(total / 1e6).toFixed(1)} ms in operations`);
   for (const { kernel, calls, nanoseconds } of times.slice(0, lines)) {
     const share = ((100 * nanoseconds) / total).toFixed(1);
-    console.log(`  ${share.padStart(5)} %  ${(nanoseconds / calls / 1e3).toFixed(1).padStart(8)} µs × ${String(calls).padEnd(6)} ${kernel}`);
+    console.log(
+      `  ${share.padStart(5)} %  ${(nanoseconds / calls / 1e3).toFixed(1).padStart(8)} µs × ${String(calls).padEnd(6)} ${kernel}`,
+    );
   }
 }
 
@@ -44,7 +46,8 @@ for (const [name, settings] of Object.entries(builds)) {
     async ({ url, prompts, predict, threads, temperature }) => {
       const contextLength = prompts[0].length + predict + 64;
       const engine = await load(url, { contextLength, threads, device: "cpu", profile: true });
-      const complete = (prompt, max_tokens) => engine.completions.create({ prompt, max_tokens, temperature, ignore_eos: true });
+      const complete = (prompt, max_tokens) =>
+        engine.completions.create({ prompt, max_tokens, temperature, ignore_eos: true });
       await complete(prompts[0], 4); // warms up
       await engine.profile();
       await complete(prompts[1], 1);

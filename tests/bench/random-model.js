@@ -6,11 +6,58 @@ import { closeSync, openSync, writeSync } from "node:fs";
 /** Shapes as in the published files. @type {Record<string, Shape>} */
 export const SHAPES = {
   // Of no published model: as many layers as a small one has, and next to no work in them.
-  "thirty-thin": { layers: 30, width: 64, heads: 4, kvHeads: 2, headSize: 16, feedForward: 128, vocabulary: 32000, tied: true },
-  "smollm2-135m": { layers: 30, width: 576, heads: 9, kvHeads: 3, headSize: 64, feedForward: 1536, vocabulary: 49152, tied: true },
-  "smollm2-360m": { layers: 32, width: 960, heads: 15, kvHeads: 5, headSize: 64, feedForward: 2560, vocabulary: 49152, tied: true },
-  "qwen2.5-0.5b": { architecture: "qwen2", layers: 24, width: 896, heads: 14, kvHeads: 2, headSize: 64, feedForward: 4864, vocabulary: 151936, tied: true, biases: true },
-  "llama-3.2-1b": { layers: 16, width: 2048, heads: 32, kvHeads: 8, headSize: 64, feedForward: 8192, vocabulary: 128256, tied: true },
+  "thirty-thin": {
+    layers: 30,
+    width: 64,
+    heads: 4,
+    kvHeads: 2,
+    headSize: 16,
+    feedForward: 128,
+    vocabulary: 32000,
+    tied: true,
+  },
+  "smollm2-135m": {
+    layers: 30,
+    width: 576,
+    heads: 9,
+    kvHeads: 3,
+    headSize: 64,
+    feedForward: 1536,
+    vocabulary: 49152,
+    tied: true,
+  },
+  "smollm2-360m": {
+    layers: 32,
+    width: 960,
+    heads: 15,
+    kvHeads: 5,
+    headSize: 64,
+    feedForward: 2560,
+    vocabulary: 49152,
+    tied: true,
+  },
+  "qwen2.5-0.5b": {
+    architecture: "qwen2",
+    layers: 24,
+    width: 896,
+    heads: 14,
+    kvHeads: 2,
+    headSize: 64,
+    feedForward: 4864,
+    vocabulary: 151936,
+    tied: true,
+    biases: true,
+  },
+  "llama-3.2-1b": {
+    layers: 16,
+    width: 2048,
+    heads: 32,
+    kvHeads: 8,
+    headSize: 64,
+    feedForward: 8192,
+    vocabulary: 128256,
+    tied: true,
+  },
 };
 
 // ggml_type, elements and bytes of a block, and where in it the f16 scales lie.
@@ -48,13 +95,38 @@ function random(seed) {
 
 class Bytes {
   parts = [];
-  u32(value) { const b = Buffer.alloc(4); b.writeUInt32LE(value); this.parts.push(b); return this; }
-  u64(value) { const b = Buffer.alloc(8); b.writeBigUInt64LE(BigInt(value)); this.parts.push(b); return this; }
-  f32(value) { const b = Buffer.alloc(4); b.writeFloatLE(value); this.parts.push(b); return this; }
-  string(text) { const b = Buffer.from(text); return this.u64(b.length).raw(b); }
-  raw(bytes) { this.parts.push(bytes); return this; }
-  key(name, type) { return this.string(name).u32(type); }
-  done() { return Buffer.concat(this.parts); }
+  u32(value) {
+    const b = Buffer.alloc(4);
+    b.writeUInt32LE(value);
+    this.parts.push(b);
+    return this;
+  }
+  u64(value) {
+    const b = Buffer.alloc(8);
+    b.writeBigUInt64LE(BigInt(value));
+    this.parts.push(b);
+    return this;
+  }
+  f32(value) {
+    const b = Buffer.alloc(4);
+    b.writeFloatLE(value);
+    this.parts.push(b);
+    return this;
+  }
+  string(text) {
+    const b = Buffer.from(text);
+    return this.u64(b.length).raw(b);
+  }
+  raw(bytes) {
+    this.parts.push(bytes);
+    return this;
+  }
+  key(name, type) {
+    return this.string(name).u32(type);
+  }
+  done() {
+    return Buffer.concat(this.parts);
+  }
 }
 
 function tensors(shape, typeName) {
@@ -107,10 +179,22 @@ function metadata(name, shape) {
   const architecture = shape.architecture ?? "llama";
   const out = new Bytes();
   let count = 0;
-  const text = (key, value) => { out.key(key, STRING).string(value); count++; };
-  const number = (key, value) => { out.key(key, U32).u32(value); count++; };
-  const float = (key, value) => { out.key(key, FLOAT).f32(value); count++; };
-  const no = (key) => { out.key(key, BOOL).raw(Buffer.from([0])); count++; };
+  const text = (key, value) => {
+    out.key(key, STRING).string(value);
+    count++;
+  };
+  const number = (key, value) => {
+    out.key(key, U32).u32(value);
+    count++;
+  };
+  const float = (key, value) => {
+    out.key(key, FLOAT).f32(value);
+    count++;
+  };
+  const no = (key) => {
+    out.key(key, BOOL).raw(Buffer.from([0]));
+    count++;
+  };
   text("general.architecture", architecture);
   text("general.name", `random ${name}`);
   number(`${architecture}.block_count`, shape.layers);
@@ -160,7 +244,9 @@ const padded = (bytes) => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 export function writeRandomModel(path, shapeName, typeName) {
   const shape = SHAPES[shapeName];
   if (!shape || !(typeName in TYPES || typeName === "Q4_K_M")) {
-    throw new Error(`unknown model ${shapeName} ${typeName}; known: ${Object.keys(SHAPES)} in ${Object.keys(TYPES)},Q4_K_M`);
+    throw new Error(
+      `unknown model ${shapeName} ${typeName}; known: ${Object.keys(SHAPES)} in ${Object.keys(TYPES)},Q4_K_M`,
+    );
   }
   const list = tensors(shape, typeName);
   const { bytes, count } = metadata(shapeName, shape);

@@ -101,11 +101,12 @@ const page = await context.newPage();
 await page.goto(server.url);
 await page.evaluate(() => {
   const worker = new Worker("/worker.js");
-  window.measure = (request) => new Promise((done, fail) => {
-    worker.onmessage = ({ data }) => done(data);
-    worker.onerror = (error) => fail(new Error(error.message));
-    worker.postMessage(request);
-  });
+  window.measure = (request) =>
+    new Promise((done, fail) => {
+      worker.onmessage = ({ data }) => done(data);
+      worker.onerror = (error) => fail(new Error(error.message));
+      worker.postMessage(request);
+    });
 });
 
 const names = ["IndexedDB, buffers", "IndexedDB, Blobs", "OPFS"];
@@ -124,13 +125,17 @@ for (let round = 0; round < Number(options.rounds); round++) {
 }
 const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
 const [{ write: firstWrites, read: firstReads }] = Object.values(results);
-console.log(`${size / 2 ** 20} MiB in pieces of ${options.piece} MiB, MB/s: median (lowest to highest), median ratio to the first line of each round`);
+console.log(
+  `${size / 2 ** 20} MiB in pieces of ${options.piece} MiB, MB/s: median (lowest to highest), median ratio to the first line of each round`,
+);
 for (const [name, { write, read, memory }] of Object.entries(results)) {
   const line = (list, first) => {
     const ratio = median(list.map((speed, round) => speed / first[round]));
     return `${median(list).toFixed(0)} (${Math.min(...list).toFixed(0)} to ${Math.max(...list).toFixed(0)}), × ${ratio.toFixed(2)}`;
   };
-  console.log(`  ${name.padEnd(20)} write ${line(write, firstWrites).padEnd(34)} read ${line(read, firstReads).padEnd(34)} browser process + ${(memory / 1e6).toFixed(0)} MB`);
+  console.log(
+    `  ${name.padEnd(20)} write ${line(write, firstWrites).padEnd(34)} read ${line(read, firstReads).padEnd(34)} browser process + ${(memory / 1e6).toFixed(0)} MB`,
+  );
 }
 await context.close();
 rmSync(profile, { recursive: true });

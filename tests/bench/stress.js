@@ -24,7 +24,12 @@ const once = async (threads) => {
     const loaded = performance.now() - start;
     const { choices } = await engine.completions.create({ ...greedy, max_tokens: 3 });
     await engine.unload();
-    return { loaded, told: choices[0].text, threads: engine.info.threads, wasm: `${engine.info.wasm}: ${engine.info.wasmReason}` };
+    return {
+      loaded,
+      told: choices[0].text,
+      threads: engine.info.threads,
+      wasm: `${engine.info.wasm}: ${engine.info.wasmReason}`,
+    };
   });
   return Promise.race([coming, sleep(60_000).then(() => ({ hung: true }))]);
 };
@@ -59,7 +64,9 @@ await browser.close();
 await server.close();
 times.sort((a, b) => a - b);
 const at = (share) => Math.round(times[Math.min(times.length - 1, Math.floor(share * times.length))]);
-console.log(`${options.browser}: ${times.length} loads came up, ${hung} hung; ${Math.round((performance.now() - started) / 1000)} s in all`);
+console.log(
+  `${options.browser}: ${times.length} loads came up, ${hung} hung; ${Math.round((performance.now() - started) / 1000)} s in all`,
+);
 console.log(`milliseconds of a load: median ${at(0.5)}, 90 % ${at(0.9)}, longest ${at(1)}`);
 for (const [what, times] of Object.entries(ran)) console.log(`  ${times} × ${what}`);
 process.exit(hung > 0 ? 1 : 0);

@@ -19,7 +19,9 @@ const bushy = (levels) => nested(levels, 1, (value) => Array(8).fill(value));
 
 describe("a request", () => {
   const right = {
-    "of everything that is sent": { a: [1, "two", null, undefined, true, new Uint8Array(3), new Map([["key", [1]]]), new Set([1])] },
+    "of everything that is sent": {
+      a: [1, "two", null, undefined, true, new Uint8Array(3), new Map([["key", [1]]]), new Set([1])],
+    },
     "as deep as may be": nested(64),
     "with the same object in several places": { a: bushy(3), b: bushy(3) },
     "with a Blob in it": new Blob(["x"]),
@@ -42,14 +44,44 @@ describe("a request", () => {
     "with Infinity": [{ max_tokens: Infinity }, /^max_tokens: Infinity is not a finite number/],
     "with −Infinity in a list": [{ logit_bias: { 5: -Infinity } }, /^logit_bias\.5: -Infinity is not/],
     "with NaN in messages": [{ messages: [{ content: "x" }, { content: NaN }] }, /^messages\[1\]\.content: NaN/],
-    "that cannot be read": [{ get prompt() { throw new Error("not today"); } }, /cannot be read: Error: not today/],
-    "that is a proxy of no end": [new Proxy({}, { ownKeys: () => ["x"], getOwnPropertyDescriptor: (_, key) => ({ value: 1, enumerable: true, configurable: true, key }), get: (_, __, proxy) => new Proxy({}, Reflect.ownKeys(proxy) && { ownKeys: () => { throw new Error("no end"); } }) }), /cannot be read/],
+    "that cannot be read": [
+      {
+        get prompt() {
+          throw new Error("not today");
+        },
+      },
+      /cannot be read: Error: not today/,
+    ],
+    "that is a proxy of no end": [
+      new Proxy(
+        {},
+        {
+          ownKeys: () => ["x"],
+          getOwnPropertyDescriptor: (_, key) => ({ value: 1, enumerable: true, configurable: true, key }),
+          get: (_, __, proxy) =>
+            new Proxy(
+              {},
+              Reflect.ownKeys(proxy) && {
+                ownKeys: () => {
+                  throw new Error("no end");
+                },
+              },
+            ),
+        },
+      ),
+      /cannot be read/,
+    ],
   };
   for (const [name, [value, message]] of Object.entries(wrong)) {
-    test(`${name} is refused`, () => assert.throws(() => check(value), (error) => error.code === "invalid_argument" && message.test(error.message)));
+    test(`${name} is refused`, () =>
+      assert.throws(
+        () => check(value),
+        (error) => error.code === "invalid_argument" && message.test(error.message),
+      ));
   }
 
-  test("is called what it is", () => assert.throws(() => check(NaN, "remote"), { message: "remote: NaN is not a finite number." }));
+  test("is called what it is", () =>
+    assert.throws(() => check(NaN, "remote"), { message: "remote: NaN is not a finite number." }));
 });
 
 describe("the engine", () => {
@@ -77,11 +109,22 @@ describe("the engine", () => {
       cyclic.cyclic = cyclic;
       const messages = [{ role: "user", content: "x" }];
       const codes = {};
-      for (const [name, bad] of Object.entries({ cyclic, 200: deep(200), 1000: deep(1000), 2000: deep(2000), 3000: deep(3000), 50000: deep(50_000) })) {
+      for (const [name, bad] of Object.entries({
+        cyclic,
+        200: deep(200),
+        1000: deep(1000),
+        2000: deep(2000),
+        3000: deep(3000),
+        50000: deep(50_000),
+      })) {
         const calls = {
           complete: () => engine.completions.create({ prompt: "x", bad }),
           stream: () => engine.completions.create({ prompt: "x", stream: true, bad }),
-          chat: () => engine.chat.completions.create({ messages, tools: [{ type: "function", function: { name: "f", parameters: bad } }] }),
+          chat: () =>
+            engine.chat.completions.create({
+              messages,
+              tools: [{ type: "function", function: { name: "f", parameters: bad } }],
+            }),
           render: () => engine.applyChatTemplate({ messages, chat_template_kwargs: { bad } }),
           compare: () => engine.compare({ messages, bad }),
           embeddings: () => engine.embeddings.create({ input: "x", bad }),
@@ -94,7 +137,8 @@ describe("the engine", () => {
           inspect: () => inspect(story, { gpu: bad }),
           list: () => models.list({ transfer: bad }),
         };
-        for (const [call, run] of Object.entries(calls)) codes[`${call}, ${name}`] = (await failure(Promise.resolve().then(run))).code;
+        for (const [call, run] of Object.entries(calls))
+          codes[`${call}, ${name}`] = (await failure(Promise.resolve().then(run))).code;
       }
       return { codes, text: (await engine.completions.create(greedy)).choices[0].text };
     });

@@ -4,7 +4,11 @@ import { test } from "node:test";
 import { read } from "./support.js";
 
 test("both languages have the same codes", () => {
-  const rust = [...read("src/error.rs").toString().matchAll(/Code::\w+ => "(\w+)"/g)].map(([, code]) => code);
+  const rust = [
+    ...read("src/error.rs")
+      .toString()
+      .matchAll(/Code::\w+ => "(\w+)"/g),
+  ].map(([, code]) => code);
   const union = /type ErrorCode =([^;]+);/.exec(read("pkg/src/errors.ts").toString())[1];
   const typescript = [...union.matchAll(/"(\w+)"/g)].map(([, code]) => code);
   assert.ok(rust.length > 10);

@@ -7,7 +7,8 @@ import { once } from "node:events";
 import { extname, join, normalize, sep } from "node:path";
 import { openPage, read, repository, story } from "./support.js";
 
-const npm = (cwd, ...args) => execFileSync("npm", args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+const npm = (cwd, ...args) =>
+  execFileSync("npm", args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
 
 /** Packs the package into a folder; what npm says of the tarball. */
 export function pack(folder) {
@@ -45,7 +46,10 @@ export async function tellsItsStory(browser, url) {
     assert.ok(text.length > 40 && story.startsWith(text), text);
     // The page itself finds the engine; where it does not, its Worker does.
     const fetched = await page.evaluate(() =>
-      performance.getEntriesByType("resource").filter(({ name }) => name.includes(".wasm")).map(({ responseStatus, decodedBodySize }) => [responseStatus, decodedBodySize > 1e6]),
+      performance
+        .getEntriesByType("resource")
+        .filter(({ name }) => name.includes(".wasm"))
+        .map(({ responseStatus, decodedBodySize }) => [responseStatus, decodedBodySize > 1e6]),
     );
     assert.deepEqual(fetched, [[200, true]]);
     assert.deepEqual(errors, []);
@@ -55,7 +59,12 @@ export async function tellsItsStory(browser, url) {
   }
 }
 
-const types = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm" };
+const types = {
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript",
+  ".mjs": "text/javascript",
+  ".wasm": "application/wasm",
+};
 const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
 /** Serves folders as a static host does, the first that has a file; `isolated` for threads. */
@@ -63,9 +72,15 @@ export async function host(folders, { isolated = false } = {}) {
   const server = createServer(({ url }, response) => {
     const path = normalize(decodeURIComponent(new URL(url, "http://localhost").pathname)).replace(/\/$/, "/index.html");
     const files = folders.map((folder) => [folder, join(folder, path)]);
-    const [, file] = files.find(([folder, file]) => file.startsWith(folder + sep) && existsSync(file) && statSync(file).isFile()) ?? [];
+    const [, file] =
+      files.find(([folder, file]) => file.startsWith(folder + sep) && existsSync(file) && statSync(file).isFile()) ??
+      [];
     if (file === undefined) return response.writeHead(404).end();
-    response.writeHead(200, { ...(isolated ? isolation : {}), "Content-Type": types[extname(file)] ?? "application/octet-stream", "Content-Length": statSync(file).size });
+    response.writeHead(200, {
+      ...(isolated ? isolation : {}),
+      "Content-Type": types[extname(file)] ?? "application/octet-stream",
+      "Content-Length": statSync(file).size,
+    });
     createReadStream(file).pipe(response);
   });
   server.listen(0, "127.0.0.1");
@@ -94,6 +109,9 @@ export async function worksBuilt(browser, folders) {
 /** What the README tells those to copy whose bundler does not do it. */
 export function copyEngine(folder) {
   for (const path of ["dist/worker.js", "wasm/candlewick_bg.wasm", "wasm/candlewick-threads_bg.wasm"]) {
-    cpSync(join(folder, "node_modules/candlewick", path), join(folder, "public/engine", path.slice(path.indexOf("/") + 1)));
+    cpSync(
+      join(folder, "node_modules/candlewick", path),
+      join(folder, "public/engine", path.slice(path.indexOf("/") + 1)),
+    );
   }
 }

@@ -41,7 +41,10 @@ before(async () => {
   isolated = await serve({ routes: { "/": blank, ...scripts }, headers: isolation });
   // To everybody, as a CDN.
   open = await serve({ routes: { "/": blank, ...scripts }, headers: cors });
-  sandboxed = await serve({ routes: { "/": blank }, headers: { ...cors, "Content-Security-Policy": "sandbox allow-scripts" } });
+  sandboxed = await serve({
+    routes: { "/": blank },
+    headers: { ...cors, "Content-Security-Policy": "sandbox allow-scripts" },
+  });
 });
 after(async () => {
   await browser?.close();
@@ -69,7 +72,12 @@ const ask = async ([kind, script, question]) => {
     fail = ({ message }) => reject(new Error(`the ${kind} has failed: ${message}`));
   });
   if (kind === "Worker" || kind === "blob") {
-    const url = kind === "Worker" ? script : origin === "null" ? `data:text/javascript,${encodeURIComponent(script)}` : URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+    const url =
+      kind === "Worker"
+        ? script
+        : origin === "null"
+          ? `data:text/javascript,${encodeURIComponent(script)}`
+          : URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
     const worker = new Worker(url, { type: "module" });
     worker.onerror = fail;
     worker.postMessage(question, [port2]);
@@ -82,7 +90,8 @@ const ask = async ([kind, script, question]) => {
   if (kind === "service worker") {
     const registration = await navigator.serviceWorker.register(script, { type: "module" });
     const worker = registration.installing ?? registration.waiting ?? registration.active;
-    while (worker.state !== "activated") await new Promise((changed) => worker.addEventListener("statechange", changed, { once: true }));
+    while (worker.state !== "activated")
+      await new Promise((changed) => worker.addEventListener("statechange", changed, { once: true }));
     worker.postMessage(question, [port2]);
   }
   if (kind === "frame") {
@@ -129,7 +138,10 @@ describe("in a Worker", () => {
       async ([ask, argument]) => Promise.all([1, 2].map(() => (0, eval)(ask)(argument))),
       [String(ask), ["service worker", "/service-teller.js", [STORY]]],
     );
-    assert.deepEqual(told.map(({ text }) => text), [story, story]);
+    assert.deepEqual(
+      told.map(({ text }) => text),
+      [story, story],
+    );
   });
 
   test("that serves a page and has not imported the engine is told to", async () => {
@@ -152,14 +164,21 @@ describe("in a page without an origin", () => {
   });
 
   test("a sandboxed frame whose Worker's script is not for everybody", async () => {
-    const told = await inPage(open.url, ask, ["frame", "/framed", [STORY, { workerURL: `${server.url}/pkg/dist/worker.js` }]]);
+    const told = await inPage(open.url, ask, [
+      "frame",
+      "/framed",
+      [STORY, { workerURL: `${server.url}/pkg/dist/worker.js` }],
+    ]);
     assert.deepEqual([told.typed, told.code], [true, "network"]);
     assert.match(told.message, /CORS/);
   });
 
   test("a file", async () => {
     const folder = mkdtempSync(join(tmpdir(), "candlewick-file-"));
-    writeFileSync(join(folder, "page.html"), `<!doctype html><script type="module">${teller(open.url)} window.tell = tell; document.title = "ready";</script>`);
+    writeFileSync(
+      join(folder, "page.html"),
+      `<!doctype html><script type="module">${teller(open.url)} window.tell = tell; document.title = "ready";</script>`,
+    );
     try {
       const told = await inPage(`file://${folder}/page.html`, (url) => tell([url]), `${open.url}${STORY}`);
       assert.equal(told.text, story, told.message);
@@ -169,16 +188,20 @@ describe("in a page without an origin", () => {
   });
 
   test("a Blob", async () => {
-    const told = await inPage(open.url, async (page) => {
-      const frame = document.createElement("iframe");
-      frame.src = URL.createObjectURL(new Blob([page], { type: "text/html" }));
-      document.body.append(frame);
-      await new Promise((ready) => addEventListener("message", ready, { once: true }));
-      const { port1, port2 } = new MessageChannel();
-      const answer = new Promise((resolve) => (port1.onmessage = ({ data }) => resolve(data)));
-      frame.contentWindow.postMessage([`${location.origin}/www/models/stories260K.gguf`], "*", [port2]);
-      return answer;
-    }, `<!doctype html><script type="module">${teller(open.url)} onmessage = answer; parent.postMessage("ready", "*");</script>`);
+    const told = await inPage(
+      open.url,
+      async (page) => {
+        const frame = document.createElement("iframe");
+        frame.src = URL.createObjectURL(new Blob([page], { type: "text/html" }));
+        document.body.append(frame);
+        await new Promise((ready) => addEventListener("message", ready, { once: true }));
+        const { port1, port2 } = new MessageChannel();
+        const answer = new Promise((resolve) => (port1.onmessage = ({ data }) => resolve(data)));
+        frame.contentWindow.postMessage([`${location.origin}/www/models/stories260K.gguf`], "*", [port2]);
+        return answer;
+      },
+      `<!doctype html><script type="module">${teller(open.url)} onmessage = answer; parent.postMessage("ready", "*");</script>`,
+    );
     assert.equal(told.text, story, told.message);
   });
 });
@@ -186,7 +209,12 @@ describe("in a page without an origin", () => {
 describe("under Trusted Types", () => {
   const policy = "default-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; require-trusted-types-for 'script'";
   const under = async (more, work, argument) => {
-    const page = await serve({ routes: { "/": `<!doctype html><script type="module">${teller()} window.tell = tell; document.title = "ready";</script>` }, headers: { "Content-Security-Policy": policy + more, ...isolation } });
+    const page = await serve({
+      routes: {
+        "/": `<!doctype html><script type="module">${teller()} window.tell = tell; document.title = "ready";</script>`,
+      },
+      headers: { "Content-Security-Policy": policy + more, ...isolation },
+    });
     try {
       return await inPage(page.url, work, argument);
     } finally {
@@ -201,8 +229,15 @@ describe("under Trusted Types", () => {
   });
 
   test("with the policy candlewick, twice", async () => {
-    const told = await under("; trusted-types candlewick", async (question) => [await window.tell(question), await window.tell(question)], [STORY]);
-    assert.deepEqual(told.map(({ text }) => text), [story, story]);
+    const told = await under(
+      "; trusted-types candlewick",
+      async (question) => [await window.tell(question), await window.tell(question)],
+      [STORY],
+    );
+    assert.deepEqual(
+      told.map(({ text }) => text),
+      [story, story],
+    );
   });
 
   test("with other policies only, it says what is missing", async () => {
@@ -212,10 +247,14 @@ describe("under Trusted Types", () => {
   });
 
   test("with an address that the page trusts", async () => {
-    const told = await under("; trusted-types mine", (source) => {
-      const mine = trustedTypes.createPolicy("mine", { createScriptURL: (url) => url });
-      return window.tell([source, { workerURL: mine.createScriptURL("/pkg/dist/worker.js"), threads: 2 }]);
-    }, STORY);
+    const told = await under(
+      "; trusted-types mine",
+      (source) => {
+        const mine = trustedTypes.createPolicy("mine", { createScriptURL: (url) => url });
+        return window.tell([source, { workerURL: mine.createScriptURL("/pkg/dist/worker.js"), threads: 2 }]);
+      },
+      STORY,
+    );
     assert.deepEqual([told.text, told.threads], [story, 2], told.message);
   });
 
@@ -236,7 +275,8 @@ describe("in an extension", () => {
     folder = mkdtempSync(join(tmpdir(), "candlewick-extension-"));
     const extension = join(folder, "extension");
     mkdirSync(extension);
-    for (const part of ["pkg/dist", "pkg/wasm", STORY.slice(1)]) cpSync(join(repository, part), join(extension, part), { recursive: true });
+    for (const part of ["pkg/dist", "pkg/wasm", STORY.slice(1)])
+      cpSync(join(repository, part), join(extension, part), { recursive: true });
     const files = {
       "manifest.json": JSON.stringify({
         manifest_version: 3,
@@ -255,7 +295,9 @@ describe("in an extension", () => {
       `--disable-extensions-except=${extension}`,
       "--disable-features=DisableLoadExtensionCommandLineSwitch",
     ]);
-    const [worker] = context.serviceWorkers().length ? context.serviceWorkers() : [await context.waitForEvent("serviceworker")];
+    const [worker] = context.serviceWorkers().length
+      ? context.serviceWorkers()
+      : [await context.waitForEvent("serviceworker")];
     id = new URL(worker.url()).host;
   });
   after(async () => {

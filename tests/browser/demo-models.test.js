@@ -5,7 +5,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { start } from "../hub/server.js";
-import { accessibilityViolations, conversationalist, launch, openPage, publishedHeaders, read, serve } from "./support.js";
+import {
+  accessibilityViolations,
+  conversationalist,
+  launch,
+  openPage,
+  publishedHeaders,
+  read,
+  serve,
+} from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const MODEL = "owner/talker-GGUF:Q8_0";
@@ -14,7 +22,14 @@ const FILE = "talker-q8_0.gguf";
 const talker = Buffer.concat([conversationalist(), Buffer.alloc(40 << 20)]);
 const SECOND_RANGE = { match: `cdn/${FILE} bytes=33554432-`, times: 100, fault: "stall" };
 
-let browser, server, hub, folder, files, session, page, worlds = 0;
+let browser,
+  server,
+  hub,
+  folder,
+  files,
+  session,
+  page,
+  worlds = 0;
 
 before(async () => {
   browser = await launch();
@@ -44,12 +59,18 @@ async function open({ options, ...faults } = {}) {
   const change = ({ repo = {}, ...faults } = {}) =>
     fetch(control, {
       method: "PUT",
-      body: JSON.stringify({ repos: { "owner/talker-GGUF": { commit: COMMIT, files, ...repo } }, seed: name, ...faults }),
+      body: JSON.stringify({
+        repos: { "owner/talker-GGUF": { commit: COMMIT, files, ...repo } },
+        seed: name,
+        ...faults,
+      }),
     });
   await change(faults);
   session = await openPage(browser, `${server.url}/www/dist/index.html?device=cpu&hub=${hub.hub}/${name}`, options);
   page = session.page;
-  await page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
+  await page.waitForFunction(
+    () => !document.body.classList.contains("writing") && document.querySelector("#readout dd"),
+  );
   return { change, log: async () => (await (await fetch(control)).json()).log };
 }
 
@@ -78,12 +99,18 @@ describe("the picker", () => {
   test("proposes the models that have short names", async () => {
     await open();
     await page.click("#open");
-    const proposed = await page.locator("#picker [name=model]").evaluateAll((radios) => radios.slice(1).map(({ value }) => value));
+    const proposed = await page
+      .locator("#picker [name=model]")
+      .evaluateAll((radios) => radios.slice(1).map(({ value }) => value));
     const [list] = read("src/hub/spec.rs").toString().split("];");
     const aliases = [...list.matchAll(/^ +\("[^"]+", "([^"]+)"\),$/gm)].map(([, model]) => model);
     assert.ok(aliases.length > 3);
     assert.deepEqual(proposed.sort(), aliases.sort());
-    assert.equal(await page.evaluate(() => document.activeElement.value), await page.inputValue("#model-0"), "the focus is in the list");
+    assert.equal(
+      await page.evaluate(() => document.activeElement.value),
+      await page.inputValue("#model-0"),
+      "the focus is in the list",
+    );
     await page.keyboard.press("Escape");
     assert.ok(!(await page.isVisible("#picker")));
   });
@@ -95,9 +122,16 @@ describe("the picker", () => {
     await page.fill("#other-model", MODEL);
     await page.press("#other-model", "Enter");
     await page.waitForSelector(".verdict dl");
-    const facts = Object.fromEntries(await page.locator(".verdict dl div").evaluateAll((rows) => rows.map((row) => [row.children[0].textContent, row.children[1].textContent])));
+    const facts = Object.fromEntries(
+      await page
+        .locator(".verdict dl div")
+        .evaluateAll((rows) => rows.map((row) => [row.children[0].textContent, row.children[1].textContent])),
+    );
     assert.equal(facts.Fetch, "43 MB");
-    assert.match(facts.CPU, /^(Fits|Tight|Not sure): needs [\d.]+ MB( of about [\d.]+ .B)? of memory, at most about [\d,.]+ tokens\/s$/);
+    assert.match(
+      facts.CPU,
+      /^(Fits|Tight|Not sure): needs [\d.]+ MB( of about [\d.]+ .B)? of memory, at most about [\d,.]+ tokens\/s$/,
+    );
     assert.equal(facts.Use, "Converses");
     assert.match(await page.textContent("#picker [role=status]"), /: (fits|tight|not sure), 43 MB, at most about/);
     assert.match(await page.textContent(".model:has(.verdict) .badge"), /Fits|Tight|Not sure/);
@@ -155,7 +189,9 @@ describe("the picker", () => {
       assert.ok(!`${line}${query}`.includes(token));
       assert.ok(at === "hub" || authorization === undefined);
     }
-    const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href]));
+    const kept = await page.evaluate(() =>
+      JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href]),
+    );
     assert.ok(!kept.includes(token));
   });
 });
@@ -165,12 +201,20 @@ describe("fetching", () => {
     const { change, log } = await open({ script: [SECOND_RANGE] });
     await pick();
     const pause = page.locator(".loading button:has-text('Pause')");
-    await page.waitForFunction(() => /\d MB of 43 MB at \d.* a second/.test(document.querySelector(".loading .detail:not(:empty)")?.parentElement.textContent));
+    await page.waitForFunction(() =>
+      /\d MB of 43 MB at \d.* a second/.test(
+        document.querySelector(".loading .detail:not(:empty)")?.parentElement.textContent,
+      ),
+    );
     await page.waitForFunction(() => document.querySelector(".loading progress").value > 0.7);
     await pause.click();
     await page.waitForSelector(".loading:has-text('is paused')");
     assert.match(await page.textContent(".loading"), /is paused.*\d+(\.\d+)? MB of 43 MB fetched, and kept/);
-    assert.equal(await page.evaluate(() => document.activeElement.textContent), "Resume", "the focus stays where it was");
+    assert.equal(
+      await page.evaluate(() => document.activeElement.textContent),
+      "Resume",
+      "the focus stays where it was",
+    );
     await change({ script: [SECOND_RANGE] });
     await card("Resume");
     await pause.waitFor();
@@ -191,6 +235,15 @@ describe("fetching", () => {
     assert.match(await page.textContent(".stored li"), /owner · 43 MB · used just now/);
   });
 
+  test("goes on where the settings ask for another context meanwhile", async () => {
+    const { change } = await open({ script: [SECOND_RANGE] });
+    await pick();
+    await page.waitForFunction(() => document.querySelector(".loading progress")?.value > 0.5);
+    await change();
+    await page.selectOption("[name=context]", "2048");
+    await opened();
+  });
+
   test("that is cancelled leaves nothing", async () => {
     await open({ script: [SECOND_RANGE] });
     await storage();
@@ -206,10 +259,19 @@ describe("fetching", () => {
   test("that is cancelled leaves another repository's file of the same name", async () => {
     const file = join(folder, "other.gguf");
     writeFileSync(file, Buffer.concat([talker.subarray(0, -1), Buffer.of(1)]));
-    const repos = { "owner/talker-GGUF": { commit: COMMIT, files }, "other/talker-GGUF": { commit: COMMIT, files: { [FILE]: { file } } } };
+    const repos = {
+      "owner/talker-GGUF": { commit: COMMIT, files },
+      "other/talker-GGUF": { commit: COMMIT, files: { [FILE]: { file } } },
+    };
     await open({ repos, script: [SECOND_RANGE] });
     const halfway = (owner) =>
-      page.waitForFunction((owner) => [...document.querySelectorAll(".loading")].some((card) => card.textContent.includes(owner) && card.querySelector("progress").value > 0.5), owner);
+      page.waitForFunction(
+        (owner) =>
+          [...document.querySelectorAll(".loading")].some(
+            (card) => card.textContent.includes(owner) && card.querySelector("progress").value > 0.5,
+          ),
+        owner,
+      );
     await pick("other/talker-GGUF:Q8_0");
     await halfway("other/");
     await card("Pause");
@@ -252,7 +314,10 @@ describe("what is stored", () => {
   });
 
   test("is verified, and opened again without the Hub", async () => {
-    assert.match(await page.textContent(".stored"), /One model, 43 MB\. The browser allows this site [\d.]+ GB, of which [\d.]+ .B are used/);
+    assert.match(
+      await page.textContent(".stored"),
+      /One model, 43 MB\. The browser allows this site [\d.]+ GB, of which [\d.]+ .B are used/,
+    );
     await page.click(".stored button:has-text('Verify')");
     await page.waitForSelector(".stored :text('every byte is right')");
     const before = (await log()).length;
@@ -265,9 +330,23 @@ describe("what is stored", () => {
     assert.equal((await log()).length, before, "nobody was asked");
   });
 
+  test("is not opened by a name that may mean another file: nobody is asked unasked", async () => {
+    await page.evaluate(() =>
+      localStorage.setItem("candlewick-demo:model", '{"source":"owner/talker-GGUF","name":"talker"}'),
+    );
+    const before = (await log()).length;
+    await page.reload();
+    await page.waitForFunction(() => /^Once upon a time/.test(document.querySelector("#paper .passage")?.textContent));
+    assert.equal((await log()).length, before);
+  });
+
   test("is removed when that is confirmed", async () => {
     await page.click(".stored button:has-text('Remove')");
-    assert.equal(await page.evaluate(() => document.activeElement.textContent), "Keep", "the safe answer has the focus");
+    assert.equal(
+      await page.evaluate(() => document.activeElement.textContent),
+      "Keep",
+      "the safe answer has the focus",
+    );
     await page.keyboard.press("Enter");
     await stored("Open");
     await page.click(".stored button:has-text('Remove')");
@@ -279,12 +358,19 @@ describe("what is stored", () => {
 });
 
 describe("for everyone", () => {
-  for (const [colorScheme, viewport] of [["light", { width: 1280, height: 900 }], ["dark", { width: 360, height: 740 }]]) {
+  for (const [colorScheme, viewport] of [
+    ["light", { width: 1280, height: 900 }],
+    ["dark", { width: 360, height: 740 }],
+  ]) {
     test(`no accessibility violations: ${colorScheme}, ${viewport.width} px`, async () => {
       const { change } = await open({ options: { colorScheme, viewport }, script: [SECOND_RANGE] });
       const audit = async (state) => {
         assert.deepEqual(await accessibilityViolations(page), [], state);
-        assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0, `${state}: nothing sticks out`);
+        assert.equal(
+          await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth),
+          0,
+          `${state}: nothing sticks out`,
+        );
       };
       await page.click("#open");
       await page.fill("#other-model", MODEL);

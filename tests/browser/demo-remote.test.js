@@ -38,7 +38,8 @@ async function open(options) {
   await page.locator("[name=max_tokens]").fill("20");
 }
 
-const written = () => page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
+const written = () =>
+  page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
 const note = () => page.locator("#paper .origin").last().textContent();
 const name = () => page.textContent("#model-name");
 /** Requests for answers, as the double has seen them. */
@@ -89,7 +90,10 @@ describe("hosted models", () => {
     await page.click("#hosted button[type=submit]");
     assert.equal(await page.evaluate(() => document.activeElement.id), "hosted-address");
     assert.match(await page.textContent("#hosted [role=status]"), /nothing you type leaves this device/);
-    assert.deepEqual(requests.filter((url) => !url.startsWith(server.url) && !url.startsWith("blob:")), []);
+    assert.deepEqual(
+      requests.filter((url) => !url.startsWith(server.url) && !url.startsWith("blob:")),
+      [],
+    );
 
     await use({ when: "always", address, token: TOKEN });
     const host = new URL(double.url).host;
@@ -99,7 +103,9 @@ describe("hosted models", () => {
     assert.equal(await page.locator("#paper .passage").last().textContent(), TEXT);
     assert.equal(await note(), `Hosted · org/large at ${host}/fast · ${await price()} · why: when is "always"`);
     assert.match(await page.textContent("#hosted dl"), /org\/largeAsked once: \d+ tokens, \$0\.0/);
-    const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href]));
+    const kept = await page.evaluate(() =>
+      JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href]),
+    );
     assert.ok(![kept, ...requests].some((text) => text.includes(TOKEN)));
     const { authorization, body } = answers("chosen").at(-1);
     assert.equal(authorization, `Bearer ${TOKEN}`);
@@ -108,7 +114,9 @@ describe("hosted models", () => {
     await use({ when: "never", address });
     assert.match(await page.textContent("#tagline"), /What you type stays here/);
     await page.press("#input", "Enter");
-    await page.waitForFunction(() => /^On this device/.test(document.querySelector("#paper .origin:not([hidden])")?.textContent));
+    await page.waitForFunction(() =>
+      /^On this device/.test(document.querySelector("#paper .origin:not([hidden])")?.textContent),
+    );
     assert.equal(answers("chosen").length, 1);
   });
 
@@ -144,7 +152,12 @@ describe("hosted models", () => {
     await page.waitForSelector("#send:not([hidden])");
     assert.deepEqual(await page.locator(".turn .passage").allTextContents(), ["Hello", TEXT]);
     await say("And then?");
-    assert.deepEqual(answers("kept").at(-1).body.messages.map(({ role }) => role), ["user", "assistant", "user"]);
+    assert.deepEqual(
+      answers("kept")
+        .at(-1)
+        .body.messages.map(({ role }) => role),
+      ["user", "assistant", "user"],
+    );
   });
 
   test("that needed several attempts say how many", async () => {
@@ -224,9 +237,14 @@ describe("comparison", () => {
     await page.fill("#input", "Tell me of a dog");
     await page.press("#input", "Enter");
     await page.waitForSelector(".compared");
-    const cards = await page.locator(".answer").evaluateAll((cards) => cards.map((card) => [card.querySelector("h3").textContent, card.textContent]));
+    const cards = await page
+      .locator(".answer")
+      .evaluateAll((cards) => cards.map((card) => [card.querySelector("h3").textContent, card.textContent]));
     assert.equal(cards.length, 3);
-    assert.match(cards[0][1], /On this device · CPU.*Time[\d.]+ m?s, first token after [\d.]+ m?s.*Tokens20, .*Ended bythe longest answer allowed/s);
+    assert.match(
+      cards[0][1],
+      /On this device · CPU.*Time[\d.]+ m?s, first token after [\d.]+ m?s.*Tokens20, .*Ended bythe longest answer allowed/s,
+    );
     assert.equal(cards[1][0], "org/large");
     assert.ok(cards[1][1].includes(TEXT));
     assert.match(cards[1][1], /Hosted · org\/large.*Tokens7, .*Ended bybeing done/s);
@@ -251,7 +269,10 @@ describe("comparison", () => {
 });
 
 describe("for everyone", () => {
-  for (const [colorScheme, viewport] of [["light", { width: 360, height: 740 }], ["dark", { width: 1280, height: 900 }]]) {
+  for (const [colorScheme, viewport] of [
+    ["light", { width: 360, height: 740 }],
+    ["dark", { width: 1280, height: 900 }],
+  ]) {
     test(`no accessibility violations: ${colorScheme}, ${viewport.width} px`, async () => {
       await open({ colorScheme, viewport });
       await openFile();
@@ -263,7 +284,11 @@ describe("for everyone", () => {
       await page.press("#input", "Enter");
       await page.waitForSelector(".compared");
       assert.deepEqual(await accessibilityViolations(page), [], "comparison");
-      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0, "nothing sticks out");
+      assert.equal(
+        await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth),
+        0,
+        "nothing sticks out",
+      );
     });
   }
 });

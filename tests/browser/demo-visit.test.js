@@ -1,8 +1,16 @@
-/** The demo page as a first visit: the model on offer, Markdown, conversations that last, encoders, and no network. */
+/** The demo page as a first visit: the model on offer, Markdown, conversations that last, and encoders. */
 import assert from "node:assert/strict";
 import { after, afterEach, before, describe, test } from "node:test";
 import { start } from "../hub/server.js";
-import { accessibilityViolations, conversationalist, launch, openPage, publishedHeaders, read, serve } from "./support.js";
+import {
+  accessibilityViolations,
+  conversationalist,
+  launch,
+  openPage,
+  publishedHeaders,
+  read,
+  serve,
+} from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const talker = conversationalist();
@@ -10,7 +18,7 @@ const talker = conversationalist();
 /** What a hosted model answers, in pieces of a few characters: all of Markdown that models write, and what a hostile one might. */
 const MARKDOWN = `# Candles
 
-A candle burns because **wax** turns to *vapour*; see [the web](https://example.org/wax) &amp; \`wick\`.
+A candle burns because **wax** turns to *vapour*; see [the web](https://example.org/?a=wax&amp;b=1) &amp; \`wick\`, or [later][end].
 
 1. Light it
 
@@ -29,14 +37,32 @@ const flame = "<b>hot</b>";
 
 ![a picture](https://evil.example/picture.png) [run](javascript:alert(1)) [data](data:text/html,hello) <iframe src="https://evil.example"></iframe>
 
-[*tricky*](JaVaScRiPt:alert(1)) <https://example.org/auto> \\<b>`;
+[*tricky*](JaVaScRiPt:alert(1)) [hidden](javascript&colon;alert(1)) <https://example.org/auto> \\<b>
 
-let browser, server, hub, session, page, sample, worlds = 0;
+[end]: https://example.org/end`;
+
+let browser,
+  server,
+  hub,
+  session,
+  page,
+  sample,
+  worlds = 0;
 
 before(async () => {
   browser = await launch();
-  const host = (request, response) => (request.method === "GET" ? response.end('{"object":"list","data":[]}') : answer(response));
-  server = await serve({ headers: publishedHeaders(), routes: { "/v1/chat/completions": host, "/v1/models": host, "/sample.html": '<!doctype html><script type="module" src="/sample.js"></script>', "/sample.js": (_, response) => response.writeHead(200, { "content-type": "text/javascript" }).end(sample), "/talker.gguf": talker } });
+  const host = (request, response) =>
+    request.method === "GET" ? response.end('{"object":"list","data":[]}') : answer(response);
+  server = await serve({
+    headers: publishedHeaders(),
+    routes: {
+      "/v1/chat/completions": host,
+      "/v1/models": host,
+      "/sample.html": '<!doctype html><script type="module" src="/sample.js"></script>',
+      "/sample.js": (_, response) => response.writeHead(200, { "content-type": "text/javascript" }).end(sample),
+      "/talker.gguf": talker,
+    },
+  });
   hub = await start();
 });
 after(async () => {
@@ -52,7 +78,13 @@ afterEach(async () => {
 
 function answer(response) {
   const chunk = (delta, finish_reason = null) => {
-    const body = { id: "1", object: "chat.completion.chunk", created: 1, model: "org/writer", choices: [{ index: 0, delta, finish_reason }] };
+    const body = {
+      id: "1",
+      object: "chat.completion.chunk",
+      created: 1,
+      model: "org/writer",
+      choices: [{ index: 0, delta, finish_reason }],
+    };
     response.write(`data: ${JSON.stringify(body)}\n\n`);
   };
   response.writeHead(200, { "content-type": "text/event-stream" });
@@ -62,30 +94,34 @@ function answer(response) {
 }
 
 /** The page, with a Hub of its own that has all models that the page proposes: a small one under each of their names. */
-async function open(options, { at = server.url } = {}) {
+async function open(options) {
   const name = `visit-${++worlds}`;
   const control = `${hub.hub}/_/${name}`;
-  const proposed = [...read("www/src/catalogue.ts").toString().matchAll(/model: "([^":]+):([^"]+)"/g)];
+  const proposed = [
+    ...read("www/src/catalogue.ts")
+      .toString()
+      .matchAll(/model: "([^":]+):([^"]+)"/g),
+  ];
   assert.ok(proposed.length > 3);
-  const repos = Object.fromEntries(proposed.map(([, repo, type]) => [repo, { commit: COMMIT, files: { [`model-${type}.gguf`]: { base64: talker.toString("base64") } } }]));
+  const repos = Object.fromEntries(
+    proposed.map(([, repo, type]) => [
+      repo,
+      { commit: COMMIT, files: { [`model-${type}.gguf`]: { base64: talker.toString("base64") } } },
+    ]),
+  );
   await fetch(control, { method: "PUT", body: JSON.stringify({ repos, seed: name }) });
   session = await openPage(browser, "about:blank", options);
   page = session.page;
   page.setDefaultTimeout(20_000);
-  await page.goto(`${at}/www/dist/index.html?device=cpu&hub=${hub.hub}/${name}`);
+  await page.goto(`${server.url}/www/dist/index.html?device=cpu&hub=${hub.hub}/${name}`);
   await written();
   return { log: async () => (await (await fetch(control)).json()).log };
 }
 
-const written = () => page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
-const measured = () => page.waitForFunction(() => document.querySelector(".offer .detail").textContent.includes("tokens a second"));
-/** Waits for what the page has to be asked about with a promise, which `waitForFunction` takes for an answer. */
-async function until(holds) {
-  for (let tries = 0; !(await page.evaluate(holds)); tries++) {
-    assert.ok(tries < 200, `still not: ${holds}`);
-    await page.waitForTimeout(50);
-  }
-}
+const written = () =>
+  page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
+const measured = () =>
+  page.waitForFunction(() => document.querySelector(".offer .detail").textContent.includes("tokens a second"));
 const turns = () => page.locator(".turn .passage").allTextContents();
 const set = (name, value) => page.locator(`[name=${name}]`).fill(String(value));
 const say = async (text) => {
@@ -117,8 +153,14 @@ describe("a visitor of ten seconds", () => {
   test("is one click away from the first words of a model of some ability", async () => {
     const { log } = await open();
     await measured();
-    assert.match(await page.textContent(".offer .detail"), /\d MB to download, once · up to about [\d,.]+ tokens a second/);
-    assert.match(await page.textContent(".offer .hint"), /From 127\.0\.0\.1:\d+.*short measurement: the CPU here reads up to [\d.]+ [MG]B of such weights a second/);
+    assert.match(
+      await page.textContent(".offer .detail"),
+      /\d MB to download, once · up to about [\d,.]+ tokens a second/,
+    );
+    assert.match(
+      await page.textContent(".offer .hint"),
+      /From 127\.0\.0\.1:\d+.*short measurement: the CPU here reads up to [\d.]+ [MG]B of such weights a second/,
+    );
     assert.deepEqual(await log(), [], "nobody was asked");
     await page.click("#offer-go");
     await page.waitForFunction(() => document.querySelector(".turn:not(.mine) .passage")?.textContent.length > 3);
@@ -136,9 +178,16 @@ describe("a visitor of ten seconds", () => {
   test("finds the package and a sample of ten lines, which runs", async () => {
     await open();
     const links = await page.locator(".links a:visible").evaluateAll((links) => links.map(({ href }) => href));
-    assert.ok(links.some((href) => href.endsWith("#sample")) && links.includes("https://www.npmjs.com/package/candlewick"), links.join());
+    assert.ok(
+      links.some((href) => href.endsWith("#sample")) && links.includes("https://www.npmjs.com/package/candlewick"),
+      links.join(),
+    );
     const { repository } = JSON.parse(read("pkg/package.json"));
-    assert.equal(await page.isVisible("#code-link"), repository !== undefined, "the code is linked where its address is known");
+    assert.equal(
+      await page.isVisible("#code-link"),
+      repository !== undefined,
+      "the code is linked where its address is known",
+    );
     const code = await page.textContent("#sample pre");
     assert.ok(code.split("\n").length <= 11);
     sample = code.replace('"candlewick"', '"/pkg/dist/index.js"').replace(/load\("[^"]+"/, 'load("/talker.gguf"');
@@ -166,14 +215,29 @@ describe("an answer", () => {
     await askHosted();
     const prose = page.locator(".turn .prose");
     const count = (selector) => prose.locator(selector).count();
-    for (const selector of ["h4", "strong", "em", "ol > li > ul > li", "pre code", "td.right", "p > code"]) assert.ok((await count(selector)) > 0, selector);
+    for (const selector of ["h4", "strong", "em", "ol > li > ul > li", "pre code", "td.right", "p > code"])
+      assert.ok((await count(selector)) > 0, selector);
     assert.equal(await count("ol"), 1, "one list");
     assert.equal(await count("img, script, iframe, b, [onerror]"), 0);
-    const links = await prose.locator("a").evaluateAll((links) => links.map(({ href, rel }) => [href, rel.includes("noopener")]));
-    assert.deepEqual(links, ["https://example.org/wax", "https://evil.example/picture.png", "https://example.org/auto"].map((href) => [href, true]));
+    const links = await prose
+      .locator("a")
+      .evaluateAll((links) => links.map(({ href, rel }) => [href, rel.includes("noopener")]));
+    assert.deepEqual(
+      links,
+      [
+        "https://example.org/?a=wax&b=1",
+        "https://example.org/end",
+        "https://evil.example/picture.png",
+        "https://example.org/auto",
+      ].map((href) => [href, true]),
+    );
     const text = await prose.textContent();
-    for (const piece of ["the web & wick", '<img src="https://evil', "run", "<iframe", "\\<b>".slice(1)]) assert.ok(text.includes(piece), piece);
-    assert.deepEqual(requests.filter((url) => url.includes("evil")), []);
+    for (const piece of ["the web & wick", '<img src="https://evil', "run", "<iframe", "\\<b>".slice(1)])
+      assert.ok(text.includes(piece), piece);
+    assert.deepEqual(
+      requests.filter((url) => url.includes("evil")),
+      [],
+    );
     assert.doesNotMatch(await page.title(), /owned/);
     await page.click(".code button");
     assert.equal(await page.evaluate(() => navigator.clipboard.readText()), 'const flame = "<b>hot</b>";');
@@ -199,6 +263,12 @@ describe("a conversation", () => {
     await page.fill(".mine textarea", "Once upon a time ".repeat(400));
     await page.press(".mine textarea", "Enter");
     await page.waitForSelector("[role=alert]");
+    assert.match(
+      await page.evaluate(() => document.activeElement.value),
+      /^Once upon a time /,
+      "the words are not lost",
+    );
+    await page.keyboard.press("Escape");
     assert.deepEqual(await turns(), before);
     await page.click(".mine >> nth=0 >> .edit");
     assert.equal(await page.evaluate(() => document.activeElement.value), "Hello");
@@ -209,6 +279,7 @@ describe("a conversation", () => {
     await page.click(".mine button:has-text('Send')");
     await page.waitForFunction(() => document.querySelectorAll(".turn").length === 2);
     await written();
+    assert.equal(await page.evaluate(() => document.activeElement.id), "send", "the focus goes on");
     const [asked, answered] = await turns();
     assert.equal(asked, "Lily found a box");
     assert.ok(answered.length > 0 && answered !== before[1]);
@@ -256,7 +327,10 @@ describe("a conversation", () => {
     let asked = 0;
     for (; asked < 8 && (await page.locator(".remark:visible").count()) === 0; asked++) await say(`${long}${asked}`);
     assert.ok(asked > 2 && asked < 8, `${asked}`);
-    assert.match(await page.locator(".remark:visible").textContent(), /longer than the context of 512 tokens: 2 messages in its middle were left out/);
+    assert.match(
+      await page.locator(".remark:visible").textContent(),
+      /longer than the context of 512 tokens: 2 messages in its middle were left out/,
+    );
     assert.equal((await turns()).length, 2 * asked, "the page shows all");
     await page.selectOption("[name=overflow]", "error");
     await page.fill("#input", long);
@@ -287,55 +361,14 @@ test("an encoder ranks texts by their meaning", async () => {
   await page.fill("#input", "light of a candle");
   await page.press("#input", "Enter");
   await page.waitForSelector(".ranking li");
-  const rows = await page.locator(".ranking li").evaluateAll((rows) => rows.map((row) => [row.querySelector("p").textContent, row.querySelector(".detail").textContent]));
+  const rows = await page
+    .locator(".ranking li")
+    .evaluateAll((rows) =>
+      rows.map((row) => [row.querySelector("p").textContent, row.querySelector(".detail").textContent]),
+    );
   assert.equal(rows.length, 3);
   assert.deepEqual(rows[0], ["light of a candle", "1.00"]);
   assert.ok(rows[1][1] >= rows[2][1] && rows[1][1] < 1);
-});
-
-describe("without a network", () => {
-  for (const [where, headers] of [["a server that isolates it", publishedHeaders], ["any server", () => ({})]]) {
-    test(`the page from ${where} opens after one visit, and newer versions come when there is one`, async () => {
-      const html = read("www/dist/index.html").toString();
-      const worker = read("www/dist/service-worker.js").toString();
-      let [served, servedWorker] = [html, worker];
-      const routes = {
-        "/www/dist/index.html": (_, response) => response.writeHead(200, { "content-type": "text/html" }).end(served),
-        "/www/dist/service-worker.js": (_, response) => response.writeHead(200, { "content-type": "text/javascript" }).end(servedWorker),
-      };
-      const own = await serve({ headers: headers(), routes });
-      try {
-        await open({}, { at: own.url });
-        await page.waitForSelector("#offline:not([hidden])");
-        served = html.replace("<title>", "<title>New: ");
-        servedWorker = worker.replace(/VERSION = "\w+"/, 'VERSION = "newer"');
-        await page.reload();
-        await written();
-        assert.match(await page.title(), /^New: /);
-        assert.ok(await page.evaluate(() => crossOriginIsolated), "isolated by the service worker, if not by the server");
-        await until(async () => (await navigator.serviceWorker.getRegistration()).waiting?.state === "installed");
-        const address = page.url();
-        // The new worker takes over when no page of the old one is left, a moment after the last one went.
-        for (const moment of [100, 500, 2500]) {
-          await page.goto("about:blank");
-          await page.waitForTimeout(moment);
-          await page.goto(address);
-          if (await page.evaluate(async () => (await navigator.serviceWorker.getRegistration()).waiting === null)) break;
-        }
-        await until(async () => (await caches.keys()).filter((name) => name.startsWith("candlewick-page")).join() === "candlewick-page-newer");
-        await page.waitForSelector("#offline:not([hidden])");
-      } finally {
-        await own.close();
-      }
-      await page.reload();
-      await written();
-      assert.match(await page.title(), /^New: /);
-      assert.match(await page.locator("#paper .passage").textContent(), /^Once upon a time.{20}/s);
-      const kept = await page.evaluate(async () => (await Promise.all((await caches.keys()).filter((name) => name.startsWith("candlewick-page")).map(async (name) => (await (await caches.open(name)).keys()).map(({ url }) => url)))).flat());
-      assert.ok(kept.length > 5);
-      assert.deepEqual(kept.filter((url) => !url.startsWith(own.url)), [], "it keeps the page, and no models");
-    });
-  }
 });
 
 describe("for everyone", () => {
@@ -351,12 +384,19 @@ describe("for everyone", () => {
     assert.deepEqual(small, []);
   });
 
-  for (const [colorScheme, viewport] of [["light", { width: 360, height: 740 }], ["dark", { width: 1280, height: 900 }]]) {
+  for (const [colorScheme, viewport] of [
+    ["light", { width: 360, height: 740 }],
+    ["dark", { width: 1280, height: 900 }],
+  ]) {
     test(`no accessibility violations: ${colorScheme}, ${viewport.width} px`, async () => {
       await open({ colorScheme, viewport });
       const audit = async (state) => {
         assert.deepEqual(await accessibilityViolations(page), [], state);
-        assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0, `${state}: nothing sticks out`);
+        assert.equal(
+          await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth),
+          0,
+          `${state}: nothing sticks out`,
+        );
       };
       await measured();
       await audit("offer");

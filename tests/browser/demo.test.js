@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { accessibilityViolations, conversationalist, launch, openPage, read, serve, story as published } from "./support.js";
+import {
+  accessibilityViolations,
+  conversationalist,
+  launch,
+  openPage,
+  read,
+  serve,
+  story as published,
+} from "./support.js";
 
 const story = published.trimStart();
 
@@ -32,8 +40,13 @@ async function open(options) {
 }
 
 /** Waits until the model has written something and put down its pen. */
-const written = () => page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
-const paper = () => page.locator("#paper .passage").last().evaluate((passage) => passage.textContent);
+const written = () =>
+  page.waitForFunction(() => !document.body.classList.contains("writing") && document.querySelector("#readout dd"));
+const paper = () =>
+  page
+    .locator("#paper .passage")
+    .last()
+    .evaluate((passage) => passage.textContent);
 const write = async (text) => {
   await page.fill("#input", text);
   await page.press("#input", "Enter");
@@ -54,7 +67,11 @@ const pressAtOnce = (selector) =>
       button.click();
       return true;
     };
-    new MutationObserver((_, observer) => press() && observer.disconnect()).observe(document.body, { subtree: true, childList: true, attributes: true });
+    new MutationObserver((_, observer) => press() && observer.disconnect()).observe(document.body, {
+      subtree: true,
+      childList: true,
+      attributes: true,
+    });
   }, selector);
 /** Drops a file on the page. */
 const drop = async (name, bytes) => {
@@ -103,13 +120,17 @@ describe("the storyteller", () => {
 
   for (const [how, stop] of [
     ["the button", () => pressAtOnce("#stop")],
-    ["Escape", () => page.evaluate(() => {
-      new MutationObserver((_, observer) => {
-        if (!document.querySelector(".fresh")) return;
-        observer.disconnect();
-        dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
-      }).observe(document.body, { subtree: true, childList: true });
-    })],
+    [
+      "Escape",
+      () =>
+        page.evaluate(() => {
+          new MutationObserver((_, observer) => {
+            if (!document.querySelector(".fresh")) return;
+            observer.disconnect();
+            dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+          }).observe(document.body, { subtree: true, childList: true });
+        }),
+    ],
   ]) {
     test(`stops by ${how}, and continues to the same end`, async () => {
       await greedy();
@@ -152,7 +173,9 @@ describe("the storyteller", () => {
 
   test("says what it is", async () => {
     const facts = Object.fromEntries(
-      await page.locator("#about-model dl div").evaluateAll((rows) => rows.map((row) => [row.children[0].textContent, row.children[1].textContent])),
+      await page
+        .locator("#about-model dl div")
+        .evaluateAll((rows) => rows.map((row) => [row.children[0].textContent, row.children[1].textContent])),
     );
     assert.equal(facts.Architecture, "llama");
     assert.match(facts.Weights, /1\.05 MB/);
@@ -165,6 +188,17 @@ describe("models of one's own", () => {
   test("a dropped file is opened", async () => {
     await drop("mine.gguf", conversationalist());
     await page.waitForSelector(".system");
+  });
+
+  test("dropped text is for the text box", async () => {
+    const taken = await page.evaluate(() => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.setData("text/plain", "Once");
+      return !document
+        .querySelector("#input")
+        .dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+    });
+    assert.ok(!taken);
   });
 
   test("a chosen file is opened", async () => {
@@ -205,7 +239,8 @@ describe("models of one's own", () => {
 });
 
 describe("conversation", () => {
-  const turns = () => page.locator(".turn").evaluateAll((turns) => turns.map((turn) => turn.querySelector(".passage").textContent));
+  const turns = () =>
+    page.locator(".turn").evaluateAll((turns) => turns.map((turn) => turn.querySelector(".passage").textContent));
 
   beforeEach(async () => {
     await drop("mine.gguf", conversationalist());
@@ -263,7 +298,10 @@ describe("conversation", () => {
 
 describe("for everyone", () => {
   for (const colorScheme of ["light", "dark"]) {
-    for (const [size, viewport] of [["desktop", { width: 1280, height: 900 }], ["phone", { width: 360, height: 740 }]]) {
+    for (const [size, viewport] of [
+      ["desktop", { width: 1280, height: 900 }],
+      ["phone", { width: 360, height: 740 }],
+    ]) {
       test(`no accessibility violations: ${colorScheme}, ${size}`, async () => {
         await open({ colorScheme, viewport });
         await audit("story");
@@ -274,7 +312,9 @@ describe("for everyone", () => {
         await page.waitForSelector(".system");
         await write("Hello");
         await audit("conversation");
-        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        const overflow = await page.evaluate(
+          () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+        );
         assert.equal(overflow, 0, "nothing sticks out at the side");
       });
     }
@@ -295,7 +335,10 @@ describe("for everyone", () => {
       order.push(await page.evaluate(() => document.activeElement.name || document.activeElement.textContent));
     }
     for (const stop of ["Write", "Settings", "temperature", "seed", "Reset settings"]) {
-      assert.ok(order.some((name) => name.trim() === stop), `${stop} in ${order.join(", ")}`);
+      assert.ok(
+        order.some((name) => name.trim() === stop),
+        `${stop} in ${order.join(", ")}`,
+      );
     }
   });
 

@@ -33,7 +33,11 @@ const firefox = ({ gpu = false, privateWindow = false, folder }) =>
     env: { ...process.env, ...(gpu && { VK_DRIVER_FILES: lavapipe() }) },
     extraPrefsFirefox: {
       "browser.privatebrowsing.autostart": privateWindow,
-      ...(gpu && { "dom.webgpu.enabled": true, "dom.webgpu.workers.enabled": true, "gfx.webgpu.ignore-blocklist": true }),
+      ...(gpu && {
+        "dom.webgpu.enabled": true,
+        "dom.webgpu.workers.enabled": true,
+        "gfx.webgpu.ignore-blocklist": true,
+      }),
     },
   });
 
@@ -132,7 +136,9 @@ async function run(name, args, options) {
 
 /** An X server without a screen. */
 async function startDisplay() {
-  const server = await run("Xvfb", ["-displayfd", "3", "-screen", "0", "1024x768x24", "-nolisten", "tcp"], { stdio: ["ignore", "ignore", "ignore", "pipe"] });
+  const server = await run("Xvfb", ["-displayfd", "3", "-screen", "0", "1024x768x24", "-nolisten", "tcp"], {
+    stdio: ["ignore", "ignore", "ignore", "pipe"],
+  });
   const [number] = await Promise.race([
     once(createInterface(server.stdio[3]), "line"),
     once(server, "exit").then(([code]) => Promise.reject(new Error(`Xvfb ended with ${code}`))),
@@ -152,7 +158,8 @@ async function freePort() {
 function miniBrowser() {
   const places = ["x86_64", "aarch64"].map((machine) => `/usr/lib/${machine}-linux-gnu/webkit2gtk-4.1/MiniBrowser`);
   const found = process.env.MINIBROWSER ?? places.find((path) => existsSync(path));
-  if (!found) throw new Error("WebKit's MiniBrowser is missing: install webkit2gtk-driver, or set MINIBROWSER to its path");
+  if (!found)
+    throw new Error("WebKit's MiniBrowser is missing: install webkit2gtk-driver, or set MINIBROWSER to its path");
   return found;
 }
 
@@ -174,7 +181,10 @@ async function startMiniBrowser(display) {
   while (!(await fetch(`${url}/status`).catch(() => undefined))) await new Promise((next) => setTimeout(next, 20));
   // Without pages that are kept to go back to: those that are left are to end, with their Workers.
   const args = ["--automation", `--features=${features}`, "--enable-page-cache=false"];
-  const capabilities = new Capabilities({ browserName: "MiniBrowser", "webkitgtk:browserOptions": { binary: miniBrowser(), args } });
+  const capabilities = new Capabilities({
+    browserName: "MiniBrowser",
+    "webkitgtk:browserOptions": { binary: miniBrowser(), args },
+  });
   const driver = await new Builder().usingServer(url).withCapabilities(capabilities).build();
   await driver.manage().setTimeouts({ script: 600_000 });
   // WebDriver speaks to one window at a time.
@@ -190,7 +200,11 @@ async function startMiniBrowser(display) {
 /** Values travel as JSON, with what JSON leaves out. Both functions run here and there. */
 function pack(value) {
   return JSON.stringify(value, (_, part) =>
-    part === undefined ? { __: "undefined" } : typeof part === "number" && !Number.isFinite(part) ? { __: "number", text: String(part) } : part,
+    part === undefined
+      ? { __: "undefined" }
+      : typeof part === "number" && !Number.isFinite(part)
+        ? { __: "number", text: String(part) }
+        : part,
   );
 }
 function unpack(text, handles) {
@@ -235,12 +249,16 @@ const outcome = `
   })();`;
 
 async function webkitPage({ driver, inTurn, windows }) {
-  const window = windows.pop() ?? await inTurn(async () => {
-    await driver.switchTo().newWindow("window");
-    return driver.getWindowHandle();
-  });
-  let jobs = 0, closed = false;
-  const listeners = {}, exposed = {};
+  const window =
+    windows.pop() ??
+    (await inTurn(async () => {
+      await driver.switchTo().newWindow("window");
+      return driver.getWindowHandle();
+    }));
+  let jobs = 0,
+    closed = false;
+  const listeners = {},
+    exposed = {};
   const emit = (event, value) => listeners[event]?.forEach((listener) => listener(value));
   const here = (work) =>
     inTurn(async () => {

@@ -74,7 +74,12 @@ describe("an encoder in the page", () => {
           list: await create({ input: text, model: "any" }),
           base64: await create({ input: [text, "war"], encoding_format: "base64" }),
           short: await create({ input: text, dimensions: 8 }),
-          failures: await Promise.all([failure(create({ input: ["war", long] })), failure(create({ input: [] })), failure(create({ input: "a", dimensions: 65 })), failure(create())]),
+          failures: await Promise.all([
+            failure(create({ input: ["war", long] })),
+            failure(create({ input: [] })),
+            failure(create({ input: "a", dimensions: 65 })),
+            failure(create()),
+          ]),
         };
       },
       [MODEL, text, golden.cases.at(-1).text],
@@ -89,7 +94,10 @@ describe("an encoder in the page", () => {
     assertClose([...new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)], mean);
     assert.equal(found.base64.data[1].index, 1);
     assert.equal(found.short.data[0].embedding.length, 8);
-    assert.deepEqual(found.failures.map(({ code }) => code), ["context_length_exceeded", "invalid_argument", "invalid_argument", "invalid_argument"]);
+    assert.deepEqual(
+      found.failures.map(({ code }) => code),
+      ["context_length_exceeded", "invalid_argument", "invalid_argument", "invalid_argument"],
+    );
     assert.match(found.failures[0].message, /^input\[1\]: /);
   });
 

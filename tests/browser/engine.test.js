@@ -39,12 +39,15 @@ describe("loading", () => {
     ["a blob: URL", async () => URL.createObjectURL(await (await fetch(story)).blob())],
     ["an ArrayBuffer", async () => (await fetch(story)).arrayBuffer()],
     ["a Uint8Array", async () => new Uint8Array(await (await fetch(story)).arrayBuffer())],
-    ["a part of a larger buffer", async () => {
-      const bytes = new Uint8Array(await (await fetch(story)).arrayBuffer());
-      const larger = new Uint8Array(bytes.length + 300);
-      larger.set(bytes, 100);
-      return larger.subarray(100, 100 + bytes.length);
-    }],
+    [
+      "a part of a larger buffer",
+      async () => {
+        const bytes = new Uint8Array(await (await fetch(story)).arrayBuffer());
+        const larger = new Uint8Array(bytes.length + 300);
+        larger.set(bytes, 100);
+        return larger.subarray(100, 100 + bytes.length);
+      },
+    ],
   ]) {
     test(`from ${name}`, async () => {
       const handle = await page.evaluateHandle(source);
@@ -84,7 +87,9 @@ describe("loading", () => {
   test("of files that are one model takes them in any order", async () => {
     const seen = await page.evaluate(async () => {
       const names = [1, 2].map((index) => `llama-split-0000${index}-of-00002.gguf`);
-      const bytes = await Promise.all(names.map(async (name) => (await fetch(`/tests/fixtures/models/${name}`)).arrayBuffer()));
+      const bytes = await Promise.all(
+        names.map(async (name) => (await fetch(`/tests/fixtures/models/${name}`)).arrayBuffer()),
+      );
       const [one, two] = names.map((name, index) => new File([bytes[index]], name));
       const size = one.size + two.size;
       const whole = [
@@ -100,13 +105,24 @@ describe("loading", () => {
       for (const source of whole) {
         const reports = [];
         const engine = await load(source, { device: "cpu", onProgress: (report) => reports.push(report) });
-        const steady = reports.filter(({ total }) => total > 3).every(({ loaded }, index, all) => loaded >= (all[index - 1]?.loaded ?? 0));
+        const steady = reports
+          .filter(({ total }) => total > 3)
+          .every(({ loaded }, index, all) => loaded >= (all[index - 1]?.loaded ?? 0));
         sizes.push([engine.info.fileSize === size, steady]);
         await engine.unload();
       }
       const inspected = await inspect([two, one], { device: "cpu" });
       const failures = [];
-      for (const source of [one, [[two]], [[one, one]], [[one, new File([two], "other-00002-of-00002.gguf")]], [[new Blob([one])]], [[new Blob([one]), new Blob([one])]], [[]], [[new Blob([await (await fetch(story)).blob()]), new Blob([one])]]]) {
+      for (const source of [
+        one,
+        [[two]],
+        [[one, one]],
+        [[one, new File([two], "other-00002-of-00002.gguf")]],
+        [[new Blob([one])]],
+        [[new Blob([one]), new Blob([one])]],
+        [[]],
+        [[new Blob([await (await fetch(story)).blob()]), new Blob([one])]],
+      ]) {
         failures.push(await failure(load(source, { device: "cpu" })));
       }
       return { sizes, inspected: [inspected.fileSize === size, inspected.file], failures };
@@ -143,8 +159,16 @@ describe("loading", () => {
     });
     // A number that the Worker cannot have is no limit, and so no note.
     const note = seen[3][1];
-    assert.deepEqual(seen, [[512, undefined, 512, undefined], [512, undefined, 512, undefined], [100, undefined, 100, undefined], [512, note, 512, note], [200, undefined, 200, undefined]]);
-    const limited = await page.evaluate(async () => (await inspect(story, { device: "cpu", contextLength: { max: 100_000 } })).contextNote);
+    assert.deepEqual(seen, [
+      [512, undefined, 512, undefined],
+      [512, undefined, 512, undefined],
+      [100, undefined, 100, undefined],
+      [512, note, 512, note],
+      [200, undefined, 200, undefined],
+    ]);
+    const limited = await page.evaluate(
+      async () => (await inspect(story, { device: "cpu", contextLength: { max: 100_000 } })).contextNote,
+    );
     assert.equal(limited, "The context is 512 tokens instead of 100000: the model was trained for no more.");
   });
 
@@ -158,7 +182,10 @@ describe("loading", () => {
     assert.equal(last.stage, "ready");
     assert.equal(last.progress, 1);
     assert.equal(last.loaded, last.total);
-    assert.ok(reports.every(({ total }) => total === storyteller.length), JSON.stringify(reports));
+    assert.ok(
+      reports.every(({ total }) => total === storyteller.length),
+      JSON.stringify(reports),
+    );
     for (const [earlier, later] of reports.map((report, i) => [report, reports[i + 1] ?? report])) {
       assert.ok(earlier.progress >= 0 && earlier.progress <= later.progress && later.progress <= 1, "progress grows");
     }
@@ -167,7 +194,9 @@ describe("loading", () => {
   test("two engines do not disturb each other", async () => {
     const texts = await page.evaluate(async () => {
       const engines = await Promise.all([load(story), load(story)]);
-      const answers = await Promise.all(engines.map((engine) => engine.completions.create({ ...greedy, max_tokens: 20 })));
+      const answers = await Promise.all(
+        engines.map((engine) => engine.completions.create({ ...greedy, max_tokens: 20 })),
+      );
       return answers.map((answer) => answer.choices[0].text);
     });
     assert.equal(texts[0], texts[1]);
@@ -202,9 +231,19 @@ describe("completions", () => {
   test("include_usage appends one chunk without choices", async () => {
     const chunks = await page.evaluate(async () => {
       const engine = await load(story);
-      return collect(await engine.completions.create({ ...greedy, max_tokens: 5, stream: true, stream_options: { include_usage: true } }));
+      return collect(
+        await engine.completions.create({
+          ...greedy,
+          max_tokens: 5,
+          stream: true,
+          stream_options: { include_usage: true },
+        }),
+      );
     });
-    assert.deepEqual(chunks.filter((chunk) => chunk.choices.length === 0), [chunks.at(-1)]);
+    assert.deepEqual(
+      chunks.filter((chunk) => chunk.choices.length === 0),
+      [chunks.at(-1)],
+    );
     assert.equal(chunks.at(-1).usage.completion_tokens, 5);
     assert.equal(chunks.at(-2).choices[0].finish_reason, "length");
   });
@@ -212,7 +251,8 @@ describe("completions", () => {
   test("the same seed gives the same text, another seed another", async () => {
     const texts = await page.evaluate(async () => {
       const engine = await load(story);
-      const ask = async (seed) => (await engine.completions.create({ prompt: "Once", temperature: 1, seed, max_tokens: 40 })).choices[0].text;
+      const ask = async (seed) =>
+        (await engine.completions.create({ prompt: "Once", temperature: 1, seed, max_tokens: 40 })).choices[0].text;
       return [await ask(7), await ask(7), await ask(8)];
     });
     assert.equal(texts[0], texts[1]);
@@ -225,7 +265,10 @@ describe("completions", () => {
       const stream = await engine.completions.create({ ...greedy, max_tokens: 8, stream: true });
       return new Response(stream.toReadableStream()).text();
     });
-    const chunks = body.trimEnd().split("\n").map((line) => JSON.parse(line));
+    const chunks = body
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line));
     assert.ok(story.startsWith(chunks.map((chunk) => chunk.choices[0].text).join("")));
   });
 
@@ -280,7 +323,8 @@ describe("tokens", () => {
   test("token ids are accepted as a prompt", async () => {
     const [fromText, fromIds] = await page.evaluate(async () => {
       const engine = await load(story);
-      const ask = async (prompt) => (await engine.completions.create({ ...greedy, prompt, max_tokens: 20 })).choices[0].text;
+      const ask = async (prompt) =>
+        (await engine.completions.create({ ...greedy, prompt, max_tokens: 20 })).choices[0].text;
       return [await ask("Once upon"), await ask(await engine.tokenize("Once upon", { special: true }))];
     });
     assert.equal(fromText, fromIds);
@@ -289,7 +333,8 @@ describe("tokens", () => {
   test("work while an answer is being written", async () => {
     const ids = await page.evaluate(async () => {
       const engine = await load(story);
-      for await (const _ of await engine.completions.create({ ...greedy, stream: true })) return engine.tokenize("Lily");
+      for await (const _ of await engine.completions.create({ ...greedy, stream: true }))
+        return engine.tokenize("Lily");
     });
     assert.ok(ids.length > 0);
   });
@@ -358,7 +403,10 @@ describe("aborting", () => {
       const controller = new AbortController();
       let taken = 0;
       const read = async () => {
-        for await (const _ of await engine.completions.create({ ...greedy, stream: true }, { signal: controller.signal })) {
+        for await (const _ of await engine.completions.create(
+          { ...greedy, stream: true },
+          { signal: controller.signal },
+        )) {
           if (++taken === 10) controller.abort();
         }
       };
@@ -384,13 +432,16 @@ describe("aborting", () => {
   for (const [how, leave] of [
     ["by leaving before the first chunk", (stream) => stream[Symbol.asyncIterator]().return()],
     ["by cancelling a ReadableStream", (stream) => stream.toReadableStream().cancel()],
-    ["by cancelling one that is being read", async (stream) => {
-      const reader = stream.toReadableStream().getReader();
-      await reader.read();
-      const next = reader.read();
-      await reader.cancel();
-      await next;
-    }],
+    [
+      "by cancelling one that is being read",
+      async (stream) => {
+        const reader = stream.toReadableStream().getReader();
+        await reader.read();
+        const next = reader.read();
+        await reader.cancel();
+        await next;
+      },
+    ],
   ]) {
     test(how, async () => {
       const way = await page.evaluateHandle(`({ leave: ${leave} })`);
@@ -411,7 +462,11 @@ describe("aborting", () => {
       const waited = Array.from({ length: 100 }, () => chunks.next());
       const first = await waited[0];
       await chunks.return();
-      return { first: first.done, last: (await waited.at(-1)).done, again: (await engine.completions.create(greedy)).choices[0].text };
+      return {
+        first: first.done,
+        last: (await waited.at(-1)).done,
+        again: (await engine.completions.create(greedy)).choices[0].text,
+      };
     });
     // Of a hundred it can have made no more than it may be ahead.
     assert.deepEqual([first, last], [false, true]);
@@ -422,7 +477,9 @@ describe("aborting", () => {
     const { error, again } = await page.evaluate(async () => {
       const engine = await load(story);
       const controller = new AbortController();
-      const answer = failure(engine.completions.create(greedy, { signal: controller.signal, onPromptProgress: () => controller.abort() }));
+      const answer = failure(
+        engine.completions.create(greedy, { signal: controller.signal, onPromptProgress: () => controller.abort() }),
+      );
       return { error: await answer, again: (await engine.completions.create(greedy)).choices[0].text };
     });
     assert.equal(error.code, "aborted");
@@ -448,7 +505,9 @@ describe("aborting", () => {
     const again = await page.evaluate(async () => {
       const engine = await load(story);
       const controller = new AbortController();
-      await collect(await engine.completions.create({ ...greedy, max_tokens: 3, stream: true }, { signal: controller.signal }));
+      await collect(
+        await engine.completions.create({ ...greedy, max_tokens: 3, stream: true }, { signal: controller.signal }),
+      );
       controller.abort();
       return (await engine.completions.create(greedy)).choices[0].text;
     });

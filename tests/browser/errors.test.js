@@ -67,7 +67,10 @@ afterEach(async () => {
 
 /** The error of loading something; `source` runs in the page. */
 const loading = async (source, options) =>
-  page.evaluate(async ([source, options]) => failure(load(await (0, eval)(`(${source})`)(), options)), [String(source), options]);
+  page.evaluate(
+    async ([source, options]) => failure(load(await (0, eval)(`(${source})`)(), options)),
+    [String(source), options],
+  );
 
 /** The error of asking the storyteller something. */
 const asking = (body, options = {}) =>
@@ -94,11 +97,15 @@ describe("sources", () => {
     ["a web page", () => "/page.gguf", "corrupt_model"],
     ["an empty file", () => "/empty.gguf", "corrupt_model"],
     ["an empty Blob", () => new Blob([]), "corrupt_model"],
-    ["bytes that are elsewhere now", () => {
-      const bytes = new Uint8Array(100);
-      structuredClone(bytes, { transfer: [bytes.buffer] });
-      return bytes.buffer;
-    }, "invalid_argument"],
+    [
+      "bytes that are elsewhere now",
+      () => {
+        const bytes = new Uint8Array(100);
+        structuredClone(bytes, { transfer: [bytes.buffer] });
+        return bytes.buffer;
+      },
+      "invalid_argument",
+    ],
     ["three bytes", () => new Uint8Array([71, 71, 85]), "corrupt_model"],
     ["noise", () => crypto.getRandomValues(new Uint8Array(50000)), "corrupt_model"],
     ["a header cut short", async () => (await (await fetch(story)).blob()).slice(0, 3000), "corrupt_model"],
@@ -108,16 +115,22 @@ describe("sources", () => {
     ["nothing", () => undefined, "invalid_argument", /URL/],
     ["an empty string", () => "", "invalid_argument"],
     ["a number", () => 42, "invalid_argument"],
-    ["a File that is gone", async () => {
-      const root = await navigator.storage.getDirectory();
-      const handle = await root.getFileHandle("gone.gguf", { create: true });
-      const writable = await handle.createWritable();
-      await writable.write(await (await fetch(story)).blob());
-      await writable.close();
-      const file = await handle.getFile();
-      await root.removeEntry("gone.gguf");
-      return file;
-    }, "model_not_found", /gone/, hasFiles],
+    [
+      "a File that is gone",
+      async () => {
+        const root = await navigator.storage.getDirectory();
+        const handle = await root.getFileHandle("gone.gguf", { create: true });
+        const writable = await handle.createWritable();
+        await writable.write(await (await fetch(story)).blob());
+        await writable.close();
+        const file = await handle.getFile();
+        await root.removeEntry("gone.gguf");
+        return file;
+      },
+      "model_not_found",
+      /gone/,
+      hasFiles,
+    ],
   ]) {
     test(name, options ?? {}, async () => is(await loading(source), code, mention));
   }
@@ -145,7 +158,8 @@ describe("sources", () => {
     });
   }
 
-  test("an unknown device", async () => is(await loading(() => story, { device: "abacus" }), "invalid_argument", /abacus|device/));
+  test("an unknown device", async () =>
+    is(await loading(() => story, { device: "abacus" }), "invalid_argument", /abacus|device/));
 
   test("a load aborted while the server hangs", async () => {
     const error = await page.evaluate(async () => {
@@ -181,7 +195,11 @@ describe("options that a call does not have", () => {
     for (const [name, unknown, meant] of errors.found) {
       is(unknown, "invalid_argument");
       assert.ok(unknown.message.startsWith(`${name}: there is no option "candles". There are `), unknown.message);
-      assert.equal(unknown.message.includes("cacheBudget"), ["load()", "models.pull()"].includes(name), unknown.message);
+      assert.equal(
+        unknown.message.includes("cacheBudget"),
+        ["load()", "models.pull()"].includes(name),
+        unknown.message,
+      );
       assert.match(meant.message, /Did you mean "signal"\?/);
     }
     is(errors.device, "invalid_argument", /models\.list\(\): there is no option "device"/);
@@ -189,7 +207,14 @@ describe("options that a call does not have", () => {
 
   test("models without a name or an address", async () => {
     const errors = await page.evaluate(() => {
-      const calls = [models.pull(new Blob()), models.remove(new Uint8Array(3)), models.verify([new File([], "m.gguf")]), models.pull(), models.pull([]), models.remove("")];
+      const calls = [
+        models.pull(new Blob()),
+        models.remove(new Uint8Array(3)),
+        models.verify([new File([], "m.gguf")]),
+        models.pull(),
+        models.pull([]),
+        models.remove(""),
+      ];
       return Promise.all(calls.map(failure));
     });
     for (const error of errors) is(error, "invalid_argument");
@@ -199,7 +224,8 @@ describe("options that a call does not have", () => {
 describe("addresses that are none", () => {
   for (const name of ["hubURL", "wasmURL", "threadsWasmURL", "workerURL", "remote.baseURL"]) {
     test(name, async () => {
-      const options = name === "remote.baseURL" ? { remote: { model: "a/b", baseURL: "http://[" } } : { [name]: "http://[" };
+      const options =
+        name === "remote.baseURL" ? { remote: { model: "a/b", baseURL: "http://[" } } : { [name]: "http://[" };
       is(await loading(() => story, options), "invalid_argument", new RegExp(name));
     });
   }
@@ -207,7 +233,14 @@ describe("addresses that are none", () => {
   test("questions about models fail later, not at once", async () => {
     const errors = await page.evaluate(() => {
       const options = { hubURL: "http://[" };
-      const questions = [models.list(options), models.usage(options), models.pull("a/b", options), models.remove("a/b", options), models.verify("a/b", options), inspect("a/b", options)];
+      const questions = [
+        models.list(options),
+        models.usage(options),
+        models.pull("a/b", options),
+        models.remove("a/b", options),
+        models.verify("a/b", options),
+        inspect("a/b", options),
+      ];
       return Promise.all(questions.map(failure));
     });
     for (const error of errors) is(error, "invalid_argument", /hubURL/);
@@ -272,15 +305,19 @@ describe("requests", () => {
 });
 
 describe("the engine's own files", () => {
-  test("a Worker script that is missing", async () => is(await loading(() => story, { workerURL: "/nowhere.js" }), "network", /worker/i));
+  test("a Worker script that is missing", async () =>
+    is(await loading(() => story, { workerURL: "/nowhere.js" }), "network", /worker/i));
 
-  test("a wasm file that is missing", async () => is(await loading(() => story, { wasmURL: "/nowhere.wasm" }), "network", /nowhere\.wasm/));
+  test("a wasm file that is missing", async () =>
+    is(await loading(() => story, { wasmURL: "/nowhere.wasm" }), "network", /nowhere\.wasm/));
 
   for (const file of ["/cut.wasm", "/cut.bin"]) {
-    test(`a connection that breaks while ${file} comes`, async () => is(await loading(() => story, { wasmURL: file }), "network", new RegExp(file)));
+    test(`a connection that breaks while ${file} comes`, async () =>
+      is(await loading(() => story, { wasmURL: file }), "network", new RegExp(file)));
   }
 
-  test("a page in place of the wasm file", async () => is(await loading(() => story, { wasmURL: "/page.gguf" }), "internal", /page\.gguf/));
+  test("a page in place of the wasm file", async () =>
+    is(await loading(() => story, { wasmURL: "/page.gguf" }), "internal", /page\.gguf/));
 
   test("a wasm file that the page cannot fetch is fetched by the Worker", async () => {
     requests = 0;
@@ -299,7 +336,10 @@ describe("the engine's own files", () => {
   test("a crash fails everything under way, and what comes after", async () => {
     const errors = await page.evaluate(async () => {
       const engine = await load(story, { workerURL: "/crashing-worker.js" });
-      const pending = [failure(engine.completions.create(greedy)), failure(engine.completions.create({ ...greedy, stream: true }))];
+      const pending = [
+        failure(engine.completions.create(greedy)),
+        failure(engine.completions.create({ ...greedy, stream: true })),
+      ];
       return [...(await Promise.all(pending)), await failure(engine.tokenize("Lily"))];
     });
     for (const error of errors) is(error, "internal", /the wick is out/);
@@ -308,7 +348,10 @@ describe("the engine's own files", () => {
 
 describe("Content-Security-Policy", () => {
   const under = async (policy, check) => {
-    const strict = await serve({ routes: { "/": blank.replace('type="module"', 'type="module" nonce="n"') }, headers: { "content-security-policy": policy } });
+    const strict = await serve({
+      routes: { "/": blank.replace('type="module"', 'type="module" nonce="n"') },
+      headers: { "content-security-policy": policy },
+    });
     const { page, close } = await openPage(browser, strict.url);
     await page.waitForFunction(() => document.title === "ready", undefined, { polling: 50 });
     await check(page);
@@ -317,16 +360,23 @@ describe("Content-Security-Policy", () => {
   };
 
   test("'self' and 'wasm-unsafe-eval' suffice", () =>
-    under("default-src 'none'; script-src 'self' 'nonce-n' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'", async (page) => {
-      const text = await page.evaluate(async () => (await (await load(story)).completions.create({ ...greedy, max_tokens: 4 })).choices[0].text);
-      assert.match(text, /^ Once/);
-    }));
+    under(
+      "default-src 'none'; script-src 'self' 'nonce-n' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'",
+      async (page) => {
+        const text = await page.evaluate(
+          async () => (await (await load(story)).completions.create({ ...greedy, max_tokens: 4 })).choices[0].text,
+        );
+        assert.match(text, /^ Once/);
+      },
+    ));
 
   test("without 'wasm-unsafe-eval' the error says so", () =>
     under("default-src 'none'; script-src 'self' 'nonce-n'; worker-src 'self'; connect-src 'self'", async (page) =>
-      is(await page.evaluate(() => failure(load(story))), "internal", /wasm-unsafe-eval/)));
+      is(await page.evaluate(() => failure(load(story))), "internal", /wasm-unsafe-eval/),
+    ));
 
   test("without worker-src the error says so", () =>
     under("default-src 'none'; script-src 'self' 'nonce-n'; worker-src 'none'", async (page) =>
-      is(await page.evaluate(() => failure(load(story))), "network", /worker-src/)));
+      is(await page.evaluate(() => failure(load(story))), "network", /worker-src/),
+    ));
 });

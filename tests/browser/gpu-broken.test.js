@@ -53,7 +53,10 @@ describe("a broken GPU", () => {
       for (const cached of [false, true]) {
         const { text, gpu, message } = await tell(fault, { device: "gpu" });
         begins(text ?? message);
-        assert.deepEqual([gpu.selfTest.cached, gpu.selfTest.off.map(({ variant }) => variant)], [cached, ["subgroups"]]);
+        assert.deepEqual(
+          [gpu.selfTest.cached, gpu.selfTest.off.map(({ variant }) => variant)],
+          [cached, ["subgroups"]],
+        );
         assert.ok(gpu.variants.includes("shared memory"), `${gpu.variants}`);
       }
     });
@@ -65,11 +68,14 @@ describe("a broken GPU", () => {
     assert.match(error.message, /wings/);
     const { text, gpu, message } = await tell("none", { device: "gpu", gpu: { disable: ["subgroups", "f16"] } });
     begins(text ?? message);
-    assert.ok(["shared memory", "kv f32"].every((name) => gpu.variants.includes(name)), `${gpu.variants}`);
+    assert.ok(
+      ["shared memory", "kv f32"].every((name) => gpu.variants.includes(name)),
+      `${gpu.variants}`,
+    );
   });
 });
 
-test("\"auto\" takes the GPU where it is faster, and says so", async () => {
+test('"auto" takes the GPU where it is faster, and says so', async () => {
   const { text, device, reason, message } = await tell("none", auto);
   begins(text ?? message);
   assert.equal(device, "gpu");
@@ -82,7 +88,12 @@ test("\"auto\" takes the GPU where it is faster, and says so", async () => {
 test("compiling and loading are stages of the progress", async () => {
   const stages = await own.page.evaluate(async () => {
     const stages = [];
-    await load(story, { device: "gpu", gpu: { cache: "none" }, force: true, onProgress: ({ stage }) => stages.at(-1) !== stage && stages.push(stage) });
+    await load(story, {
+      device: "gpu",
+      gpu: { cache: "none" },
+      force: true,
+      onProgress: ({ stage }) => stages.at(-1) !== stage && stages.push(stage),
+    });
     return stages;
   });
   // The weights go to the device as they come, once it is ready for them.

@@ -24,7 +24,10 @@ async function interrupted(options, lose, { times = 1, signal } = {}) {
       const engine = (window.engine = await load(story, { ...options, workerURL, onProgress }));
       let text = "";
       try {
-        for await (const chunk of await engine.completions.create({ ...beginning, stream: true }, { signal: controller.signal })) {
+        for await (const chunk of await engine.completions.create(
+          { ...beginning, stream: true },
+          { signal: controller.signal },
+        )) {
           text += chunk.choices[0].text;
           window.tokens++;
         }
@@ -38,7 +41,8 @@ async function interrupted(options, lose, { times = 1, signal } = {}) {
   for (let round = 0; round < times; round++) {
     const before = await own.page.evaluate(() => window.tokens);
     // Back from the last loss, so that each hits a device of its own.
-    const back = ([before, round]) => window.tokens > before + 5 && window.reports.filter(({ stage }) => stage === "ready").length >= round;
+    const back = ([before, round]) =>
+      window.tokens > before + 5 && window.reports.filter(({ stage }) => stage === "ready").length >= round;
     await Promise.race([answer, own.page.waitForFunction(back, [before, round], { polling: 5 })]);
     await lose();
   }
@@ -63,7 +67,10 @@ async function killGPUProcess() {
 }
 
 describe("a GPU that goes away in the middle of an answer", () => {
-  for (const [how, lose] of [["its device is destroyed", destroy], ["its process is killed", killGPUProcess]]) {
+  for (const [how, lose] of [
+    ["its device is destroyed", destroy],
+    ["its process is killed", killGPUProcess],
+  ]) {
     test(`${how}: the text is what it would have been`, async () => {
       const { text, info, reports, message } = await interrupted({ device: "gpu" }, lose);
       begins(text || message);
@@ -71,7 +78,10 @@ describe("a GPU that goes away in the middle of an answer", () => {
       assert.equal(info.wasmReason, "the GPU was asked for");
       assert.match(info.deviceReason, /was lost and came back/);
       assert.equal(reports.at(-1).stage, "ready");
-      assert.ok(reports.every(({ restarted }) => /lost/.test(restarted)), JSON.stringify(reports));
+      assert.ok(
+        reports.every(({ restarted }) => /lost/.test(restarted)),
+        JSON.stringify(reports),
+      );
     });
   }
 

@@ -34,14 +34,21 @@ function inBrowser(flags) {
 
 describe("with a WebGPU adapter", () => {
   const own = inBrowser(softwareGPU);
-  const left = () => own.page.evaluate(() =>
-    navigator.gpu.requestAdapter().then(() => false, ({ message }) => message.includes("not yet available in Release")));
+  const left = () =>
+    own.page.evaluate(() =>
+      navigator.gpu.requestAdapter().then(
+        () => false,
+        ({ message }) => message.includes("not yet available in Release"),
+      ),
+    );
   const test = (name, ...rest) => {
     const work = rest.pop();
-    nodeTest(name, ...rest, async (context) => ((await left()) ? context.skip("this build has no WebGPU") : work(context)));
+    nodeTest(name, ...rest, async (context) =>
+      (await left()) ? context.skip("this build has no WebGPU") : work(context),
+    );
   };
 
-  test("the device \"gpu\" tells the published story", async () => {
+  test('the device "gpu" tells the published story', async () => {
     const { info, chunks } = await own.page.evaluate(async () => {
       const engine = await load(story, { device: "gpu" });
       return { info: engine.info, chunks: await collect(await engine.completions.create({ ...greedy, stream: true })) };
@@ -65,9 +72,15 @@ describe("with a WebGPU adapter", () => {
         const abort = new AbortController();
         const stream = await engine.completions.create({ ...greedy, stream: true }, { signal: abort.signal });
         let count = 0;
-        errors.push((await failure((async () => {
-          for await (const _ of stream) if (++count === stopAfter) abort.abort();
-        })())).code);
+        errors.push(
+          (
+            await failure(
+              (async () => {
+                for await (const _ of stream) if (++count === stopAfter) abort.abort();
+              })(),
+            )
+          ).code,
+        );
       }
       const { text } = (await engine.completions.create({ ...greedy, max_tokens: 60 })).choices[0];
       return { errors, text };
@@ -81,7 +94,8 @@ describe("with a WebGPU adapter", () => {
       const engine = await load("chat.gguf", { device: "gpu" });
       const messages = [{ role: "user", content: "Tell me of a cat." }];
       const ask = async (seed) =>
-        (await engine.chat.completions.create({ messages, temperature: 1, seed, max_tokens: 24 })).choices[0].message.content;
+        (await engine.chat.completions.create({ messages, temperature: 1, seed, max_tokens: 24 })).choices[0].message
+          .content;
       return [await ask(7), await ask(7), await ask(8)];
     });
     assert.equal(texts[0], texts[1]);
@@ -99,7 +113,8 @@ describe("with a WebGPU adapter", () => {
       await unmeasured.completions.create({ ...greedy, max_tokens: 2 });
       return { first, again, idle: await engine.profile(), not: await unmeasured.profile() };
     });
-    const calls = (times, name) => times.filter(({ kernel }) => kernel.startsWith(name)).reduce((sum, { calls }) => sum + calls, 0);
+    const calls = (times, name) =>
+      times.filter(({ kernel }) => kernel.startsWith(name)).reduce((sum, { calls }) => sum + calls, 0);
     // Each step chooses once, in two dispatches; the device may be one step ahead.
     assert.ok(calls(first, "argmax") >= 16, JSON.stringify(first));
     assert.equal(calls(again, "argmax"), 2);
@@ -107,17 +122,21 @@ describe("with a WebGPU adapter", () => {
     assert.deepEqual([idle, not], [[], []]);
   });
 
-  test("the device \"auto\" leaves a software renderer alone", only(["chromium"], "adapters have no names, so that it measures"), async () => {
-    const info = await own.page.evaluate(async () => (await load(story)).info);
-    assert.equal(info.device, "cpu");
-    assert.match(info.deviceReason, /software renderer/);
-  });
+  test(
+    'the device "auto" leaves a software renderer alone',
+    only(["chromium"], "adapters have no names, so that it measures"),
+    async () => {
+      const info = await own.page.evaluate(async () => (await load(story)).info);
+      assert.equal(info.device, "cpu");
+      assert.match(info.deviceReason, /software renderer/);
+    },
+  );
 });
 
 describe("without a WebGPU adapter", () => {
   const own = inBrowser([]);
 
-  nodeTest("the device \"auto\" is the CPU, and says why", async () => {
+  nodeTest('the device "auto" is the CPU, and says why', async () => {
     const { info, text } = await own.page.evaluate(async () => {
       const engine = await load(story);
       return { info: engine.info, text: (await engine.completions.create(greedy)).choices[0].text };
@@ -128,7 +147,7 @@ describe("without a WebGPU adapter", () => {
     assert.equal(text, story);
   });
 
-  nodeTest("the device \"gpu\" is an error that says what to do", async () => {
+  nodeTest('the device "gpu" is an error that says what to do', async () => {
     const error = await own.page.evaluate(() => failure(load(story, { device: "gpu" })));
     assert.equal(error.code, "resource_exhausted");
     assert.ok(error.typed);

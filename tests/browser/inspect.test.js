@@ -24,14 +24,21 @@ before(async () => {
   hub = await start();
   const files = { "thin-Q8_0.gguf": { file: thin } };
   const story = { "story.gguf": { file: join(repository, "www/models/stories260K.gguf") } };
-  const world = { repos: { "owner/repo": { commit: COMMIT, files }, "owner/story": { commit: COMMIT, files: story }, "owner/private": { commit: COMMIT, files, token: TOKEN } } };
+  const world = {
+    repos: {
+      "owner/repo": { commit: COMMIT, files },
+      "owner/story": { commit: COMMIT, files: story },
+      "owner/private": { commit: COMMIT, files, token: TOKEN },
+    },
+  };
   await fetch(`${hub.hub}/_/inspect`, { method: "PUT", body: JSON.stringify(world) });
   server = await serve({
     routes: {
       "/": blank,
       "/whole.gguf": (_, response) => whole(response),
       // A device with as much memory as the query says. The package's Worker comes last.
-      "/memory-worker.js": (request, response) => script(response, `import "/memory.js${query(request)}"; import "/pkg/dist/worker.js";`),
+      "/memory-worker.js": (request, response) =>
+        script(response, `import "/memory.js${query(request)}"; import "/pkg/dist/worker.js";`),
       "/memory.js": (request, response) => {
         const gigabytes = Number(new URLSearchParams(query(request)).get("gigabytes"));
         script(response, `Object.defineProperty(navigator, "deviceMemory", { value: ${gigabytes} });`);
@@ -65,7 +72,8 @@ function whole(response) {
 
 const options = (more) => ({ hubURL: `${hub.hub}/inspect`, device: "cpu", ...more });
 const look = (source, more) => page.evaluate(([source, options]) => inspect(source, options), [source, options(more)]);
-const failure = (source, more) => page.evaluate(([source, options]) => failure(inspect(source, options)), [source, options(more)]);
+const failure = (source, more) =>
+  page.evaluate(([source, options]) => failure(inspect(source, options)), [source, options(more)]);
 const log = async () => (await (await fetch(`${hub.hub}/_/inspect`)).json()).log;
 
 /** Bytes that were asked of the CDN. */
@@ -82,13 +90,34 @@ describe("a look at a model", () => {
     assert.deepEqual(
       { ...facts, predictedPerSecond: 0 },
       {
-        name: "random thirty-thin", architecture: "llama", parameters: facts.parameters, quantization: "Q8_0",
-        file: "thin-Q8_0.gguf", fileSize: size, tensors: facts.tensors, contextLength: 4096, trainedContextLength: 8192,
-        embeddingLength: 64, layers: 30, vocabularySize: 32000, chatTemplate: null, warnings: [], unsupported: null,
-        verdict: "fits", device: "cpu", predictedPerSecond: 0,
+        name: "random thirty-thin",
+        architecture: "llama",
+        parameters: facts.parameters,
+        quantization: "Q8_0",
+        file: "thin-Q8_0.gguf",
+        fileSize: size,
+        tensors: facts.tensors,
+        contextLength: 4096,
+        trainedContextLength: 8192,
+        embeddingLength: 64,
+        layers: 30,
+        vocabularySize: 32000,
+        chatTemplate: null,
+        warnings: [],
+        unsupported: null,
+        verdict: "fits",
+        device: "cpu",
+        predictedPerSecond: 0,
       },
     );
-    assert.deepEqual(cached, { model: "owner/repo/thin-Q8_0.gguf", commit: COMMIT, size, stored: 0, complete: false, lastUsed: 0 });
+    assert.deepEqual(cached, {
+      model: "owner/repo/thin-Q8_0.gguf",
+      commit: COMMIT,
+      size,
+      stored: 0,
+      complete: false,
+      lastUsed: 0,
+    });
     assert.equal(devices.length, 1);
     const [cpu] = devices;
     assert.equal(cpu.total, cpu.weights + cpu.kvCache + cpu.working);
@@ -110,7 +139,10 @@ describe("a look at a model", () => {
   test("of an address stops where the header ends, also where the server sends everything", async () => {
     const url = `${server.url}/www/models/stories260K.gguf`;
     const seen = await look(url);
-    assert.deepEqual([seen.name, seen.file, seen.fileSize, seen.cached.stored], ["stories260K", "stories260K.gguf", storyteller.length, 0]);
+    assert.deepEqual(
+      [seen.name, seen.file, seen.fileSize, seen.cached.stored],
+      ["stories260K", "stories260K.gguf", storyteller.length, 0],
+    );
     assert.equal((await look("./whole.gguf")).fileSize, storyteller.length + PADDING);
     assert.ok(hungUp.length > 0);
     await Promise.all(hungUp);
@@ -119,7 +151,13 @@ describe("a look at a model", () => {
   test("of a file, a Blob and bytes", async () => {
     const seen = await page.evaluate(async () => {
       const bytes = await (await fetch(story)).arrayBuffer();
-      const sources = [new File([bytes], "mine.gguf"), new Blob([bytes]), bytes, new Uint8Array(bytes), URL.createObjectURL(new Blob([bytes]))];
+      const sources = [
+        new File([bytes], "mine.gguf"),
+        new Blob([bytes]),
+        bytes,
+        new Uint8Array(bytes),
+        URL.createObjectURL(new Blob([bytes])),
+      ];
       return Promise.all(sources.map((source) => inspect(source, { device: "cpu" })));
     });
     assert.equal(seen[0].file, "mine.gguf");
@@ -129,7 +167,9 @@ describe("a look at a model", () => {
   });
 
   test("says fits, tight or does not fit by the memory there is", async () => {
-    const { devices: [{ total }] } = await look("owner/repo");
+    const {
+      devices: [{ total }],
+    } = await look("owner/repo");
     // Three quarters of a device's memory may be had.
     const judged = async (memory) => {
       const gigabytes = (total * memory) / 0.75 / 2 ** 30;
@@ -143,12 +183,18 @@ describe("a look at a model", () => {
 
   test("measures the GPU too", async () => {
     const seen = await look("owner/repo", { device: "auto", gpu: { software: true } });
-    assert.deepEqual(seen.devices.map(({ device }) => device), ["cpu", "gpu"]);
+    assert.deepEqual(
+      seen.devices.map(({ device }) => device),
+      ["cpu", "gpu"],
+    );
     const [cpu, gpu] = seen.devices;
     assert.ok(gpu.predictedPerSecond > 0 && gpu.total > 0);
     assert.equal(seen.device, cpu.predictedPerSecond >= gpu.predictedPerSecond ? "cpu" : "gpu");
     // Renderers in software are left alone unless they are asked for.
-    assert.deepEqual((await look("owner/repo", { device: "auto" })).devices.map(({ device }) => device), ["cpu"]);
+    assert.deepEqual(
+      (await look("owner/repo", { device: "auto" })).devices.map(({ device }) => device),
+      ["cpu"],
+    );
   });
 
   test("ends in errors that a load would end in, and with its signal", async () => {

@@ -13,7 +13,8 @@ import { blank, launch, openPage, read, repository, serve, story, storyteller } 
 
 const consumer = join(repository, "tests/browser/consumer");
 const telling = readFileSync(join(consumer, "tell.js"), "utf8");
-const pageOf = (script) => `<!doctype html><title>consumer</title><pre></pre><script type="module" src="${script}"></script>`;
+const pageOf = (script) =>
+  `<!doctype html><title>consumer</title><pre></pre><script type="module" src="${script}"></script>`;
 
 let browser, folder, packed;
 
@@ -29,10 +30,30 @@ after(async () => {
 
 test("the tarball holds what is needed and nothing else", () => {
   const files = packed.files.map(({ path }) => path);
-  for (const needed of ["package.json", "README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/index.js", "dist/index.d.ts", "dist/worker.js", "dist/file.d.ts", "wasm/candlewick_bg.wasm", "wasm/candlewick-threads_bg.wasm", "wasm/candlewick-threads-plain_bg.wasm"]) {
+  for (const needed of [
+    "package.json",
+    "README.md",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+    "dist/index.js",
+    "dist/index.d.ts",
+    "dist/worker.js",
+    "dist/file.d.ts",
+    "wasm/candlewick_bg.wasm",
+    "wasm/candlewick-threads_bg.wasm",
+    "wasm/candlewick-threads-plain_bg.wasm",
+  ]) {
     assert.ok(files.includes(needed), needed);
   }
-  assert.deepEqual(files.filter((path) => !/^(dist\/\w+(\.d\.ts|\.js)|wasm\/[\w-]+(\.d\.ts|\.js|\.wasm|\.wasm\.d\.ts)|package\.json|README\.md|LICENSE-\w+)$/.test(path)), []);
+  assert.deepEqual(
+    files.filter(
+      (path) =>
+        !/^(dist\/\w+(\.d\.ts|\.js)|wasm\/[\w-]+(\.d\.ts|\.js|\.wasm|\.wasm\.d\.ts)|package\.json|README\.md|LICENSE-\w+)$/.test(
+          path,
+        ),
+    ),
+    [],
+  );
 });
 
 test("it has no dependencies", () => {
@@ -72,7 +93,15 @@ describe("Vite needs no configuration", () => {
     test(`${hints[way] ? "but a hint " : ""}where it was installed by ${way}`, async () => {
       const root = project(join(folder, `vite-${way}`), {}, install(packed));
       cpSync(consumer, root, { recursive: true });
-      const config = () => ({ root, configFile: false, logLevel: "error", ...hint, server: { port: 0, ...hint.server }, preview: { port: 0 }, build: { target: "es2022" } });
+      const config = () => ({
+        root,
+        configFile: false,
+        logLevel: "error",
+        ...hint,
+        server: { port: 0, ...hint.server },
+        preview: { port: 0 },
+        build: { target: "es2022" },
+      });
       const dev = await createServer(config());
       await dev.listen();
       await tellsItsStory(browser, dev.resolvedUrls.local[0]);
@@ -87,21 +116,36 @@ describe("Vite needs no configuration", () => {
 
 test("works in a plain page, from node_modules", async () => {
   const map = '<script type="importmap">{"imports": {"candlewick": "/node_modules/candlewick/dist/index.js"}}</script>';
-  const root = project(join(folder, "plain"), {
-    "tell.js": telling,
-    "main.js": 'import { tell } from "./tell.js";\ntell();\n',
-    "index.html": map + pageOf("/main.js"),
-  }, ways.tarball(packed));
+  const root = project(
+    join(folder, "plain"),
+    {
+      "tell.js": telling,
+      "main.js": 'import { tell } from "./tell.js";\ntell();\n',
+      "index.html": map + pageOf("/main.js"),
+    },
+    ways.tarball(packed),
+  );
   await worksBuilt(browser, [root, join(root, "public")]);
 });
 
 test("works with esbuild, with the Worker and the WebAssembly served by oneself", async () => {
-  const root = project(join(folder, "esbuild"), {
-    "tell.js": telling,
-    "main.js": 'import { tell } from "./tell.js";\ntell({ workerURL: "/engine/worker.js", wasmURL: "/engine/candlewick_bg.wasm", threadsWasmURL: "/engine/candlewick-threads_bg.wasm" });\n',
-    "public/index.html": pageOf("/main.js"),
-  }, ways.tarball(packed));
-  const { warnings } = await esbuild.build({ entryPoints: [join(root, "main.js")], outfile: join(root, "dist/main.js"), bundle: true, format: "esm", logLevel: "silent" });
+  const root = project(
+    join(folder, "esbuild"),
+    {
+      "tell.js": telling,
+      "main.js":
+        'import { tell } from "./tell.js";\ntell({ workerURL: "/engine/worker.js", wasmURL: "/engine/candlewick_bg.wasm", threadsWasmURL: "/engine/candlewick-threads_bg.wasm" });\n',
+      "public/index.html": pageOf("/main.js"),
+    },
+    ways.tarball(packed),
+  );
+  const { warnings } = await esbuild.build({
+    entryPoints: [join(root, "main.js")],
+    outfile: join(root, "dist/main.js"),
+    bundle: true,
+    format: "esm",
+    logLevel: "silent",
+  });
   assert.deepEqual(warnings, []);
   copyEngine(root);
   await worksBuilt(browser, [join(root, "dist"), join(root, "public")]);
@@ -109,10 +153,14 @@ test("works with esbuild, with the Worker and the WebAssembly served by oneself"
 
 test("works from another origin, as from a CDN", async () => {
   const cdn = await serve({ headers: { "access-control-allow-origin": "*" } });
-  const server = await serve({ routes: { "/": blank.replace("/pkg/dist", `${cdn.url}/pkg/dist`), "/model.gguf": storyteller } });
+  const server = await serve({
+    routes: { "/": blank.replace("/pkg/dist", `${cdn.url}/pkg/dist`), "/model.gguf": storyteller },
+  });
   const { page, close } = await openPage(browser, server.url);
   await page.waitForFunction(() => document.title === "ready");
-  const text = await page.evaluate(async () => (await (await load("/model.gguf")).completions.create({ ...greedy, max_tokens: 20 })).choices[0].text);
+  const text = await page.evaluate(
+    async () => (await (await load("/model.gguf")).completions.create({ ...greedy, max_tokens: 20 })).choices[0].text,
+  );
   assert.ok(story.startsWith(text) && text.length > 10, text);
   await close();
   await server.close();

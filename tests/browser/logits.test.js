@@ -59,37 +59,49 @@ const groups = {
   "blocks of 256": /_k/,
 };
 
-for (const name of names) describe(`logits in Chromium, ${name}.wasm`, () => {
-  let page, session;
-  before(async () => {
-    session = await openPage(browser, `${server.url}/${name}`);
-    page = session.page;
-    await page.waitForFunction(() => document.title === "ready");
-  });
-  after(() => session?.close());
-  for (const [group, pattern] of Object.entries(groups)) {
-    test(group, async (t) => {
-      const [all, allTheirs] = [[], []];
-      for (const [name, expected] of Object.entries(golden.files).filter(([name]) => pattern.test(name))) {
-        const positions = Object.keys(expected.positions).map(Number);
-        const url = `/tests/fixtures/models/${name}`;
-        const result = await page.evaluate(([url, tokens, positions]) => rows(url, tokens, positions), [url, golden.tokens, positions]);
-        const ours = result.map((row, i) => divergence(expected.positions[positions[i]], row));
-        const theirs = positions.map((position) => expected.llama_cpp_kl[position]);
-        t.diagnostic(`${name}: mean KL ${mean(ours).toExponential(2)}, ${(mean(ours) / mean(theirs)).toFixed(2)} of llama.cpp's`);
-        assert.ok(mean(ours) <= GROSS * mean(theirs), `${name}: mean KL ${mean(ours)} is more than ${GROSS} × ${mean(theirs)}`);
-        all.push(...ours);
-        allTheirs.push(...theirs);
-      }
-      assert.ok(all.length > 0, "no file matches");
-      t.diagnostic(`${group}: ${(mean(all) / mean(allTheirs)).toFixed(2)} of llama.cpp's`);
-      assert.ok(mean(all) <= ALLOWANCE * mean(allTheirs), `mean KL ${mean(all)} is more than ${ALLOWANCE} × ${mean(allTheirs)}`);
+for (const name of names)
+  describe(`logits in Chromium, ${name}.wasm`, () => {
+    let page, session;
+    before(async () => {
+      session = await openPage(browser, `${server.url}/${name}`);
+      page = session.page;
+      await page.waitForFunction(() => document.title === "ready");
     });
-  }
-  test("every file is in a group", () => {
-    for (const name of Object.keys(golden.files)) {
-      assert.equal(Object.values(groups).filter((pattern) => pattern.test(name)).length, 1, name);
+    after(() => session?.close());
+    for (const [group, pattern] of Object.entries(groups)) {
+      test(group, async (t) => {
+        const [all, allTheirs] = [[], []];
+        for (const [name, expected] of Object.entries(golden.files).filter(([name]) => pattern.test(name))) {
+          const positions = Object.keys(expected.positions).map(Number);
+          const url = `/tests/fixtures/models/${name}`;
+          const result = await page.evaluate(
+            ([url, tokens, positions]) => rows(url, tokens, positions),
+            [url, golden.tokens, positions],
+          );
+          const ours = result.map((row, i) => divergence(expected.positions[positions[i]], row));
+          const theirs = positions.map((position) => expected.llama_cpp_kl[position]);
+          t.diagnostic(
+            `${name}: mean KL ${mean(ours).toExponential(2)}, ${(mean(ours) / mean(theirs)).toFixed(2)} of llama.cpp's`,
+          );
+          assert.ok(
+            mean(ours) <= GROSS * mean(theirs),
+            `${name}: mean KL ${mean(ours)} is more than ${GROSS} × ${mean(theirs)}`,
+          );
+          all.push(...ours);
+          allTheirs.push(...theirs);
+        }
+        assert.ok(all.length > 0, "no file matches");
+        t.diagnostic(`${group}: ${(mean(all) / mean(allTheirs)).toFixed(2)} of llama.cpp's`);
+        assert.ok(
+          mean(all) <= ALLOWANCE * mean(allTheirs),
+          `mean KL ${mean(all)} is more than ${ALLOWANCE} × ${mean(allTheirs)}`,
+        );
+      });
     }
+    test("every file is in a group", () => {
+      for (const name of Object.keys(golden.files)) {
+        assert.equal(Object.values(groups).filter((pattern) => pattern.test(name)).length, 1, name);
+      }
+    });
+    test("no uncaught errors", () => assert.deepEqual(session.errors, []));
   });
-  test("no uncaught errors", () => assert.deepEqual(session.errors, []));
-});

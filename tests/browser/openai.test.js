@@ -41,7 +41,13 @@ beforeEach(async () => {
     window.messages = [{ role: "user", content: "Once upon a time" }];
     const whole = await engine.chat.completions.create({ messages, temperature: 0, max_tokens: 20 });
     window.expected = whole.choices[0].message.content;
-    window.client = new OpenAI({ fetch: engine.fetch, apiKey: "-", baseURL: "http://local/v1", dangerouslyAllowBrowser: true, maxRetries: 0 });
+    window.client = new OpenAI({
+      fetch: engine.fetch,
+      apiKey: "-",
+      baseURL: "http://local/v1",
+      dangerouslyAllowBrowser: true,
+      maxRetries: 0,
+    });
     // What would go over the network is a fault.
     window.fetch = () => Promise.reject(new Error("this went over the network"));
   });
@@ -58,7 +64,11 @@ describe("OpenAI's client", () => {
       const body = { model: "any", messages, temperature: 0, max_tokens: 20 };
       const { choices } = await client.chat.completions.create(body);
       let [text, usage] = ["", undefined];
-      for await (const chunk of await client.chat.completions.create({ ...body, stream: true, stream_options: { include_usage: true } })) {
+      for await (const chunk of await client.chat.completions.create({
+        ...body,
+        stream: true,
+        stream_options: { include_usage: true },
+      })) {
         text += chunk.choices[0]?.delta.content ?? "";
         usage = chunk.usage ?? usage;
       }
@@ -71,8 +81,15 @@ describe("OpenAI's client", () => {
 
   test("its own helpers work: runs of a stream, completions, models", async () => {
     const found = await page.evaluate(async () => {
-      const final = await client.chat.completions.stream({ model: "any", messages, temperature: 0, max_tokens: 20 }).finalContent();
-      const { choices } = await client.completions.create({ model: "any", prompt: "", temperature: 0, max_tokens: 400 });
+      const final = await client.chat.completions
+        .stream({ model: "any", messages, temperature: 0, max_tokens: 20 })
+        .finalContent();
+      const { choices } = await client.completions.create({
+        model: "any",
+        prompt: "",
+        temperature: 0,
+        max_tokens: 400,
+      });
       const listed = [];
       for await (const { id } of client.models.list()) listed.push(id);
       const { id } = await client.models.retrieve(engine.info.name);
@@ -87,12 +104,30 @@ describe("OpenAI's client", () => {
     const found = await page.evaluate(async () => {
       let asked = 0;
       const counting = (...request) => (asked++, engine.fetch(...request));
-      const client = new OpenAI({ fetch: counting, apiKey: "-", baseURL: "http://local/v1", dangerouslyAllowBrowser: true, maxRetries: 2 });
-      const fails = (promise) => promise.then(() => "none", (error) => [error.constructor.name, error.status, error.code, error.type]);
+      const client = new OpenAI({
+        fetch: counting,
+        apiKey: "-",
+        baseURL: "http://local/v1",
+        dangerouslyAllowBrowser: true,
+        maxRetries: 2,
+      });
+      const fails = (promise) =>
+        promise.then(
+          () => "none",
+          (error) => [error.constructor.name, error.status, error.code, error.type],
+        );
       return [
         await fails(client.chat.completions.create({ model: "any", messages, temperature: "hot" })),
-        await fails(client.chat.completions.create({ model: "any", messages: [{ role: "user", content: "long ".repeat(3000) }] })),
-        await fails(client.chat.completions.create({ model: "any", messages: [{ role: "user", content: "long ".repeat(3000) }], stream: true })),
+        await fails(
+          client.chat.completions.create({ model: "any", messages: [{ role: "user", content: "long ".repeat(3000) }] }),
+        ),
+        await fails(
+          client.chat.completions.create({
+            model: "any",
+            messages: [{ role: "user", content: "long ".repeat(3000) }],
+            stream: true,
+          }),
+        ),
         await fails(client.models.retrieve("another")),
         await fails(client.images.generate({ prompt: "a cat" })),
         await fails(client.embeddings.create({ model: "any", input: "a" })),
@@ -130,7 +165,12 @@ describe("OpenAI's client", () => {
 
 test("the AI SDK's provider answers, streams and stops", async () => {
   const found = await page.evaluate(async () => {
-    const provider = createOpenAICompatible({ name: "candlewick", baseURL: "http://local/v1", fetch: engine.fetch, includeUsage: true });
+    const provider = createOpenAICompatible({
+      name: "candlewick",
+      baseURL: "http://local/v1",
+      fetch: engine.fetch,
+      includeUsage: true,
+    });
     const request = { model: provider("any"), prompt: "Once upon a time", temperature: 0, maxOutputTokens: 20 };
     const { text: whole, usage } = await generateText(request);
     const streamed = streamText(request);
@@ -141,7 +181,15 @@ test("the AI SDK's provider answers, streams and stops", async () => {
     let parts = 0;
     for await (const _ of long.textStream) if (++parts === 3) controller.abort();
     const after = await generateText(request);
-    return { whole, text, after: after.text, expected, tokens: usage.outputTokens, streamedTokens: (await streamed.usage).outputTokens, parts };
+    return {
+      whole,
+      text,
+      after: after.text,
+      expected,
+      tokens: usage.outputTokens,
+      streamedTokens: (await streamed.usage).outputTokens,
+      parts,
+    };
   });
   const { expected } = found;
   assert.deepEqual([found.whole, found.text, found.after], [expected, expected, expected]);
@@ -151,7 +199,14 @@ test("the AI SDK's provider answers, streams and stops", async () => {
 
 test("LangChain's ChatOpenAI answers and streams", async () => {
   const found = await page.evaluate(async () => {
-    const model = new ChatOpenAI({ model: "any", apiKey: "-", temperature: 0, maxTokens: 20, maxRetries: 0, configuration: { baseURL: "http://local/v1", fetch: engine.fetch, dangerouslyAllowBrowser: true } });
+    const model = new ChatOpenAI({
+      model: "any",
+      apiKey: "-",
+      temperature: 0,
+      maxTokens: 20,
+      maxRetries: 0,
+      configuration: { baseURL: "http://local/v1", fetch: engine.fetch, dangerouslyAllowBrowser: true },
+    });
     const whole = await model.invoke("Once upon a time");
     let text = "";
     for await (const chunk of await model.stream("Once upon a time")) text += chunk.content;
@@ -170,13 +225,29 @@ test("encoders answer OpenAI's client, the AI SDK and LangChain with the same ve
     await new Promise((done) => ((request.onload = done), request.send()));
     const encoder = await load(request.response);
     const [{ embedding }] = await encoder.embed(["war"]);
-    const client = new OpenAI({ fetch: encoder.fetch, apiKey: "-", baseURL: "http://local/v1", dangerouslyAllowBrowser: true });
+    const client = new OpenAI({
+      fetch: encoder.fetch,
+      apiKey: "-",
+      baseURL: "http://local/v1",
+      dangerouslyAllowBrowser: true,
+    });
     const { data, usage } = await client.embeddings.create({ model: "any", input: ["war", "peace"] });
     const provider = createOpenAICompatible({ name: "candlewick", baseURL: "http://local/v1", fetch: encoder.fetch });
     const sdk = await embed({ model: provider.embeddingModel("any"), value: "war" });
-    const chain = new OpenAIEmbeddings({ model: "any", apiKey: "-", configuration: { baseURL: "http://local/v1", fetch: encoder.fetch, dangerouslyAllowBrowser: true } });
-    const refused = await client.chat.completions.create({ model: "any", messages }).catch(({ status, code }) => [status, code]);
-    return { vectors: [embedding, data[0].embedding, sdk.embedding, await chain.embedQuery("war")], many: data.length, usage, refused };
+    const chain = new OpenAIEmbeddings({
+      model: "any",
+      apiKey: "-",
+      configuration: { baseURL: "http://local/v1", fetch: encoder.fetch, dangerouslyAllowBrowser: true },
+    });
+    const refused = await client.chat.completions
+      .create({ model: "any", messages })
+      .catch(({ status, code }) => [status, code]);
+    return {
+      vectors: [embedding, data[0].embedding, sdk.embedding, await chain.embedQuery("war")],
+      many: data.length,
+      usage,
+      refused,
+    };
   });
   const [first, ...others] = found.vectors;
   assert.ok(first.length > 10 && found.many === 2 && found.usage.prompt_tokens > 0);
@@ -198,12 +269,17 @@ describe("engine.fetch, as a fetch", () => {
           await told(await fetch(url, { method: "POST", body })),
           await told(await fetch(new URL(url), { method: "POST", body: new Blob([body]) })),
           await told(await fetch(new Request(url, { method: "POST", body }))),
-          await told(await fetch(new Request(url, { method: "POST", body: "no" }), { body: new TextEncoder().encode(body) })),
+          await told(
+            await fetch(new Request(url, { method: "POST", body: "no" }), { body: new TextEncoder().encode(body) }),
+          ),
           await told(await fetch(url, { method: "POST", body: stream(), duplex: "half" })),
         ],
       };
     });
-    assert.deepEqual(found.texts, found.texts.map(() => found.expected));
+    assert.deepEqual(
+      found.texts,
+      found.texts.map(() => found.expected),
+    );
   });
 
   test("answers in OpenAI's form what it cannot do", async () => {
@@ -211,7 +287,14 @@ describe("engine.fetch, as a fetch", () => {
       const ask = async (path, init) => {
         const response = await engine.fetch(`http://local${path}`, init);
         const { error } = await response.json();
-        return [response.status, error.code, error.type, error.param, typeof error.message, response.headers.get("allow")];
+        return [
+          response.status,
+          error.code,
+          error.type,
+          error.param,
+          typeof error.message,
+          response.headers.get("allow"),
+        ];
       };
       return [
         await ask("/v1/nothing"),
@@ -228,14 +311,22 @@ describe("engine.fetch, as a fetch", () => {
     const wrong = (status, code, allow = null) => [status, code, "invalid_request_error", null, "string", allow];
     const invalid = wrong(400, "invalid_argument");
     assert.deepEqual(found, [
-      wrong(404, "invalid_argument"), wrong(404, "invalid_argument"), wrong(405, "invalid_argument", "GET"), wrong(405, "invalid_argument", "POST"),
-      wrong(404, "model_not_found"), invalid, invalid, invalid, invalid,
+      wrong(404, "invalid_argument"),
+      wrong(404, "invalid_argument"),
+      wrong(405, "invalid_argument", "GET"),
+      wrong(405, "invalid_argument", "POST"),
+      wrong(404, "model_not_found"),
+      invalid,
+      invalid,
+      invalid,
+      invalid,
     ]);
   });
 
   test("streams events that end in [DONE], or in an error's", async () => {
     const { type, text, after } = await page.evaluate(async () => {
-      const post = (body) => engine.fetch("http://local/v1/completions", { method: "POST", body: JSON.stringify(body) });
+      const post = (body) =>
+        engine.fetch("http://local/v1/completions", { method: "POST", body: JSON.stringify(body) });
       const response = await post({ prompt: "", temperature: 0, max_tokens: 5, stream: true });
       const text = await response.text();
       const long = await post({ prompt: "", ignore_eos: true, max_tokens: 100_000, stream: true });
@@ -243,7 +334,7 @@ describe("engine.fetch, as a fetch", () => {
       await reader.read();
       await engine.unload();
       let after = "";
-      for (let piece; !(piece = await reader.read()).done; ) after += new TextDecoder().decode(piece.value);
+      for (let piece; !(piece = await reader.read()).done;) after += new TextDecoder().decode(piece.value);
       return { type: response.headers.get("content-type"), text, after };
     });
     assert.match(type, /^text\/event-stream/);
@@ -257,7 +348,8 @@ describe("engine.fetch, as a fetch", () => {
 
   test("ends with its signal, as any fetch: before, while waiting and in the middle", async () => {
     const found = await page.evaluate(async () => {
-      const post = (body, signal) => engine.fetch("http://local/v1/completions", { method: "POST", body: JSON.stringify(body), signal });
+      const post = (body, signal) =>
+        engine.fetch("http://local/v1/completions", { method: "POST", body: JSON.stringify(body), signal });
       const long = { prompt: "", ignore_eos: true, max_tokens: 100_000 };
       const reason = new Error("enough");
       const [running, waiting] = [new AbortController(), new AbortController()];
@@ -268,8 +360,17 @@ describe("engine.fetch, as a fetch", () => {
       await reader.read();
       running.abort();
       let [ended, pieces] = [undefined, 0];
-      while (!ended) await reader.read().then(() => pieces++, (error) => (ended = error.name));
-      return [await post(long, AbortSignal.abort(reason)).catch((error) => error === reason), await queued, ended, pieces < 20];
+      while (!ended)
+        await reader.read().then(
+          () => pieces++,
+          (error) => (ended = error.name),
+        );
+      return [
+        await post(long, AbortSignal.abort(reason)).catch((error) => error === reason),
+        await queued,
+        ended,
+        pieces < 20,
+      ];
     });
     assert.deepEqual(found, [true, true, "AbortError", true]);
   });
@@ -303,12 +404,20 @@ describe("streams, as OpenAI's client has them", () => {
       for await (const _ of one) break;
       const [deep] = other.tee();
       const third = text(await collect(deep));
-      const [some, none] = (await engine.completions.create({ ...request, ignore_eos: true, max_tokens: 100_000 })).tee();
+      const [some, none] = (
+        await engine.completions.create({ ...request, ignore_eos: true, max_tokens: 100_000 })
+      ).tee();
       none.controller.abort();
       for await (const _ of some) break;
       const after = await engine.completions.create({ ...request, stream: false });
       const lines = await new Response((await engine.completions.create(request)).tee()[0].toReadableStream()).text();
-      return { first, second, third, after: after.choices[0].text, lines: text(lines.trim().split("\n").map(JSON.parse)) };
+      return {
+        first,
+        second,
+        third,
+        after: after.choices[0].text,
+        lines: text(lines.trim().split("\n").map(JSON.parse)),
+      };
     }, request);
     assert.ok(story.startsWith(found.first) && found.first.length > 50);
     for (const same of [found.second, found.third, found.after, found.lines]) assert.equal(same, found.first);

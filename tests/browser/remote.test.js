@@ -12,7 +12,9 @@ let browser, server, double, session, page, requests;
 
 before(async () => {
   browser = await launch();
-  server = await serve({ routes: { "/": blank, "/talker.gguf": conversationalist(), "/broken.gguf": "this is no model" } });
+  server = await serve({
+    routes: { "/": blank, "/talker.gguf": conversationalist(), "/broken.gguf": "this is no model" },
+  });
   double = await start();
 });
 after(async () => {
@@ -48,10 +50,19 @@ const ask = (options, body = {}, source = "/talker.gguf") =>
       const messages = [{ role: "user", content: "Hi" }];
       const request = { messages, stream: true, temperature: 0, max_tokens: 8, ...body };
       const outcome = await failure(
-        engine.chat.completions.create(request, { onRetry: (retry) => retries.push(retry.code) }).then((answer) => (request.stream ? collect(answer) : answer)),
+        engine.chat.completions
+          .create(request, { onRetry: (retry) => retries.push(retry.code) })
+          .then((answer) => (request.stream ? collect(answer) : answer)),
       );
-      const text = Array.isArray(outcome.value) && outcome.value.map((chunk) => chunk.choices[0]?.delta.content ?? "").join("");
-      return { info: engine.info, ...outcome, text, retries, origin: (outcome.value?.[0] ?? outcome.value)?.candlewick };
+      const text =
+        Array.isArray(outcome.value) && outcome.value.map((chunk) => chunk.choices[0]?.delta.content ?? "").join("");
+      return {
+        info: engine.info,
+        ...outcome,
+        text,
+        retries,
+        origin: (outcome.value?.[0] ?? outcome.value)?.candlewick,
+      };
     },
     [options, body, source],
   );
@@ -98,25 +109,45 @@ describe("hosted models alone", () => {
   }
 
   test("answers as hosts really write them", async () => {
-    const chunk = (delta, more = {}) => `data: ${JSON.stringify({ created: 1.5, choices: [{ index: "0", delta, finish_reason: null, ...more }] })}\n\n`;
+    const chunk = (delta, more = {}) =>
+      `data: ${JSON.stringify({ created: 1.5, choices: [{ index: "0", delta, finish_reason: null, ...more }] })}\n\n`;
     const call = (id, name) => ({ index: 0, id, function: { name, arguments: { x: 1 } } });
     const end = { finish_reason: 1 };
     const plain = (body) => ({ status: 200, body, headers: { "Content-Type": "text/plain" } });
     for (const [name, body, expected] of [
-      ["no end", `event: ping\ndata: {"type":"ping"}\n\n${chunk({ content: [{ type: "text", text: "Hello" }] }, end).trimEnd()}`, { content: "Hello" }],
-      ["halves", chunk({ content: "a?" }).replace("?", "\\ud83d") + chunk({ content: "?b" }, end).replace("?", "\\ude00"), { content: "a😀b" }],
-      ["a refusal", chunk({ content: "", refusal: null }) + chunk({ refusal: "No." }) + chunk({}, end), { refusal: "No." }],
-      ["thoughts", chunk({ reasoning: "Think", reasoning_content: "" }) + chunk({ content: "Hello" }, end), { reasoning_content: "Think", content: "Hello" }],
+      [
+        "no end",
+        `event: ping\ndata: {"type":"ping"}\n\n${chunk({ content: [{ type: "text", text: "Hello" }] }, end).trimEnd()}`,
+        { content: "Hello" },
+      ],
+      [
+        "halves",
+        chunk({ content: "a?" }).replace("?", "\\ud83d") + chunk({ content: "?b" }, end).replace("?", "\\ude00"),
+        { content: "a😀b" },
+      ],
+      [
+        "a refusal",
+        chunk({ content: "", refusal: null }) + chunk({ refusal: "No." }) + chunk({}, end),
+        { refusal: "No." },
+      ],
+      [
+        "thoughts",
+        chunk({ reasoning: "Think", reasoning_content: "" }) + chunk({ content: "Hello" }, end),
+        { reasoning_content: "Think", content: "Hello" },
+      ],
       ["calls", chunk({ tool_calls: [call("a", "f"), call("b", "g")] }) + chunk({}, end), { tool_calls: ["f", "g"] }],
     ]) {
       const url = double.define("shapes", { script: [plain(body)] });
       const outcome = await page.evaluate(async (options) => {
         const engine = await connect(options);
-        const chunks = await collect(await engine.chat.completions.create({ messages: [{ role: "user", content: "Hi" }], stream: true }));
+        const chunks = await collect(
+          await engine.chat.completions.create({ messages: [{ role: "user", content: "Hi" }], stream: true }),
+        );
         const found = {};
         for (const { choices } of chunks) {
           for (const [name, value] of Object.entries(choices[0]?.delta ?? {})) {
-            if (name === "tool_calls") found[name] = [...(found[name] ?? []), ...value.map((call) => call.function.name)];
+            if (name === "tool_calls")
+              found[name] = [...(found[name] ?? []), ...value.map((call) => call.function.name)];
             else if (name !== "role" && value) found[name] = (found[name] ?? "") + value;
           }
         }
@@ -124,15 +155,34 @@ describe("hosted models alone", () => {
       }, remote(url));
       assert.deepEqual(outcome, expected, name);
     }
-    const bounded = await ask(remote(double.define("shapes-usage", { script: [plain('{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"cost":0.01}}')] })), { stream: false }, null);
-    assert.deepEqual([bounded.value.choices[0].message.content, bounded.value.usage.cost, bounded.value.usage.total_tokens], ["Hello", 0.01, 3]);
+    const bounded = await ask(
+      remote(
+        double.define("shapes-usage", {
+          script: [
+            plain(
+              '{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"cost":0.01}}',
+            ),
+          ],
+        }),
+      ),
+      { stream: false },
+      null,
+    );
+    assert.deepEqual(
+      [bounded.value.choices[0].message.content, bounded.value.usage.cost, bounded.value.usage.total_tokens],
+      ["Hello", 0.01, 3],
+    );
   });
 
   test("what is posted is not sent on by a redirect", async () => {
     const target = double.define("redirect-target");
     for (const status of [302, 303, 307, 308]) {
       const headers = { Location: `${target.replace("127.0.0.1", "localhost")}/chat/completions` };
-      const outcome = await ask(remote(double.define("redirect", { script: [{ status, body: "", headers }] })), {}, null);
+      const outcome = await ask(
+        remote(double.define("redirect", { script: [{ status, body: "", headers }] })),
+        {},
+        null,
+      );
       assert.equal(outcome.code, "provider_error", outcome.message);
       assert.match(outcome.message, /the request was redirected/);
       assert.equal(double.log("redirect").length, 1, "it is not tried again");
@@ -146,11 +196,17 @@ describe("hosted models alone", () => {
     session.page.context().on("request", seen);
     const { code } = await page.evaluate(() => failure(load("/none.gguf?key=value&more")));
     assert.equal(code, "model_not_found");
-    assert.deepEqual([...new Set(asked.filter((url) => url.includes("none.gguf")))], [`${server.url}/none.gguf?key=value&more`]);
+    assert.deepEqual(
+      [...new Set(asked.filter((url) => url.includes("none.gguf")))],
+      [`${server.url}/none.gguf?key=value&more`],
+    );
   });
 
   test("random faults end as the policy says", async () => {
-    await page.evaluate(async (options) => (globalThis.engine = await connect(options)), remote(double.define("schedule-0")));
+    await page.evaluate(
+      async (options) => (globalThis.engine = await connect(options)),
+      remote(double.define("schedule-0")),
+    );
     await meetFaults(double, () =>
       page.evaluate(async () => {
         let [text, retries, attempts, code] = ["", 0, 0];
@@ -175,7 +231,10 @@ describe("hosted models alone", () => {
       const engine = await connect(options);
       const messages = [{ role: "user", content: "Hi" }];
       const retries = [];
-      const stream = await engine.chat.completions.create({ messages, stream: true }, { onRetry: (retry) => retries.push(retry.code) });
+      const stream = await engine.chat.completions.create(
+        { messages, stream: true },
+        { onRetry: (retry) => retries.push(retry.code) },
+      );
       globalThis.chunks = stream[Symbol.asyncIterator]();
       while (!(await chunks.next()).value.choices[0].delta.content);
       return retries;
@@ -253,20 +312,23 @@ describe("hosted models alone", () => {
 
   test("budgets, bills, embeddings, abilities", async () => {
     const url = double.define("more", { bad: "BAD" });
-    const found = await page.evaluate(async (options) => {
-      const engine = await connect(options);
-      const body = { messages: [{ role: "user", content: "Hi" }] };
-      const vectors = await engine.embed(["one", "two"]);
-      // One of the two is within the budget, though neither has ended.
-      const beside = await Promise.all([1, 2].map(() => failure(engine.chat.completions.create(body))));
-      return {
-        vectors,
-        beside: beside.map(({ code }) => code),
-        beyond: await failure(engine.embed(["three"])),
-        spent: await engine.spent(),
-        capabilities: await engine.capabilities(),
-      };
-    }, remote(url, { budget: { requests: 2 }, prices: { "org/large": { input: 1, output: 1 } } }));
+    const found = await page.evaluate(
+      async (options) => {
+        const engine = await connect(options);
+        const body = { messages: [{ role: "user", content: "Hi" }] };
+        const vectors = await engine.embed(["one", "two"]);
+        // One of the two is within the budget, though neither has ended.
+        const beside = await Promise.all([1, 2].map(() => failure(engine.chat.completions.create(body))));
+        return {
+          vectors,
+          beside: beside.map(({ code }) => code),
+          beyond: await failure(engine.embed(["three"])),
+          spent: await engine.spent(),
+          capabilities: await engine.capabilities(),
+        };
+      },
+      remote(url, { budget: { requests: 2 }, prices: { "org/large": { input: 1, output: 1 } } }),
+    );
     assert.deepEqual(found.beside.sort(), ["none", "resource_exhausted"]);
     assert.equal(found.beyond.code, "resource_exhausted");
     assert.equal(found.spent[0].totals.requests, 2);
@@ -279,25 +341,40 @@ describe("hosted models alone", () => {
 describe("Hugging Face's tasks", () => {
   test("texts, classes and pictures", async () => {
     const url = double.define("tasks", { token: TOKEN });
-    const found = await page.evaluate(async (options) => {
-      const { tasks } = await connect(options);
-      const picture = await tasks.textToImage("a candle", { model: "org/image", width: 64, aspectRatio: "2:1", seed: 3 });
-      return {
-        summary: await tasks.summarize("a long text", { model: "org/summary", parameters: { max_length: 5 } }),
-        translation: await tasks.translate("hello", { model: "org/translate" }),
-        generated: await tasks.generate("once", { model: "org/text" }),
-        labels: await tasks.classify("good", { model: "org/sentiment" }),
-        picture: [picture instanceof Blob, picture.type, [...new Uint8Array(await picture.slice(1, 4).arrayBuffer())]],
-        wrong: await failure(tasks.textToImage("a candle", { model: "org/image", aspectRatio: "wide" })),
-        aborted: await failure(tasks.summarize("x", { signal: AbortSignal.abort() })),
-      };
-    }, remote(url, { hfInference: true }));
+    const found = await page.evaluate(
+      async (options) => {
+        const { tasks } = await connect(options);
+        const picture = await tasks.textToImage("a candle", {
+          model: "org/image",
+          width: 64,
+          aspectRatio: "2:1",
+          seed: 3,
+        });
+        return {
+          summary: await tasks.summarize("a long text", { model: "org/summary", parameters: { max_length: 5 } }),
+          translation: await tasks.translate("hello", { model: "org/translate" }),
+          generated: await tasks.generate("once", { model: "org/text" }),
+          labels: await tasks.classify("good", { model: "org/sentiment" }),
+          picture: [
+            picture instanceof Blob,
+            picture.type,
+            [...new Uint8Array(await picture.slice(1, 4).arrayBuffer())],
+          ],
+          wrong: await failure(tasks.textToImage("a candle", { model: "org/image", aspectRatio: "wide" })),
+          aborted: await failure(tasks.summarize("x", { signal: AbortSignal.abort() })),
+        };
+      },
+      remote(url, { hfInference: true }),
+    );
     const { picture, wrong, aborted, ...texts } = found;
     assert.deepEqual(texts, {
       summary: "a lon",
       translation: "HELLO",
       generated: "once and so on",
-      labels: [{ label: "POSITIVE", score: 0.9 }, { label: "NEGATIVE", score: 0.1 }],
+      labels: [
+        { label: "POSITIVE", score: 0.9 },
+        { label: "NEGATIVE", score: 0.1 },
+      ],
     });
     assert.deepEqual(picture, [true, "image/png", [...Buffer.from("PNG")]]);
     assert.deepEqual([wrong.code, aborted.code], ["invalid_argument", "aborted"]);
@@ -308,7 +385,10 @@ describe("Hugging Face's tasks", () => {
 
   test("only there", async () => {
     const url = double.define("no-tasks");
-    const { code, message } = await page.evaluate(async (options) => failure((await connect(options)).tasks.classify("good")), remote(url));
+    const { code, message } = await page.evaluate(
+      async (options) => failure((await connect(options)).tasks.classify("good")),
+      remote(url),
+    );
     assert.equal(code, "invalid_argument");
     assert.match(message, /hfInference/);
   });
@@ -319,9 +399,15 @@ describe("local or hosted", () => {
     const url = double.define("never");
     const local = await ask(remote(url, { when: "never" }));
     assert.equal(local.origin.ran, "local");
-    const failed = await page.evaluate((options) => failure(load("/broken.gguf", { remote: options })), remote(url, { when: "never" }));
+    const failed = await page.evaluate(
+      (options) => failure(load("/broken.gguf", { remote: options })),
+      remote(url, { when: "never" }),
+    );
     assert.equal(failed.code, "corrupt_model");
-    const small = await page.evaluate((options) => failure(load("/talker.gguf", { remote: options })), remote(url, { when: "never", maxMemory: 1000 }));
+    const small = await page.evaluate(
+      (options) => failure(load("/talker.gguf", { remote: options })),
+      remote(url, { when: "never", maxMemory: 1000 }),
+    );
     assert.equal(small.code, "resource_exhausted");
     assert.deepEqual([left(), double.log("never")], [[], []]);
   });
@@ -332,7 +418,10 @@ describe("local or hosted", () => {
       return (await collect(await engine.completions.create({ ...greedy, max_tokens: 4, stream: true })))[0];
     }, "/www/models/stories260K.gguf");
     assert.equal(chunk.candlewick.ran, "local");
-    assert.ok(requests.every((url) => url.startsWith(server.url) || url.startsWith("blob:")), requests.join());
+    assert.ok(
+      requests.every((url) => url.startsWith(server.url) || url.startsWith("blob:")),
+      requests.join(),
+    );
   });
 
   test("needed: local while it goes", async () => {
@@ -382,13 +471,25 @@ describe("local or hosted", () => {
 
   test("the cache answers the second time", async () => {
     const url = double.define("cache");
-    const found = await page.evaluate(async (options) => {
-      const engine = await connect(options);
-      const body = { messages: [{ role: "user", content: "Hi" }], seed: 3 };
-      const answers = await Promise.all([1, 2].map(() => engine.chat.completions.create(body)));
-      return [...answers, await engine.chat.completions.create(body)].map((answer) => [answer.choices[0].message.content, answer.candlewick.cached ?? false]);
-    }, remote(url, { cache: true }));
-    assert.deepEqual([found[0], found[2]], [[TEXT, false], [TEXT, true]]);
+    const found = await page.evaluate(
+      async (options) => {
+        const engine = await connect(options);
+        const body = { messages: [{ role: "user", content: "Hi" }], seed: 3 };
+        const answers = await Promise.all([1, 2].map(() => engine.chat.completions.create(body)));
+        return [...answers, await engine.chat.completions.create(body)].map((answer) => [
+          answer.choices[0].message.content,
+          answer.candlewick.cached ?? false,
+        ]);
+      },
+      remote(url, { cache: true }),
+    );
+    assert.deepEqual(
+      [found[0], found[2]],
+      [
+        [TEXT, false],
+        [TEXT, true],
+      ],
+    );
     assert.equal(double.log("cache").length, 1);
   });
 
@@ -398,8 +499,18 @@ describe("local or hosted", () => {
       page.evaluate(
         async ([options, more]) => {
           const engine = await connect(options);
-          const chunks = await collect(await engine.chat.completions.create({ messages: [{ role: "user", content: "Hi" }], seed: 4, stream: true, ...more }));
-          return [chunks.map(({ choices }) => choices[0]?.delta.content ?? "").join(""), chunks[0].candlewick.cached ?? false];
+          const chunks = await collect(
+            await engine.chat.completions.create({
+              messages: [{ role: "user", content: "Hi" }],
+              seed: 4,
+              stream: true,
+              ...more,
+            }),
+          );
+          return [
+            chunks.map(({ choices }) => choices[0]?.delta.content ?? "").join(""),
+            chunks[0].candlewick.cached ?? false,
+          ];
         },
         [remote(url, { cache: { persist } }), more],
       );
@@ -418,16 +529,26 @@ describe("local or hosted", () => {
 
   test("one prompt over all", async () => {
     const [url, other] = [double.define("compare", { script: ["503"] }), double.define("compare-other")];
-    const { all, retries } = await page.evaluate(async (options) => {
-      const engine = await load("/talker.gguf", { device: "cpu", remote: options });
-      const retries = [];
-      const onRetry = ({ model, attempt, code }) => retries.push([model, attempt, code]);
-      const all = await engine.compare({ messages: [{ role: "user", content: "Hi" }], max_tokens: 4 }, { onRetry });
-      return { all, retries };
-    }, remote(url, { fallbacks: [{ baseURL: other, model: "org/none", token: TOKEN }] }));
+    const { all, retries } = await page.evaluate(
+      async (options) => {
+        const engine = await load("/talker.gguf", { device: "cpu", remote: options });
+        const retries = [];
+        const onRetry = ({ model, attempt, code }) => retries.push([model, attempt, code]);
+        const all = await engine.compare({ messages: [{ role: "user", content: "Hi" }], max_tokens: 4 }, { onRetry });
+        return { all, retries };
+      },
+      remote(url, { fallbacks: [{ baseURL: other, model: "org/none", token: TOKEN }] }),
+    );
     assert.deepEqual(retries, [["org/large", 1, "provider_error"]]);
     assert.equal(all[1].candlewick.attempts, 2);
-    assert.deepEqual(all.map(({ ran, error }) => [ran, error]), [["local", null], ["remote", null], ["remote", "model_not_found"]]);
+    assert.deepEqual(
+      all.map(({ ran, error }) => [ran, error]),
+      [
+        ["local", null],
+        ["remote", null],
+        ["remote", "model_not_found"],
+      ],
+    );
     assert.equal(all[1].text, TEXT);
   });
 });

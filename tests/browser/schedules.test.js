@@ -25,7 +25,14 @@ const FAULTS = CDN_FAULTS.filter((kind) => kind !== "nonsense");
 const KNOWN = ["network", "rate_limited", "corrupt_model"];
 
 /** Silence that ends an attempt is short while servers stall on purpose, and of no account otherwise. */
-const transfer = (silenceMs, attempts = 8) => ({ range: RANGE, block: BLOCK, parallel: PARALLEL, attempts, longestWaitMs: 4, silenceMs });
+const transfer = (silenceMs, attempts = 8) => ({
+  range: RANGE,
+  block: BLOCK,
+  parallel: PARALLEL,
+  attempts,
+  longestWaitMs: 4,
+  silenceMs,
+});
 const CALM = transfer(60_000);
 
 let browser, context, hub, server;
@@ -77,7 +84,9 @@ const state = async (name) => (await fetch(`${hub.hub}/_/${name}`)).json();
 
 /** Bytes that a Hub's files were asked for, range by range. */
 async function asked(name) {
-  const ranges = (await state(name)).log.filter(({ at }) => at === "cdn").map(({ line }) => /bytes=(\d+)-(\d+)/.exec(line));
+  const ranges = (await state(name)).log
+    .filter(({ at }) => at === "cdn")
+    .map(({ line }) => /bytes=(\d+)-(\d+)/.exec(line));
   return ranges.reduce((sum, [, first, last]) => sum + Number(last) + 1 - Number(first), 0);
 }
 
@@ -202,11 +211,17 @@ async function run(page, seed) {
     assert.ok(KNOWN.includes(result.code), `${about}: ${JSON.stringify(result)}`);
     assert.ok(!result.message.includes("Signature"), `${about}: ${result.message}`);
   }
-  assert.ok(there.files.every(({ whole }) => whole === exact), about);
+  assert.ok(
+    there.files.every(({ whole }) => whole === exact),
+    about,
+  );
   // No piece lies, nor lies over another. Those that were changed on their way are found when all have come.
   let end = 0;
   for (const piece of there.pieces) {
-    assert.ok(piece.start >= end && piece.end <= SIZE && piece.length === piece.end - piece.start, `${about}: ${JSON.stringify(piece)}`);
+    assert.ok(
+      piece.start >= end && piece.end <= SIZE && piece.length === piece.end - piece.start,
+      `${about}: ${JSON.stringify(piece)}`,
+    );
     if (!kinds.includes("flip")) assert.equal(piece.hash, sha256(data.subarray(piece.start, piece.end)), about);
     end = piece.end;
   }
@@ -219,35 +234,48 @@ async function run(page, seed) {
   // Where a server ignores ranges, one transfer catches up with the others; wrong pieces are written again.
   if (!kinds.includes("flip") && !kinds.includes("ignored")) {
     const written = await page.evaluate((repo) => puts(repo), repo);
-    assert.equal(written.reduce((sum, [start, end]) => sum + end - start, 0), SIZE, `${about}: nothing is written twice`);
+    assert.equal(
+      written.reduce((sum, [start, end]) => sum + end - start, 0),
+      SIZE,
+      `${about}: nothing is written twice`,
+    );
   }
   const places = there.pieces.map(({ place }) => place);
   return { exact, faults, inFiles: places.filter((place) => place === "file").length, pieces: places.length };
 }
 
 describe("a download", () => {
-  for (const [where, path, first, count] of [["files", "/schedules", 0, SCHEDULES], ["the database", "/schedules?database", SCHEDULES, IN_DATABASE]]) {
+  for (const [where, path, first, count] of [
+    ["files", "/schedules", 0, SCHEDULES],
+    ["the database", "/schedules?database", SCHEDULES, IN_DATABASE],
+  ]) {
     const options = path === "/schedules" ? hasFiles : {};
-    test(`into ${where} ends in the exact bytes or a typed error, in ${count} schedules of faults`, options, async () => {
-      const page = await open(path);
-      const seeds = Array.from({ length: count }, (_, at) => first + at).values();
-      const outcomes = [];
-      const worker = async () => {
-        for (const seed of seeds) outcomes.push(await run(page, seed));
-      };
-      await Promise.all(Array.from({ length: 8 }, worker));
-      const exact = outcomes.filter(({ exact }) => exact).length;
-      const sum = (key) => outcomes.reduce((sum, outcome) => sum + outcome[key], 0);
-      console.log(`${where}: ${exact} exact, ${count - exact} errors, ${sum("faults")} faults, ${sum("inFiles")} of ${sum("pieces")} pieces in files`);
-      // The schedules are neither too kind nor too cruel to say anything; of few perhaps none ends in an error.
-      assert.ok(exact > count / 2 && sum("faults") > 2 * count, `${exact} exact, ${sum("faults")} faults`);
-      if (path === "/schedules") {
-        assert.ok(exact < count, "some end in an error");
-        // What takes the place of wrong bytes is kept in the database.
-        assert.ok(sum("inFiles") > 0.9 * sum("pieces"));
-      } else assert.equal(sum("inFiles"), 0);
-      await page.close();
-    });
+    test(
+      `into ${where} ends in the exact bytes or a typed error, in ${count} schedules of faults`,
+      options,
+      async () => {
+        const page = await open(path);
+        const seeds = Array.from({ length: count }, (_, at) => first + at).values();
+        const outcomes = [];
+        const worker = async () => {
+          for (const seed of seeds) outcomes.push(await run(page, seed));
+        };
+        await Promise.all(Array.from({ length: 8 }, worker));
+        const exact = outcomes.filter(({ exact }) => exact).length;
+        const sum = (key) => outcomes.reduce((sum, outcome) => sum + outcome[key], 0);
+        console.log(
+          `${where}: ${exact} exact, ${count - exact} errors, ${sum("faults")} faults, ${sum("inFiles")} of ${sum("pieces")} pieces in files`,
+        );
+        // The schedules are neither too kind nor too cruel to say anything; of few perhaps none ends in an error.
+        assert.ok(exact > count / 2 && sum("faults") > 2 * count, `${exact} exact, ${sum("faults")} faults`);
+        if (path === "/schedules") {
+          assert.ok(exact < count, "some end in an error");
+          // What takes the place of wrong bytes is kept in the database.
+          assert.ok(sum("inFiles") > 0.9 * sum("pieces"));
+        } else assert.equal(sum("inFiles"), 0);
+        await page.close();
+      },
+    );
   }
 
   test("goes on where its page, its Worker or its process was killed", async () => {
@@ -279,7 +307,9 @@ describe("a download", () => {
       await victim.evaluate(
         ([repo, options]) => {
           window.controller = new AbortController();
-          models.pull(repo, { ...options, signal: controller.signal, onProgress: ({ loaded }) => report(loaded) }).catch(() => {});
+          models
+            .pull(repo, { ...options, signal: controller.signal, onProgress: ({ loaded }) => report(loaded) })
+            .catch(() => {});
         },
         [repo, { hubURL, transfer: CALM }],
       );
@@ -295,7 +325,10 @@ describe("a download", () => {
     }
     const hubURL = await world(name, repo, described);
     const page = await open();
-    const done = await page.evaluate(([repo, options]) => models.pull(repo, options), [repo, { hubURL, transfer: CALM }]);
+    const done = await page.evaluate(
+      ([repo, options]) => models.pull(repo, options),
+      [repo, { hubURL, transfer: CALM }],
+    );
     assert.ok(done.complete && done.stored === size);
     assert.equal((await page.evaluate((repo) => models.verify(repo), repo))[0].verdict, "right");
     assert.equal(await asked(name), size - before, "what was there is not asked for again");
@@ -316,7 +349,10 @@ describe("a download", () => {
       for (const { start, end, hash } of pieces) assert.equal(hash, sha256(data.subarray(start, end)));
       await page.goto(server.url);
       await page.waitForFunction(() => document.title === "ready");
-      await work(page, pieces.reduce((sum, { start, end }) => sum + end - start, 0));
+      await work(
+        page,
+        pieces.reduce((sum, { start, end }) => sum + end - start, 0),
+      );
       return context;
     };
     for (const allowance of [200_000, 300_000]) {
@@ -324,7 +360,8 @@ describe("a download", () => {
       const context = await visit(async (page, before) => {
         const { reached } = await reporting(page, (loaded) => loaded >= before + allowance);
         await page.evaluate(
-          ([repo, options]) => void models.pull(repo, { ...options, onProgress: ({ loaded }) => report(loaded) }).catch(() => {}),
+          ([repo, options]) =>
+            void models.pull(repo, { ...options, onProgress: ({ loaded }) => report(loaded) }).catch(() => {}),
           [repo, { hubURL, transfer: CALM }],
         );
         await reached;
@@ -334,7 +371,10 @@ describe("a download", () => {
     const hubURL = await world(name, repo, described);
     const context = await visit(async (page, before) => {
       assert.ok(before > 0, "what was committed is there");
-      const done = await page.evaluate(([repo, options]) => models.pull(repo, options), [repo, { hubURL, transfer: CALM }]);
+      const done = await page.evaluate(
+        ([repo, options]) => models.pull(repo, options),
+        [repo, { hubURL, transfer: CALM }],
+      );
       assert.ok(done.complete && done.stored === size);
       assert.equal((await page.evaluate((repo) => models.verify(repo), repo))[0].verdict, "right");
       assert.equal(await asked(name), size - before, "and is not asked for again");

@@ -26,13 +26,27 @@ const HOSTED = 25 << 20;
 const brotli = (bytes) => brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_QUALITY]: 9 } }).length;
 const sizes = (bytes) => ({ raw: bytes.length, gzip: gzipSync(bytes, { level: 9 }).length, brotli: brotli(bytes) });
 
-const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: join(repository, "pkg"), stdio: ["ignore", "pipe", "ignore"] }));
+const [{ files }] = JSON.parse(
+  execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], {
+    cwd: join(repository, "pkg"),
+    stdio: ["ignore", "pipe", "ignore"],
+  }),
+);
 const shipped = files.map(({ path }) => ({ path, ...sizes(readFileSync(join(repository, "pkg", path))) }));
 
 describe("the npm package", () => {
   test("holds the files that it needs", () => {
-    for (const path of ["dist/index.js", "dist/worker.js", "wasm/candlewick.js", "wasm/candlewick_bg.wasm", "wasm/candlewick-threads_bg.wasm"]) {
-      assert.ok(shipped.some((file) => file.path === path), `${path} is missing`);
+    for (const path of [
+      "dist/index.js",
+      "dist/worker.js",
+      "wasm/candlewick.js",
+      "wasm/candlewick_bg.wasm",
+      "wasm/candlewick-threads_bg.wasm",
+    ]) {
+      assert.ok(
+        shipped.some((file) => file.path === path),
+        `${path} is missing`,
+      );
     }
   });
 
@@ -40,20 +54,26 @@ describe("the npm package", () => {
     test(`${path}: ${size.raw} bytes, gzip ${size.gzip}, Brotli ${size.brotli}`, () => {
       const limit = limits.find(([names]) => names.test(path))?.[1];
       assert.ok(limit, "a file without a limit: give it one in this test");
-      for (const [form, most] of Object.entries(limit)) assert.ok(size[form] <= most, `${size[form]} bytes (${form}), at most ${most}`);
+      for (const [form, most] of Object.entries(limit))
+        assert.ok(size[form] <= most, `${size[form]} bytes (${form}), at most ${most}`);
     });
   }
 
   test("is downloaded by a page with a GPU in 1.5 MB at most", () => {
     const needed = shipped.filter(({ path }) => path === "wasm/candlewick_bg.wasm" || /^dist\/[\w-]+\.js$/.test(path));
-    assert.doesNotMatch(readFileSync(join(repository, "pkg/dist/worker.js"), "utf8"), /^import |\bfrom "\.|import\("\./m);
+    assert.doesNotMatch(
+      readFileSync(join(repository, "pkg/dist/worker.js"), "utf8"),
+      /^import |\bfrom "\.|import\("\./m,
+    );
     const sum = needed.reduce((sum, { brotli }) => sum + brotli, 0);
     assert.ok(sum > 100_000 && sum <= DOWNLOAD, `${sum} bytes of Brotli`);
   });
 });
 
 test("static hosts take each file of the demo page", () => {
-  const all = readdirSync(join(repository, "www/dist"), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  const all = readdirSync(join(repository, "www/dist"), { recursive: true, withFileTypes: true }).filter((entry) =>
+    entry.isFile(),
+  );
   assert.ok(all.length > 0);
   for (const { parentPath, path, name } of all) {
     const { length } = readFileSync(join(parentPath ?? path, name));

@@ -6,14 +6,32 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { start } from "../hub/server.js";
-import { blank, browserName, hasFiles, isolation, launch, launchOnDisk, only, reporting, repository, serve, story, storyteller } from "./support.js";
+import {
+  blank,
+  browserName,
+  hasFiles,
+  isolation,
+  launch,
+  launchOnDisk,
+  only,
+  reporting,
+  repository,
+  serve,
+  story,
+  storyteller,
+} from "./support.js";
 
 const COMMIT = "0123456789012345678901234567890123456789";
 const FILE = join(repository, "www/models/stories260K.gguf");
 const MODEL = "owner/repo/story.gguf";
 const transfer = { range: 160 << 10, block: 32 << 10, parallel: 3, attempts: 12, longestWaitMs: 4, silenceMs: 3000 };
 
-let browser, server, hub, context, page, worlds = 0;
+let browser,
+  server,
+  hub,
+  context,
+  page,
+  worlds = 0;
 
 before(async () => {
   browser = await launch();
@@ -72,7 +90,12 @@ async function world({ repo = {}, renamed, ...faults } = {}) {
   const change = (faults) =>
     fetch(control, {
       method: "PUT",
-      body: JSON.stringify({ repos: { "owner/repo": { commit: COMMIT, files, ...repo } }, renamed, seed: name, ...faults }),
+      body: JSON.stringify({
+        repos: { "owner/repo": { commit: COMMIT, files, ...repo } },
+        renamed,
+        seed: name,
+        ...faults,
+      }),
     });
   await change(faults);
   return {
@@ -118,7 +141,10 @@ const CONTENT = `owner@repo@${createHash("sha256").update(storyteller).digest("h
 const inFolder = (page, work) =>
   page.evaluate(
     ([name, work]) =>
-      navigator.storage.getDirectory().then((root) => root.getDirectoryHandle("candlewick")).then((folder) => (0, eval)(`(${work})`)(folder, name)),
+      navigator.storage
+        .getDirectory()
+        .then((root) => root.getDirectoryHandle("candlewick"))
+        .then((folder) => (0, eval)(`(${work})`)(folder, name)),
     [CONTENT, String(work)],
   );
 const names = (page) => inFolder(page, async (folder) => Array.fromAsync(folder.keys()));
@@ -154,7 +180,14 @@ describe("a model by name", () => {
         },
         [call, MODEL, options],
       );
-      assert.deepEqual(heard, [[1, "network", true], [2, "network", true]], call);
+      assert.deepEqual(
+        heard,
+        [
+          [1, "network", true],
+          [2, "network", true],
+        ],
+        call,
+      );
     }
   });
 
@@ -171,10 +204,19 @@ describe("a model by name", () => {
     );
     const downloads = progress.filter(({ stage }) => stage === "download");
     assert.deepEqual(downloads.at(-1).loaded, storyteller.length);
-    assert.ok(progress.every(({ total }) => total === storyteller.length), JSON.stringify(progress));
-    assert.ok(progress.every(({ loaded }, index) => loaded >= (progress[index - 1]?.loaded ?? 0)), "nothing goes back");
+    assert.ok(
+      progress.every(({ total }) => total === storyteller.length),
+      JSON.stringify(progress),
+    );
+    assert.ok(
+      progress.every(({ loaded }, index) => loaded >= (progress[index - 1]?.loaded ?? 0)),
+      "nothing goes back",
+    );
     assert.deepEqual([progress.at(-1).stage, progress.at(-1).loaded], ["ready", storyteller.length]);
-    assert.ok(downloads.at(-1).bytesPerSecond > 0 && downloads.at(-1).etaSeconds === 0, JSON.stringify(downloads.at(-1)));
+    assert.ok(
+      downloads.at(-1).bytesPerSecond > 0 && downloads.at(-1).etaSeconds === 0,
+      JSON.stringify(downloads.at(-1)),
+    );
     const before = await log();
     assert.equal(asked(before), storyteller.length, "every byte once");
 
@@ -187,10 +229,20 @@ describe("a model by name", () => {
     assert.deepEqual(others, []);
     assert.deepEqual(
       { ...cached, lastUsed: 0 },
-      { model: MODEL, commit: COMMIT, size: storyteller.length, stored: storyteller.length, complete: true, lastUsed: 0 },
+      {
+        model: MODEL,
+        commit: COMMIT,
+        size: storyteller.length,
+        stored: storyteller.length,
+        complete: true,
+        lastUsed: 0,
+      },
     );
     const usage = await page.evaluate(() => models.usage());
-    assert.ok(usage.models === storyteller.length && usage.used >= usage.models && usage.quota > usage.used, JSON.stringify(usage));
+    assert.ok(
+      usage.models === storyteller.length && usage.used >= usage.models && usage.quota > usage.used,
+      JSON.stringify(usage),
+    );
     assert.deepEqual(await page.evaluate(() => models.verify()), [{ model: MODEL, commit: COMMIT, verdict: "right" }]);
     assert.equal(await page.evaluate(() => models.remove("owner/repo")), storyteller.length);
     assert.deepEqual(await list(page, options), []);
@@ -245,13 +297,31 @@ describe("a model by name", () => {
 
   test("makes room within a budget for what was not used for longest", async () => {
     const { options } = await world();
-    const other = await world({ repo: { commit: COMMIT.replace("0", "1"), files: { "story.gguf": { file: FILE }, "other.gguf": { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") } } } });
+    const other = await world({
+      repo: {
+        commit: COMMIT.replace("0", "1"),
+        files: {
+          "story.gguf": { file: FILE },
+          "other.gguf": { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") },
+        },
+      },
+    });
     const cacheBudget = storyteller.length + 1000;
     await tell(page, { ...options, cacheBudget });
-    assert.equal((await tell(page, { ...other.options, cacheBudget, force: true }, "owner/repo/other.gguf")).trimEnd?.(), story);
-    assert.deepEqual((await list(page, options)).map(({ model }) => model), ["owner/repo/other.gguf"]);
+    assert.equal(
+      (await tell(page, { ...other.options, cacheBudget, force: true }, "owner/repo/other.gguf")).trimEnd?.(),
+      story,
+    );
+    assert.deepEqual(
+      (await list(page, options)).map(({ model }) => model),
+      ["owner/repo/other.gguf"],
+    );
     assert.equal((await tell(page, { ...options, cacheBudget: 1000, force: true })).code, "quota_exceeded");
-    assert.deepEqual((await list(page, options)).map(({ model }) => model), ["owner/repo/other.gguf"], "nothing goes for what can never fit");
+    assert.deepEqual(
+      (await list(page, options)).map(({ model }) => model),
+      ["owner/repo/other.gguf"],
+      "nothing goes for what can never fit",
+    );
   });
 
   test("that is removed while it comes leaves nothing", async () => {
@@ -272,7 +342,10 @@ describe("a model by name", () => {
       () =>
         new Promise((done) => {
           indexedDB.open("candlewick").onsuccess = ({ target: { result: database } }) => {
-            database.transaction("pieces").objectStore("pieces").count().onsuccess = ({ target }) => (database.close(), done(target.result));
+            database.transaction("pieces").objectStore("pieces").count().onsuccess = ({ target }) => (
+              database.close(),
+              done(target.result)
+            );
           };
         }),
     );
@@ -285,7 +358,10 @@ describe("a model by name", () => {
     const { options, log } = await world();
     const second = await open();
     const told = await Promise.all([tell(page, options), tell(second, options)]);
-    assert.deepEqual(told.map((text) => text.trimEnd()), [story, story]);
+    assert.deepEqual(
+      told.map((text) => text.trimEnd()),
+      [story, story],
+    );
     assert.equal(asked(await log()), storyteller.length);
   });
 
@@ -293,7 +369,10 @@ describe("a model by name", () => {
     const { options, log } = await world();
     await tell(page, options);
     await page.evaluate(
-      () => new Promise((done, fail) => Object.assign(indexedDB.deleteDatabase("candlewick"), { onsuccess: done, onerror: fail, onblocked: fail })),
+      () =>
+        new Promise((done, fail) =>
+          Object.assign(indexedDB.deleteDatabase("candlewick"), { onsuccess: done, onerror: fail, onblocked: fail }),
+        ),
     );
     assert.equal((await tell(page, options)).trimEnd(), story);
     assert.equal(asked(await log()), 2 * storyteller.length);
@@ -323,7 +402,8 @@ describe("a model by name", () => {
   test("of several parts is refused before any of it is fetched where they do not fit together", async () => {
     const { folder, size: total } = split();
     const { options, log } = await world({ repo: { files: Object.fromEntries(folder) } });
-    const pull = (cacheBudget) => page.evaluate(([options]) => failure(models.pull("owner/repo", options)), [{ ...options, cacheBudget }]);
+    const pull = (cacheBudget) =>
+      page.evaluate(([options]) => failure(models.pull("owner/repo", options)), [{ ...options, cacheBudget }]);
     const refused = await pull(total - 1);
     assert.equal(refused.code, "quota_exceeded", refused.message);
     assert.equal(asked(await log()), 0);
@@ -334,7 +414,10 @@ describe("a model by name", () => {
   test("at a plain address is kept, and its server asked for its version", async () => {
     const own = await start();
     const put = (name, description) =>
-      fetch(`${own.hub}/_/${name}`, { method: "PUT", body: JSON.stringify({ repos: { "a/b": { commit: COMMIT, files: { "m.gguf": description } } } }) });
+      fetch(`${own.hub}/_/${name}`, {
+        method: "PUT",
+        body: JSON.stringify({ repos: { "a/b": { commit: COMMIT, files: { "m.gguf": description } } } }),
+      });
     const log = async () => (await (await fetch(`${own.hub}/_/plain`)).json()).log;
     try {
       await put("plain", { file: FILE });
@@ -346,12 +429,18 @@ describe("a model by name", () => {
       assert.equal(asked(await log()), storyteller.length + 2, "one byte to see what there is");
       const [{ model, complete }] = await list(page);
       assert.deepEqual([model, complete], ["m.gguf", true]);
-      assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["unknown"]);
+      assert.deepEqual(
+        (await page.evaluate(() => models.verify())).map(({ verdict }) => verdict),
+        ["unknown"],
+      );
       assert.ok((await page.evaluate((url) => inspect(url, { device: "cpu" }), url)).cached.complete);
       // Another version, of another size, takes its place.
       await put("plain", { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") });
       assert.equal((await tell(page, options, url)).trimEnd(), story);
-      assert.deepEqual((await list(page)).map(({ size }) => size), [storyteller.length + 32]);
+      assert.deepEqual(
+        (await list(page)).map(({ size }) => size),
+        [storyteller.length + 32],
+      );
       assert.ok(!(await everything(page)).includes("secretsecret"));
       const refused = await tell(page, options, url.replace("/a/b/", "/a/c/"));
       assert.ok(refused.code && !refused.message.includes("secretsecret"), refused.message);
@@ -384,14 +473,29 @@ describe("a model by name", () => {
       assert.equal(info.fileSize, size);
       const known = reports.filter(({ file }) => file.startsWith("llama-split"));
       assert.ok(known.length > 0 && known.every(({ total }) => total === size), JSON.stringify(known));
-      assert.ok(known.every(({ loaded }, index) => loaded >= (known[index - 1]?.loaded ?? 0)), JSON.stringify(known));
+      assert.ok(
+        known.every(({ loaded }, index) => loaded >= (known[index - 1]?.loaded ?? 0)),
+        JSON.stringify(known),
+      );
       const kept = await list(page);
-      assert.deepEqual(kept.map(({ model, size, complete }) => [model, size, complete]), [["llama-split-00001-of-00002.gguf", size, true]]);
+      assert.deepEqual(
+        kept.map(({ model, size, complete }) => [model, size, complete]),
+        [["llama-split-00001-of-00002.gguf", size, true]],
+      );
     }
-    const inspected = await page.evaluate((files) => Promise.all(files.map((source) => inspect(source, { device: "cpu" }))), [two, [two, one]]);
+    const inspected = await page.evaluate(
+      (files) => Promise.all(files.map((source) => inspect(source, { device: "cpu" }))),
+      [two, [two, one]],
+    );
     for (const { fileSize, cached } of inspected) assert.deepEqual([fileSize, cached.complete], [size, true]);
-    const verified = await page.evaluate((urls) => Promise.all(urls.map((url) => models.verify(url))), [one, [two, one]]);
-    assert.deepEqual(verified.map((rows) => rows.map(({ verdict }) => verdict)), [["unknown"], ["unknown"]]);
+    const verified = await page.evaluate(
+      (urls) => Promise.all(urls.map((url) => models.verify(url))),
+      [one, [two, one]],
+    );
+    assert.deepEqual(
+      verified.map((rows) => rows.map(({ verdict }) => verdict)),
+      [["unknown"], ["unknown"]],
+    );
     assert.equal(await page.evaluate((urls) => models.remove(urls.map((url) => new URL(url))), [two, one]), size);
     assert.deepEqual(await list(page), []);
     const error = await tell(page, elsewhere, [[one, one.replaceAll("00002", "00003")]]);
@@ -412,14 +516,24 @@ describe("a model by name", () => {
       [one, two, transfer],
     );
     const kept = await list(page);
-    assert.deepEqual(kept.map(({ model, size, complete }) => [model, size, complete]), Array(2).fill(["story.gguf", storyteller.length, true]));
+    assert.deepEqual(
+      kept.map(({ model, size, complete }) => [model, size, complete]),
+      Array(2).fill(["story.gguf", storyteller.length, true]),
+    );
     assert.notEqual(kept[0].commit, kept[1].commit);
     const ambiguous = await page.evaluate(() => failure(models.remove("story.gguf")));
     assert.equal(ambiguous.code, "invalid_argument");
-    for (const { commit } of kept) assert.ok(ambiguous.message.includes(`story.gguf@${commit.slice(0, 12)}`), ambiguous.message);
+    for (const { commit } of kept)
+      assert.ok(ambiguous.message.includes(`story.gguf@${commit.slice(0, 12)}`), ambiguous.message);
     const [verified] = await page.evaluate((one) => models.verify(one), one);
-    assert.equal(await page.evaluate((name) => models.remove(name), `${verified.model}@${verified.commit}`), storyteller.length);
-    assert.deepEqual((await list(page)).map(({ commit }) => commit), kept.map(({ commit }) => commit).filter((commit) => commit !== verified.commit));
+    assert.equal(
+      await page.evaluate((name) => models.remove(name), `${verified.model}@${verified.commit}`),
+      storyteller.length,
+    );
+    assert.deepEqual(
+      (await list(page)).map(({ commit }) => commit),
+      kept.map(({ commit }) => commit).filter((commit) => commit !== verified.commit),
+    );
     assert.equal((await page.evaluate((one) => failure(models.remove(one)), one)).code, "model_not_found");
     assert.equal(await page.evaluate(() => models.remove("story.gguf")), storyteller.length);
   });
@@ -427,8 +541,16 @@ describe("a model by name", () => {
   test("at an address relative to the page goes by that and by its name", async () => {
     const told = await page.evaluate(async (name) => {
       const kept = await models.pull(`./www/models/${name}`);
-      const verdicts = [await models.verify(`/www/models/${name}`), await models.verify(name), await models.verify([new URL(`www/models/${name}`, location.href)])];
-      return { kept, verdicts: verdicts.map(([{ model, verdict }]) => [model, verdict]), freed: await models.remove(`./www/models/../models/${name}`) };
+      const verdicts = [
+        await models.verify(`/www/models/${name}`),
+        await models.verify(name),
+        await models.verify([new URL(`www/models/${name}`, location.href)]),
+      ];
+      return {
+        kept,
+        verdicts: verdicts.map(([{ model, verdict }]) => [model, verdict]),
+        freed: await models.remove(`./www/models/../models/${name}`),
+      };
     }, "stories260K.gguf");
     assert.deepEqual([told.kept.model, told.kept.complete, told.freed], ["stories260K.gguf", true, storyteller.length]);
     assert.deepEqual(told.verdicts, Array(3).fill(["stories260K.gguf", "unknown"]));
@@ -437,7 +559,9 @@ describe("a model by name", () => {
   test("is loaded where the browser has no storage", async () => {
     const { options } = await world();
     // Other drivers do not tell what Workers say.
-    const warned = browserName === "chromium" && page.waitForEvent("console", (message) => message.text().includes("keeps no models"));
+    const warned =
+      browserName === "chromium" &&
+      page.waitForEvent("console", (message) => message.text().includes("keeps no models"));
     assert.equal((await tell(page, { ...options, workerURL: "/no-storage-worker.js" })).trimEnd(), story);
     await warned;
   });
@@ -449,7 +573,9 @@ describe("a model by name", () => {
     await page.evaluate(
       ([model, options]) => {
         window.controller = new AbortController();
-        models.pull(model, { ...options, signal: controller.signal, onProgress: ({ loaded }) => report(loaded) }).catch(() => {});
+        models
+          .pull(model, { ...options, signal: controller.signal, onProgress: ({ loaded }) => report(loaded) })
+          .catch(() => {});
       },
       [MODEL, options],
     );
@@ -463,7 +589,10 @@ describe("a model by name", () => {
     assert.deepEqual(await names(page), [CONTENT]);
     for (const more of [{ workerURL }, {}]) assert.equal((await tell(page, { ...options, ...more })).trimEnd(), story);
     assert.equal(asked(await log()), storyteller.length - stored);
-    assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right"]);
+    assert.deepEqual(
+      (await page.evaluate(() => models.verify())).map(({ verdict }) => verdict),
+      ["right"],
+    );
     assert.equal(await page.evaluate(() => models.remove("owner/repo")), storyteller.length);
     assert.equal((await tell(page, { ...options, workerURL })).trimEnd(), story);
     assert.deepEqual(await names(page), [], "all of it is in the database");
@@ -472,13 +601,19 @@ describe("a model by name", () => {
 
   test("is read by several tabs at once, also where one has its file for itself", hasFiles, async () => {
     const { options, log } = await world();
-    const other = await world({ repo: { commit: COMMIT.replace("0", "1"), files: { "story.gguf": { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") } } } });
+    const other = await world({
+      repo: {
+        commit: COMMIT.replace("0", "1"),
+        files: { "story.gguf": { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") } },
+      },
+    });
     const [second, third] = [await open(), await open()];
     for (const workerURL of [undefined, "/exclusive-files-worker.js"]) {
       assert.equal((await tell(page, { ...options, workerURL })).trimEnd?.(), story);
       const tabs = [page, second, page, second].map((tab) => tell(tab, { ...options, workerURL }));
       const fresh = tell(third, { ...other.options, workerURL });
-      for (const text of await Promise.all([...tabs, fresh])) assert.equal(text.trimEnd?.(), story, JSON.stringify(text));
+      for (const text of await Promise.all([...tabs, fresh]))
+        assert.equal(text.trimEnd?.(), story, JSON.stringify(text));
       await page.evaluate(() => models.remove("owner/repo"));
     }
     const before = asked(await log());
@@ -487,7 +622,10 @@ describe("a model by name", () => {
     await tell(page, options);
     await hold(second, CONTENT);
     assert.equal((await tell(page, options)).trimEnd(), story);
-    assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right"]);
+    assert.deepEqual(
+      (await page.evaluate(() => models.verify())).map(({ verdict }) => verdict),
+      ["right"],
+    );
     // The file cannot go as long as somebody has it; what comes meanwhile is kept elsewhere.
     assert.equal(await page.evaluate(() => models.remove("owner/repo")), storyteller.length);
     assert.deepEqual([await list(page, options), await names(page)], [[], [CONTENT]]);
@@ -514,14 +652,23 @@ describe("a model by name", () => {
     assert.ok(!complete && stored <= half && stored > half - transfer.block);
     assert.equal((await tell(page, options)).trimEnd(), story);
     assert.equal(asked(await log()), 2 * storyteller.length - stored);
-    for (const lose of [(folder, name) => folder.removeEntry(name), async () => (await navigator.storage.getDirectory()).removeEntry("candlewick", { recursive: true })]) {
+    for (const lose of [
+      (folder, name) => folder.removeEntry(name),
+      async () => (await navigator.storage.getDirectory()).removeEntry("candlewick", { recursive: true }),
+    ]) {
       const before = asked(await log());
       await inFolder(page, lose);
-      assert.deepEqual((await list(page, options)).map(({ stored }) => stored), [0]);
+      assert.deepEqual(
+        (await list(page, options)).map(({ stored }) => stored),
+        [0],
+      );
       assert.equal((await tell(page, options)).trimEnd(), story);
       assert.equal(asked(await log()), before + storyteller.length);
     }
-    assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right"]);
+    assert.deepEqual(
+      (await page.evaluate(() => models.verify())).map(({ verdict }) => verdict),
+      ["right"],
+    );
   });
 
   test("is not called whole before it was checked again", hasFiles, async () => {
@@ -532,31 +679,66 @@ describe("a model by name", () => {
     // The same content by another commit.
     const { options: same } = await world({ repo });
     assert.equal((await tell(page, same, newer)).trimEnd?.(), story);
-    assert.deepEqual((await list(page, options)).map(({ complete }) => complete), [true, true]);
+    assert.deepEqual(
+      (await list(page, options)).map(({ complete }) => complete),
+      [true, true],
+    );
     await inFolder(page, (folder, name) => folder.removeEntry(name));
     const wrong = await world({ repo, rate: 1, kinds: ["flip"] });
     assert.equal((await tell(page, wrong.options, newer)).code, "corrupt_model");
-    assert.deepEqual((await list(page, options)).map(({ commit, complete }) => [commit, complete]), [[COMMIT, false]]);
+    assert.deepEqual(
+      (await list(page, options)).map(({ commit, complete }) => [commit, complete]),
+      [[COMMIT, false]],
+    );
     assert.equal((await tell(page, options, older)).trimEnd?.(), story);
   });
 
-  test("leaves no file behind that no record refers to, and takes none from who may be fetching it", hasFiles, async () => {
-    const { options } = await world();
-    await tell(page, options);
-    const [orphan, busy] = ["owner@gone@0123456789012345678901234567890123456789", "owner@busy@0123456789012345678901234567890123456789"];
-    for (const name of [orphan, busy]) await page.evaluate(async (name) => (await (await navigator.storage.getDirectory()).getDirectoryHandle("candlewick")).getFileHandle(name, { create: true }), name);
-    const second = await open();
-    await second.evaluate((name) => new Promise((granted) => void navigator.locks.request(`candlewick ${name}`, () => new Promise((release) => (Object.assign(window, { release }), granted())))), busy);
-    await inFolder(page, (folder) => folder.getFileHandle("somebody-elses", { create: true }));
-    await list(page, options);
-    assert.deepEqual((await names(page)).sort(), [busy, CONTENT, "somebody-elses"]);
-    await second.evaluate(() => window.release());
-    // What was cleared without its files leaves them to the next who comes.
-    await page.evaluate(() => new Promise((done, fail) => Object.assign(indexedDB.deleteDatabase("candlewick"), { onsuccess: done, onerror: fail, onblocked: fail })));
-    await list(page, options);
-    assert.deepEqual(await names(page), ["somebody-elses"]);
-    await inFolder(page, (folder) => folder.removeEntry("somebody-elses"));
-  });
+  test(
+    "leaves no file behind that no record refers to, and takes none from who may be fetching it",
+    hasFiles,
+    async () => {
+      const { options } = await world();
+      await tell(page, options);
+      const [orphan, busy] = [
+        "owner@gone@0123456789012345678901234567890123456789",
+        "owner@busy@0123456789012345678901234567890123456789",
+      ];
+      for (const name of [orphan, busy])
+        await page.evaluate(
+          async (name) =>
+            (await (await navigator.storage.getDirectory()).getDirectoryHandle("candlewick")).getFileHandle(name, {
+              create: true,
+            }),
+          name,
+        );
+      const second = await open();
+      await second.evaluate(
+        (name) =>
+          new Promise(
+            (granted) =>
+              void navigator.locks.request(
+                `candlewick ${name}`,
+                () => new Promise((release) => (Object.assign(window, { release }), granted())),
+              ),
+          ),
+        busy,
+      );
+      await inFolder(page, (folder) => folder.getFileHandle("somebody-elses", { create: true }));
+      await list(page, options);
+      assert.deepEqual((await names(page)).sort(), [busy, CONTENT, "somebody-elses"]);
+      await second.evaluate(() => window.release());
+      // What was cleared without its files leaves them to the next who comes.
+      await page.evaluate(
+        () =>
+          new Promise((done, fail) =>
+            Object.assign(indexedDB.deleteDatabase("candlewick"), { onsuccess: done, onerror: fail, onblocked: fail }),
+          ),
+      );
+      await list(page, options);
+      assert.deepEqual(await names(page), ["somebody-elses"]);
+      await inFolder(page, (folder) => folder.removeEntry("somebody-elses"));
+    },
+  );
 
   test("does not fit on a disk, says so, and goes on where there is room again", quota, async () => {
     const profile = mkdtempSync(join(tmpdir(), "candlewick-profile-"));
@@ -565,7 +747,10 @@ describe("a model by name", () => {
       const page = await open(onDisk);
       const { options } = await world();
       const session = await onDisk.newCDPSession(page);
-      const files = { "story.gguf": { file: FILE }, "other.gguf": { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") } };
+      const files = {
+        "story.gguf": { file: FILE },
+        "other.gguf": { base64: Buffer.concat([storyteller, Buffer.alloc(32)]).toString("base64") },
+      };
       const other = await world({ repo: { commit: COMMIT.replace("0", "1"), files } });
       assert.equal((await tell(page, options)).trimEnd?.(), story);
       const { used } = await page.evaluate(() => models.usage());
@@ -575,7 +760,10 @@ describe("a model by name", () => {
       assert.equal((await tell(page, options)).trimEnd?.(), story);
       await session.send("Storage.overrideQuotaForOrigin", { origin: server.url });
       assert.equal((await tell(page, { ...other.options, force: true }, "owner/repo/other.gguf")).trimEnd?.(), story);
-      assert.deepEqual((await page.evaluate(() => models.verify())).map(({ verdict }) => verdict), ["right", "right"]);
+      assert.deepEqual(
+        (await page.evaluate(() => models.verify())).map(({ verdict }) => verdict),
+        ["right", "right"],
+      );
     } finally {
       await onDisk.close();
       rmSync(profile, { recursive: true, force: true });
@@ -590,7 +778,11 @@ describe("a model by name", () => {
           new Promise((done, fail) => {
             indexedDB.deleteDatabase("candlewick").onsuccess = () => {
               const request = indexedDB.open("candlewick", version);
-              Object.assign(request, { onsuccess: () => (request.result.close(), done()), onerror: fail, onblocked: fail });
+              Object.assign(request, {
+                onsuccess: () => (request.result.close(), done()),
+                onerror: fail,
+                onblocked: fail,
+              });
             };
           }),
         version,
@@ -602,14 +794,17 @@ describe("a model by name", () => {
 
   test("comes where a page holds another database of its name, and is kept when that is let go", async () => {
     const { options, log } = await world();
-    await page.evaluate(
-      () =>
-        new Promise((done, fail) => {
-          indexedDB.deleteDatabase("candlewick").onsuccess = () => {
-            const request = indexedDB.open("candlewick", 1);
-            Object.assign(request, { onsuccess: () => done((window.held = request.result)), onerror: fail, onblocked: fail });
-          };
-        }).then(() => {}),
+    await page.evaluate(() =>
+      new Promise((done, fail) => {
+        indexedDB.deleteDatabase("candlewick").onsuccess = () => {
+          const request = indexedDB.open("candlewick", 1);
+          Object.assign(request, {
+            onsuccess: () => done((window.held = request.result)),
+            onerror: fail,
+            onblocked: fail,
+          });
+        };
+      }).then(() => {}),
     );
     assert.equal((await tell(page, options)).trimEnd?.(), story);
     assert.deepEqual(await page.evaluate(() => [...window.held.objectStoreNames]), []);
@@ -659,8 +854,16 @@ describe("a model by name", () => {
     assert.equal((await tell(page, options, model)).code, "model_not_found");
     assert.equal((await tell(page, { ...options, token }, model)).trimEnd?.(), story);
     const entries = await log();
-    assert.ok(entries.some(({ at, line, authorization }) => at === "hub" && line.includes("owner/repo/resolve/") && authorization === `Bearer ${token}`));
-    assert.ok(entries.every(({ at, authorization }) => at === "hub" || authorization === undefined), "the CDN gets no token");
+    assert.ok(
+      entries.some(
+        ({ at, line, authorization }) =>
+          at === "hub" && line.includes("owner/repo/resolve/") && authorization === `Bearer ${token}`,
+      ),
+    );
+    assert.ok(
+      entries.every(({ at, authorization }) => at === "hub" || authorization === undefined),
+      "the CDN gets no token",
+    );
   });
 
   test("leaves its token nowhere", only(["chromium"], "its driver does not tell of requests and cookies"), async () => {
@@ -674,14 +877,21 @@ describe("a model by name", () => {
     const refused = await tell(page, { ...options, token: `${token}-wrong` });
     assert.ok(refused.code === "model_not_found" && !refused.message.includes(token), refused.message);
     assert.equal((await tell(page, { ...options, token })).trimEnd(), story);
-    assert.equal((await page.evaluate((options) => inspect("owner/repo", options), { ...options, token })).name, "stories260K");
+    assert.equal(
+      (await page.evaluate((options) => inspect("owner/repo", options), { ...options, token })).name,
+      "stories260K",
+    );
     for (const { at, line, query, authorization } of await log()) {
       assert.ok(!line.includes(token) && !query?.includes(token));
       assert.ok(at === "hub" || authorization === undefined, "the CDN gets no token");
     }
     const text = await everything(page);
-    for (const part of ["story.gguf", "owner/repo", COMMIT, "stories260K"]) assert.ok(text.includes(part), `the search sees ${part}`);
-    assert.ok(heard.some((text) => text.includes("/resolve/")) && heard.includes("a word"), "and what was asked and said");
+    for (const part of ["story.gguf", "owner/repo", COMMIT, "stories260K"])
+      assert.ok(text.includes(part), `the search sees ${part}`);
+    assert.ok(
+      heard.some((text) => text.includes("/resolve/")) && heard.includes("a word"),
+      "and what was asked and said",
+    );
     for (const text of [await everything(page), ...heard]) assert.ok(!text.includes(token));
     assert.ok(!text.includes("Signature"));
   });
@@ -691,40 +901,54 @@ describe("a model by name", () => {
 async function everything(page) {
   // Those that scripts do not see; only Playwright tells.
   const cookies = page.context ? JSON.stringify(await page.context().cookies()) : "";
-  return cookies + (await page.evaluate(async () => {
-    const wait = (request) => new Promise((done, fail) => Object.assign(request, { onsuccess: () => done(request.result), onerror: fail }));
-    const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
-    const parts = [JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href, name, history.state])];
-    const add = async (value) => {
-      if (value instanceof Blob) parts.push(latin1(await value.arrayBuffer()));
-      else if (value instanceof ArrayBuffer || ArrayBuffer.isView(value)) parts.push(latin1(value));
-      else if (value && typeof value === "object") for (const [key, inner] of Object.entries(value)) parts.push(key), await add(inner);
-      else parts.push(String(value));
-    };
-    for (const { name } of await indexedDB.databases()) {
-      const database = await wait(indexedDB.open(name));
-      for (const store of database.objectStoreNames) {
-        const records = database.transaction(store).objectStore(store);
-        const [keys, values] = await Promise.all([wait(records.getAllKeys()), wait(records.getAll())]);
-        await add([name, store, keys, values]);
+  return (
+    cookies +
+    (await page.evaluate(async () => {
+      const wait = (request) =>
+        new Promise((done, fail) => Object.assign(request, { onsuccess: () => done(request.result), onerror: fail }));
+      const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
+      const parts = [
+        JSON.stringify([
+          { ...localStorage },
+          { ...sessionStorage },
+          document.cookie,
+          location.href,
+          name,
+          history.state,
+        ]),
+      ];
+      const add = async (value) => {
+        if (value instanceof Blob) parts.push(latin1(await value.arrayBuffer()));
+        else if (value instanceof ArrayBuffer || ArrayBuffer.isView(value)) parts.push(latin1(value));
+        else if (value && typeof value === "object")
+          for (const [key, inner] of Object.entries(value)) (parts.push(key), await add(inner));
+        else parts.push(String(value));
+      };
+      for (const { name } of await indexedDB.databases()) {
+        const database = await wait(indexedDB.open(name));
+        for (const store of database.objectStoreNames) {
+          const records = database.transaction(store).objectStore(store);
+          const [keys, values] = await Promise.all([wait(records.getAllKeys()), wait(records.getAll())]);
+          await add([name, store, keys, values]);
+        }
+        database.close();
       }
-      database.close();
-    }
-    for (const name of await caches.keys()) {
-      const cache = await caches.open(name);
-      for (const request of await cache.keys()) {
-        const response = await cache.match(request);
-        await add([name, request.url, [...request.headers], [...response.headers], await response.blob()]);
+      for (const name of await caches.keys()) {
+        const cache = await caches.open(name);
+        for (const request of await cache.keys()) {
+          const response = await cache.match(request);
+          await add([name, request.url, [...request.headers], [...response.headers], await response.blob()]);
+        }
       }
-    }
-    const files = async (folder) => {
-      for await (const [name, handle] of folder.entries()) {
-        parts.push(name);
-        if (handle.kind === "directory") await files(handle);
-        else await add(await handle.getFile());
-      }
-    };
-    await files(await navigator.storage.getDirectory());
-    return parts.join("\n");
-  }));
+      const files = async (folder) => {
+        for await (const [name, handle] of folder.entries()) {
+          parts.push(name);
+          if (handle.kind === "directory") await files(handle);
+          else await add(await handle.getFile());
+        }
+      };
+      await files(await navigator.storage.getDirectory());
+      return parts.join("\n");
+    }))
+  );
 }

@@ -44,7 +44,8 @@ export async function serve({ routes = {}, headers = {} } = {}) {
     if (typeof route === "function") return route(request, response);
     const file = join(repository, normalize(path));
     const inside = file.startsWith(repository + sep) && extname(file) !== "" && existsSync(file);
-    if (route === undefined && !inside) return response.writeHead(404, { "content-type": "text/html" }).end("<h1>Not found</h1>");
+    if (route === undefined && !inside)
+      return response.writeHead(404, { "content-type": "text/html" }).end("<h1>Not found</h1>");
     response.setHeader("content-type", types[extname(path) || ".html"] ?? "application/octet-stream");
     if (route !== undefined) return response.end(route);
     const { size } = statSync(file);
@@ -70,7 +71,13 @@ export async function serve({ routes = {}, headers = {} } = {}) {
 
 /** What the built page asks its host to send: isolation for threads, and the content security policy, which binds the Worker too. */
 export const publishedHeaders = () =>
-  Object.fromEntries([...read("www/dist/_headers").toString().matchAll(/^ +([^:]+): (.*)$/gm)].map(([, name, value]) => [name, value]));
+  Object.fromEntries(
+    [
+      ...read("www/dist/_headers")
+        .toString()
+        .matchAll(/^ +([^:]+): (.*)$/gm),
+    ].map(([, name, value]) => [name, value]),
+  );
 
 /** What gives a browser a WebGPU adapter where there is no GPU. */
 export const softwareGPU = [
@@ -131,13 +138,19 @@ export async function launchOnDisk(folder, flags = []) {
 }
 
 /** What makes a page cross-origin isolated. */
-export const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
+export const isolation = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+};
 
 /**
  * A page with the package in a browser of its own, served by a server of its own: what a script needs that looks into
  * one thing in one browser. `page.errors` are the uncaught ones, and `page.close` ends all of it.
  */
-export async function open(name = browserName, { isolated = false, privateWindow = false, gpu = false, routes = {} } = {}) {
+export async function open(
+  name = browserName,
+  { isolated = false, privateWindow = false, gpu = false, routes = {} } = {},
+) {
   const server = await serve({ routes: { "/": blank, ...routes }, headers: isolated ? isolation : {} });
   const browser = await launch(gpu ? softwareGPU : [], { name, privateWindow });
   const { page, errors } = await openPage(browser, server.url);
@@ -146,7 +159,13 @@ export async function open(name = browserName, { isolated = false, privateWindow
     await browser.close();
     await server.close();
   };
-  return { url: server.url, errors, evaluate: (work, argument) => page.evaluate(work, argument), reload: () => page.reload(), close };
+  return {
+    url: server.url,
+    errors,
+    evaluate: (work, argument) => page.evaluate(work, argument),
+    reload: () => page.reload(),
+    close,
+  };
 }
 
 /** A page that imports the built package as any static page would. Serve it as a route. */

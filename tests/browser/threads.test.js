@@ -63,16 +63,30 @@ const logitsWorker = (wasm) => `
 let browser, isolated, plain;
 before(async () => {
   browser = await launch();
-  const logits = { "/threaded.js": logitsWorker("candlewick-threads.wasm"), "/plain.js": logitsWorker("candlewick-threads-plain.wasm") };
-  isolated = await serve({ routes: { "/": blank, "/broken.wasm": "no wasm", ...logits, ...helplessWorker, ...hangingWorkers }, headers: isolation });
+  const logits = {
+    "/threaded.js": logitsWorker("candlewick-threads.wasm"),
+    "/plain.js": logitsWorker("candlewick-threads-plain.wasm"),
+  };
+  isolated = await serve({
+    routes: { "/": blank, "/broken.wasm": "no wasm", ...logits, ...helplessWorker, ...hangingWorkers },
+    headers: isolation,
+  });
   relaxed = await inPage(isolated.url, () =>
-    WebAssembly.compileStreaming(fetch("/pkg/wasm/candlewick-threads_bg.wasm")).then(() => true, () => false));
+    WebAssembly.compileStreaming(fetch("/pkg/wasm/candlewick-threads_bg.wasm")).then(
+      () => true,
+      () => false,
+    ),
+  );
   waits = await inPage(isolated.url, () => "waitAsync" in Atomics);
   if (browserName === "chromium") assert.ok(relaxed && waits);
   wasm = relaxed ? "candlewick-threads.wasm" : "candlewick-threads-plain.wasm";
   wasmReason = relaxed ? "threads and relaxed SIMD" : "threads; this browser has no relaxed SIMD";
   // As the package's README has it.
-  const [serviceWorker, registration] = [...read("pkg/README.md").toString().matchAll(/```js\n(\/\/ isolat[^]*?)```/g)].map(([, code]) => code);
+  const [serviceWorker, registration] = [
+    ...read("pkg/README.md")
+      .toString()
+      .matchAll(/```js\n(\/\/ isolat[^]*?)```/g),
+  ].map(([, code]) => code);
   const trick = blank.replace("<script", () => `<script type="module">${registration}</script><script`);
   plain = await serve({ routes: { "/": blank, "/isolate.js": serviceWorker, "/trick": trick } });
 });
@@ -134,26 +148,31 @@ describe("in a cross-origin isolated page", () => {
 
   for (const file of ["quant-q4_0", "quant-q8_0", "quant-q4_k", "quant-q6_k", "quant-f16", "gemma3", "phi3-swa"]) {
     threaded(`logits are the same to the bit: ${file}`, async () => {
-      const result = await inPage(isolated.url, async ({ file, script }) => {
-        const { Crew } = await import("/pkg/dist/crew.js");
-        const crew = new Crew(script);
-        const worker = new Worker(script, { type: "module" });
-        const tokens = Uint32Array.from({ length: 100 }, (_, index) => (index * 7) % 256);
-        const answer = await new Promise((resolve, reject) => {
-          worker.onmessage = async ({ data }) => {
-            if ("listens" in data) worker.postMessage({ url: `/tests/fixtures/models/${file}.gguf`, tokens, threads: [1, 2, 4] });
-            else if ("task" in data) worker.postMessage({ id: data.id, outcome: await crew.start(data.task) });
-            else if ("failure" in data) reject(new Error(data.failure));
-            else resolve(data.answer);
-          };
-          worker.onerror = ({ message }) => reject(new Error(message));
-        });
-        crew.end();
-        worker.terminate();
-        const [{ bits: alone }] = answer;
-        const same = ({ bits }) => bits.length === alone.length && bits.every((word, index) => word === alone[index]);
-        return { length: alone.length, threads: answer.map(({ threads }) => threads), same: answer.map(same) };
-      }, { file, script: relaxed ? "/threaded.js" : "/plain.js" });
+      const result = await inPage(
+        isolated.url,
+        async ({ file, script }) => {
+          const { Crew } = await import("/pkg/dist/crew.js");
+          const crew = new Crew(script);
+          const worker = new Worker(script, { type: "module" });
+          const tokens = Uint32Array.from({ length: 100 }, (_, index) => (index * 7) % 256);
+          const answer = await new Promise((resolve, reject) => {
+            worker.onmessage = async ({ data }) => {
+              if ("listens" in data)
+                worker.postMessage({ url: `/tests/fixtures/models/${file}.gguf`, tokens, threads: [1, 2, 4] });
+              else if ("task" in data) worker.postMessage({ id: data.id, outcome: await crew.start(data.task) });
+              else if ("failure" in data) reject(new Error(data.failure));
+              else resolve(data.answer);
+            };
+            worker.onerror = ({ message }) => reject(new Error(message));
+          });
+          crew.end();
+          worker.terminate();
+          const [{ bits: alone }] = answer;
+          const same = ({ bits }) => bits.length === alone.length && bits.every((word, index) => word === alone[index]);
+          return { length: alone.length, threads: answer.map(({ threads }) => threads), same: answer.map(same) };
+        },
+        { file, script: relaxed ? "/threaded.js" : "/plain.js" },
+      );
       assert.ok(result.length >= 100 * 256, `${result.length} logits`);
       assert.deepEqual(result.threads, [1, 2, 4]);
       assert.deepEqual(result.same, [true, true, true]);
@@ -214,22 +233,31 @@ describe("in a cross-origin isolated page", () => {
     await close();
   });
 
-  threaded("a page that is closed ends them too, in the middle of an answer", only(["chromium"], "its driver does not tell of Workers"), async () => {
-    const { page, close } = await openPage(browser, isolated.url);
-    const session = await browser.newBrowserCDPSession();
-    const workers = async () => (await session.send("Target.getTargets", { filter: [{ type: "worker" }] })).targetInfos.length;
-    await page.waitForFunction(() => document.title === "ready");
-    await page.evaluate(async () => {
-      const engine = await load(story, { threads: 4 });
-      const stream = await engine.completions.create({ ...greedy, stream: true });
-      for await (const _ of stream) break;
-    });
-    await close();
-    await until(async () => (await workers()) === 0);
-  });
+  threaded(
+    "a page that is closed ends them too, in the middle of an answer",
+    only(["chromium"], "its driver does not tell of Workers"),
+    async () => {
+      const { page, close } = await openPage(browser, isolated.url);
+      const session = await browser.newBrowserCDPSession();
+      const workers = async () =>
+        (await session.send("Target.getTargets", { filter: [{ type: "worker" }] })).targetInfos.length;
+      await page.waitForFunction(() => document.title === "ready");
+      await page.evaluate(async () => {
+        const engine = await load(story, { threads: 4 });
+        const stream = await engine.completions.create({ ...greedy, stream: true });
+        for await (const _ of stream) break;
+      });
+      await close();
+      await until(async () => (await workers()) === 0);
+    },
+  );
 
   threaded("where the file with threads is broken, the other one runs", async () => {
-    const told = await inPage(isolated.url, tell, { threadsWasmURL: "/broken.wasm", threadsPlainWasmURL: "/broken.wasm", wasmURL: "/pkg/wasm/candlewick_bg.wasm" });
+    const told = await inPage(isolated.url, tell, {
+      threadsWasmURL: "/broken.wasm",
+      threadsPlainWasmURL: "/broken.wasm",
+      wasmURL: "/pkg/wasm/candlewick_bg.wasm",
+    });
     assert.equal(told.text, story);
     assert.equal(told.wasm, "candlewick.wasm");
     assert.match(told.wasmReason, /could not be started/);
@@ -264,11 +292,15 @@ describe("in a cross-origin isolated page", () => {
   }
 
   threaded("a browser without relaxed SIMD has threads, too", async () => {
-    const told = await inPage(isolated.url, async (tell) => {
-      const { validate } = WebAssembly;
-      WebAssembly.validate = (bytes) => bytes.length > 64 && validate(bytes);
-      return (0, eval)(tell)({ threads: 2 });
-    }, String(tell));
+    const told = await inPage(
+      isolated.url,
+      async (tell) => {
+        const { validate } = WebAssembly;
+        WebAssembly.validate = (bytes) => bytes.length > 64 && validate(bytes);
+        return (0, eval)(tell)({ threads: 2 });
+      },
+      String(tell),
+    );
     assert.deepEqual([told.text, told.threads, told.wasm], [story, 2, "candlewick-threads-plain.wasm"]);
     assert.equal(told.wasmReason, "threads; this browser has no relaxed SIMD");
   });
@@ -305,14 +337,18 @@ describe("in any other page", () => {
     assert.deepEqual(told, { text: story, threads: 1, wasm: "candlewick.wasm", wasmReason, device: "cpu" });
   });
 
-  threaded("a service worker can isolate the page, as the package's README has it", only(["chromium", "firefox"], "its driver loses a page that reloads itself"), async () => {
-    const { page, close } = await openPage(browser, `${plain.url}/trick`);
-    await page.waitForFunction(() => crossOriginIsolated && document.title === "ready");
-    const told = await page.evaluate(tell, { threads: 2 });
-    assert.equal(told.text, story);
-    assert.equal(told.threads, 2);
-    await close();
-  });
+  threaded(
+    "a service worker can isolate the page, as the package's README has it",
+    only(["chromium", "firefox"], "its driver loses a page that reloads itself"),
+    async () => {
+      const { page, close } = await openPage(browser, `${plain.url}/trick`);
+      await page.waitForFunction(() => crossOriginIsolated && document.title === "ready");
+      const told = await page.evaluate(tell, { threads: 2 });
+      assert.equal(told.text, story);
+      assert.equal(told.threads, 2);
+      await close();
+    },
+  );
 });
 
 async function until(condition) {

@@ -5,13 +5,26 @@ import { start } from "../hub/server.js";
 import { blank, isolation, launch, repository, serve, story } from "./support.js";
 
 const transfer = { range: 32 << 10, block: 16 << 10, parallel: 1, attempts: 2, longestWaitMs: 4, silenceMs: 60_000 };
-const repos = { "owner/repo": { commit: "0123456789012345678901234567890123456789", files: { "story.gguf": { file: `${repository}/www/models/stories260K.gguf` } } } };
+const repos = {
+  "owner/repo": {
+    commit: "0123456789012345678901234567890123456789",
+    files: { "story.gguf": { file: `${repository}/www/models/stories260K.gguf` } },
+  },
+};
 
-let browser, server, hub, context, page, worlds = 0;
+let browser,
+  server,
+  hub,
+  context,
+  page,
+  worlds = 0;
 before(async () => {
   browser = await launch(["--js-flags=--expose-gc"]);
   hub = await start();
-  server = await serve({ routes: { "/": blank, "/trap.js": `import "/set-trap.js"; import "/pkg/dist/worker.js";`, "/set-trap.js": trap }, headers: isolation });
+  server = await serve({
+    routes: { "/": blank, "/trap.js": `import "/set-trap.js"; import "/pkg/dist/worker.js";`, "/set-trap.js": trap },
+    headers: isolation,
+  });
 });
 after(async () => {
   await browser?.close();
@@ -34,7 +47,10 @@ const trap = `addEventListener("message", ({ data }) => { if (data.model === "ow
 async function world(faults = {}) {
   const name = `workers-${++worlds}`;
   await fetch(`${hub.hub}/_/${name}`, { method: "PUT", body: JSON.stringify({ repos, seed: name, ...faults }) });
-  return { options: { hubURL: `${hub.hub}/${name}`, transfer }, log: async () => (await (await fetch(`${hub.hub}/_/${name}`)).json()).log };
+  return {
+    options: { hubURL: `${hub.hub}/${name}`, transfer },
+    log: async () => (await (await fetch(`${hub.hub}/_/${name}`)).json()).log,
+  };
 }
 
 /** What the garbage collector finds takes some turns. */
@@ -72,7 +88,11 @@ describe("an engine that nobody has any more", () => {
       const { embeddings, tasks } = await load(story);
       await settle();
       const failures = [await failure(embeddings.create({ input: "x" })), await failure(tasks.summarize("x"))];
-      return { whole: whole.choices[0].text, streamed: text(await collect(stream)), codes: failures.map(({ code }) => code) };
+      return {
+        whole: whole.choices[0].text,
+        streamed: text(await collect(stream)),
+        codes: failures.map(({ code }) => code),
+      };
     });
     assert.equal(texts.whole, story);
     assert.equal(texts.streamed, story);
@@ -93,7 +113,11 @@ describe("calls without an engine", () => {
     }, options);
     assert.equal(started.length, 1);
     // Another one where threads may be of use.
-    await page.evaluate((options) => Promise.all([inspect(story, options), inspect("owner/repo", options)]), { device: "cpu", threads: 1, ...options });
+    await page.evaluate((options) => Promise.all([inspect(story, options), inspect("owner/repo", options)]), {
+      device: "cpu",
+      threads: 1,
+      ...options,
+    });
     assert.equal(started.length, 2);
     await page.evaluate((workerURL) => models.list({ workerURL }), `${server.url}/pkg/dist/worker.js`);
     assert.equal(started.length, 3, "another script is another Worker");
@@ -108,7 +132,10 @@ describe("calls without an engine", () => {
   test("go on in another one when it has crashed", async () => {
     const result = await page.evaluate(async () => {
       const options = { workerURL: "/trap.js" };
-      const [pulled, listed] = await Promise.all([failure(models.pull("owner/trap", options)), failure(models.list(options))]);
+      const [pulled, listed] = await Promise.all([
+        failure(models.pull("owner/trap", options)),
+        failure(models.list(options)),
+      ]);
       return [pulled.code, listed.code, (await models.list(options)).length];
     });
     assert.equal(result[0], "internal");
@@ -119,7 +146,9 @@ describe("calls without an engine", () => {
     const { options, log } = await world();
     const result = await page.evaluate(async (options) => {
       const abort = new AbortController();
-      const pulling = failure(models.pull("owner/repo", { ...options, signal: abort.signal, onProgress: () => abort.abort("enough") }));
+      const pulling = failure(
+        models.pull("owner/repo", { ...options, signal: abort.signal, onProgress: () => abort.abort("enough") }),
+      );
       const listing = models.list(options);
       return { pulled: await pulling, listed: (await listing).length, later: await models.list(options) };
     }, options);
@@ -157,7 +186,10 @@ describe("a reason to abort", () => {
         inspect: inspect(story, { signal: signal() }),
       };
       const entries = Object.entries(calls).map(async ([name, call]) => {
-        const error = await call.then(() => undefined, (error) => error);
+        const error = await call.then(
+          () => undefined,
+          (error) => error,
+        );
         return [name, [error?.code, error?.name, error?.cause === reason, error?.message]];
       });
       return Object.fromEntries(await Promise.all(entries));
@@ -171,7 +203,9 @@ describe("a reason to abort", () => {
     const error = await page.evaluate(async () => {
       const engine = await load(story);
       const endless = { ...greedy, max_tokens: 100_000, ignore_eos: true };
-      return engine.completions.create(endless, { signal: AbortSignal.timeout(50) }).catch(({ code, message, cause }) => ({ code, message, cause: cause.name }));
+      return engine.completions
+        .create(endless, { signal: AbortSignal.timeout(50) })
+        .catch(({ code, message, cause }) => ({ code, message, cause: cause.name }));
     });
     assert.deepEqual([error.code, error.cause], ["aborted", "TimeoutError"]);
     assert.match(error.message, /aborted: .*timed out/i);
@@ -191,7 +225,11 @@ describe("storage that is cleared while a model loads", () => {
       });
       const told = await page.evaluate(
         (options) =>
-          load("owner/repo", { ...options, device: "cpu", onProgress: ({ loaded, total }) => clear(loaded / total) }).then(
+          load("owner/repo", {
+            ...options,
+            device: "cpu",
+            onProgress: ({ loaded, total }) => clear(loaded / total),
+          }).then(
             async (engine) => (await engine.completions.create(greedy)).choices[0].text,
             ({ name, code, message }) => ({ name, code, message }),
           ),

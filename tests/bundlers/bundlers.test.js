@@ -14,7 +14,8 @@ import { launch } from "../browser/support.js";
 const here = dirname(fileURLToPath(import.meta.url));
 const require = createRequire(import.meta.url);
 const telling = readFileSync(join(here, "../browser/consumer/tell.js"), "utf8");
-const page = (script) => `<!doctype html><title>consumer</title><pre></pre><script type="module" src="${script}"></script>`;
+const page = (script) =>
+  `<!doctype html><title>consumer</title><pre></pre><script type="module" src="${script}"></script>`;
 const entry = 'import { tell } from "./tell.js";\ntell();\n';
 
 /** Beside the bundlers' own folder, from which projects have them. */
@@ -66,7 +67,13 @@ async function serving(folder, name, bin, args, use) {
     const url = `http://localhost:${port}/`; // The one that Next lets use its dev server.
     for (let left = 240; ; left--) {
       assert.ok(left > 0 && running.process.exitCode === null, running.output());
-      if (await fetch(url).then(({ ok }) => ok, () => false)) break;
+      if (
+        await fetch(url).then(
+          ({ ok }) => ok,
+          () => false,
+        )
+      )
+        break;
       await new Promise((wake) => setTimeout(wake, 500));
     }
     await use(url);
@@ -82,7 +89,13 @@ async function serving(folder, name, bin, args, use) {
 test("webpack", async () => {
   const folder = made("webpack", { "main.js": entry, "public/index.html": page("main.js") });
   const { default: webpack } = await import("webpack");
-  const compiler = webpack({ mode: "production", context: folder, entry: "./main.js", output: { path: join(folder, "dist"), filename: "main.js", publicPath: "auto" }, performance: false });
+  const compiler = webpack({
+    mode: "production",
+    context: folder,
+    entry: "./main.js",
+    output: { path: join(folder, "dist"), filename: "main.js", publicPath: "auto" },
+    performance: false,
+  });
   const stats = await new Promise((done, fail) => compiler.run((error, stats) => (error ? fail(error) : done(stats))));
   await new Promise((done) => compiler.close(done));
   assert.deepEqual([stats.toJson().errors, stats.toJson().warnings], [[], []]);
@@ -91,12 +104,17 @@ test("webpack", async () => {
 
 test("rollup, with the Worker and the WebAssembly served by oneself", async () => {
   const folder = made("rollup", {
-    "main.js": 'import { tell } from "./tell.js";\ntell({ workerURL: "/engine/worker.js", wasmURL: "/engine/candlewick_bg.wasm", threadsWasmURL: "/engine/candlewick-threads_bg.wasm" });\n',
+    "main.js":
+      'import { tell } from "./tell.js";\ntell({ workerURL: "/engine/worker.js", wasmURL: "/engine/candlewick_bg.wasm", threadsWasmURL: "/engine/candlewick-threads_bg.wasm" });\n',
     "public/index.html": page("main.js"),
   });
   const [{ rollup }, { nodeResolve }] = await Promise.all([import("rollup"), import("@rollup/plugin-node-resolve")]);
   const warnings = [];
-  const bundle = await rollup({ input: join(folder, "main.js"), plugins: [nodeResolve({ browser: true })], onwarn: ({ message }) => warnings.push(message) });
+  const bundle = await rollup({
+    input: join(folder, "main.js"),
+    plugins: [nodeResolve({ browser: true })],
+    onwarn: ({ message }) => warnings.push(message),
+  });
   await bundle.write({ dir: join(folder, "dist"), format: "es" });
   await bundle.close();
   assert.deepEqual(warnings, []);
@@ -114,14 +132,29 @@ describe("Next", () => {
   let folder;
   before(() => {
     folder = made("next", {
-      "app/layout.js": 'export default ({ children }) => <html lang="en"><head><title>consumer</title></head><body>{children}</body></html>;\n',
-      "app/page.js": '"use client";\nimport { useEffect } from "react";\nimport { tell } from "../tell.js";\nlet told;\nexport default function Page() {\n  useEffect(() => { told ??= tell(); }, []);\n  return <pre suppressHydrationWarning />;\n}\n',
+      "app/layout.js":
+        'export default ({ children }) => <html lang="en"><head><title>consumer</title></head><body>{children}</body></html>;\n',
+      "app/page.js":
+        '"use client";\nimport { useEffect } from "react";\nimport { tell } from "../tell.js";\nlet told;\nexport default function Page() {\n  useEffect(() => { told ??= tell(); }, []);\n  return <pre suppressHydrationWarning />;\n}\n',
       "next.config.js": "export default {};\n",
     });
   });
   test("build", async () => {
     await program(folder, "next", "dist/bin/next", ["build"]);
-    await serving(folder, "next", "dist/bin/next", (port) => ["start", "-p", `${port}`], (url) => tellsItsStory(browser, url));
+    await serving(
+      folder,
+      "next",
+      "dist/bin/next",
+      (port) => ["start", "-p", `${port}`],
+      (url) => tellsItsStory(browser, url),
+    );
   });
-  test("dev", () => serving(folder, "next", "dist/bin/next", (port) => ["dev", "-p", `${port}`], (url) => tellsItsStory(browser, url)));
+  test("dev", () =>
+    serving(
+      folder,
+      "next",
+      "dist/bin/next",
+      (port) => ["dev", "-p", `${port}`],
+      (url) => tellsItsStory(browser, url),
+    ));
 });

@@ -24,7 +24,10 @@ before(async () => {
   copyFileSync(fixture("models/bert-f32.gguf"), join(folder, `models/${NAME}.gguf`));
   copyFileSync(fixture("models/llama.gguf"), join(folder, "models/no-encoder.gguf"));
   double = await start();
-  worker = await edge({ EMBEDDING_MODEL: NAME, UPSTREAM_URL: double.define("edge-encoder"), CACHE_SECONDS: "0" }, { files: folder });
+  worker = await edge(
+    { EMBEDDING_MODEL: NAME, UPSTREAM_URL: double.define("edge-encoder"), CACHE_SECONDS: "0" },
+    { files: folder },
+  );
 });
 after(async () => {
   await worker?.close();
@@ -74,7 +77,10 @@ describe("an encoder at the edge", () => {
   });
 
   test("a file that is missing, or no encoder, is named", async () => {
-    for (const [name, part] of [["not-there", /models\/not-there\.gguf/], ["no-encoder", /encoder/]]) {
+    for (const [name, part] of [
+      ["not-there", /models\/not-there\.gguf/],
+      ["no-encoder", /encoder/],
+    ]) {
       const wrong = await edge({ EMBEDDING_MODEL: name, CACHE_SECONDS: "0" }, { files: folder });
       const response = await ask({ model: name, input: "war" }, wrong);
       assert.equal(response.status, 500);

@@ -27,7 +27,12 @@ test("chat", async () => {
 
 test("a stream, with its usage", async () => {
   define();
-  const stream = await client.chat.completions.create({ model: "org/large", messages, stream: true, stream_options: { include_usage: true } });
+  const stream = await client.chat.completions.create({
+    model: "org/large",
+    messages,
+    stream: true,
+    stream_options: { include_usage: true },
+  });
   let [text, usage] = ["", undefined];
   for await (const chunk of stream) {
     text += chunk.choices[0]?.delta.content ?? "";
@@ -38,7 +43,12 @@ test("a stream, with its usage", async () => {
 
 test("tools", async () => {
   define();
-  const tools = [{ type: "function", function: { name: "weather", parameters: { type: "object", properties: { city: { type: "string" } } } } }];
+  const tools = [
+    {
+      type: "function",
+      function: { name: "weather", parameters: { type: "object", properties: { city: { type: "string" } } } },
+    },
+  ];
   const runner = client.chat.completions.stream({ model: "org/large", messages, tools });
   const { choices } = await runner.finalChatCompletion();
   assert.deepEqual(choices[0].message.tool_calls[0].function, { name: "weather", arguments: '{"city": "Bern"}' });
@@ -50,7 +60,9 @@ test("embeddings, which it asks for in base64 unless told otherwise", async () =
   const [base64, float] = [await ask(), await ask({ encoding_format: "float" })];
   assert.equal(base64.data.length, 2);
   assert.equal(base64.data[0].embedding.length, 4);
-  float.data.forEach(({ embedding }, index) => assert.deepEqual(Array.from(base64.data[index].embedding), Array.from(Float32Array.from(embedding))));
+  float.data.forEach(({ embedding }, index) =>
+    assert.deepEqual(Array.from(base64.data[index].embedding), Array.from(Float32Array.from(embedding))),
+  );
   assert.notDeepEqual(float.data[0].embedding, float.data[1].embedding);
 });
 
@@ -77,7 +89,10 @@ test("errors are the client's own", async () => {
     ["503", OpenAI.InternalServerError, "provider_error"],
   ]) {
     define({ script: [fault] });
-    await assert.rejects(client.chat.completions.create({ model: "org/large", messages }), (error) => error instanceof type && error.code === code && error.message.length > 5);
+    await assert.rejects(
+      client.chat.completions.create({ model: "org/large", messages }),
+      (error) => error instanceof type && error.code === code && error.message.length > 5,
+    );
   }
   const stranger = new OpenAI({ baseURL: `${worker.url}/v1`, apiKey: "wrong", maxRetries: 0 });
   await assert.rejects(stranger.models.list(), OpenAI.AuthenticationError);

@@ -28,7 +28,9 @@ function memory() {
   const status = (pid) => readFileSync(`/proc/${pid}/status`, "utf8");
   const mine = readdirSync("/proc").filter((pid) => {
     try {
-      return /^\d+$/.test(pid) && new RegExp(`^Name:\\s+workerd\\n[^]*^PPid:\\s+${process.pid}$`, "m").test(status(pid));
+      return (
+        /^\d+$/.test(pid) && new RegExp(`^Name:\\s+workerd\\n[^]*^PPid:\\s+${process.pid}$`, "m").test(status(pid))
+      );
     } catch {
       return false;
     }
@@ -45,20 +47,29 @@ async function outcome(response) {
   return `${response.status} ${code} ${type} ${response.headers.get("retry-after")}`;
 }
 
-test("hundreds at once: each is told the story or when to come again", { skip: process.platform !== "linux" }, async () => {
-  await (await ask()).text();
-  const one = memory();
-  const all = await Promise.all(Array.from({ length: 300 }, async () => outcome(await ask())));
-  const told = all.filter((each) => each === "told").length;
-  assert.ok(told >= 8, `${told}`);
-  assert.deepEqual([...new Set(all)].filter((each) => each !== "told" && each !== "503 resource_exhausted server_error 5"), []);
-  const grown = (memory() - one) / 1e6;
-  assert.ok(grown < 128, `${grown} MB more`);
-  assert.equal(await outcome(await ask()), "told", "and goes on");
-});
+test(
+  "hundreds at once: each is told the story or when to come again",
+  { skip: process.platform !== "linux" },
+  async () => {
+    await (await ask()).text();
+    const one = memory();
+    const all = await Promise.all(Array.from({ length: 300 }, async () => outcome(await ask())));
+    const told = all.filter((each) => each === "told").length;
+    assert.ok(told >= 8, `${told}`);
+    assert.deepEqual(
+      [...new Set(all)].filter((each) => each !== "told" && each !== "503 resource_exhausted server_error 5"),
+      [],
+    );
+    const grown = (memory() - one) / 1e6;
+    assert.ok(grown < 128, `${grown} MB more`);
+    assert.equal(await outcome(await ask()), "told", "and goes on");
+  },
+);
 
 test("those whose clients do not read, or leave, do not keep the others out", async () => {
-  const { signal, abort } = ((controller) => ({ signal: controller.signal, abort: () => controller.abort() }))(new AbortController());
+  const { signal, abort } = ((controller) => ({ signal: controller.signal, abort: () => controller.abort() }))(
+    new AbortController(),
+  );
   const streams = await Promise.all(Array.from({ length: 60 }, () => ask({ stream: true, n: 16 }, { signal })));
   const begun = streams.filter(({ status }) => status === 200);
   const refused = streams.filter(({ status }) => status === 503);

@@ -6,7 +6,8 @@ const { memory } = initSync({ module: wasm });
 
 export default {
   async fetch(request) {
-    if (new URL(request.url).pathname === "/memory") return Response.json(await tell(new Uint8Array(await request.arrayBuffer())));
+    if (new URL(request.url).pathname === "/memory")
+      return Response.json(await tell(new Uint8Array(await request.arrayBuffer())));
     return Response.json(await Promise.all((await request.json()).map(ask)));
   },
 };
@@ -16,9 +17,14 @@ async function ask({ model, ...config }) {
   let [text, retries, attempts, code] = ["", 0, 0];
   try {
     const hosted = [{ model, config }];
-    const engine = await Engine.load(new Stopper(), [], { device: "cpu", hub: {}, remote: { policy: { when: "always" }, hosted } }, () => {});
+    const engine = await Engine.load(
+      new Stopper(),
+      [],
+      { device: "cpu", hub: {}, remote: { policy: { when: "always" }, hosted } },
+      () => {},
+    );
     const answer = engine.chat({ messages: [{ role: "user", content: "Hi" }], stream: true });
-    for (let chunk; (chunk = await answer.next()); ) {
+    for (let chunk; (chunk = await answer.next());) {
       if (chunk.retry) retries++;
       text += chunk.choices[0]?.delta?.content ?? "";
       attempts = chunk.candlewick?.attempts ?? attempts;

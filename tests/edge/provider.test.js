@@ -17,10 +17,15 @@ after(async () => {
 
 const ask = async (requests) => (await fetch(worker.url, { method: "POST", body: JSON.stringify(requests) })).json();
 
-test("random faults end as the policy says", { timeout: 120_000 }, () => meetFaults(double, (urls) => ask(urls.map(options)), { beside: 8 }));
+test("random faults end as the policy says", { timeout: 120_000 }, () =>
+  meetFaults(double, (urls) => ask(urls.map(options)), { beside: 8 }),
+);
 
 test("through the Worker: the same text, and its refusals are understood", async () => {
-  const relay = await edge({ UPSTREAM_URL: double.define("relay", { token: TOKEN, script: ["429-after", "loading", "none", "402"] }), CACHE_SECONDS: "0" });
+  const relay = await edge({
+    UPSTREAM_URL: double.define("relay", { token: TOKEN, script: ["429-after", "loading", "none", "402"] }),
+    CACHE_SECONDS: "0",
+  });
   try {
     const through = (token) => ask([{ ...options(`${relay.url}/v1`), token }]);
     assert.deepEqual(await through(KEY), [{ text: TEXT, retries: 2, attempts: 3 }]);

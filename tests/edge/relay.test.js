@@ -16,7 +16,11 @@ const log = () => double.log("edge");
 
 before(async () => {
   double = await start();
-  worker = await edge({ UPSTREAM_URL: define(), ALLOWED_ORIGINS: `https://other.example, ${PAGE}`, MAX_BODY_BYTES: "2000" });
+  worker = await edge({
+    UPSTREAM_URL: define(),
+    ALLOWED_ORIGINS: `https://other.example, ${PAGE}`,
+    MAX_BODY_BYTES: "2000",
+  });
 });
 after(async () => {
   await worker?.close();
@@ -50,7 +54,10 @@ describe("answers", () => {
 
   test("whatever type the upstream gives them", async () => {
     const hello = { choices: [{ index: 0, delta: { content: "Hello" }, finish_reason: "stop" }] };
-    const forms = { "text/event-stream": `\ufeff\n: hello\n\ndata: ${JSON.stringify(hello)}\n\ndata: [DONE]\n\n`, "application/json": ` ${JSON.stringify(hello)}` };
+    const forms = {
+      "text/event-stream": `\ufeff\n: hello\n\ndata: ${JSON.stringify(hello)}\n\ndata: [DONE]\n\n`,
+      "application/json": ` ${JSON.stringify(hello)}`,
+    };
     for (const [form, sent] of Object.entries(forms)) {
       for (const type of ["text/plain; charset=utf-8", "application/octet-stream", "text/json", undefined]) {
         define({ script: [{ status: 200, body: sent, headers: type === undefined ? {} : { "Content-Type": type } }] });
@@ -77,17 +84,34 @@ describe("answers", () => {
   test("the list of models has the one that runs here too", async () => {
     define();
     const { data } = await (await worker.ask("/v1/models")).json();
-    assert.deepEqual(data.map(({ id }) => id), ["org/large", "org/small", "stories260K"]);
+    assert.deepEqual(
+      data.map(({ id }) => id),
+      ["org/large", "org/small", "stories260K"],
+    );
   });
 
   test("embeddings of Hugging Face's router are its task of feature extraction", async () => {
     for (const embeddings of ["documents", "tokens"]) {
       const hub = await edge({ UPSTREAM_URL: define({ embeddings }), HF_INFERENCE: "true" });
       try {
-        const { data, model } = await (await hub.ask("/v1/embeddings", { model: "org/embed", input: ["one", "two"] })).json();
-        assert.deepEqual([model, data.map(({ index, embedding }) => [index, embedding.length])], ["org/embed", [[0, 4], [1, 4]]]);
+        const { data, model } = await (
+          await hub.ask("/v1/embeddings", { model: "org/embed", input: ["one", "two"] })
+        ).json();
+        assert.deepEqual(
+          [model, data.map(({ index, embedding }) => [index, embedding.length])],
+          [
+            "org/embed",
+            [
+              [0, 4],
+              [1, 4],
+            ],
+          ],
+        );
         const [entry] = log();
-        assert.deepEqual([entry.path, entry.body], ["hf-inference/models/org/embed/pipeline/feature-extraction", { inputs: ["one", "two"] }]);
+        assert.deepEqual(
+          [entry.path, entry.body],
+          ["hf-inference/models/org/embed/pipeline/feature-extraction", { inputs: ["one", "two"] }],
+        );
         for (const model of ["../../other/v1/a", "..", "org/..", "a/b/c", "a?b"]) {
           const response = await hub.ask("/v1/embeddings", { model, input: "one" });
           assert.deepEqual([response.status, (await response.json()).error.code], [400, "invalid_argument"], model);
@@ -100,20 +124,35 @@ describe("answers", () => {
   });
 
   test("so are its other tasks, pictures too", async () => {
-    const hub = await edge({ UPSTREAM_URL: define(), HF_INFERENCE: "true", ALLOWED_MODELS: "org/summary, image-model" });
+    const hub = await edge({
+      UPSTREAM_URL: define(),
+      HF_INFERENCE: "true",
+      ALLOWED_MODELS: "org/summary, image-model",
+    });
     try {
       const task = async (model, more) => hub.ask(`/hf-inference/models/${model}`, { inputs: "a long text", ...more });
       assert.deepEqual(await (await task("org/summary")).json(), [{ summary_text: "a lon" }]);
       const picture = await task("image-model", { parameters: { width: 8 } });
       assert.equal(picture.headers.get("content-type"), "image/png");
       assert.deepEqual([...new Uint8Array(await picture.arrayBuffer()).slice(1, 4)], [...Buffer.from("PNG")]);
-      assert.deepEqual(log().map(({ path, body }) => [path, body.parameters?.width]), [["hf-inference/models/org/summary", undefined], ["hf-inference/models/image-model", 8]]);
-      for (const model of ["org/other", "..%2Fsecret", "org/../summary"]) assert.equal((await task(model)).status, 404, model);
+      assert.deepEqual(
+        log().map(({ path, body }) => [path, body.parameters?.width]),
+        [
+          ["hf-inference/models/org/summary", undefined],
+          ["hf-inference/models/image-model", 8],
+        ],
+      );
+      for (const model of ["org/other", "..%2Fsecret", "org/../summary"])
+        assert.equal((await task(model)).status, 404, model);
       assert.equal(log().length, 2);
     } finally {
       await hub.close();
     }
-    assert.equal((await worker.ask("/hf-inference/models/org/summary", { inputs: "x" })).status, 404, "another upstream has none");
+    assert.equal(
+      (await worker.ask("/hf-inference/models/org/summary", { inputs: "x" })).status,
+      404,
+      "another upstream has none",
+    );
   });
 
   test("1,000 streams at a time, none lost", { timeout: 120_000 }, async () => {
@@ -137,7 +176,12 @@ describe("answers", () => {
 
 describe("who is let in", () => {
   const from = (origin, init = {}) =>
-    fetch(`${worker.url}/v1/chat/completions`, { method: "POST", body: JSON.stringify(body), ...init, headers: { Origin: origin, ...init.headers } });
+    fetch(`${worker.url}/v1/chat/completions`, {
+      method: "POST",
+      body: JSON.stringify(body),
+      ...init,
+      headers: { Origin: origin, ...init.headers },
+    });
 
   test("pages of origins on the list, and of its own", async () => {
     define();
@@ -167,7 +211,11 @@ describe("who is let in", () => {
     const ask = (origin) =>
       fetch(`${worker.url}/v1/chat/completions`, {
         method: "OPTIONS",
-        headers: { Origin: origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os" },
+        headers: {
+          Origin: origin,
+          "Access-Control-Request-Method": "POST",
+          "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+        },
       });
     const good = await ask(PAGE);
     assert.equal(good.status, 204);
@@ -179,9 +227,18 @@ describe("who is let in", () => {
 
   test("programs with a key", async () => {
     define();
-    for (const [authorization, status] of [[`Bearer ${KEY}`, 200], ["Bearer wrong", 401], [`Bearer ${TOKEN}`, 401], [undefined, 401]]) {
+    for (const [authorization, status] of [
+      [`Bearer ${KEY}`, 200],
+      ["Bearer wrong", 401],
+      [`Bearer ${TOKEN}`, 401],
+      [undefined, 401],
+    ]) {
       const headers = authorization ? { Authorization: authorization } : {};
-      const response = await fetch(`${worker.url}/v1/chat/completions`, { method: "POST", body: JSON.stringify(body), headers });
+      const response = await fetch(`${worker.url}/v1/chat/completions`, {
+        method: "POST",
+        body: JSON.stringify(body),
+        headers,
+      });
       assert.equal(response.status, status, authorization);
       if (status === 401) assert.equal((await response.json()).error.type, "authentication_error");
     }
@@ -190,7 +247,10 @@ describe("who is let in", () => {
 
   test("each only so often", async () => {
     define();
-    const strict = await edge({ UPSTREAM_URL: define(), CLIENT_KEYS: `${KEY}, another` }, { ratelimits: { RATE_LIMITER: { simple: { limit: 2, period: 60 } } } });
+    const strict = await edge(
+      { UPSTREAM_URL: define(), CLIENT_KEYS: `${KEY}, another` },
+      { ratelimits: { RATE_LIMITER: { simple: { limit: 2, period: 60 } } } },
+    );
     try {
       let passed = 0;
       let response = await strict.ask("/v1/chat/completions", body);
@@ -199,7 +259,10 @@ describe("who is let in", () => {
       assert.ok(passed >= 2, `${passed} passed`);
       assert.equal(response.status, 429);
       const { error } = await response.json();
-      assert.deepEqual([error.type, error.code, response.headers.get("retry-after")], ["rate_limit_error", "rate_limited", "10"]);
+      assert.deepEqual(
+        [error.type, error.code, response.headers.get("retry-after")],
+        ["rate_limit_error", "rate_limited", "10"],
+      );
       assert.equal(log().length, passed);
       const other = await strict.ask("/v1/chat/completions", body, { headers: { Authorization: "Bearer another" } });
       assert.equal(other.status, 200);
@@ -214,12 +277,19 @@ describe("who is let in", () => {
     ["pages of other origins", { Authorization: "", Origin: "https://evil.example" }, 403],
   ]) {
     test(`${who} too`, async () => {
-      const strict = await edge({ UPSTREAM_URL: define() }, { ratelimits: { RATE_LIMITER: { simple: { limit: 2, period: 60 } } } });
+      const strict = await edge(
+        { UPSTREAM_URL: define() },
+        { ratelimits: { RATE_LIMITER: { simple: { limit: 2, period: 60 } } } },
+      );
       try {
         const statuses = [];
         for (let i = 0; i < 6; i++) statuses.push((await strict.ask("/v1/models", undefined, { headers })).status);
         assert.deepEqual([statuses[0], statuses.includes(429)], [status, true], `${statuses}`);
-        assert.equal((await strict.ask("/v1/chat/completions", body)).status, 200, "whoever has a key is not kept out by them");
+        assert.equal(
+          (await strict.ask("/v1/chat/completions", body)).status,
+          200,
+          "whoever has a key is not kept out by them",
+        );
       } finally {
         await strict.close();
       }
@@ -232,16 +302,25 @@ describe("what is refused", () => {
   const refused = async (response, status, code) => {
     assert.equal(response.status, status);
     const { error } = await response.json();
-    assert.deepEqual([error.code, typeof error.message, typeof error.type, error.param], [code, "string", "string", null]);
+    assert.deepEqual(
+      [error.code, typeof error.message, typeof error.type, error.param],
+      [code, "string", "string", null],
+    );
   };
 
   test("a body that is too large, whether it says so or not", async () => {
     define();
-    await refused(await worker.ask("/v1/chat/completions", undefined, { method: "POST", body: oversized }), 413, "invalid_argument");
+    await refused(
+      await worker.ask("/v1/chat/completions", undefined, { method: "POST", body: oversized }),
+      413,
+      "invalid_argument",
+    );
     // In chunks, without a Content-Length.
     const status = await new Promise((resolve, reject) => {
       const headers = { Authorization: `Bearer ${KEY}`, "Transfer-Encoding": "chunked" };
-      const request = httpRequest(`${worker.url}/v1/chat/completions`, { method: "POST", headers }, (response) => resolve(response.resume().statusCode));
+      const request = httpRequest(`${worker.url}/v1/chat/completions`, { method: "POST", headers }, (response) =>
+        resolve(response.resume().statusCode),
+      );
       request.on("error", reject);
       request.write(oversized.slice(0, 100));
       request.end(oversized.slice(100));
@@ -268,7 +347,10 @@ describe("what is refused", () => {
       await refused(await choosy.ask("/v1/chat/completions", body), 404, "model_not_found");
       assert.equal((await choosy.ask("/v1/chat/completions", { ...body, model: "org/small" })).status, 200);
       const { data } = await (await choosy.ask("/v1/models")).json();
-      assert.deepEqual(data.map(({ id }) => id), ["org/small", "stories260K"]);
+      assert.deepEqual(
+        data.map(({ id }) => id),
+        ["org/small", "stories260K"],
+      );
     } finally {
       await choosy.close();
     }
@@ -354,39 +436,51 @@ describe("an upstream that fails", () => {
 });
 
 describe("the token", () => {
-  test("is in no answer, no header and no line of the log, whatever the upstream says", { timeout: 60_000 }, async () => {
-    const echo = `{"choices":[],"note":"${TOKEN}"}`;
-    const scripts = [
-      ...Object.keys(faults).filter((name) => name !== "429-long"),
-      { events: [echo, "[DONE]"] },
-      { events: [echo, echo], pieces: 1 },
-      { events: [echo], pieces: 7 },
-      { events: [TOKEN.slice(0, 9) + TOKEN, TOKEN.slice(0, 8)], pieces: 3 },
-      { status: 200, body: JSON.stringify({ echo: TOKEN }), headers: { "Content-Type": "application/json", "x-request-id": TOKEN, "set-cookie": TOKEN } },
-      { status: 400, body: JSON.stringify({ error: TOKEN }), headers: { "Content-Type": "application/json", "Retry-After": TOKEN } },
-      { status: 302, body: "", headers: { Location: `/?${TOKEN}` } },
-    ];
-    let seen = "";
-    const look = async (stream) => {
-      const response = await worker.ask("/v1/chat/completions", { ...body, stream });
-      seen += JSON.stringify([...response.headers]) + (await response.text().catch(() => "cut"));
-    };
-    for (const script of scripts) {
-      for (const stream of [true, false]) {
-        define({ script: [script] });
-        await look(stream);
+  test(
+    "is in no answer, no header and no line of the log, whatever the upstream says",
+    { timeout: 60_000 },
+    async () => {
+      const echo = `{"choices":[],"note":"${TOKEN}"}`;
+      const scripts = [
+        ...Object.keys(faults).filter((name) => name !== "429-long"),
+        { events: [echo, "[DONE]"] },
+        { events: [echo, echo], pieces: 1 },
+        { events: [echo], pieces: 7 },
+        { events: [TOKEN.slice(0, 9) + TOKEN, TOKEN.slice(0, 8)], pieces: 3 },
+        {
+          status: 200,
+          body: JSON.stringify({ echo: TOKEN }),
+          headers: { "Content-Type": "application/json", "x-request-id": TOKEN, "set-cookie": TOKEN },
+        },
+        {
+          status: 400,
+          body: JSON.stringify({ error: TOKEN }),
+          headers: { "Content-Type": "application/json", "Retry-After": TOKEN },
+        },
+        { status: 302, body: "", headers: { Location: `/?${TOKEN}` } },
+      ];
+      let seen = "";
+      const look = async (stream) => {
+        const response = await worker.ask("/v1/chat/completions", { ...body, stream });
+        seen += JSON.stringify([...response.headers]) + (await response.text().catch(() => "cut"));
+      };
+      for (const script of scripts) {
+        for (const stream of [true, false]) {
+          define({ script: [script] });
+          await look(stream);
+        }
       }
-    }
-    define({ token: "another: the double repeats the one it was given" });
-    await look(false);
-    seen += await (await worker.ask(`/v1/${TOKEN}`)).text();
-    assert.match(seen, /Invalid credentials: Bearer \[token\]/);
-    assert.ok(seen.includes(TOKEN.slice(0, 8)), "what is only like it passes");
-    assert.ok(!seen.includes(TOKEN));
-    const written = worker.log();
-    assert.match(written, /"path":"\/v1\/chat\/completions","status":200/);
-    for (const secret of [TOKEN, KEY]) assert.ok(!written.includes(secret));
-  });
+      define({ token: "another: the double repeats the one it was given" });
+      await look(false);
+      seen += await (await worker.ask(`/v1/${TOKEN}`)).text();
+      assert.match(seen, /Invalid credentials: Bearer \[token\]/);
+      assert.ok(seen.includes(TOKEN.slice(0, 8)), "what is only like it passes");
+      assert.ok(!seen.includes(TOKEN));
+      const written = worker.log();
+      assert.match(written, /"path":"\/v1\/chat\/completions","status":200/);
+      for (const secret of [TOKEN, KEY]) assert.ok(!written.includes(secret));
+    },
+  );
 });
 
 describe("the cache", () => {

@@ -31,15 +31,27 @@ export async function run(workers) {
     handleRuntimeStdio: (stdout, stderr) => [stdout, stderr].forEach(listen),
   });
   const url = (await miniflare.ready).origin;
-  return { url, log: () => lines.join(""), bucket: (name) => miniflare.getR2Bucket(name), close: () => miniflare.dispose() };
+  return {
+    url,
+    log: () => lines.join(""),
+    bucket: (name) => miniflare.getR2Bucket(name),
+    close: () => miniflare.dispose(),
+  };
 }
 
 /** A Worker made for tests, with candlewick's WebAssembly beside it. */
 export function withWasm(file) {
-  const wasm = ["candlewick.js", "candlewick_bg.wasm"].map((name) => ({ name, path: join(repository, "pkg/wasm", name) }));
+  const wasm = ["candlewick.js", "candlewick_bg.wasm"].map((name) => ({
+    name,
+    path: join(repository, "pkg/wasm", name),
+  }));
   const named = [{ name: file, path: join(repository, "tests/edge", file) }, ...wasm];
   // By name, as if they lay in one folder: their imports are relative.
-  const all = named.map(({ name, path }) => (name.endsWith(".wasm") ? { type: "CompiledWasm", path: name, contents: readFileSync(path) } : { type: "ESModule", path: name, contents: readFileSync(path, "utf8") }));
+  const all = named.map(({ name, path }) =>
+    name.endsWith(".wasm")
+      ? { type: "CompiledWasm", path: name, contents: readFileSync(path) }
+      : { type: "ESModule", path: name, contents: readFileSync(path, "utf8") },
+  );
   return run([{ name: "test", compatibilityDate: "2026-04-15", modules: all }]);
 }
 
@@ -103,7 +115,11 @@ export function reading(response) {
 
 /** The parsed events of a stream, without its end. */
 export const events = (text) =>
-  text.split("\n").filter((line) => line.startsWith("data: ") && line !== "data: [DONE]").map((line) => JSON.parse(line.slice(6)));
+  text
+    .split("\n")
+    .filter((line) => line.startsWith("data: ") && line !== "data: [DONE]")
+    .map((line) => JSON.parse(line.slice(6)));
 
 /** The text of a stream of a conversation, or of a text's continuation. */
-export const textOf = (chunks) => chunks.map(({ choices }) => choices[0]?.delta?.content ?? choices[0]?.text ?? "").join("");
+export const textOf = (chunks) =>
+  chunks.map(({ choices }) => choices[0]?.delta?.content ?? choices[0]?.text ?? "").join("");

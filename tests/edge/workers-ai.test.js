@@ -35,7 +35,10 @@ let worker;
 before(async () => {
   const ai = { name: "ai", modules: true, script: AI };
   // Nothing listens there: whoever goes past the binding fails.
-  worker = await edge({ UPSTREAM_URL: "http://127.0.0.1:9/v1" }, { wrappedBindings: { AI: { scriptName: "ai" } }, beside: [ai] });
+  worker = await edge(
+    { UPSTREAM_URL: "http://127.0.0.1:9/v1" },
+    { wrappedBindings: { AI: { scriptName: "ai" } }, beside: [ai] },
+  );
 });
 after(() => worker?.close());
 
@@ -58,7 +61,10 @@ test("streams, of both kinds", async () => {
   assert.deepEqual([chunks.at(-1).choices, chunks.at(-1).usage.total_tokens], [[], 5]);
   assert.match(text, /data: \[DONE\]\n\n$/);
   assert.equal(textOf(events(await (await chat("@cf/new", { stream: true })).text())), "new");
-  assert.ok(!(await (await chat("@cf/cut", { stream: true })).text()).includes("[DONE]"), "a cut answer is no whole one");
+  assert.ok(
+    !(await (await chat("@cf/cut", { stream: true })).text()).includes("[DONE]"),
+    "a cut answer is no whole one",
+  );
 });
 
 test("tools", async () => {
@@ -73,12 +79,22 @@ test("tools", async () => {
 test("embeddings, kept in the cache as others are", async () => {
   const ask = () => worker.ask("/v1/embeddings", { model: "@cf/embed", input: ["one", "three"] });
   const first = await ask();
-  assert.deepEqual((await first.json()).data.map(({ embedding }) => embedding), [[3, 0.5], [5, 0.5]]);
+  assert.deepEqual(
+    (await first.json()).data.map(({ embedding }) => embedding),
+    [
+      [3, 0.5],
+      [5, 0.5],
+    ],
+  );
   assert.equal((await ask()).headers.get("x-candlewick-cache"), "hit");
 });
 
 test("failures", async () => {
-  for (const [model, status, code] of [["@cf/none", 404, "model_not_found"], ["@cf/busy", 429, "rate_limited"], ["org/large", 502, "network"]]) {
+  for (const [model, status, code] of [
+    ["@cf/none", 404, "model_not_found"],
+    ["@cf/busy", 429, "rate_limited"],
+    ["org/large", 502, "network"],
+  ]) {
     const response = await chat(model);
     assert.deepEqual([response.status, (await response.json()).error.code], [status, code]);
   }

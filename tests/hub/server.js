@@ -26,7 +26,21 @@ import { pathToFileURL } from "node:url";
 /** What can go wrong, by the place where it can. */
 export const API_FAULTS = ["429", "500", "503", "cut", "stall", "nonsense"];
 export const CDN_FAULTS = [
-  ...["429", "500", "503", "cut", "stall", "expired", "ignored", "flip", "short", "long", "shifted", "empty", "resized"],
+  ...[
+    "429",
+    "500",
+    "503",
+    "cut",
+    "stall",
+    "expired",
+    "ignored",
+    "flip",
+    "short",
+    "long",
+    "shifted",
+    "empty",
+    "resized",
+  ],
   ...["retagged", "reset", "cors"],
 ];
 
@@ -48,15 +62,23 @@ export function bytes(seed, size) {
 
 class World {
   constructor(name, description) {
-    Object.assign(this, { rate: 0, kinds: [], script: [], signatures: Infinity, allowance: Infinity, repos: {}, renamed: {} }, description);
+    Object.assign(
+      this,
+      { rate: 0, kinds: [], script: [], signatures: Infinity, allowance: Infinity, repos: {}, renamed: {} },
+      description,
+    );
     this.name = name;
     this.log = [];
     this.seen = new Map();
     this.signed = new Map();
     for (const repo of Object.values(this.repos)) {
       for (const file of Object.values(repo.files)) {
-        file.data = file.base64 !== undefined ? Buffer.from(file.base64, "base64") :
-          file.file !== undefined ? readFileSync(file.file) : bytes(file.seed, file.size);
+        file.data =
+          file.base64 !== undefined
+            ? Buffer.from(file.base64, "base64")
+            : file.file !== undefined
+              ? readFileSync(file.file)
+              : bytes(file.seed, file.size);
         file.sha256 = createHash("sha256").update(file.data).digest("hex");
       }
     }
@@ -79,7 +101,9 @@ class World {
 
   /** A number from 0 to `below`, for the fault's place. */
   place(line, below) {
-    return Number(digest("place", this.seed, line, this.seen.get(line) ?? 0).readBigUInt64LE(0) % BigInt(Math.max(below, 1)));
+    return Number(
+      digest("place", this.seed, line, this.seen.get(line) ?? 0).readBigUInt64LE(0) % BigInt(Math.max(below, 1)),
+    );
   }
 }
 
@@ -112,7 +136,9 @@ function general(fault, response) {
     case "stall":
       return true; // For ever: until the client goes or the server ends.
     case "nonsense":
-      response.writeHead(200, { "Content-Type": "application/json" }).end("<html>sign in to the hotel's network</html>");
+      response
+        .writeHead(200, { "Content-Type": "application/json" })
+        .end("<html>sign in to the hotel's network</html>");
       return true;
     default:
       return false;
@@ -132,7 +158,9 @@ function hub(worlds, cdnURL, request, response) {
   world.log.push({ at: "hub", line, query: url.search, authorization: request.headers.authorization, fault });
   if (general(fault, response)) return undefined;
 
-  const old = Object.keys(world.renamed).find((old) => path.startsWith(`${old}/`) || path.startsWith(`api/models/${old}/`));
+  const old = Object.keys(world.renamed).find(
+    (old) => path.startsWith(`${old}/`) || path.startsWith(`api/models/${old}/`),
+  );
   if (old) return response.writeHead(307, { Location: request.url.replace(old, world.renamed[old]) }).end();
 
   const api = path.match(/^api\/models\/([^/]+\/[^/]+)(?:\/(tree|revision)\/(.+))?$/);
@@ -148,7 +176,8 @@ function hub(worlds, cdnURL, request, response) {
   }
   const revision = (api?.[3] ?? resolve?.[2]) || "main";
   const known = revision === "main" || revision === repo.commit || repo.revisions?.[revision] === repo.commit;
-  if (!known) return json(response, 404, { error: `Invalid rev id: ${revision}` }, { "X-Error-Code": "RevisionNotFound" });
+  if (!known)
+    return json(response, 404, { error: `Invalid rev id: ${revision}` }, { "X-Error-Code": "RevisionNotFound" });
 
   if (api?.[2] === "tree") {
     const entries = Object.entries(repo.files).map(([path, file]) => ({
@@ -175,7 +204,9 @@ function hub(worlds, cdnURL, request, response) {
   const signature = randomUUID();
   world.signed.set(signature, world.signatures);
   const location = `${cdnURL}/${name}/${encodeURI(`${resolve[1]}/${resolve[3]}`)}?Signature=${signature}`;
-  response.writeHead(302, { Location: location, "X-Repo-Commit": repo.commit, "X-Linked-ETag": `"${file.sha256}"` }).end();
+  response
+    .writeHead(302, { Location: location, "X-Repo-Commit": repo.commit, "X-Linked-ETag": `"${file.sha256}"` })
+    .end();
   return undefined;
 }
 
@@ -238,10 +269,11 @@ function cdn(worlds, request, response) {
   world.allowance -= out.length;
   entry.sent = out.length;
   if (!broken) response.end(out);
-  else response.write(out, () => {
-    if (fault === "cut") response.socket?.destroy();
-    if (fault === "reset") response.socket?.resetAndDestroy();
-  });
+  else
+    response.write(out, () => {
+      if (fault === "cut") response.socket?.destroy();
+      if (fault === "reset") response.socket?.resetAndDestroy();
+    });
 }
 
 async function control(worlds, name, request, response) {
@@ -259,7 +291,8 @@ async function control(worlds, name, request, response) {
   if (!world) return json(response, 404, { error: "no such world" });
   const files = {};
   for (const [repo, { files: contents }] of Object.entries(world.repos)) {
-    for (const [path, { sha256, data }] of Object.entries(contents)) files[`${repo}/${path}`] = { sha256, size: data.length };
+    for (const [path, { sha256, data }] of Object.entries(contents))
+      files[`${repo}/${path}`] = { sha256, size: data.length };
   }
   return json(response, 200, { log: world.log, files });
 }
@@ -267,16 +300,18 @@ async function control(worlds, name, request, response) {
 /** Starts both servers: their addresses, and how to end them. */
 export async function start() {
   const worlds = new Map();
-  const listen = (handler) => new Promise((resolve) => {
-    const server = createServer(handler);
-    server.listen(0, "127.0.0.1", () => resolve({ server, url: `http://127.0.0.1:${server.address().port}` }));
-  });
+  const listen = (handler) =>
+    new Promise((resolve) => {
+      const server = createServer(handler);
+      server.listen(0, "127.0.0.1", () => resolve({ server, url: `http://127.0.0.1:${server.address().port}` }));
+    });
   const files = await listen((request, response) => cdn(worlds, request, response));
   const api = await listen((request, response) => hub(worlds, files.url, request, response));
-  const close = () => [files, api].forEach(({ server }) => {
-    server.close();
-    server.closeAllConnections();
-  });
+  const close = () =>
+    [files, api].forEach(({ server }) => {
+      server.close();
+      server.closeAllConnections();
+    });
   return { hub: api.url, cdn: files.url, close };
 }
 

@@ -35,7 +35,12 @@ function random(seed) {
 }
 
 /** What one request is made with: as `connect()` takes it. */
-export const options = (baseURL) => ({ baseURL, model: "org/large", token: "hf_secretsecretsecret", retry: { base: 1, cap: 1, loading: 1 } });
+export const options = (baseURL) => ({
+  baseURL,
+  model: "org/large",
+  token: "hf_secretsecretsecret",
+  retry: { base: 1, cap: 1, loading: 1 },
+});
 
 /**
  * Has at least `attempts` requests meet faults, `beside` at a time. `ask` gets that many base addresses, always the same
@@ -46,7 +51,7 @@ export async function meetFaults(double, ask, { beside = 1, attempts: wanted = 6
   const pick = random(seed);
   const met = new Set();
   const names = Array.from({ length: beside }, (_, index) => `schedule-${index}`);
-  for (let made = 0; made < wanted; ) {
+  for (let made = 0; made < wanted;) {
     const scripts = names.map(() =>
       // Most draws can be tried again, so that requests get far.
       Array.from({ length: pick(8) }, () => (pick(3) > 0 ? passing[pick(passing.length)] : all[pick(all.length)])),
@@ -68,5 +73,9 @@ export async function meetFaults(double, ask, { beside = 1, attempts: wanted = 6
       script.slice(0, attempts).forEach((fault) => met.add(fault));
     }
   }
-  assert.deepEqual(all.filter((fault) => !met.has(fault)), [], "faults that were not met");
+  assert.deepEqual(
+    all.filter((fault) => !met.has(fault)),
+    [],
+    "faults that were not met",
+  );
 }

@@ -20,32 +20,41 @@ import { createServer } from "node:http";
 import { pathToFileURL } from "node:url";
 import { brotliCompressSync, constants, deflateSync, gzipSync } from "node:zlib";
 
-const json = (status, body, headers = {}) => ({ status, body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } });
-const text = (status, body, type = "text/plain", headers = {}) => ({ status, body, headers: { "Content-Type": type, ...headers } });
-const openai = (status, message, code, headers) => json(status, { error: { message, type: code, code, param: null } }, headers);
+const json = (status, body, headers = {}) => ({
+  status,
+  body: JSON.stringify(body),
+  headers: { "Content-Type": "application/json", ...headers },
+});
+const text = (status, body, type = "text/plain", headers = {}) => ({
+  status,
+  body,
+  headers: { "Content-Type": type, ...headers },
+});
+const openai = (status, message, code, headers) =>
+  json(status, { error: { message, type: code, code, param: null } }, headers);
 
 /** Answers by name. Those with `stream` are streams of events: `events` before or instead of the real ones. */
 export const faults = {
   none: {},
-  "400": openai(400, "temperature must be at most 2", "invalid_request_error"),
+  400: openai(400, "temperature must be at most 2", "invalid_request_error"),
   "400-context": openai(400, "This model's maximum context length is 4096 tokens", "context_length_exceeded"),
-  "401": json(401, { error: "Invalid username or password." }),
-  "402": json(402, { error: "You have exceeded your monthly included credits." }),
-  "403": json(403, { message: "This token may not do that." }),
-  "404": text(404, "Not Found"),
-  "408": text(408, ""),
-  "410": json(410, { error: "https://api-inference.huggingface.co is no longer supported." }),
-  "422": json(422, { detail: [{ loc: ["body", "messages"], msg: "field required", type: "missing" }] }),
-  "425": text(425, "too early"),
-  "429": openai(429, "slow down", "rate_limit_exceeded"),
+  401: json(401, { error: "Invalid username or password." }),
+  402: json(402, { error: "You have exceeded your monthly included credits." }),
+  403: json(403, { message: "This token may not do that." }),
+  404: text(404, "Not Found"),
+  408: text(408, ""),
+  410: json(410, { error: "https://api-inference.huggingface.co is no longer supported." }),
+  422: json(422, { detail: [{ loc: ["body", "messages"], msg: "field required", type: "missing" }] }),
+  425: text(425, "too early"),
+  429: openai(429, "slow down", "rate_limit_exceeded"),
   "429-after": json(429, { error: "slow down" }, { "Retry-After": "0" }),
   "429-long": json(429, { error: "come back tomorrow" }, { "Retry-After": "86400" }),
   "429-second": json(429, { error: "slow down" }, { "Retry-After": "1" }),
   "429-limit": json(429, { error: "slow down" }, { RateLimit: '"api";r=0;t=0' }),
-  "500": json(500, { error: ["something", "broke"] }),
-  "502": text(502, "<html><head><title>502 Bad Gateway</title></head></html>", "text/html"),
-  "503": json(503, { detail: "overloaded" }),
-  "504": text(504, ""),
+  500: json(500, { error: ["something", "broke"] }),
+  502: text(502, "<html><head><title>502 Bad Gateway</title></head></html>", "text/html"),
+  503: json(503, { detail: "overloaded" }),
+  504: text(504, ""),
   loading: json(503, { error: "Model a/b is currently loading", estimated_time: 0.001 }),
   reset: { reset: true },
   cut: { cut: true },
@@ -76,16 +85,32 @@ const answerText = "Süße Grüße: 你好 🌍, it works.";
 
 /** The chunks of an answer, as the router sends them. */
 function chunks(body, completion) {
-  const common = { id: "chatcmpl-1", object: completion ? "text_completion" : "chat.completion.chunk", created: 1700000000, model: body.model, system_fingerprint: "fp" };
+  const common = {
+    id: "chatcmpl-1",
+    object: completion ? "text_completion" : "chat.completion.chunk",
+    created: 1700000000,
+    model: body.model,
+    system_fingerprint: "fp",
+  };
   const said = body.continue_final_message ? " and goes on." : typeof body.say === "string" ? body.say : answerText;
   const part = (content, finish_reason = null) => ({
     ...common,
-    choices: [{ index: 0, logprobs: null, finish_reason, ...(completion ? { text: content } : { delta: content === "" ? {} : { content } }) }],
+    choices: [
+      {
+        index: 0,
+        logprobs: null,
+        finish_reason,
+        ...(completion ? { text: content } : { delta: content === "" ? {} : { content } }),
+      },
+    ],
   });
   const role = { ...common, choices: [{ index: 0, delta: { role: "assistant", content: "" }, finish_reason: null }] };
   const words = said.split(/(?<= )/);
   if (body.tools) {
-    const call = (tool_call) => ({ ...common, choices: [{ index: 0, delta: { tool_calls: [{ index: 0, ...tool_call }] }, finish_reason: null }] });
+    const call = (tool_call) => ({
+      ...common,
+      choices: [{ index: 0, delta: { tool_calls: [{ index: 0, ...tool_call }] }, finish_reason: null }],
+    });
     return [
       role,
       call({ id: "call_1", type: "function", function: { name: body.tools[0].function.name, arguments: "" } }),
@@ -93,7 +118,11 @@ function chunks(body, completion) {
       { ...common, choices: [{ index: 0, delta: {}, finish_reason: "tool_calls" }] },
     ];
   }
-  return [...(completion ? [] : [role]), ...words.map((word) => part(word)), part("", body.max_tokens === 1 ? "length" : "stop")];
+  return [
+    ...(completion ? [] : [role]),
+    ...words.map((word) => part(word)),
+    part("", body.max_tokens === 1 ? "length" : "stop"),
+  ];
 }
 
 const usage = (body) => {
@@ -105,20 +134,33 @@ const usage = (body) => {
 function whole(body, completion) {
   const parts = chunks(body, completion);
   const content = parts.map(({ choices: [choice] }) => choice.text ?? choice.delta?.content ?? "").join("");
-  const calls = body.tools && [{ id: "call_1", type: "function", function: { name: body.tools[0].function.name, arguments: '{"city": "Bern"}' } }];
+  const calls = body.tools && [
+    { id: "call_1", type: "function", function: { name: body.tools[0].function.name, arguments: '{"city": "Bern"}' } },
+  ];
   const message = { role: "assistant", content: calls ? null : content, ...(calls ? { tool_calls: calls } : {}) };
   return {
     ...parts[0],
     object: completion ? "text_completion" : "chat.completion",
-    choices: [{ index: 0, logprobs: null, finish_reason: parts.at(-1).choices[0].finish_reason, ...(completion ? { text: content } : { message }) }],
+    choices: [
+      {
+        index: 0,
+        logprobs: null,
+        finish_reason: parts.at(-1).choices[0].finish_reason,
+        ...(completion ? { text: content } : { message }),
+      },
+    ],
     usage: usage(body),
   };
 }
 
 /** A vector that depends on the text. */
-const vector = (document) => Array.from({ length: 4 }, (_, i) => ((document.charCodeAt(i % document.length) || 0) % 17) / 17);
+const vector = (document) =>
+  Array.from({ length: 4 }, (_, i) => ((document.charCodeAt(i % document.length) || 0) % 17) / 17);
 
-const png = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABh6FO1AAAAABJRU5ErkJggg==", "base64");
+const png = Buffer.from(
+  "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABh6FO1AAAAABJRU5ErkJggg==",
+  "base64",
+);
 
 const listed = [
   {
@@ -126,8 +168,22 @@ const listed = [
     object: "model",
     architecture: { input_modalities: ["text", "image"], output_modalities: ["text"] },
     providers: [
-      { provider: "fast", status: "live", context_length: 131072, pricing: { input: 2, output: 6 }, supports_tools: true, supports_structured_output: true },
-      { provider: "cheap", status: "live", context_length: 32768, pricing: { input: 1, output: 3 }, supports_tools: false, supports_structured_output: false },
+      {
+        provider: "fast",
+        status: "live",
+        context_length: 131072,
+        pricing: { input: 2, output: 6 },
+        supports_tools: true,
+        supports_structured_output: true,
+      },
+      {
+        provider: "cheap",
+        status: "live",
+        context_length: 32768,
+        pricing: { input: 1, output: 3 },
+        supports_tools: false,
+        supports_structured_output: false,
+      },
       { provider: "gone", status: "staging" },
     ],
   },
@@ -138,17 +194,30 @@ const listed = [
 function task(world, path, body, request) {
   const list = Array.isArray(body.inputs) ? body.inputs : [body.inputs];
   if (path.endsWith("/pipeline/feature-extraction")) {
-    if (world.bad !== undefined && list.some((document) => document.includes(world.bad))) return json(400, { error: "an input is too long" });
-    return json(200, list.map((document) => (world.embeddings === "tokens" ? [vector(document), vector(document + "x")] : vector(document))));
+    if (world.bad !== undefined && list.some((document) => document.includes(world.bad)))
+      return json(400, { error: "an input is too long" });
+    return json(
+      200,
+      list.map((document) =>
+        world.embeddings === "tokens" ? [vector(document), vector(document + "x")] : vector(document),
+      ),
+    );
   }
   const model = path.split("/").at(-1);
   if (typeof body.inputs !== "string") return json(422, { error: ["inputs must be a text"] });
   if (model.startsWith("image")) {
     if (world.image === "base64") return json(200, { images: [png.toString("base64")] });
-    if (world.image === "url") return json(200, { data: [{ url: `http://${request.headers.host}/${world.name}/file.png?Signature=secret` }] });
+    if (world.image === "url")
+      return json(200, { data: [{ url: `http://${request.headers.host}/${world.name}/file.png?Signature=secret` }] });
     return { status: 200, body: png, headers: { "Content-Type": "image/png" } };
   }
-  if (model.startsWith("sentiment")) return json(200, [[{ label: "POSITIVE", score: 0.9 }, { label: "NEGATIVE", score: 0.1 }]]);
+  if (model.startsWith("sentiment"))
+    return json(200, [
+      [
+        { label: "POSITIVE", score: 0.9 },
+        { label: "NEGATIVE", score: 0.1 },
+      ],
+    ]);
   if (model.startsWith("summary")) return json(200, [{ summary_text: body.inputs.slice(0, 5) }]);
   if (model.startsWith("translate")) return json(200, [{ translation_text: body.inputs.toUpperCase() }]);
   return json(200, [{ generated_text: body.inputs + " and so on" }]);
@@ -166,20 +235,32 @@ function answer(world, path, body, request) {
     case "v1/completions": {
       if (body.model === "org/none") return openai(404, "The model `org/none` does not exist", "model_not_found");
       const completion = path === "v1/completions";
-      return body.stream ? { stream: chunks(body, completion), usage: body.stream_options?.include_usage && usage(body) } : json(200, whole(body, completion));
+      return body.stream
+        ? { stream: chunks(body, completion), usage: body.stream_options?.include_usage && usage(body) }
+        : json(200, whole(body, completion));
     }
     case "v1/embeddings":
-      return json(200, { data: body.input.map((document, index) => ({ index, embedding: vector(document) })).reverse(), usage: { prompt_tokens: 3, total_tokens: 3 } });
+      return json(200, {
+        data: body.input.map((document, index) => ({ index, embedding: vector(document) })).reverse(),
+        usage: { prompt_tokens: 3, total_tokens: 3 },
+      });
     case "file.png":
       return { status: request.headers.authorization ? 400 : 200, body: png, headers: { "Content-Type": "image/png" } };
     default:
-      return path.startsWith("hf-inference/models/") ? task(world, path, body, request) : json(404, { error: "Not Found" });
+      return path.startsWith("hf-inference/models/")
+        ? task(world, path, body, request)
+        : json(404, { error: "Not Found" });
   }
 }
 
 /** A body as a proxy compresses it. */
 function compress(body, encoding) {
-  const pack = { gzip: gzipSync, "x-gzip": gzipSync, deflate: deflateSync, br: (bytes) => brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_QUALITY]: 1 } }) }[encoding];
+  const pack = {
+    gzip: gzipSync,
+    "x-gzip": gzipSync,
+    deflate: deflateSync,
+    br: (bytes) => brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_QUALITY]: 1 } }),
+  }[encoding];
   return pack ? pack(body) : body;
 }
 
@@ -208,7 +289,9 @@ async function send(response, answer, fault, encoding) {
   if (fault.cut && fault.after === undefined) return response.socket.destroy();
   const newline = fault.newline ?? "\n";
   const event = (data) => `${fault.comments ? `: keep-alive${newline}` : ""}data: ${data}${newline}${newline}`;
-  const parts = answer.stream.slice(0, fault.after ?? (fault.events ? 0 : undefined)).map((part) => JSON.stringify(part));
+  const parts = answer.stream
+    .slice(0, fault.after ?? (fault.events ? 0 : undefined))
+    .map((part) => JSON.stringify(part));
   const complete = fault.after === undefined && !fault.events;
   const plain = Buffer.from(
     [
@@ -216,10 +299,16 @@ async function send(response, answer, fault, encoding) {
       ...(fault.events ?? []),
       ...(complete && answer.usage ? [JSON.stringify({ ...answer.stream[0], choices: [], usage: answer.usage })] : []),
       ...((fault.done ?? complete) ? ["[DONE]"] : []),
-    ].map(event).join(""),
+    ]
+      .map(event)
+      .join(""),
   );
   const body = compress(plain, encoding);
-  response.writeHead(200, { "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "x-inference-provider": "fast" });
+  response.writeHead(200, {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "x-inference-provider": "fast",
+  });
   response.flushHeaders();
   const size = fault.pieces ?? body.length;
   const first = fault.hold ? Buffer.byteLength(event(parts[0])) : size;
@@ -228,7 +317,7 @@ async function send(response, answer, fault, encoding) {
     if (fault.hang) return undefined; // Until the client goes.
     await fault.hold; // A promise: what comes after the first event waits for it.
   }
-  const more = event(JSON.stringify(fault.endless === true ? {} : fault.endless ?? null));
+  const more = event(JSON.stringify(fault.endless === true ? {} : (fault.endless ?? null)));
   while (fault.endless && !response.destroyed) await new Promise((written) => response.write(more, written));
   return fault.cut ? response.socket?.destroySoon() : response.end();
 }
@@ -255,7 +344,17 @@ async function handle(worlds, request, response) {
   const body = raw === "" ? {} : JSON.parse(raw);
   const met = world.script.shift() ?? "none";
   const fault = typeof met === "string" ? faults[met] : met;
-  const entry = { path, query: url.search, authorization: request.headers.authorization, billTo: request.headers["x-hf-bill-to"], encodings: request.headers["accept-encoding"], body, fault: met, gone: false, cut: () => response.socket?.destroySoon() };
+  const entry = {
+    path,
+    query: url.search,
+    authorization: request.headers.authorization,
+    billTo: request.headers["x-hf-bill-to"],
+    encodings: request.headers["accept-encoding"],
+    body,
+    fault: met,
+    gone: false,
+    cut: () => response.socket?.destroySoon(),
+  };
   world.log.push(entry);
   response.on("close", () => (entry.gone = !response.writableFinished));
   if (fault === undefined) return response.writeHead(500).end(`no such fault: ${met}`);
@@ -266,7 +365,9 @@ async function handle(worlds, request, response) {
 /** Starts it: its address, and how to end it. `define` makes a world, `log` tells what was asked of it. */
 export async function start() {
   const worlds = new Map();
-  const server = createServer((request, response) => handle(worlds, request, response).catch((error) => response.destroy(error)));
+  const server = createServer((request, response) =>
+    handle(worlds, request, response).catch((error) => response.destroy(error)),
+  );
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${server.address().port}`;
   return {

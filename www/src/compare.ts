@@ -1,7 +1,7 @@
 import { CandlewickError, type Comparison } from "candlewick";
 import { announce, h, pairs } from "./dom.js";
 import { count, milliseconds, rate } from "./format.js";
-import type { Desk, Mode } from "./mode.js";
+import { QUESTIONS, type Desk, type Mode } from "./mode.js";
 import { whereAndWhy } from "./origin.js";
 
 /** One prompt over the loaded model and all hosted ones, side by side. */
@@ -10,7 +10,7 @@ export class Compare implements Mode {
   readonly label = "One prompt for all models";
   readonly placeholder = "Ask something";
   readonly verb = "Compare";
-  readonly suggestions = ["Why does a candle burn?", "Write a haiku about rain", "Explain gravity to a child"];
+  readonly suggestions = QUESTIONS;
   readonly sheet = h("div", {}, h("p", { className: "empty" }, "Every model gets the same prompt, at the same time."));
   readonly takes = false;
   readonly #desk: Desk;
@@ -23,7 +23,12 @@ export class Compare implements Mode {
     if (!text.trim()) return true;
     const { engine, writer, settings } = this.#desk;
     const asked = h("p", { className: "passage" }, h("span", { className: "given" }, text));
-    const waiting = h("p", { className: "empty" }, "All models are writing. Their answers appear when the last one is done. ", h("span", { className: "flame", ariaHidden: "true" }));
+    const waiting = h(
+      "p",
+      { className: "empty" },
+      "All models are writing. Their answers appear when the last one is done. ",
+      h("span", { className: "flame", ariaHidden: "true" }),
+    );
     this.sheet.replaceChildren(asked, waiting);
     announce("All models are writing…");
     try {
@@ -48,7 +53,10 @@ function card(answer: Comparison): HTMLElement {
   const tokens = usage?.completion_tokens;
   const facts: [string, string][] = [
     ["Time", first === null ? milliseconds(all) : `${milliseconds(all)}, first token after ${milliseconds(first)}`],
-    ["Tokens", tokens === undefined ? "not counted" : `${count(tokens)}, ${rate((tokens * 1000) / all)} a second in all`],
+    [
+      "Tokens",
+      tokens === undefined ? "not counted" : `${count(tokens)}, ${rate((tokens * 1000) / all)} a second in all`,
+    ],
     ["Ended by", error === null ? ending(finish_reason) : `failure (${error})`],
   ];
   return h(
@@ -65,7 +73,10 @@ function card(answer: Comparison): HTMLElement {
 /** Of an answer that failed, less is known. */
 function where({ candlewick, ran, provider }: Comparison): (Node | string)[] {
   if (candlewick) return whereAndWhy(candlewick, false);
-  return [h("strong", {}, ran === "local" ? "On this device" : "Hosted"), ` · ${ran === "local" ? provider.toUpperCase() : provider}`];
+  return [
+    h("strong", {}, ran === "local" ? "On this device" : "Hosted"),
+    ` · ${ran === "local" ? provider.toUpperCase() : provider}`,
+  ];
 }
 
 function ending(reason: Comparison["finish_reason"]): string {

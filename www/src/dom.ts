@@ -22,6 +22,30 @@ export function button(label: string, onclick: () => unknown): HTMLButtonElement
   return h("button", { type: "button", textContent: label, onclick });
 }
 
+/** A label, what is set or typed, and what it does; `more` comes after the label. */
+export function field(
+  className: string,
+  label: string,
+  input: HTMLInputElement | HTMLTextAreaElement | HTMLSelectElement,
+  hint: string,
+  ...more: Child[]
+): HTMLElement {
+  const id = `${input.id}-hint`;
+  input.setAttribute("aria-describedby", id);
+  const explained = h("p", { id, className: "hint" }, hint);
+  return h("div", { className }, h("label", { htmlFor: input.id }, label), ...more, input, explained);
+}
+
+/** Puts new rows into a list. Who was on one of its buttons is on the one of the same id again, or else `otherwise`. */
+export function refill(list: Element, rows: Node[], otherwise: HTMLElement): void {
+  const focused = list.contains(document.activeElement) ? document.activeElement!.id : undefined;
+  list.replaceChildren(...rows);
+  if (focused !== undefined) (document.getElementById(focused) ?? otherwise).focus();
+}
+
+/** Whether a key is part of composing a character, not meant for the page. Safari sends the last one when that is over. */
+export const isComposing = (event: KeyboardEvent) => event.isComposing || event.keyCode === 229;
+
 /** The pairs of a `<dl>`, each in a `<div>`. */
 export function pairs(rows: [term: string, value: Child][]): HTMLElement[] {
   return rows.map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value)));

@@ -27,7 +27,10 @@ export function seconds(s: number): string {
 
 /** US dollars; parts of a cent with two digits that say something. */
 export function dollars(amount: number): string {
-  const digits = amount >= 0.01 || amount === 0 ? { minimumFractionDigits: 2, maximumFractionDigits: 2 } : { maximumSignificantDigits: 2 };
+  const digits =
+    amount >= 0.01 || amount === 0
+      ? { minimumFractionDigits: 2, maximumFractionDigits: 2 }
+      : { maximumSignificantDigits: 2 };
   return `$${amount.toLocaleString("en", digits)}`;
 }
 

@@ -1,5 +1,5 @@
 import type { RemoteOptions } from "candlewick";
-import { button, byId, h, pairs } from "./dom.js";
+import { button, byId, field, h, pairs } from "./dom.js";
 import { count, dollars } from "./format.js";
 import type { AnyEngine } from "./mode.js";
 
@@ -10,16 +10,37 @@ const CHOICES: [When, label: string][] = [
   ["needed", "When this device cannot answer"],
   ["always", "Always"],
 ];
+const NO_ADDRESS =
+  "This cannot be asked. Addresses begin with https://, with / for a path of this site, or with http://localhost.";
 const ROUTER = "https://router.huggingface.co/v1";
 
 /** The panel about hosted models. What is typed into it stays in this page's memory. */
 export class HostedPanel {
   readonly #panel = byId("hosted", HTMLDetailsElement);
   readonly #form = this.#panel.querySelector("form")!;
-  readonly #address = h("input", { id: "hosted-address", type: "text", inputMode: "url", autocomplete: "off", spellcheck: false, placeholder: ROUTER });
-  readonly #models = h("textarea", { id: "hosted-models", rows: 3, autocomplete: "off", spellcheck: false, placeholder: "org/name" });
+  readonly #address = h("input", {
+    id: "hosted-address",
+    type: "text",
+    inputMode: "url",
+    autocomplete: "off",
+    spellcheck: false,
+    placeholder: ROUTER,
+  });
+  readonly #models = h("textarea", {
+    id: "hosted-models",
+    rows: 3,
+    autocomplete: "off",
+    spellcheck: false,
+    placeholder: "org/name",
+  });
   readonly #token = h("input", { id: "hosted-token", type: "password", autocomplete: "off" });
-  readonly #budget = h("input", { id: "hosted-budget", type: "number", min: "0", step: "any", placeholder: "no limit" });
+  readonly #budget = h("input", {
+    id: "hosted-budget",
+    type: "number",
+    min: "0",
+    step: "any",
+    placeholder: "no limit",
+  });
   readonly #status = h("p", { className: "detail" });
   readonly #spent = h("dl");
   readonly #tagline = byId("tagline", HTMLElement);
@@ -29,21 +50,38 @@ export class HostedPanel {
   /** `used`: there is something new. */
   constructor(used: () => void) {
     const radios = CHOICES.map(([when, label]) => {
-      const radio = h("input", { type: "radio", name: "when", id: `when-${when}`, value: when, checked: when === "never" });
+      const radio = h("input", {
+        type: "radio",
+        name: "when",
+        id: `when-${when}`,
+        value: when,
+        checked: when === "never",
+      });
       return h("div", { className: "choice" }, radio, h("label", { htmlFor: radio.id }, label));
     });
     const use = button("Use these settings", () => {});
     use.type = "submit";
     this.#form.append(
       h("fieldset", {}, h("legend", {}, "Ask a hosted model"), ...radios),
-      field("Address", this.#address, "With OpenAI’s interface: Hugging Face’s router, a server of yours, or a path of this site such as /v1."),
-      field("Models", this.#models, "One on each line. The first is asked, the others stand in for it."),
       field(
+        "field",
+        "Address",
+        this.#address,
+        "With OpenAI’s interface: Hugging Face’s router, a server of yours, or a path of this site such as /v1.",
+      ),
+      field("field", "Models", this.#models, "One on each line. The first is asked, the others stand in for it."),
+      field(
+        "field",
         "Token",
         this.#token,
         "Kept in the memory of this page, never stored, and sent to that address alone. On a site of your own, keep it on a server, such as candlewick’s edge Worker: whoever opens a page can read what is in it.",
       ),
-      field("Spend at most", this.#budget, "US dollars for each of the models. The count begins anew with every model that is opened. Needs a host that tells its prices, as the router does."),
+      field(
+        "field",
+        "Spend at most",
+        this.#budget,
+        "US dollars for each of the models. The count begins anew with every model that is opened. Needs a host that tells its prices, as the router does.",
+      ),
       use,
       this.#status,
       this.#spent,
@@ -57,7 +95,6 @@ export class HostedPanel {
     this.#form.noValidate = true;
     this.#showStatus();
   }
-
 
   /** The reader has opened a model for this device, so it comes first again. */
   preferLocal(): void {
@@ -91,10 +128,13 @@ export class HostedPanel {
       this.#showStatus();
       return true;
     }
-    const names = this.#models.value.split(/[\n,]/).map((name) => name.trim()).filter(Boolean);
+    const names = this.#models.value
+      .split(/[\n,]/)
+      .map((name) => name.trim())
+      .filter(Boolean);
     const baseURL = this.#address.value.trim();
     if (names.length === 0) this.#models.setCustomValidity("Which model? For example org/name.");
-    if (!isAddress(baseURL)) this.#address.setCustomValidity("This is no address. It begins with https://, or with / for a path of this site.");
+    if (!isAddress(baseURL)) this.#address.setCustomValidity(NO_ADDRESS);
     if (!this.#form.reportValidity()) return false;
     const dollars = this.#budget.valueAsNumber;
     const common = {
@@ -117,18 +157,19 @@ export class HostedPanel {
         ? ["nothing you type leaves this device.", `${here} What you type stays here.`]
         : this.remote?.when === "always"
           ? [`${host} is asked for every answer.`, `A hosted language model. What you type goes to ${host}.`]
-          : [`${host} is asked where this device cannot answer.`, `${here} Where it cannot answer, what you type goes to ${host}.`];
+          : [
+              `${host} is asked where this device cannot answer.`,
+              `${here} Where it cannot answer, what you type goes to ${host}.`,
+            ];
     this.#status.textContent = `In use: ${status}`;
     this.#tagline.textContent = tagline;
   }
 }
 
-function field(label: string, input: HTMLInputElement | HTMLTextAreaElement, hint: string): HTMLElement {
-  input.setAttribute("aria-describedby", `${input.id}-hint`);
-  return h("div", { className: "field" }, h("label", { htmlFor: input.id }, label), input, h("p", { id: `${input.id}-hint`, className: "hint" }, hint));
-}
-
-/** Empty is the router's. */
+/** Empty is the router's. Others than these the page's content security policy forbids. */
 function isAddress(text: string): boolean {
-  return text === "" || (/^(\/|https?:\/\/)/.test(text) && URL.canParse(text, document.baseURI));
+  if (text === "") return true;
+  if (!/^(\/|https?:\/\/)/i.test(text) || !URL.canParse(text, document.baseURI)) return false;
+  const { protocol, origin, hostname } = new URL(text, document.baseURI);
+  return protocol === "https:" || origin === location.origin || ["localhost", "127.0.0.1"].includes(hostname);
 }

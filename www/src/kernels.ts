@@ -16,12 +16,14 @@ export async function showKernels(engine: AnyEngine | undefined): Promise<void> 
   const total = times.reduce((sum, { nanoseconds }) => sum + nanoseconds, 0);
   const panel = byId("kernels", HTMLDetailsElement);
   panel.hidden = false;
-  panel.querySelector("dl")!.replaceChildren(
-    ...pairs(
-      times.map(({ kernel, calls, nanoseconds }) => [
-        `${rate((100 * nanoseconds) / (total || 1))} %`,
-        `${kernel}: ${rate(nanoseconds / calls / 1000)} µs × ${count(calls)}`,
-      ]),
-    ),
-  );
+  panel
+    .querySelector("dl")!
+    .replaceChildren(
+      ...pairs(
+        times.map(({ kernel, calls, nanoseconds }) => [
+          `${rate((100 * nanoseconds) / (total || 1))} %`,
+          `${kernel}: ${rate(nanoseconds / calls / 1000)} µs × ${count(calls)}`,
+        ]),
+      ),
+    );
 }

@@ -5,12 +5,12 @@ import { isHere } from "./catalogue.js";
 import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
 import { Conversations } from "./conversations.js";
-import { announce, button, byId } from "./dom.js";
+import { announce, button, byId, isComposing } from "./dom.js";
 import { HostedPanel } from "./hosted.js";
 import { showKernels } from "./kernels.js";
 import { recall, remember } from "./memory.js";
 import type { AnyEngine, Desk, Mode } from "./mode.js";
-import { clearError, showError, showNotice, showProgress, type Way } from "./notices.js";
+import { clearError, showError, showNotice, showProgress, showsError, type Way } from "./notices.js";
 import { Offer } from "./offer.js";
 import { keepForOffline } from "./offline.js";
 import { Opening, type Choice } from "./opening.js";
@@ -43,7 +43,10 @@ const writer = new Writer(showBusy);
 const storage = new StoragePanel(openHere);
 const hosted = new HostedPanel(() => void useHosted());
 const conversations = new Conversations();
-const offer = new Offer((choice) => void openAndGreet(choice), () => picker.show());
+const offer = new Offer(
+  (choice) => void openAndGreet(choice),
+  () => picker.show(),
+);
 const picker = new Picker(STORYTELLER, openHere, () => file.click());
 let engine: AnyEngine | undefined;
 let current = STORYTELLER;
@@ -72,9 +75,9 @@ async function openAndGreet(choice: Choice): Promise<void> {
   if (isOpen(choice) && mode instanceof Chat && conversations.current.messages.length === 0) await submit(GREETING);
 }
 
-/** The settings ask for another context. */
+/** The settings ask for another context, for the model that is open or on its way. */
 async function reopen(): Promise<void> {
-  if (engine && engine.info.device !== "remote") await open(current);
+  if (opening || (engine && engine.info.device !== "remote")) await open(opening?.choice ?? current);
 }
 
 async function bring(choice: Choice): Promise<void> {
@@ -105,7 +108,10 @@ function waysOut(error: unknown, choice: Choice): Way[] {
   if (code === "network") return [["Try again", () => open(choice)]];
   if (code !== "quota_exceeded") return [];
   const unkept = { ...choice, options: { ...choice.options, cache: false } };
-  return [["Show what is stored", () => storage.show()], ["Open without keeping it", () => open(unkept)]];
+  return [
+    ["Show what is stored", () => storage.show()],
+    ["Open without keeping it", () => open(unkept)],
+  ];
 }
 
 async function start(engine: AnyEngine): Promise<void> {
@@ -132,10 +138,13 @@ function rememberable({ source, name }: Choice): Parameters<typeof remember<"mod
   return typeof source === "string" ? { source, name } : { file: name };
 }
 
-/** Models are loaded together with the hosted ones that stand in for them, so the open one is loaded again. */
+/**
+ * Models are loaded together with the hosted ones that stand in for them, so the one that is open, or on its way, is
+ * loaded again.
+ */
 async function useHosted(): Promise<void> {
   writer.givesReasons = hosted.remote !== undefined;
-  await open(current);
+  await open(opening?.choice ?? current);
   await hosted.showSpent(engine);
 }
 
@@ -233,7 +242,8 @@ function fillInput(text: string): void {
 function showActions(): void {
   const actions = writer.busy ? [] : (mode?.actions() ?? []);
   const buttons = actions.map(([label, action]) => button(label, () => act(action)));
-  if (!writer.busy && hosted.remote && mode) buttons.push(before ? button("Back", leaveComparison) : button("Compare models…", compare));
+  if (!writer.busy && hosted.remote && mode)
+    buttons.push(before ? button("Back", leaveComparison) : button("Compare models…", compare));
   const place = byId("actions", HTMLElement);
   const focused = place.contains(document.activeElement);
   place.replaceChildren(...buttons);
@@ -257,7 +267,7 @@ composer.onsubmit = (event) => {
 
 input.oninput = fitInput;
 input.onkeydown = (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
   event.preventDefault();
   composer.requestSubmit();
 };
@@ -268,7 +278,7 @@ function fitInput(): void {
 }
 
 addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  if (event.key !== "Escape" || isComposing(event) || document.querySelector("dialog[open]")) return;
   opening?.interrupt();
   void writer.stop();
 });
@@ -280,8 +290,11 @@ file.onchange = () => {
   file.value = ""; // So that choosing the same file again counts as a change.
 };
 
+/** Text is for the text box. */
+const bringsFiles = ({ dataTransfer }: DragEvent) => dataTransfer?.types.includes("Files");
+
 addEventListener("dragover", (event) => {
-  if (!event.dataTransfer?.types.includes("Files")) return;
+  if (!bringsFiles(event)) return;
   event.preventDefault();
   drop.hidden = false;
 });
@@ -289,6 +302,7 @@ addEventListener("dragleave", (event) => {
   if (event.relatedTarget === null) drop.hidden = true;
 });
 addEventListener("drop", (event) => {
+  if (!bringsFiles(event)) return;
   event.preventDefault();
   drop.hidden = true;
   openFiles(event.dataTransfer?.files);
@@ -310,11 +324,14 @@ if (engine && engine.info.device !== "remote") await keepForOffline(engine.info.
 /** The model of the last visit, if it needs no network, or the storyteller with a story. */
 async function openFirst(): Promise<void> {
   const last = recall("model");
-  if (last && "source" in last && isHere(last.source, await models.list(hub).catch(() => []))) {
-    await open(last);
-    if (isOpen(last)) return;
-  }
-  await open(STORYTELLER);
-  if (last && "file" in last) showNotice(`${last.file} was open last time`, "Only you can open a file of yours again.", [["Choose it…", () => file.click()]]);
-  await submit("Once upon a time");
+  // One that brings the page down must not do so at every visit: it is remembered again when it is open.
+  remember("model", undefined);
+  const here = last && "source" in last && isHere(last.source, await models.list(hub).catch(() => []));
+  await open(here ? last : STORYTELLER);
+  if (last && "file" in last)
+    showNotice(`${last.file} was open last time`, "Only you can open a file of yours again.", [
+      ["Choose it…", () => file.click()],
+    ]);
+  // A story would take away what is said about a model that was not opened.
+  if (isOpen(STORYTELLER) && !showsError()) await submit("Once upon a time");
 }

@@ -5,8 +5,19 @@ import { announce, button, h } from "./dom.js";
  * Markdown as elements. It is made from marked's tokens and never from markup: HTML in a text stays text, pictures are
  * links to them (to load one would tell its server of the reader), and links go to the web and nowhere else.
  */
-export function blocks(text: string): { raw: string; nodes: Node[] }[] {
-  return Lexer.lex(text).map((token) => ({ raw: token.raw, nodes: block(token) }));
+export function blocks(text: string): Block[] {
+  try {
+    return Lexer.lex(text).map((token) => ({ raw: token.raw, make: () => block(token) }));
+  } catch {
+    // Quotes or lists within one another by the thousand are more than the lexer's stack holds.
+    return [{ raw: text, make: () => [h("p", {}, text)] }];
+  }
+}
+
+/** A piece of a text, and what makes its elements. */
+interface Block {
+  raw: string;
+  make: () => Node[];
 }
 
 function block(token: Token): Node[] {
@@ -55,7 +66,9 @@ function code({ text, lang }: Tokens.Code): HTMLElement {
 function list({ ordered, start, items, loose }: Tokens.List): HTMLElement {
   const rows = items.map(({ task, checked, tokens }) => {
     const box = task ? [checked ? "☑ " : "☐ "] : [];
-    const content = tokens.filter(({ type }) => type !== "checkbox").flatMap((token) => (loose && token.type === "text" ? [h("p", {}, ...block(token))] : block(token)));
+    const content = tokens
+      .filter(({ type }) => type !== "checkbox")
+      .flatMap((token) => (loose && token.type === "text" ? [h("p", {}, ...block(token))] : block(token)));
     return h("li", {}, ...box, ...content);
   });
   return ordered ? h("ol", { start: Number(start) || 1 }, ...rows) : h("ul", {}, ...rows);
@@ -65,7 +78,11 @@ function table({ header, rows, align }: Tokens.Table): HTMLElement {
   const cells = (kind: "th" | "td", row: Tokens.TableCell[]) =>
     h("tr", {}, ...row.map(({ tokens }, at) => h(kind, { className: align[at] ?? "" }, ...inlines(tokens))));
   const body = rows.map((row) => cells("td", row));
-  const scroller = h("div", { className: "table", tabIndex: 0 }, h("table", {}, h("thead", {}, cells("th", header)), h("tbody", {}, ...body)));
+  const scroller = h(
+    "div",
+    { className: "table", tabIndex: 0 },
+    h("table", {}, h("thead", {}, cells("th", header)), h("tbody", {}, ...body)),
+  );
   scroller.setAttribute("role", "region");
   scroller.setAttribute("aria-label", "Table");
   return scroller;
@@ -96,22 +113,30 @@ function inline(token: Token): Node[] {
   }
 }
 
-function link(href: string, content: Node[]): Node[] {
+function link(written: string, content: Node[]): Node[] {
+  const href = decode(written);
   if (!/^https?:\/\//i.test(href) || !URL.canParse(href)) return content;
   return [h("a", { href, target: "_blank", rel: "noopener noreferrer nofollow", title: href }, ...content)];
 }
 
+const plain = (text: string): Node => document.createTextNode(decode(text));
+
 /** The lexer leaves character references to the browser. Parsed apart from the page, nothing in it is loaded or run. */
-function plain(text: string): Node {
-  if (!/&[#\w]+;/.test(text)) return document.createTextNode(text);
-  const decoded = text.replaceAll(/&[#\w]+;/g, (reference) => new DOMParser().parseFromString(reference, "text/html").documentElement.textContent ?? "");
-  return document.createTextNode(decoded);
+function decode(text: string): string {
+  const parsed = (reference: string) =>
+    new DOMParser().parseFromString(reference, "text/html").documentElement.textContent;
+  return text.replaceAll(/&[#\w]+;/g, (reference) => parsed(reference) ?? "");
 }
 
 /** Copies what `text` gives, and says so on itself for a moment. */
 export function copyButton(label: string, text: () => string): HTMLButtonElement {
   const copy = button(label, async () => {
-    const said = await navigator.clipboard.writeText(text()).then(() => "Copied", () => "Not allowed");
+    // There is no clipboard for pages at addresses that are not secure.
+    const copied = Promise.resolve().then(() => navigator.clipboard.writeText(text()));
+    const said = await copied.then(
+      () => "Copied",
+      () => "Not allowed",
+    );
     copy.textContent = said;
     announce(said === "Copied" ? "Copied." : "The browser does not allow this page to copy.");
     setTimeout(() => (copy.textContent = label), 2000);

@@ -12,13 +12,26 @@ interface Memory {
   device: { device: Device; asked: string; time: number };
 }
 
+const isText = (value: unknown) => typeof value === "string";
+const isNumber = (value: unknown) => Number.isFinite(value);
+
+/** What is stored may be another version's. A check may fail with an error, too. */
+const CHECKS: { [K in keyof Memory]: (value: any) => boolean } = {
+  settings: (value) => Object.values(value).every(isText),
+  model: ({ source, name, file }) => isText(file) || (isText(source) && isText(name)),
+  conversation: isText,
+  device: ({ device: { name, bytesPerSecond, memory = 0 }, asked, time }) =>
+    [name, asked].every(isText) && [bytesPerSecond.Q8_0, bytesPerSecond.Q4_K, memory, time].every(isNumber),
+};
+
 const key = (name: keyof Memory) => `candlewick-demo:${name}`;
 
 export function recall<K extends keyof Memory>(name: K): Memory[K] | undefined {
   try {
-    return JSON.parse(localStorage.getItem(key(name)) ?? "null") ?? undefined;
+    const value = JSON.parse(localStorage.getItem(key(name)) ?? "null");
+    return CHECKS[name](value) ? value : undefined;
   } catch {
-    return undefined; // Storage is forbidden, or holds what another version wrote.
+    return undefined; // Storage is forbidden, or has nothing of the kind.
   }
 }
 

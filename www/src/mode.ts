@@ -5,6 +5,9 @@ import type { Writer } from "./writer.js";
 /** On this device, or hosted where the reader has said so. */
 export type AnyEngine = Engine<EngineInfo | RemoteInfo>;
 
+/** For those who do not know what to ask. */
+export const QUESTIONS = ["Why does a candle burn?", "Write a haiku about rain", "Explain gravity to a child"];
+
 /** What a mode works with. */
 export interface Desk {
   engine: AnyEngine;

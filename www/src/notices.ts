@@ -9,9 +9,18 @@ const ADVICE: Partial<Record<ErrorCode, [title: string, advice: string]>> = {
   model_not_found: ["No model there", "Check the address, or open a file from your disk."],
   unsupported_model: ["A model of another kind", "Try a GGUF of the Llama, Qwen, Phi or Gemma families."],
   corrupt_model: ["This file is damaged, or is no model", "Download it again and compare its size with the original."],
-  resource_exhausted: ["Not enough memory", "Close other tabs, or open a smaller model or a smaller quantization (Q4 instead of Q8)."],
-  context_length_exceeded: ["Too long for this model", "Shorten the text, begin a new conversation, or set a longer context."],
-  quota_exceeded: ["Not enough storage", "Make room by removing models, or open it without keeping it: then it is fetched again each time."],
+  resource_exhausted: [
+    "Not enough memory",
+    "Close other tabs, or open a smaller model or a smaller quantization (Q4 instead of Q8).",
+  ],
+  context_length_exceeded: [
+    "Too long for this model",
+    "Shorten the text, begin a new conversation, or set a longer context.",
+  ],
+  quota_exceeded: [
+    "Not enough storage",
+    "Make room by removing models, or open it without keeping it: then it is fetched again each time.",
+  ],
   network: ["The connection failed", "Check the connection and try again. What was fetched is kept."],
   unauthorized: ["No permission", "Check the token, and whether its account may use this model."],
   rate_limited: ["Too many requests", "Wait a while and try again."],
@@ -36,30 +45,31 @@ function reveal(card: Element): void {
 /** What can be done about something: on a button. */
 export type Way = [label: string, action: () => unknown];
 
+/** A card that goes away when one of its ways is taken, or none. */
+function show(className: string, title: string, texts: Node[], ways: Way[]): HTMLElement {
+  const buttons = [...ways, ["Dismiss", () => {}] as Way].map(([label, action]) =>
+    button(label, () => {
+      takeAway(card);
+      action();
+    }),
+  );
+  const card = h("div", { className }, h("h3", {}, title), ...texts, h("div", { className: "ways" }, ...buttons));
+  notices.append(card);
+  return card;
+}
+
 /** Shows what went wrong and what to do about it. Being stopped is nothing wrong. */
 export function showError(error: unknown, ways: Way[] = []): void {
   const { code, message } = error instanceof CandlewickError ? error : new CandlewickError("internal", String(error));
   if (code === "aborted") return;
   const [title, advice] = ADVICE[code] ?? ["That did not work", "Try again."];
-  const buttons = [...ways, ["Dismiss", () => {}] as Way].map(([label, action]) =>
-    button(label, () => {
-      clearError();
-      action();
-    }),
-  );
   clearError();
-  const card = h(
-    "div",
-    { className: "notice error" },
-    h("h3", {}, title),
-    h("p", {}, message),
-    h("p", { className: "advice" }, advice),
-    h("div", { className: "ways" }, ...buttons),
-  );
+  const card = show("notice error", title, [h("p", {}, message), h("p", { className: "advice" }, advice)], ways);
   card.setAttribute("role", "alert");
-  notices.append(card);
   reveal(card);
 }
+
+export const showsError = () => notices.querySelector(".error") !== null;
 
 export function clearError(): void {
   takeAway(notices.querySelector(".error"));
@@ -67,14 +77,7 @@ export function clearError(): void {
 
 /** Says something that is no error, until it is dismissed or a way is taken. */
 export function showNotice(title: string, text: string, ways: Way[]): void {
-  const buttons = [...ways, ["Dismiss", () => {}] as Way].map(([label, action]) =>
-    button(label, () => {
-      takeAway(card);
-      action();
-    }),
-  );
-  const card = h("div", { className: "notice" }, h("h3", {}, title), h("p", {}, text), h("div", { className: "ways" }, ...buttons));
-  notices.append(card);
+  show("notice", title, [h("p", {}, text)], ways);
 }
 
 interface ProgressWays {
@@ -121,7 +124,10 @@ export function showProgress(name: string, { cancel, pause }: ProgressWays) {
         return;
       }
       amount = `${bytes(loaded)} of ${bytes(total)}`;
-      detail.textContent = etaSeconds === undefined ? amount : `${amount} at ${bytes(bytesPerSecond)} a second, ${seconds(etaSeconds)} left`;
+      detail.textContent =
+        etaSeconds === undefined
+          ? amount
+          : `${amount} at ${bytes(bytesPerSecond)} a second, ${seconds(etaSeconds)} left`;
     },
     /** It waits until `resume` is asked for. */
     pause(resume: () => void): void {

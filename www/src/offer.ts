@@ -36,6 +36,7 @@ export class Offer {
 
   /** While a small model is open. */
   set hidden(hidden: boolean) {
+    if (hidden && this.element.contains(document.activeElement)) byId("input", HTMLTextAreaElement).focus();
     this.element.hidden = hidden;
     if (!hidden) void this.#show();
   }
@@ -66,7 +67,9 @@ export class Offer {
     const { name, about, size } = proposal;
     this.#title.textContent = `Chat with ${name}, on this device`;
     const download = here ? "already in this browser" : `${bytes(size)} to download, once`;
-    const speed = this.#device ? ` · up to about ${rate(Number(speedOf(proposal, this.#device).toPrecision(2)))} tokens a second` : "";
+    const speed = this.#device
+      ? ` · up to about ${rate(Number(speedOf(proposal, this.#device).toPrecision(2)))} tokens a second`
+      : "";
     this.#facts.textContent = `${about} · ${download}${speed}`;
     const reachable = here || navigator.onLine;
     this.#basis.textContent = !reachable
@@ -80,6 +83,7 @@ export class Offer {
 /** The largest that fits and still writes pleasantly; otherwise the smallest. */
 function suited(device: Device): Proposal {
   const saving = (navigator as { connection?: { saveData?: boolean } }).connection?.saveData;
-  const suits = (proposal: Proposal) => !proposal.thinks && proposal.size <= MOST && fits(proposal.size, device) && speedOf(proposal, device) >= PLEASANT;
+  const suits = (proposal: Proposal) =>
+    !proposal.thinks && proposal.size <= MOST && fits(proposal.size, device) && speedOf(proposal, device) >= PLEASANT;
   return (saving ? undefined : PROPOSALS.findLast(suits)) ?? PROPOSALS[0]!;
 }

@@ -8,7 +8,9 @@ import { byId } from "./dom.js";
 export async function keepForOffline(wasm: EngineInfo["wasm"]): Promise<void> {
   if (!import.meta.env.PROD || !("serviceWorker" in navigator)) return;
   try {
-    const registration = await navigator.serviceWorker.register(new URL("./service-worker.js", document.baseURI), { scope: "./" });
+    const registration = await navigator.serviceWorker.register(new URL("./service-worker.js", document.baseURI), {
+      scope: "./",
+    });
     registration.update().catch(() => {}); // Browsers look for a new one by themselves, but some of them late.
     const { active } = await navigator.serviceWorker.ready;
     const { port1, port2 } = new MessageChannel();

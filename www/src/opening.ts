@@ -1,4 +1,13 @@
-import { CandlewickError, load, models, type ContextLength, type LoadOptions, type LoadProgress, type ModelFiles, type ModelSource } from "candlewick";
+import {
+  CandlewickError,
+  load,
+  models,
+  type ContextLength,
+  type LoadOptions,
+  type LoadProgress,
+  type ModelFiles,
+  type ModelSource,
+} from "candlewick";
 import { kernelProfile } from "./kernels.js";
 import type { AnyEngine } from "./mode.js";
 import { showProgress } from "./notices.js";
@@ -16,7 +25,7 @@ type Wish = "pause" | "cancel" | "leave";
 
 /** A model on its way to the page, with a card that tells how far it is and lets the reader pause and cancel. */
 export class Opening {
-  readonly #choice: Choice;
+  readonly choice: Choice;
   readonly #remote: LoadOptions["remote"];
   readonly #contextLength: ContextLength | undefined;
   readonly #card: ReturnType<typeof showProgress>;
@@ -30,7 +39,7 @@ export class Opening {
   onRecovery: ((progress: LoadProgress) => void) | undefined;
 
   constructor(choice: Choice, remote: LoadOptions["remote"], contextLength: ContextLength | undefined) {
-    this.#choice = choice;
+    this.choice = choice;
     this.#remote = remote;
     this.#contextLength = contextLength;
     this.#card = showProgress(choice.name, { cancel: () => this.#stop("cancel"), pause: () => this.#stop("pause") });
@@ -62,12 +71,21 @@ export class Opening {
   }
 
   async #load(): Promise<AnyEngine | undefined> {
-    const { source, options } = this.#choice;
+    const { source, options } = this.choice;
     this.#controller = new AbortController();
     const { signal } = this.#controller;
     try {
       const onProgress = (progress: LoadProgress) => this.#report(progress);
-      const engine = await load(source, { ...switches(), ...hub, ...kernelProfile, ...options, contextLength: this.#contextLength, ...(this.#remote && { remote: this.#remote }), signal, onProgress });
+      const engine = await load(source, {
+        ...switches(),
+        ...hub,
+        ...kernelProfile,
+        ...options,
+        contextLength: this.#contextLength,
+        ...(this.#remote && { remote: this.#remote }),
+        signal,
+        onProgress,
+      });
       this.#loaded = true;
       return engine;
     } catch (error) {
@@ -107,10 +125,13 @@ export class Opening {
   async #discard(): Promise<void> {
     const file = this.#fetching?.file;
     if (file === undefined) return;
-    const { source } = this.#choice;
+    const { source } = this.choice;
     // Of a short name or an address the repository is not known here.
-    const repository = typeof source === "string" ? /^([\w.-]+\/[\w.-]+)(?=[:@/]|$)/.exec(source)?.[1]?.toLowerCase() : undefined;
-    const mine = (model: string) => model === file || (model.endsWith(`/${file}`) && (repository === undefined || model.toLowerCase().startsWith(`${repository}/`)));
+    const repository =
+      typeof source === "string" ? /^([\w.-]+\/[\w.-]+)(?=[:@/]|$)/.exec(source)?.[1]?.toLowerCase() : undefined;
+    const mine = (model: string) =>
+      model === file ||
+      (model.endsWith(`/${file}`) && (repository === undefined || model.toLowerCase().startsWith(`${repository}/`)));
     for (const { model, commit, complete } of await models.list(hub)) {
       if (!complete && mine(model)) await models.remove(`${model}@${commit}`, hub);
     }

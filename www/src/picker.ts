@@ -1,6 +1,6 @@
 import { CandlewickError, inspect, models, type Inspection } from "candlewick";
 import { isHere, PROPOSALS } from "./catalogue.js";
-import { button, byId, h } from "./dom.js";
+import { button, byId, h, isComposing } from "./dom.js";
 import { bytes } from "./format.js";
 import type { Choice } from "./opening.js";
 import { hub, hubHost, switches } from "./switches.js";
@@ -19,14 +19,20 @@ interface Row {
   inspection?: Inspection;
 }
 
-/** The dialog in which a model is chosen. The Hub is asked about a model when it is selected, and not before. */
+/** The dialog in which a model is chosen. The Hub is asked about a model that is clicked or named, and about no other. */
 export class Picker {
   readonly #dialog = byId("picker", HTMLDialogElement);
   readonly #open: (choice: Choice) => void;
   readonly #chooseFile: () => void;
   readonly #storyteller: Choice;
   readonly #list = h("div", { className: "models" });
-  readonly #other = h("input", { id: "other-model", type: "text", autocomplete: "off", spellcheck: false, placeholder: "owner/repo:Q4_K_M" });
+  readonly #other = h("input", {
+    id: "other-model",
+    type: "text",
+    autocomplete: "off",
+    spellcheck: false,
+    placeholder: "owner/repo:Q4_K_M",
+  });
   readonly #token = h("input", { id: "hub-token", type: "password", autocomplete: "off" });
   /** Under the row that is selected. */
   readonly #details = h("div", { className: "verdict" });
@@ -58,12 +64,17 @@ export class Picker {
   }
 
   #build(): void {
-    const other = h("div", { className: "other" }, this.#other, button("Look", () => this.#look(this.#addOther())));
+    const other = h(
+      "div",
+      { className: "other" },
+      this.#other,
+      button("Look", () => this.#look(this.#addOther())),
+    );
     this.#other.setAttribute("aria-describedby", "other-hint");
     // What was done last counts: typing, or selecting.
     this.#other.oninput = () => this.#rows.forEach(({ radio }) => (radio.checked = false));
     this.#other.onkeydown = (event) => {
-      if (event.key !== "Enter") return;
+      if (event.key !== "Enter" || isComposing(event)) return;
       event.preventDefault();
       void this.#look(this.#addOther());
     };
@@ -74,14 +85,29 @@ export class Picker {
       h("summary", {}, "For private and gated models"),
       h("label", { htmlFor: "hub-token" }, "Token"),
       this.#token,
-      h("p", { id: "hub-token-hint", className: "hint" }, `Sent to ${hubHost} with what is fetched from it, and forgotten when this page is closed.`),
+      h(
+        "p",
+        { id: "hub-token-hint", className: "hint" },
+        `Sent to ${hubHost} with what is fetched from it, and forgotten when this page is closed.`,
+      ),
     );
-    this.#rows = [this.#row(this.#storyteller.source as string, "The storyteller", "Comes with this page, continues stories", 1.05e6)];
+    this.#rows = [
+      this.#row(
+        this.#storyteller.source as string,
+        "The storyteller",
+        "Comes with this page, continues stories",
+        1.05e6,
+      ),
+    ];
     for (const { model, name, about, size } of PROPOSALS) this.#rows.push(this.#row(model, name, about, size));
     Object.assign(this.#rows[0]!.radio, { checked: true, autofocus: true });
     this.#list.addEventListener("keydown", ({ key }) => (this.#byArrow = key.startsWith("Arrow")));
     this.#list.addEventListener("keyup", () => (this.#byArrow = false));
-    const legend = h("legend", {}, `Click one to see whether it fits here: ${hubHost} is then asked for its first megabytes. Arrow keys ask nobody.`);
+    const legend = h(
+      "legend",
+      {},
+      `Click one to see whether it fits here: ${hubHost} is then asked for its first megabytes. Arrow keys ask nobody.`,
+    );
     legend.classList.add("hint");
     const form = h(
       "form",
@@ -92,10 +118,19 @@ export class Picker {
         { className: "field" },
         h("label", { htmlFor: "other-model" }, "Another one"),
         other,
-        h("p", { id: "other-hint", className: "hint" }, `Any GGUF model of ${hubHost}: owner/repo, owner/repo:QUANT, or the address of a .gguf file.`),
+        h(
+          "p",
+          { id: "other-hint", className: "hint" },
+          `Any GGUF model of ${hubHost}: owner/repo, owner/repo:QUANT, or the address of a .gguf file.`,
+        ),
       ),
       token,
-      h("div", { className: "ways" }, this.#go, button("Cancel", () => this.#dialog.close())),
+      h(
+        "div",
+        { className: "ways" },
+        this.#go,
+        button("Cancel", () => this.#dialog.close()),
+      ),
     );
     form.onsubmit = (event) => {
       event.preventDefault();
@@ -110,10 +145,23 @@ export class Picker {
     const id = `model-${this.#list.childElementCount}`;
     const radio = h("input", { type: "radio", name: "model", id, value: source });
     const element = h("div", { className: "model" });
-    const row: Row = { source, name, element, radio, size: h("span", { className: "size" }, size ? bytes(size) : ""), verdict: h("span", { className: "badge", hidden: true }) };
+    const row: Row = {
+      source,
+      name,
+      element,
+      radio,
+      size: h("span", { className: "size" }, size ? bytes(size) : ""),
+      verdict: h("span", { className: "badge", hidden: true }),
+    };
     radio.setAttribute("aria-describedby", `${id}-about`);
     radio.onchange = () => (this.#byArrow ? this.#offerToLook(row) : void this.#look(row));
-    element.append(radio, h("label", { htmlFor: id }, name), row.verdict, row.size, h("p", { id: `${id}-about`, className: "hint" }, about));
+    element.append(
+      radio,
+      h("label", { htmlFor: id }, name),
+      row.verdict,
+      row.size,
+      h("p", { id: `${id}-about`, className: "hint" }, about),
+    );
     this.#list.append(element);
     return row;
   }

@@ -26,7 +26,12 @@ export class Readout {
 
   end(timings: Timings | undefined): void {
     cancelAnimationFrame(this.#frame);
-    if (timings) show(rate(timings.predicted_per_second), milliseconds(timings.time_to_first_token_ms), count(timings.predicted_n));
+    if (timings)
+      show(
+        rate(timings.predicted_per_second),
+        milliseconds(timings.time_to_first_token_ms),
+        count(timings.predicted_n),
+      );
     else this.#show();
   }
 

@@ -1,5 +1,5 @@
 import type { ContextLength, SamplingParams } from "candlewick";
-import { button, byId, h } from "./dom.js";
+import { button, byId, field, h } from "./dom.js";
 import { count } from "./format.js";
 import { recall, remember } from "./memory.js";
 
@@ -25,18 +25,81 @@ interface Setting {
 }
 
 const SETTINGS: Setting[] = [
-  { key: "temperature", label: "Temperature", hint: "How daring the choice of words is. At 0 it always takes the likeliest.", initial: 0.7, min: 0, max: 2, step: 0.05, slider: true },
-  { key: "top_p", label: "Top p", hint: "Choose among the likeliest words that together make up this share.", initial: 0.95, min: 0.05, max: 1, step: 0.05, slider: true },
-  { key: "min_p", label: "Min p", hint: "Drop words less likely than this share of the likeliest one.", initial: 0.05, min: 0, max: 0.5, step: 0.01, slider: true },
-  { key: "repeat_penalty", label: "Repeat penalty", hint: "Above 1, words just used become less likely.", initial: 1, min: 1, max: 2, step: 0.05, slider: true },
-  { key: "top_k", label: "Top k", hint: "Choose among this many words. 0: all.", initial: 40, min: 0, max: 1000, step: 1 },
-  { key: "max_tokens", label: "Longest answer", hint: "In tokens: pieces of words.", initial: 500, min: 1, max: 100000, step: 1 },
-  { key: "seed", label: "Seed", hint: "The same seed gives the same text again. Empty: a new one each time.", initial: "", min: 0, max: 4294967295, step: 1 },
+  {
+    key: "temperature",
+    label: "Temperature",
+    hint: "How daring the choice of words is. At 0 it always takes the likeliest.",
+    initial: 0.7,
+    min: 0,
+    max: 2,
+    step: 0.05,
+    slider: true,
+  },
+  {
+    key: "top_p",
+    label: "Top p",
+    hint: "Choose among the likeliest words that together make up this share.",
+    initial: 0.95,
+    min: 0.05,
+    max: 1,
+    step: 0.05,
+    slider: true,
+  },
+  {
+    key: "min_p",
+    label: "Min p",
+    hint: "Drop words less likely than this share of the likeliest one.",
+    initial: 0.05,
+    min: 0,
+    max: 0.5,
+    step: 0.01,
+    slider: true,
+  },
+  {
+    key: "repeat_penalty",
+    label: "Repeat penalty",
+    hint: "Above 1, words just used become less likely.",
+    initial: 1,
+    min: 1,
+    max: 2,
+    step: 0.05,
+    slider: true,
+  },
+  {
+    key: "top_k",
+    label: "Top k",
+    hint: "Choose among this many words. 0: all.",
+    initial: 40,
+    min: 0,
+    max: 1000,
+    step: 1,
+  },
+  {
+    key: "max_tokens",
+    label: "Longest answer",
+    hint: "In tokens: pieces of words.",
+    initial: 500,
+    min: 1,
+    max: 100000,
+    step: 1,
+  },
+  {
+    key: "seed",
+    label: "Seed",
+    hint: "The same seed gives the same text again. Empty: a new one each time.",
+    initial: "",
+    min: 0,
+    max: 4294967295,
+    step: 1,
+  },
 ];
 
 const CONTEXTS: Choices = [
   ["", "As the model suggests"],
-  ...[2048, 4096, 8192, 16384, 32768].map((tokens): [string, string] => [String(tokens), `At most ${count(tokens)} tokens`]),
+  ...[2048, 4096, 8192, 16384, 32768].map((tokens): [string, string] => [
+    String(tokens),
+    `At most ${count(tokens)} tokens`,
+  ]),
   ["max", "As much as memory allows"],
 ];
 
@@ -49,8 +112,18 @@ const OVERFLOWS: Choices = [
 export function settingsPanel(onContext: () => void): Settings {
   const form = byId("settings", HTMLDetailsElement).querySelector("form")!;
   const rows = SETTINGS.map(row);
-  const context = select("context", "Context length", "How much the model keeps in view: the conversation and its answer. More takes more memory. The model is loaded again.", CONTEXTS);
-  const overflow = select("overflow", "When it is full", "The beginning and the latest turns stay; turns between them are left out, and the page says so.", OVERFLOWS);
+  const context = select(
+    "context",
+    "Context length",
+    "How much the model keeps in view: the conversation and its answer. More takes more memory. The model is loaded again.",
+    CONTEXTS,
+  );
+  const overflow = select(
+    "overflow",
+    "When it is full",
+    "The beginning and the latest turns stay; turns between them are left out, and the page says so.",
+    OVERFLOWS,
+  );
   const all = [...rows, context, overflow];
   const known = recall("settings") ?? {};
   for (const { input, set } of all) {
@@ -81,18 +154,16 @@ export function settingsPanel(onContext: () => void): Settings {
 type Choices = [value: string, label: string][];
 
 function select(name: string, label: string, hint: string, choices: Choices) {
-  const input = h("select", { id: `setting-${name}`, name }, ...choices.map(([value, label]) => h("option", { value }, label)));
+  const input = h(
+    "select",
+    { id: `setting-${name}`, name },
+    ...choices.map(([value, label]) => h("option", { value }, label)),
+  );
   const set = (value: string) => {
     if (choices.some(([known]) => known === value)) input.value = value;
   };
   const element = field("setting setting-choice", label, input, hint);
   return { element, input, set, reset: () => set(choices[0]![0]) };
-}
-
-/** A label, what is set, and what it does. */
-function field(className: string, label: string, input: HTMLInputElement | HTMLSelectElement, hint: string, ...more: HTMLElement[]): HTMLElement {
-  input.setAttribute("aria-describedby", `${input.id}-hint`);
-  return h("div", { className }, h("label", { htmlFor: input.id }, label), ...more, input, h("p", { id: `${input.id}-hint`, className: "hint" }, hint));
 }
 
 function row(setting: Setting) {
@@ -111,7 +182,8 @@ function row(setting: Setting) {
   };
   const element = field(slider ? "setting" : "setting setting-number", label, input, hint, output);
   // What is empty or out of range is left to the engine, which has its own defaults.
-  const entry = (): [string, number][] => (input.value !== "" && input.validity.valid ? [[key, input.valueAsNumber]] : []);
+  const entry = (): [string, number][] =>
+    input.value !== "" && input.validity.valid ? [[key, input.valueAsNumber]] : [];
   const reset = () => set(String(initial));
   reset();
   return { element, input, set, reset, entry };

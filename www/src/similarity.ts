@@ -28,17 +28,31 @@ export class Similarity implements Mode {
 
   constructor(desk: Desk) {
     this.#desk = desk;
-    const explained = h("p", { className: "empty" }, "This model is an encoder: it turns texts into vectors, and texts of like meaning lie close to each other. Ask below, and the texts are ranked by how close they are.");
-    const texts = h("div", { className: "field" }, h("label", { htmlFor: "texts" }, "Texts, one on each line"), this.#texts);
+    const explained = h(
+      "p",
+      { className: "empty" },
+      "This model is an encoder: it turns texts into vectors, and texts of like meaning lie close to each other. Ask below, and the texts are ranked by how close they are.",
+    );
+    const texts = h(
+      "div",
+      { className: "field" },
+      h("label", { htmlFor: "texts" }, "Texts, one on each line"),
+      this.#texts,
+    );
     this.sheet = h("div", {}, explained, texts, this.#asked, this.#ranking, this.#detail);
   }
 
   async submit(query: string): Promise<boolean> {
-    const texts = this.#texts.value.split("\n").map((text) => text.trim()).filter(Boolean);
+    const texts = this.#texts.value
+      .split("\n")
+      .map((text) => text.trim())
+      .filter(Boolean);
     if (!query.trim() || texts.length === 0) return true;
     const { engine, writer } = this.#desk;
     const started = performance.now();
-    const [asked, ...found] = await writer.work((signal) => engine.embed([query, ...texts], { truncate: true, signal }));
+    const [asked, ...found] = await writer.work((signal) =>
+      engine.embed([query, ...texts], { truncate: true, signal }),
+    );
     const took = performance.now() - started;
     const [about] = vectors([asked!]);
     const ranked = vectors(found)

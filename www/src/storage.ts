@@ -1,5 +1,12 @@
-import { CandlewickError, models, type CachedModel, type LoadProgress, type StorageUsage, type VerifiedModel } from "candlewick";
-import { announce, button, byId, h } from "./dom.js";
+import {
+  CandlewickError,
+  models,
+  type CachedModel,
+  type LoadProgress,
+  type StorageUsage,
+  type VerifiedModel,
+} from "candlewick";
+import { announce, button, byId, h, refill } from "./dom.js";
 import { bytes, since } from "./format.js";
 import { showError } from "./notices.js";
 import type { Choice } from "./opening.js";
@@ -39,11 +46,20 @@ export class StoragePanel {
       kept.sort((a, b) => b.lastUsed - a.lastUsed);
       const alone = (model: CachedModel) => kept.filter((other) => other.model === model.model).length === 1;
       const rows = kept.map((model) => this.#row(model, alone(model)));
-      const list = rows.length ? h("ul", {}, ...rows) : h("p", { className: "hint" }, "Nothing yet. Models from the Hub are kept here, so that they open again at once, also without a network.");
-      this.#body.replaceChildren(list, ...room(kept, usage, persisted));
+      const list = rows.length
+        ? h("ul", {}, ...rows)
+        : h(
+            "p",
+            { className: "hint" },
+            "Nothing yet. Models from the Hub are kept here, so that they open again at once, also without a network.",
+          );
+      refill(this.#body, [list, ...room(kept, usage, persisted)], this.#panel.querySelector("summary")!);
     } catch (error) {
       const message = error instanceof CandlewickError ? error.message : String(error);
-      this.#body.replaceChildren(h("p", { className: "alarm" }, message), button("Try again", () => this.refresh()));
+      this.#body.replaceChildren(
+        h("p", { className: "alarm" }, message),
+        button("Try again", () => this.refresh()),
+      );
     }
   }
 
@@ -57,6 +73,7 @@ export class StoragePanel {
     const ways = h("div", { className: "ways" });
     const labelled = (label: string, action: () => unknown) => {
       const made = button(label, action);
+      made.id = `${label}-${pinned}`;
       made.setAttribute("aria-label", `${label} ${name}`);
       return made;
     };
@@ -120,11 +137,24 @@ export class StoragePanel {
 /** How much is kept, and how much may be. */
 function room(kept: CachedModel[], { models, used, quota }: StorageUsage, persisted: boolean): HTMLElement[] {
   const total = `${kept.length === 1 ? "One model" : `${kept.length} models`}, ${bytes(models)}.`;
-  if (used === undefined || quota === undefined) return [h("p", { className: "detail" }, `${total} The browser does not say how much it allows.`)];
+  if (used === undefined || quota === undefined)
+    return [h("p", { className: "detail" }, `${total} The browser does not say how much it allows.`)];
   const meter = h("meter", { max: quota, value: used });
   meter.setAttribute("aria-label", "Storage used by this site");
-  const lasts = kept.length === 0 ? "" : persisted ? " It keeps them until you remove them." : " It may clear them when the disk runs full.";
-  return [meter, h("p", { className: "detail" }, `${total} The browser allows this site ${bytes(quota)}, of which ${bytes(used)} are used.${lasts}`)];
+  const lasts =
+    kept.length === 0
+      ? ""
+      : persisted
+        ? " It keeps them until you remove them."
+        : " It may clear them when the disk runs full.";
+  return [
+    meter,
+    h(
+      "p",
+      { className: "detail" },
+      `${total} The browser allows this site ${bytes(quota)}, of which ${bytes(used)} are used.${lasts}`,
+    ),
+  ];
 }
 
 async function isPersisted(): Promise<boolean> {

@@ -38,7 +38,10 @@ export class Story implements Mode {
     const sampling = { ...settings.sampling(), ...(settings.dropsMiddle() && { truncate: "middle" as const }) };
     try {
       this.#ending = await writer.write(passage, (options) =>
-        engine.completions.create({ ...sampling, prompt: beginning, stream: true, stream_options: { include_usage: true } }, options),
+        engine.completions.create(
+          { ...sampling, prompt: beginning, stream: true, stream_options: { include_usage: true } },
+          options,
+        ),
       );
     } finally {
       this.#text = passage.text;

@@ -11,7 +11,18 @@ export const VERDICTS: Record<Verdict, string> = {
 
 /** What an inspection has found, for a `<dl>`. */
 export function facts(inspection: Inspection): HTMLElement[] {
-  const { name, architecture, parameters, quantization, fileSize, contextLength, chatTemplate, unsupported, devices, cached } = inspection;
+  const {
+    name,
+    architecture,
+    parameters,
+    quantization,
+    fileSize,
+    contextLength,
+    chatTemplate,
+    unsupported,
+    devices,
+    cached,
+  } = inspection;
   return pairs([
     ["Model", `${name}, ${compact(parameters)} parameters, ${architecture ?? "unknown kind"}, ${quantization}`],
     ["Fetch", toFetch(fileSize, cached)],

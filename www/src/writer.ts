@@ -1,4 +1,10 @@
-import { CandlewickError, type ChatCompletionChunk, type Completion, type RequestOptions, type Timings } from "candlewick";
+import {
+  CandlewickError,
+  type ChatCompletionChunk,
+  type Completion,
+  type RequestOptions,
+  type Timings,
+} from "candlewick";
 import { announce } from "./dom.js";
 import { againSoon } from "./origin.js";
 import type { Passage } from "./passage.js";

@@ -12,6 +12,7 @@ export async function tell(options = {}) {
     await engine.unload();
     document.title = "done";
   } catch (error) {
-    document.title = error instanceof CandlewickError ? `${error.code}: ${error.message}` : `untyped: ${error?.stack ?? error}`;
+    document.title =
+      error instanceof CandlewickError ? `${error.code}: ${error.message}` : `untyped: ${error?.stack ?? error}`;
   }
 }

@@ -9,15 +9,26 @@ import type { Env, Settings } from "./settings";
 export async function admit(request: Request, env: Env, settings: Settings): Promise<void> {
   const key = await clientKey(request, settings);
   // Before anybody is refused: else keys could be guessed as often as one likes.
-  await limit(key === undefined ? `address ${network(request.headers.get("CF-Connecting-IP") ?? "unknown")}` : `key ${key}`, env);
+  await limit(
+    key === undefined ? `address ${network(request.headers.get("CF-Connecting-IP") ?? "unknown")}` : `key ${key}`,
+    env,
+  );
   if (key !== undefined) return;
   const origin = request.headers.get("Origin");
   const own = origin === null && request.headers.get("Sec-Fetch-Site") === "same-origin";
   if (origin === null && !own) {
-    throw new Refusal(401, "unauthorized", "This relay needs a key: Authorization: Bearer KEY, one of its CLIENT_KEYS. Pages need none.");
+    throw new Refusal(
+      401,
+      "unauthorized",
+      "This relay needs a key: Authorization: Bearer KEY, one of its CLIENT_KEYS. Pages need none.",
+    );
   }
   if (!own && !allows(settings, request)) {
-    throw new Refusal(403, "unauthorized", "Pages of this origin may not use this relay. Its owner can add it to ALLOWED_ORIGINS.");
+    throw new Refusal(
+      403,
+      "unauthorized",
+      "Pages of this origin may not use this relay. Its owner can add it to ALLOWED_ORIGINS.",
+    );
   }
 }
 
@@ -35,14 +46,22 @@ export function openTo(request: Request, settings: Settings, response: Response)
   opened.headers.set("Cache-Control", "no-store");
   if (allows(settings, request)) {
     opened.headers.set("Access-Control-Allow-Origin", request.headers.get("Origin")!);
-    opened.headers.set("Access-Control-Expose-Headers", "Retry-After, RateLimit, x-request-id, x-inference-provider, x-candlewick-cache");
+    opened.headers.set(
+      "Access-Control-Expose-Headers",
+      "Retry-After, RateLimit, x-request-id, x-inference-provider, x-candlewick-cache",
+    );
   }
   return opened;
 }
 
 /** The answer to a browser's question before the request. */
 export function preflight(request: Request, settings: Settings): Response {
-  if (!allows(settings, request)) throw new Refusal(403, "unauthorized", "Pages of this origin may not use this relay. Its owner can add it to ALLOWED_ORIGINS.");
+  if (!allows(settings, request))
+    throw new Refusal(
+      403,
+      "unauthorized",
+      "Pages of this origin may not use this relay. Its owner can add it to ALLOWED_ORIGINS.",
+    );
   const headers = new Headers({ "Access-Control-Allow-Methods": "GET, POST", "Access-Control-Max-Age": "86400" });
   // Clients have headers of their own; none of them means anything here.
   const asked = request.headers.get("Access-Control-Request-Headers");
@@ -63,7 +82,8 @@ async function clientKey(request: Request, { clientKeys }: Settings): Promise<st
 async function limit(key: string, { RATE_LIMITER }: Env): Promise<void> {
   if (!RATE_LIMITER) return;
   const { success } = await RATE_LIMITER.limit({ key });
-  if (!success) throw new Refusal(429, "rate_limited", "Too many requests. Try again in a moment.", { "Retry-After": "10" });
+  if (!success)
+    throw new Refusal(429, "rate_limited", "Too many requests. Try again in a moment.", { "Retry-After": "10" });
 }
 
 /** A client's own network: of IPv6 the half that it cannot choose freely. */

@@ -8,7 +8,8 @@ export type Body = Record<string, unknown> & { model: string };
 
 export async function readBody(request: Request, limit: number): Promise<Body> {
   const body = await readObject(request, limit);
-  if (typeof body.model !== "string" || body.model === "") throw new Refusal(400, "invalid_argument", "model is missing: which one? For example \"org/name\".");
+  if (typeof body.model !== "string" || body.model === "")
+    throw new Refusal(400, "invalid_argument", 'model is missing: which one? For example "org/name".');
   return body as Body;
 }
 
@@ -22,8 +23,14 @@ export async function readObject(request: Request, limit: number): Promise<Recor
   } catch {
     throw new Refusal(400, "invalid_argument", "The request is not JSON.");
   }
-  if (typeof body !== "object" || body === null || Array.isArray(body)) throw new Refusal(400, "invalid_argument", "The request is not an object.");
-  if (nests(body, DEEPEST)) throw new Refusal(400, "invalid_argument", `The request's objects and lists lie more than ${DEEPEST} deep in each other.`);
+  if (typeof body !== "object" || body === null || Array.isArray(body))
+    throw new Refusal(400, "invalid_argument", "The request is not an object.");
+  if (nests(body, DEEPEST))
+    throw new Refusal(
+      400,
+      "invalid_argument",
+      `The request's objects and lists lie more than ${DEEPEST} deep in each other.`,
+    );
   return body as Record<string, unknown>;
 }
 

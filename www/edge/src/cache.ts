@@ -13,8 +13,14 @@ const LARGEST = 1 << 20;
 export type Endpoint = "/v1/chat/completions" | "/v1/embeddings" | "/v1/models";
 
 /** What an answer is known by; nothing where it may not be kept. */
-export async function cacheKey(request: Request, endpoint: Endpoint, body: Body | undefined, settings: Settings): Promise<string | undefined> {
-  if (settings.cacheSeconds === 0 || /no-store|no-cache/i.test(request.headers.get("Cache-Control") ?? "")) return undefined;
+export async function cacheKey(
+  request: Request,
+  endpoint: Endpoint,
+  body: Body | undefined,
+  settings: Settings,
+): Promise<string | undefined> {
+  if (settings.cacheSeconds === 0 || /no-store|no-cache/i.test(request.headers.get("Cache-Control") ?? ""))
+    return undefined;
   const fixed = endpoint !== "/v1/chat/completions" || body?.seed != null || body?.temperature === 0;
   if (!fixed && !settings.cacheRandom) return undefined;
   const fields = Object.entries(body ?? {}).filter(([name, value]) => value != null && name !== "user");
@@ -27,7 +33,12 @@ export async function cacheKey(request: Request, endpoint: Endpoint, body: Body 
 
 export async function find(key: string): Promise<Response | undefined> {
   const hit = await caches.default.match(key);
-  return hit && new Response(hit.body, { headers: { "Content-Type": hit.headers.get("Content-Type")!, "x-candlewick-cache": "hit" } });
+  return (
+    hit &&
+    new Response(hit.body, {
+      headers: { "Content-Type": hit.headers.get("Content-Type")!, "x-candlewick-cache": "hit" },
+    })
+  );
 }
 
 /** Passes an answer on as it comes, and keeps it once it has come whole. */
@@ -59,7 +70,9 @@ export function keep(key: string, answer: Response, seconds: number): Response {
 /** No failure, and for a stream its end. */
 function isWhole(body: string, type: string): boolean {
   const stream = type.startsWith("text/event-stream");
-  const parts = stream ? body.split(/\r?\n/).flatMap((line) => (line.startsWith("data:") ? [line.slice(5).trim()] : [])) : [body];
+  const parts = stream
+    ? body.split(/\r?\n/).flatMap((line) => (line.startsWith("data:") ? [line.slice(5).trim()] : []))
+    : [body];
   if (stream && parts.pop() !== "[DONE]") return false;
   try {
     return parts.every((part) => JSON.parse(part)?.error == null);

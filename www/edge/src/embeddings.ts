@@ -45,7 +45,11 @@ async function relayed(body: Body, settings: Settings): Promise<EmbeddingList> {
   const answer = await ask(`${settings.upstream}/embeddings`, { ...body, encoding_format: "float" }, settings);
   const list = await answer.json<Partial<EmbeddingList>>().catch(() => undefined);
   if (!Array.isArray(list?.data)) throw misshapen();
-  const data = list.data.map((entry, index) => ({ ...entry, object: "embedding" as const, index: entry.index ?? index }));
+  const data = list.data.map((entry, index) => ({
+    ...entry,
+    object: "embedding" as const,
+    index: entry.index ?? index,
+  }));
   data.sort((a, b) => a.index - b.index);
   return { ...embeddingList(body.model, []), ...list, object: "list", data };
 }
@@ -53,7 +57,8 @@ async function relayed(body: Body, settings: Settings): Promise<EmbeddingList> {
 /** Hugging Face's router has them as the task of feature extraction. */
 async function extractFeatures(body: Body, settings: Settings): Promise<EmbeddingList> {
   const inputs = texts(body);
-  if (!new RegExp(`^${PATH_NAME}$`).test(body.model)) throw new Refusal(400, "invalid_argument", "model must be a name like \"org/name\".");
+  if (!new RegExp(`^${PATH_NAME}$`).test(body.model))
+    throw new Refusal(400, "invalid_argument", 'model must be a name like "org/name".');
   const url = `${root(settings)}/hf-inference/models/${body.model}/pipeline/feature-extraction`;
   const vectors = await (await ask(url, { inputs }, settings)).json().catch(() => undefined);
   if (!Array.isArray(vectors) || vectors.length !== inputs.length) throw misshapen();

@@ -41,7 +41,11 @@ const MOST_TEXTS = 2048;
 export async function embed(name: string, request: Request, body: Body, env: Env): Promise<Response> {
   const { input } = body;
   if (Array.isArray(input) && input.length > MOST_TEXTS && typeof input[0] !== "number") {
-    throw new Refusal(400, "invalid_argument", `input has ${input.length} texts; at most ${MOST_TEXTS} go into a request.`);
+    throw new Refusal(
+      400,
+      "invalid_argument",
+      `input has ${input.length} texts; at most ${MOST_TEXTS} go into a request.`,
+    );
   }
   try {
     const engine = await ready(name, env, request.url);

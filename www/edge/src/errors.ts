@@ -25,7 +25,10 @@ export class Refusal extends Error {
   }
 
   response(): Response {
-    return Response.json({ ...errorBody(this.status, this.code, this.message), ...this.more }, { status: this.status, headers: this.headers });
+    return Response.json(
+      { ...errorBody(this.status, this.code, this.message), ...this.more },
+      { status: this.status, headers: this.headers },
+    );
   }
 }
 

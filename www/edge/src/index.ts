@@ -19,7 +19,9 @@ export default {
     // Neither headers nor bodies: they hold secrets and what people wrote.
     const path = redactText(new URL(request.url).pathname, env.HF_TOKEN);
     const cache = response.headers.get("x-candlewick-cache") ?? undefined;
-    console.log(JSON.stringify({ method: request.method, path, status: response.status, code, cache, ms: Date.now() - started }));
+    console.log(
+      JSON.stringify({ method: request.method, path, status: response.status, code, cache, ms: Date.now() - started }),
+    );
     return response;
   },
 } satisfies ExportedHandler<Env>;
@@ -53,20 +55,27 @@ async function route(request: Request, env: Env, settings: Settings): Promise<Re
   const { pathname } = new URL(request.url);
   const task = settings.huggingFace ? TASK.exec(pathname)?.[1] : undefined;
   const method = task === undefined ? METHODS[pathname] : "POST";
-  if (method === undefined) throw new Refusal(404, "invalid_argument", `There is nothing at ${redactText(pathname, settings.token)}.`);
+  if (method === undefined)
+    throw new Refusal(404, "invalid_argument", `There is nothing at ${redactText(pathname, settings.token)}.`);
   if (request.method === "OPTIONS") return preflight(request, settings);
-  if (request.method !== method) throw new Refusal(405, "invalid_argument", `${pathname} takes ${method} only.`, { Allow: `${method}, OPTIONS` });
+  if (request.method !== method)
+    throw new Refusal(405, "invalid_argument", `${pathname} takes ${method} only.`, { Allow: `${method}, OPTIONS` });
   await admit(request, env, settings);
   if (pathname === "/v1/models") return cached(request, pathname, undefined, settings, () => models(env, settings));
   if (task !== undefined) {
     checkOffered(task, settings);
     return ask(root(settings) + pathname, await readObject(request, settings.maxBodyBytes), settings);
   }
-  const most = pathname === "/v1/completions" ? Math.min(MOST_TO_STORYTELLER, settings.maxBodyBytes) : settings.maxBodyBytes;
+  const most =
+    pathname === "/v1/completions" ? Math.min(MOST_TO_STORYTELLER, settings.maxBodyBytes) : settings.maxBodyBytes;
   const body = await readBody(request, most);
   if (pathname === "/v1/completions") {
     if (body.model === STORYTELLER) return tell(request, body, env);
-    throw new Refusal(404, "model_not_found", `Only ${STORYTELLER} continues texts here. Hosted models answer at /v1/chat/completions.`);
+    throw new Refusal(
+      404,
+      "model_not_found",
+      `Only ${STORYTELLER} continues texts here. Hosted models answer at /v1/chat/completions.`,
+    );
   }
   if (!runsHere(body.model, pathname, settings)) checkOffered(body.model, settings);
   const endpoint = pathname as Exclude<Endpoint, "/v1/models">;
@@ -79,17 +88,33 @@ function runsHere(model: string, pathname: string, { embeddingModel }: Settings)
 
 function checkOffered(model: string, { models }: Settings): void {
   if (models.length === 0 || models.includes(model)) return;
-  throw new Refusal(404, "model_not_found", "This relay does not offer this model. GET /v1/models lists those it does.");
+  throw new Refusal(
+    404,
+    "model_not_found",
+    "This relay does not offer this model. GET /v1/models lists those it does.",
+  );
 }
 
 /** From the cache, or made and kept. */
-async function cached(request: Request, endpoint: Endpoint, body: Body | undefined, settings: Settings, make: () => Promise<Response>): Promise<Response> {
+async function cached(
+  request: Request,
+  endpoint: Endpoint,
+  body: Body | undefined,
+  settings: Settings,
+  make: () => Promise<Response>,
+): Promise<Response> {
   const key = await cacheKey(request, endpoint, body, settings);
   if (key === undefined) return make();
   return (await find(key)) ?? keep(key, await make(), settings.cacheSeconds);
 }
 
-async function made(endpoint: Exclude<Endpoint, "/v1/models">, request: Request, body: Body, env: Env, settings: Settings): Promise<Response> {
+async function made(
+  endpoint: Exclude<Endpoint, "/v1/models">,
+  request: Request,
+  body: Body,
+  env: Env,
+  settings: Settings,
+): Promise<Response> {
   if (runsHere(body.model, endpoint, settings)) return embed(body.model, request, body, env);
   if (env.AI && body.model.startsWith("@cf/")) return runWorkersAI(env.AI, endpoint, body);
   if (endpoint === "/v1/embeddings") return embeddings(body, settings);
@@ -98,7 +123,11 @@ async function made(endpoint: Exclude<Endpoint, "/v1/models">, request: Request,
 
 /** The upstream's, as far as they are allowed, those of Workers AI that are named, and those that run here. */
 async function models(env: Env, settings: Settings): Promise<Response> {
-  const answer = await (await ask(`${settings.upstream}/models`, undefined, settings)).json<{ data?: { id: string }[] }>().catch(() => undefined);
+  const answer = await (
+    await ask(`${settings.upstream}/models`, undefined, settings)
+  )
+    .json<{ data?: { id: string }[] }>()
+    .catch(() => undefined);
   if (!Array.isArray(answer?.data)) throw new Refusal(502, "provider_error", "The provider's list of models is none.");
   const listed = answer.data;
   const offered = settings.models.flatMap((name) => {

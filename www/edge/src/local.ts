@@ -14,15 +14,23 @@ export const hasCrashed = (): boolean => crashed;
 
 /** Refuses where there is nothing left to ask. */
 export function checkAlive(): void {
-  if (crashed) throw new Refusal(500, "internal", "A model in this Worker has crashed. It comes back when the Worker is started anew.");
+  if (crashed)
+    throw new Refusal(
+      500,
+      "internal",
+      "A model in this Worker has crashed. It comes back when the Worker is started anew.",
+    );
 }
 
 /** Loads `name`.gguf from the bucket, where one is bound, else from `models/` among the Worker's files. */
 export async function open(name: string, env: Env, origin: string): Promise<Engine> {
   checkAlive();
-  const file = env.MODELS ? await env.MODELS.get(`${name}.gguf`) : await env.ASSETS.fetch(new URL(`/models/${name}.gguf`, origin));
+  const file = env.MODELS
+    ? await env.MODELS.get(`${name}.gguf`)
+    : await env.ASSETS.fetch(new URL(`/models/${name}.gguf`, origin));
   if (file === null) throw new Refusal(500, "internal", `${name}.gguf is not in this Worker's bucket.`);
-  if ("ok" in file && !file.ok) throw new Refusal(500, "internal", `models/${name}.gguf is not among this Worker's files.`);
+  if ("ok" in file && !file.ok)
+    throw new Refusal(500, "internal", `models/${name}.gguf is not among this Worker's files.`);
   // The engine reads it piece by piece: there are 128 MB for all.
   const blob = await file.blob();
   initSync({ module: wasm });

@@ -116,5 +116,7 @@ function shrinkLater(): void {
 }
 
 function busyRefusal(): Refusal {
-  return new Refusal(503, "resource_exhausted", "The model is busy with other requests. Try again in a moment.", { "Retry-After": "5" });
+  return new Refusal(503, "resource_exhausted", "The model is busy with other requests. Try again in a moment.", {
+    "Retry-After": "5",
+  });
 }

@@ -75,20 +75,28 @@ export function settings(env: Env): Settings {
 }
 
 function list(text: string | undefined): string[] {
-  return (text ?? "").split(",").map((entry) => entry.trim()).filter((entry) => entry !== "");
+  return (text ?? "")
+    .split(",")
+    .map((entry) => entry.trim())
+    .filter((entry) => entry !== "");
 }
 
 function count(name: string, text: string | undefined, otherwise: number): number {
   if (text === undefined || text.trim() === "") return otherwise;
   const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 0) throw new Refusal(500, "internal", `The setting ${name} must be a number of 0 or more.`);
+  if (!Number.isSafeInteger(value) || value < 0)
+    throw new Refusal(500, "internal", `The setting ${name} must be a number of 0 or more.`);
   return value;
 }
 
 function fileName(name: string, text: string | undefined): string | undefined {
   const file = text?.trim().replace(/\.gguf$/, "") || undefined;
   if (file === undefined || /^[\w][\w.-]*$/.test(file)) return file;
-  throw new Refusal(500, "internal", `The setting ${name} must be the name of a file in models/, like all-MiniLM-L6-v2-Q8_0.`);
+  throw new Refusal(
+    500,
+    "internal",
+    `The setting ${name} must be the name of a file in models/, like all-MiniLM-L6-v2-Q8_0.`,
+  );
 }
 
 function url(name: string, text: string): string {

@@ -23,8 +23,14 @@ interface Chunk {
 /** Continues a text, as `/v1/completions` does. */
 export async function tell(request: Request, body: Body, env: Env): Promise<Response> {
   const prompts = Array.isArray(body.prompt) && typeof body.prompt[0] !== "number" ? body.prompt.length : 1;
-  if (prompts > MOST_ANSWERS) throw new Refusal(400, "invalid_argument", `There are ${prompts} prompts; at most ${MOST_ANSWERS} answers are given.`);
-  if (typeof body.n === "number" && body.n * prompts > MOST_ANSWERS) throw new Refusal(400, "invalid_argument", `n is ${body.n}; at most ${MOST_ANSWERS} answers are given.`);
+  if (prompts > MOST_ANSWERS)
+    throw new Refusal(
+      400,
+      "invalid_argument",
+      `There are ${prompts} prompts; at most ${MOST_ANSWERS} answers are given.`,
+    );
+  if (typeof body.n === "number" && body.n * prompts > MOST_ANSWERS)
+    throw new Refusal(400, "invalid_argument", `n is ${body.n}; at most ${MOST_ANSWERS} answers are given.`);
   const lease = await take(() => open(STORYTELLER, env, request.url));
   try {
     const answer = (lease.answer = lease.engine!.complete(body));
@@ -32,7 +38,9 @@ export async function tell(request: Request, body: Body, env: Env): Promise<Resp
       const usage = (body.stream_options as { include_usage?: boolean } | undefined)?.include_usage === true;
       // Refusals come with the first chunk, and need a status of their own.
       const first = await next(answer, lease, usage);
-      return new Response(events(first, answer, lease, usage), { headers: { "Content-Type": "text/event-stream; charset=utf-8" } });
+      return new Response(events(first, answer, lease, usage), {
+        headers: { "Content-Type": "text/event-stream; charset=utf-8" },
+      });
     }
     while ((await next(answer, lease, true)) !== undefined);
     const whole = await answer.result();
@@ -53,7 +61,8 @@ async function next(answer: Answer, lease: Lease, usage: boolean): Promise<Chunk
     lease.working = true;
     const chunk: Chunk | undefined = await answer.next();
     lease.working = false;
-    if (chunk === undefined || (chunk.prompt_progress === undefined && (chunk.choices.length > 0 || usage))) return chunk;
+    if (chunk === undefined || (chunk.prompt_progress === undefined && (chunk.choices.length > 0 || usage)))
+      return chunk;
   }
 }
 

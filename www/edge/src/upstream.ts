@@ -5,7 +5,16 @@ import { redactStream, redactText } from "./redact";
 import type { Settings } from "./settings";
 
 /** Headers of the upstream's that clients may need. No others pass. */
-const PASSED = ["Content-Type", "Retry-After", "retry-after-ms", "x-should-retry", "RateLimit", "RateLimit-Policy", "x-request-id", "x-inference-provider"];
+const PASSED = [
+  "Content-Type",
+  "Retry-After",
+  "retry-after-ms",
+  "x-should-retry",
+  "RateLimit",
+  "RateLimit-Policy",
+  "x-request-id",
+  "x-inference-provider",
+];
 /** The most that is read of a failed answer. */
 const SHOWN = 1 << 16;
 
@@ -24,7 +33,8 @@ export async function ask(url: string, body: object | undefined, settings: Setti
     response = await fetch(url, body === undefined ? init : { ...init, method: "POST", body: JSON.stringify(body) });
   } catch {
     // What the runtime says of it may hold the address.
-    if (timeout.signal.aborted) throw new Refusal(504, "network", `The provider did not answer within ${timeoutMs / 1000} s.`);
+    if (timeout.signal.aborted)
+      throw new Refusal(504, "network", `The provider did not answer within ${timeoutMs / 1000} s.`);
     throw new Refusal(502, "network", "The provider could not be reached.");
   } finally {
     clearTimeout(timer);
@@ -38,12 +48,18 @@ export async function ask(url: string, body: object | undefined, settings: Setti
     const form = formOf(start);
     if (form === undefined) {
       await whole.cancel();
-      throw new Refusal(502, "provider_error", `The provider answered with ${type || "something"} instead of JSON or a picture.`);
+      throw new Refusal(
+        502,
+        "provider_error",
+        `The provider answered with ${type || "something"} instead of JSON or a picture.`,
+      );
     }
     passed = whole;
     passedOn["Content-Type"] = form;
   }
-  return new Response(passed && token !== undefined ? passed.pipeThrough(redactStream(token)) : passed, { headers: passedOn });
+  return new Response(passed && token !== undefined ? passed.pipeThrough(redactStream(token)) : passed, {
+    headers: passedOn,
+  });
 }
 
 /** Some hosts give any type to what they send. What it is shows from how it begins. */
@@ -59,7 +75,7 @@ async function peek(body: ReadableStream<Uint8Array>): Promise<[string, Readable
   const decoder = new TextDecoder(); // It takes a byte order mark away.
   let start = "";
   // As many characters as the longest field of an event, and its colon; a body that begins with blanks alone is none.
-  for (let bytes = 0; start.length < 6 && bytes < SHOWN; ) {
+  for (let bytes = 0; start.length < 6 && bytes < SHOWN;) {
     const { done, value } = await reader.read();
     if (done) break;
     seen.push(value);
@@ -80,7 +96,9 @@ async function peek(body: ReadableStream<Uint8Array>): Promise<[string, Readable
 }
 
 function passedHeaders(headers: Headers, token: string | undefined): Record<string, string> {
-  return Object.fromEntries(PASSED.flatMap((name) => (headers.has(name) ? [[name, redactText(headers.get(name)!, token)]] : [])));
+  return Object.fromEntries(
+    PASSED.flatMap((name) => (headers.has(name) ? [[name, redactText(headers.get(name)!, token)]] : [])),
+  );
 }
 
 /** Its status and hints go on; what it says is put into OpenAI's shape. */
@@ -90,15 +108,19 @@ async function failure(response: Response, token: string | undefined): Promise<R
   if (text === undefined) await response.body?.cancel().catch(() => {});
   const body = parse(text ?? "");
   // An account without credits is not one that is asked too often.
-  const exhausted = response.status === 429 && /insufficient_quota|insufficient_balance|exceeded_current_quota/.test(text ?? "");
+  const exhausted =
+    response.status === 429 && /insufficient_quota|insufficient_balance|exceeded_current_quota/.test(text ?? "");
   const status = exhausted ? 402 : response.status;
   const said = redactText(message(body) || `HTTP ${status}`, token).slice(0, 1000);
-  if (status < 400) return new Refusal(502, "provider_error", `The provider answered with HTTP ${status}. Check UPSTREAM_URL.`);
+  if (status < 400)
+    return new Refusal(502, "provider_error", `The provider answered with HTTP ${status}. Check UPSTREAM_URL.`);
   const { "Content-Type": _, ...headers } = passedHeaders(response.headers, token);
-  const refused = status === 401 || status === 403 ? "The provider refused this relay: check its HF_TOKEN. It said: " : "";
+  const refused =
+    status === 401 || status === 403 ? "The provider refused this relay: check its HF_TOKEN. It said: " : "";
   const long = status === 400 && /context.?length|maximum context/i.test(text ?? "");
   // How long a model takes to load is worth knowing for whoever tries again.
-  const estimate = typeof body === "object" && body !== null && "estimated_time" in body ? body.estimated_time : undefined;
+  const estimate =
+    typeof body === "object" && body !== null && "estimated_time" in body ? body.estimated_time : undefined;
   const more = typeof estimate === "number" ? { estimated_time: estimate } : undefined;
   return new Refusal(status, long ? "context_length_exceeded" : codeOf(status), refused + said, headers, more);
 }
@@ -115,9 +137,14 @@ function parse(text: string): unknown {
 /** `{error: "…"}`, `{error: {message}}`, `{error: ["…"]}`, `{detail: "…" | [{msg}]}`, `{message}`, plain text. */
 function message(body: unknown): string {
   if (typeof body === "string") return body.trim();
-  if (Array.isArray(body)) return body.map(message).filter((text) => text !== "").join("; ");
+  if (Array.isArray(body))
+    return body
+      .map(message)
+      .filter((text) => text !== "")
+      .join("; ");
   if (typeof body !== "object" || body === null) return "";
   const fields = body as Record<string, unknown>;
-  for (const name of ["message", "error", "detail", "error_message", "msg"]) if (fields[name] != null) return message(fields[name]);
+  for (const name of ["message", "error", "detail", "error_message", "msg"])
+    if (fields[name] != null) return message(fields[name]);
   return "";
 }

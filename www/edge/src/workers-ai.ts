@@ -12,7 +12,11 @@ interface Told {
 /** Of any model; its types know each by name. */
 type Run = (model: string, input: object) => Promise<unknown>;
 
-export async function runWorkersAI(ai: Ai, endpoint: "/v1/chat/completions" | "/v1/embeddings", body: Body): Promise<Response> {
+export async function runWorkersAI(
+  ai: Ai,
+  endpoint: "/v1/chat/completions" | "/v1/embeddings",
+  body: Body,
+): Promise<Response> {
   const run: Run = (model, input) => (ai.run as Run).call(ai, model, input);
   const { model, ...input } = body;
   try {
@@ -21,7 +25,10 @@ export async function runWorkersAI(ai: Ai, endpoint: "/v1/chat/completions" | "/
       return Response.json(encode(embeddingList(model, data), body.encoding_format));
     }
     const answer = await run(model, input);
-    if (answer instanceof ReadableStream) return new Response(answer.pipeThrough(translate(body)), { headers: { "Content-Type": "text/event-stream; charset=utf-8" } });
+    if (answer instanceof ReadableStream)
+      return new Response(answer.pipeThrough(translate(body)), {
+        headers: { "Content-Type": "text/event-stream; charset=utf-8" },
+      });
     return Response.json("choices" in (answer as object) ? answer : whole(model, answer as Told));
   } catch (error) {
     throw error instanceof Refusal ? error : failure(error);
@@ -31,7 +38,11 @@ export async function runWorkersAI(ai: Ai, endpoint: "/v1/chat/completions" | "/
 /** Newer models answer in OpenAI's shape already, older ones with `{response, tool_calls, usage}`. */
 function whole(model: string, told: Told) {
   const tool_calls = calls(told);
-  const message = { role: "assistant", content: text(told.response) || (tool_calls ? null : ""), ...(tool_calls && { tool_calls }) };
+  const message = {
+    role: "assistant",
+    content: text(told.response) || (tool_calls ? null : ""),
+    ...(tool_calls && { tool_calls }),
+  };
   const choice = { index: 0, message, logprobs: null, finish_reason: tool_calls ? "tool_calls" : "stop" };
   return { ...head(model, "chat.completion"), choices: [choice], ...(told.usage ? { usage: told.usage } : {}) };
 }
@@ -40,17 +51,22 @@ function whole(model: string, told: Told) {
 function translate({ model, stream_options }: Body): TransformStream<Uint8Array, Uint8Array> {
   const [decoder, encoder] = [new TextDecoder(), new TextEncoder()];
   const common = head(model, "chat.completion.chunk");
-  const chunk = (delta: object, finish_reason: string | null = null) => ({ ...common, choices: [{ index: 0, delta, logprobs: null, finish_reason }] });
+  const chunk = (delta: object, finish_reason: string | null = null) => ({
+    ...common,
+    choices: [{ index: 0, delta, logprobs: null, finish_reason }],
+  });
   let rest = "";
   let [begun, called, finished] = [false, false, false];
   let usage: unknown;
   type Out = TransformStreamDefaultController<Uint8Array>;
-  const send = (out: Out, data: unknown) => out.enqueue(encoder.encode(`data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`));
+  const send = (out: Out, data: unknown) =>
+    out.enqueue(encoder.encode(`data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`));
   const end = (out: Out) => {
     if (finished) return;
     finished = true;
     if (begun) send(out, chunk({}, called ? "tool_calls" : "stop"));
-    if (usage && (stream_options as { include_usage?: boolean } | undefined)?.include_usage) send(out, { ...common, choices: [], usage });
+    if (usage && (stream_options as { include_usage?: boolean } | undefined)?.include_usage)
+      send(out, { ...common, choices: [], usage });
     send(out, "[DONE]");
   };
   const event = (data: string, out: Out) => {
@@ -104,7 +120,21 @@ function calls({ tool_calls }: Told) {
 function failure(error: unknown): Refusal {
   const said = error instanceof Error ? error.message : String(error);
   const number = Number(/\b(\d{4})\b/.exec(said)?.[1]);
-  const statuses: Record<number, number> = { 3006: 413, 3007: 408, 3008: 408, 3036: 429, 3040: 429, 3041: 403, 5004: 400, 5005: 405, 5006: 400, 5007: 404, 5016: 403, 5018: 403, 5019: 405 };
+  const statuses: Record<number, number> = {
+    3006: 413,
+    3007: 408,
+    3008: 408,
+    3036: 429,
+    3040: 429,
+    3041: 403,
+    5004: 400,
+    5005: 405,
+    5006: 400,
+    5007: 404,
+    5016: 403,
+    5018: 403,
+    5019: 405,
+  };
   const status = statuses[number] ?? 502;
   return new Refusal(status, codeOf(status), `Workers AI: ${said}`);
 }
