@@ -47,7 +47,8 @@ fn imports_run_downward() {
     for path in files {
         let inside = path.strip_prefix(&src).unwrap();
         let room = inside.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
-        if room == "lib" {
+        // The root, and what only tests compile.
+        if matches!(room, "lib" | "typescript") {
             continue;
         }
         let own = floor(room).unwrap_or_else(|| panic!("{room} has no floor: give it one here"));
