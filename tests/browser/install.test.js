@@ -48,7 +48,7 @@ test("the tarball holds what is needed and nothing else", () => {
   assert.deepEqual(
     files.filter(
       (path) =>
-        !/^(dist\/\w+(\.d\.ts|\.js)|wasm\/[\w-]+(\.d\.ts|\.js|\.wasm|\.wasm\.d\.ts)|package\.json|README\.md|LICENSE-\w+)$/.test(
+        !/^(dist\/[\w-]+(\.d\.ts|\.js)|wasm\/[\w-]+(\.d\.ts|\.js|\.wasm|\.wasm\.d\.ts)|package\.json|README\.md|LICENSE-\w+)$/.test(
           path,
         ),
     ),
