@@ -1,6 +1,6 @@
 /** candlewick: language models that run where the user is. Importing this touches nothing; `load()` starts a Worker. */
 export { CandlewickError, type ErrorCode } from "./errors.js";
-export { connect, load, type ConnectOptions, type ModelFiles, type ModelSource } from "./load.js";
+export { connect, load, type ModelFiles, type ModelSource } from "./load.js";
 export { inspect } from "./inspect.js";
 export { models, type ModelName } from "./models.js";
 export type { Create, CreateEmbeddings, Engine } from "./engine.js";

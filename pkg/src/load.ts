@@ -5,7 +5,15 @@ import { Engine } from "./engine.js";
 import { checkNames } from "./options.js";
 import { absolute, checkBrowser, plain } from "./page.js";
 import type { HubParams, Located, LocatedFiles, Remote } from "./protocol.js";
-import type { ContextLength, EngineInfo, HubOptions, LoadOptions, RemoteInfo, RemoteOptions } from "./types.js";
+import type {
+  ConnectOptions,
+  ContextLength,
+  EngineInfo,
+  HubOptions,
+  LoadOptions,
+  RemoteInfo,
+  RemoteOptions,
+} from "./types.js";
 
 /**
  * The name of a model on the Hugging Face Hub (`owner/repo`, `owner/repo:QUANT` or `owner/repo/file.gguf`, each also
@@ -54,11 +62,6 @@ export async function connect(remote: RemoteOptions, options: ConnectOptions = {
   checkNames(options, "connect()");
   return (await start([], translate({ ...remote, when: "always" }), options)) as Engine<RemoteInfo>;
 }
-
-export type ConnectOptions = Pick<
-  LoadOptions,
-  "signal" | "workerURL" | "wasmURL" | "threadsWasmURL" | "threadsPlainWasmURL"
->;
 
 async function start(
   sources: LocatedFiles[],

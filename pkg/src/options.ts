@@ -1,7 +1,6 @@
 /** Options by their names: one that nobody knows is a mistake, which would otherwise change nothing in silence. */
 import { CandlewickError } from "./errors.js";
-import type { ConnectOptions } from "./load.js";
-import type { HubOptions, InspectOptions, LoadOptions, PullOptions, VerifyOptions } from "./types.js";
+import type { ConnectOptions, HubOptions, InspectOptions, LoadOptions, PullOptions, VerifyOptions } from "./types.js";
 
 /** Every name of an option, true: where this does not compile, one is missing or there is no such. */
 type Names<Options> = Record<keyof Options, true>;

@@ -547,6 +547,12 @@ export interface LoadOptions extends HubOptions {
   remote?: RemoteOptions | undefined;
 }
 
+/** For an engine without a local model. */
+export type ConnectOptions = Pick<
+  LoadOptions,
+  "signal" | "workerURL" | "wasmURL" | "threadsWasmURL" | "threadsPlainWasmURL"
+>;
+
 export interface InspectOptions extends HubOptions {
   /** Default: `"auto"`, the CPU and the GPU where there is one. */
   device?: Device | undefined;
