@@ -2,6 +2,7 @@
 
 use crate::allocator::allocations;
 use crate::fixtures::{all_logits, decoder, json, kl_divergence, tokens};
+use candlewick::backend::Step;
 use candlewick::backend::cpu::Cpu;
 use serde_json::Value;
 
@@ -115,14 +116,15 @@ fn quantized_weights() {
 fn a_token_allocates_nothing() {
     for model in ["quant-q4_k.gguf", "quant-f16.gguf", "qwen3.gguf"] {
         let mut decoder = decoder(model, Cpu::new(), 64);
-        let mut counts = Vec::new();
+        let (mut counts, mut chosen) = (Vec::new(), Vec::new());
         for position in 0..32 {
+            let step = Step::single([7], position, 1);
             let ((), count) = allocations(|| {
-                decoder.forward(&[7], position).unwrap();
-                decoder.choose(0, usize::MAX).unwrap();
+                decoder.run(&step).unwrap();
+                decoder.choose(usize::MAX).unwrap();
             });
             counts.push(count);
-            pollster::block_on(decoder.chosen()).unwrap();
+            pollster::block_on(decoder.chosen(&mut chosen)).unwrap();
         }
         // The first token makes room.
         assert_eq!(counts[1..], [0; 31], "{model}");

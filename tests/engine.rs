@@ -3,7 +3,8 @@
 use crate::edit::{Edit, F32, Tensor};
 use crate::fixtures::{all_logits, contents, decoder, files, path, stories};
 use candlewick::backend::cpu::Cpu;
-use candlewick::backend::{Backend, Linear, Norm, Tokens};
+use candlewick::backend::op::{Embed, Linear, Norm, Project};
+use candlewick::backend::{Backend, Program, Step};
 use candlewick::engine::{
     Context, Device, Engine, Event, FinishReason, Generation, Options, Prompt, Settings, Truncation,
 };
@@ -582,18 +583,19 @@ fn products(mut backend: Cpu, kind: TensorType, rows: usize, columns: usize) -> 
     // Bytes below 0x3C make scales below 1.
     let len = rows as u64 * columns as u64 / kind.block().0 * kind.block().1;
     let bytes: Vec<u8> = (0..len).map(|i| (i * 37 % 0x3C) as u8).collect();
-    let weight = backend.matrix(rows, columns, kind).unwrap();
+    let mut program = Program::default();
+    let (weight, scale) = (program.matrix(rows, columns, kind), program.vector(columns));
+    let (x, out) = (program.buffer(1, columns), program.buffer(1, rows));
+    program.push(Embed { table: weight, scale: 1.0, out: x });
+    let norm = Some(Norm::rms(scale, 1e-5));
+    program.push(Project { x, norm, outputs: vec![(Linear { weight, bias: None }, out)] });
+    backend.prepare(&Rc::new(program)).unwrap();
     backend.write_rows(weight, 0, &bytes).unwrap();
-    let scale = backend.vector(columns).unwrap();
     backend.write_vector(scale, &vec![1.0; columns]).unwrap();
-    let x = backend.buffer(1, columns).unwrap();
-    let out = backend.buffer(1, rows).unwrap();
     block_on(backend.loaded()).unwrap();
-    backend.embed(Tokens::Known(&[2]), weight, 1.0, x).unwrap();
-    let norm = Norm::rms(scale, 1e-5);
-    backend.project(1, x, Some(&norm), &[(Linear { weight, bias: None }, out)]).unwrap();
+    backend.run(&Step::single([2], 0, 0)).unwrap();
     let mut products = Vec::new();
-    block_on(backend.read(out, rows, &mut products)).unwrap();
+    block_on(backend.read(out, 0, 1, &mut products)).unwrap();
     products
 }
 

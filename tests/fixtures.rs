@@ -1,6 +1,6 @@
 //! The files under `tests/fixtures`, which `make.py` there makes.
 
-use candlewick::backend::Backend;
+use candlewick::backend::{Backend, MOST_SCORED, Step};
 use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::store::FileSource;
@@ -57,11 +57,15 @@ pub(crate) fn decoder(model: &str, backend: impl Backend + 'static, context: usi
 pub(crate) fn all_logits(decoder: &mut Decoder, tokens: &[u32], step: usize) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
     for (index, chunk) in tokens.chunks(step).enumerate() {
-        decoder.forward(chunk, index * step).unwrap();
-        for row in 0..chunk.len() {
-            let mut logits = Vec::new();
-            pollster::block_on(decoder.logits(row, &mut logits)).unwrap();
-            rows.push(logits);
+        // As many rows are scored at once as can be; the step comes again for the others.
+        for end in (MOST_SCORED..chunk.len()).step_by(MOST_SCORED).chain([chunk.len()]) {
+            let scored = (end - 1) % MOST_SCORED + 1;
+            decoder.run(&Step::single(chunk[..end].iter().copied(), index * step, scored)).unwrap();
+            for row in 0..scored {
+                let mut logits = Vec::new();
+                pollster::block_on(decoder.scores(row, &mut logits)).unwrap();
+                rows.push(logits);
+            }
         }
     }
     rows

@@ -1,21 +1,18 @@
 //! Operations tried on small data, the same on every device: how one is compared with another, and which
 //! kernels a model will need.
-//!
-//! Matrices have a model's columns but few rows, attention a model's heads but few groups of them: what
-//! decides about kernels stays as it is.
 
-use super::{
-    Attention, Backend, Buffer, Heads, Linear, LinearShape, Norm, NormShape, Operation, Random, Shape,
-    Tokens, Top, Vector, Wanted,
-};
+use super::excerpt::{Cutter, Excerpt, Numbers};
+use super::op::{Buffer, Operation};
+use super::{Backend, Program, Random, Shape, Step, Top, Wanted};
 use crate::Result;
+use std::rc::Rc;
 
-/// Rows of a trial's matrices, at most: more than a workgroup of a GPU takes, and no round number.
-const ROWS: usize = 41;
-/// Positions in a trial's KV cache: decode splits that many over workgroups.
-const POSITIONS: usize = 160;
-/// A position that it does not split.
-const EARLY: usize = 37;
+/// Tokens of the steps that are tried: decode, a few tokens, a part of a prompt.
+pub(super) const TOKENS: [usize; 3] = [1, 3, 20];
+/// Rows of a trial's buffers: one more than the longest step has.
+const ROWS: usize = 21;
+/// Scores of a vocabulary, at most.
+const SCORES: usize = 3001;
 /// Scores that are looked up: what `top_p` alone makes a sampler ask for.
 const CANDIDATES: usize = 192;
 const SEED: u64 = 0x1234_5678_9abc_def1;
@@ -26,52 +23,172 @@ const TOLERANCE: f32 = 1e-2;
 /// What an operation gave: numbers of one size together, because small ones would drown among large ones.
 pub(super) type Outcome = Vec<Vec<f32>>;
 
-/// A buffer with numbers to look at.
-struct Output {
-    buffer: Buffer,
-    rows: usize,
-    width: usize,
+/// What is tried of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Trial {
+    /// One of its operations.
+    Operation(Box<Excerpt>),
+    /// How the next token is found: the one with the highest of so many scores, and the highest ones.
+    Choice(usize),
 }
 
-/// Runs `operation` for a step of `tokens` tokens without a look at what it gives.
-pub(super) async fn ask(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<()> {
-    let outputs = Trial { device, random: Random(SEED) }.enqueue(operation, tokens)?;
-    if let (Operation::Choose { .. }, Some(scores)) = (operation, outputs.first()) {
-        // What it gives may make no sense.
-        _ = look_up(device, scores).await;
-    }
-    Ok(())
-}
-
-/// Runs `operation` and reads what it gives. Nothing where it does not depend on the number of tokens and a step
-/// of one has tried it.
-pub(super) async fn run(device: &mut dyn Backend, operation: &Operation, tokens: usize) -> Result<Outcome> {
-    let mut outcome = Vec::new();
-    let outputs = Trial { device, random: Random(SEED) }.enqueue(operation, tokens)?;
-    for Output { buffer, rows, width } in &outputs {
-        let mut numbers = Vec::new();
-        device.read(*buffer, rows * width, &mut numbers).await?;
-        for parity in [0, 1] {
-            let numbers = numbers.iter().enumerate().filter(|(at, _)| at % width % 2 == parity);
-            outcome.push(numbers.map(|(_, number)| *number).collect());
+/// Each of a program's operations once, as far as kernels see a difference.
+pub(super) fn trials(program: &Program) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for operation in &program.operations {
+        let excerpt = Trial::Operation(Box::new(Cutter::cut(program, operation, ROWS)));
+        if !trials.contains(&excerpt) {
+            trials.push(excerpt);
+        }
+        if let Operation::Score(score) = operation {
+            trials.push(Trial::Choice(program.width(score.out).min(SCORES)));
         }
     }
-    if let (Operation::Choose { .. }, Some(scores)) = (operation, outputs.first()) {
-        outcome.push(vec![device.chosen().await? as f32]);
-        let Top { best, picked, sum, finite } = look_up(device, scores).await?;
-        outcome.extend(best.iter().map(|(place, _)| vec![*place as f32]));
-        outcome.push(best.iter().map(|(_, score)| *score).chain(picked).collect());
-        outcome.push(vec![sum as f32, f32::from(u8::from(finite))]);
-    }
-    Ok(outcome)
+    trials
 }
 
-async fn look_up(device: &mut dyn Backend, scores: &Output) -> Result<Top> {
+impl Trial {
+    /// In words.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Trial::Operation(excerpt) => excerpt.operation().describe(&excerpt.program),
+            Trial::Choice(_) => "argmax".to_owned(),
+        }
+    }
+
+    /// Runs it on an empty device in a step of `tokens` tokens without a look at what it gives.
+    pub(super) async fn ask(&self, device: &mut dyn Backend, tokens: usize) -> Result<()> {
+        match self {
+            Trial::Operation(excerpt) => {
+                excerpt.prepare(device)?;
+                excerpt.steps(tokens).iter().try_for_each(|(step, _)| device.run(step))
+            }
+            Trial::Choice(len) => {
+                let scores = enqueue_choice(device, *len, tokens)?;
+                // What it gives may make no sense.
+                _ = look_up(device, scores, *len).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs it and reads what it gives.
+    pub(super) async fn run(&self, device: &mut dyn Backend, tokens: usize) -> Result<Outcome> {
+        let mut outcome = Vec::new();
+        match self {
+            Trial::Operation(excerpt) => {
+                excerpt.prepare(device)?;
+                for (step, looked_at) in excerpt.steps(tokens) {
+                    excerpt.fill(device)?;
+                    device.run(&step)?;
+                    if looked_at {
+                        excerpt.read(device, &step, &mut outcome).await?;
+                    }
+                }
+            }
+            Trial::Choice(len) => {
+                let scores = enqueue_choice(device, *len, tokens)?;
+                let mut chosen = Vec::new();
+                device.chosen(&mut chosen).await?;
+                outcome.push(chosen.into_iter().map(|token| token as f32).collect());
+                let Top { best, picked, sum, finite } = look_up(device, scores, *len).await?;
+                outcome.extend(best.iter().map(|(place, _)| vec![*place as f32]));
+                outcome.push(best.iter().map(|(_, score)| *score).chain(picked).collect());
+                outcome.push(vec![sum as f32, f32::from(u8::from(finite))]);
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// Scores, and what follows each of `rows` rows of them.
+fn enqueue_choice(device: &mut dyn Backend, len: usize, rows: usize) -> Result<Buffer> {
+    let rows = rows.min(3);
+    let mut program = Program::default();
+    let scores = program.buffer(rows, len);
+    device.prepare(&Rc::new(program))?;
+    device.write(scores, &Random(SEED).numbers(rows * len))?;
+    device.choose(scores, rows, len)?;
+    Ok(scores)
+}
+
+async fn look_up(device: &mut dyn Backend, scores: Buffer, len: usize) -> Result<Top> {
     let mut top = Top::default();
-    let places = (0..scores.width as u32).step_by(7).take(20).collect();
-    let wanted = Wanted { count: CANDIDATES.min(scores.width), places, sum: true };
-    device.top_k(scores.buffer, scores.width, &wanted, &mut top).await?;
+    let places = (0..len as u32).step_by(7).take(20).collect();
+    let wanted = Wanted { count: CANDIDATES.min(len), places, sum: true };
+    device.top_k(scores, 0, len, &wanted, &mut top).await?;
     Ok(top)
+}
+
+impl Excerpt {
+    fn operation(&self) -> &Operation {
+        &self.program.operations[0]
+    }
+
+    fn steps(&self, tokens: usize) -> Vec<(Step, bool)> {
+        self.operation().steps(&self.program, tokens)
+    }
+
+    /// Brings it and its weights to an empty device. Every other row of a matrix is so small that the scales of
+    /// quantized ones are subnormal.
+    fn prepare(&self, device: &mut dyn Backend) -> Result<()> {
+        device.prepare(&Rc::new(self.program.clone()))?;
+        let mut random = Random(SEED);
+        for (index, Shape { rows, columns, kind }) in self.program.matrices.iter().copied().enumerate() {
+            for row in 0..rows {
+                let size = if row % 2 == 0 { 1.0 } else { 1e-3 };
+                let weights = random.weights(kind, columns, |_| size);
+                device.write_rows(super::op::Matrix(index), row, &weights)?;
+            }
+        }
+        let biases: Vec<_> = self.operation().products().iter().filter_map(|linear| linear.bias).collect();
+        for (index, &len) in self.program.vectors.iter().enumerate() {
+            let vector = super::op::Vector(index);
+            let numbers: Vec<f32> = match biases.contains(&vector) {
+                true => numbers(&mut random, Numbers::Alternating, len, len),
+                false => (0..len).map(|_| 1.0 + 0.5 * random.number()).collect(),
+            };
+            device.write_vector(vector, &numbers)?;
+        }
+        Ok(())
+    }
+
+    /// Fills what the operation reads.
+    fn fill(&self, device: &mut dyn Backend) -> Result<()> {
+        let mut random = Random(SEED);
+        for &(buffer, kind) in &self.inputs {
+            let shape = self.program.buffers[buffer.0];
+            let numbers = numbers(&mut random, kind, shape.rows * shape.width, shape.width);
+            device.write(buffer, &numbers)?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, device: &mut dyn Backend, step: &Step, outcome: &mut Outcome) -> Result<()> {
+        let rows = match self.operation() {
+            Operation::Score(_) => step.scored,
+            _ => step.rows(),
+        };
+        for &buffer in &self.outputs {
+            let (mut numbers, width) = (Vec::new(), self.program.width(buffer));
+            device.read(buffer, 0, rows, &mut numbers).await?;
+            for parity in [0, 1] {
+                let numbers = numbers.iter().enumerate().filter(|(at, _)| at % width % 2 == parity);
+                outcome.push(numbers.map(|(_, number)| *number).collect());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `len` numbers in rows of `width`.
+fn numbers(random: &mut Random, kind: Numbers, len: usize, width: usize) -> Vec<f32> {
+    let number = |at: usize| match kind {
+        Numbers::Within(amplitude) => amplitude * random.number(),
+        Numbers::Alternating if (at % width).is_multiple_of(2) => random.number(),
+        Numbers::Alternating => 0.0,
+    };
+    (0..len).map(number).collect()
 }
 
 /// Where `found` is wrong, in words.
@@ -86,203 +203,4 @@ pub(super) fn difference(expected: &Outcome, found: &Outcome) -> Option<String> 
         }
     }
     (expected.len() != found.len()).then(|| "numbers are missing".to_owned())
-}
-
-struct Trial<'a> {
-    device: &'a mut dyn Backend,
-    random: Random,
-}
-
-impl Trial<'_> {
-    fn enqueue(&mut self, operation: &Operation, tokens: usize) -> Result<Vec<Output>> {
-        match operation {
-            Operation::Embed { table, scale } => {
-                let (table, Shape { rows, columns, .. }) = self.matrix(*table)?;
-                let out = self.device.buffer(tokens, columns)?;
-                let ids: Vec<u32> = (0..tokens).map(|token| (token % rows.min(2)) as u32).collect();
-                self.device.embed(Tokens::Known(&ids), table, *scale, out)?;
-                Ok(vec![Output { buffer: out, rows: tokens, width: columns }])
-            }
-            Operation::AddRows { table } => {
-                // The first row may be any.
-                let table = Shape { rows: table.rows.min(tokens + 1), ..*table };
-                let (first, (table, Shape { rows, columns, .. })) =
-                    (table.rows - tokens.min(table.rows), self.matrix(table)?);
-                let tokens = tokens.min(rows);
-                let x = self.device.buffer(tokens, columns)?;
-                self.device.add_rows(first, tokens, table, x)?;
-                Ok(vec![Output { buffer: x, rows: tokens, width: columns }])
-            }
-            Operation::Norm { norm, width } => {
-                let (x, norm) = self.input(tokens, *width, norm)?;
-                let out = self.device.buffer(tokens, *width)?;
-                self.device.norm(tokens, x, &norm, out)?;
-                Ok(vec![Output { buffer: out, rows: tokens, width: *width }])
-            }
-            Operation::Project { norm, outputs } => {
-                let (x, norm) = self.input_for(tokens, outputs[0].weight.columns, norm.as_ref())?;
-                let mut linears = Vec::new();
-                for shape in outputs {
-                    let (linear, rows) = self.linear(shape)?;
-                    linears.push((linear, self.device.buffer(tokens, rows)?, rows));
-                }
-                let outputs: Vec<_> = linears.iter().map(|(linear, out, _)| (*linear, *out)).collect();
-                self.device.project(tokens, x, norm.as_ref(), &outputs)?;
-                let output = |&(_, buffer, width): &(_, _, usize)| Output { buffer, rows: tokens, width };
-                Ok(linears.iter().map(output).collect())
-            }
-            Operation::ProjectAdd { linear, epsilon } => {
-                let input = self.filled(tokens, linear.weight.columns, 1.0)?;
-                let (linear, rows) = self.linear(linear)?;
-                let norm = match epsilon {
-                    Some(epsilon) => Some(self.rms(rows, *epsilon)?),
-                    None => None,
-                };
-                let numbers = self.alternating(tokens, rows);
-                let x = self.device.buffer(tokens, rows)?;
-                self.device.write(x, &numbers)?;
-                self.device.project_add(tokens, input, &linear, norm.as_ref(), x)?;
-                Ok(vec![Output { buffer: x, rows: tokens, width: rows }])
-            }
-            Operation::Gate { norm, gate_up, activation } => {
-                let (x, norm) = self.input_for(tokens, gate_up[0].weight.columns, norm.as_ref())?;
-                let ((gate, rows), (up, _)) = (self.linear(&gate_up[0])?, self.linear(&gate_up[1])?);
-                let out = self.device.buffer(tokens, rows)?;
-                self.device.gate(tokens, x, norm.as_ref(), [&gate, &up], *activation, out)?;
-                Ok(vec![Output { buffer: out, rows: tokens, width: rows }])
-            }
-            Operation::Activate { norm, up, activation } => {
-                let (x, norm) = self.input_for(tokens, up.weight.columns, norm.as_ref())?;
-                let (up, rows) = self.linear(up)?;
-                let out = self.device.buffer(tokens, rows)?;
-                self.device.activate(tokens, x, norm.as_ref(), &up, *activation, out)?;
-                Ok(vec![Output { buffer: out, rows: tokens, width: rows }])
-            }
-            Operation::Attend { epsilons, rope, attention } => {
-                self.attend(tokens, *epsilons, rope, attention)
-            }
-            // These see one row of a step, whatever its length.
-            Operation::Logits { .. } | Operation::Choose { .. } if tokens > 1 => Ok(Vec::new()),
-            Operation::Logits { norm, head, softcap } => {
-                let (x, norm) = self.input(2, head.weight.columns, norm)?;
-                let (head, rows) = self.linear(head)?;
-                let out = self.device.buffer(1, rows)?;
-                self.device.logits(1, x, &norm, &head, *softcap, out)?;
-                Ok(vec![Output { buffer: out, rows: 1, width: rows }])
-            }
-            Operation::Choose { len } => {
-                let len = (*len).min(3001);
-                let scores = self.filled(1, len, 1.0)?;
-                self.device.choose(scores, len)?;
-                Ok(vec![Output { buffer: scores, rows: 1, width: len }])
-            }
-        }
-    }
-
-    fn attend(
-        &mut self,
-        tokens: usize,
-        epsilons: Option<[f32; 2]>,
-        rope: &super::Rope,
-        attention: &Attention,
-    ) -> Result<Vec<Output>> {
-        let Heads { query, kv, size } = attention.heads;
-        let heads = Heads { query: query / kv * kv.min(2), kv: kv.min(2), size };
-        let window = attention.window.map(|window| window.min(POSITIONS - 10));
-        let attention = Attention { heads, window, ..*attention };
-        // Scores of about ±3.
-        let amplitude = 3.0 / (attention.scale * (size as f32).sqrt()).sqrt();
-        let (q_width, kv_width) = (heads.query * size, heads.kv * size);
-        let q = self.filled(POSITIONS, q_width, amplitude)?;
-        let k = self.filled(POSITIONS, kv_width, amplitude)?;
-        let v = self.filled(POSITIONS, kv_width, 1.0)?;
-        let norms = match epsilons {
-            Some([query, key]) => Some([self.rms(size, query)?, self.rms(size, key)?]),
-            None => None,
-        };
-        let cache = self.device.kv_cache(POSITIONS, heads)?;
-        self.device.rotate_and_store(0, POSITIONS, [q, k, v], heads, norms.as_ref(), rope, cache)?;
-        let mut outputs = vec![Output { buffer: q, rows: POSITIONS, width: q_width }];
-        for position in [Some(POSITIONS - tokens), (tokens == 1).then_some(EARLY)].into_iter().flatten() {
-            let out = self.device.buffer(tokens, q_width)?;
-            self.device.attend(position, tokens, q, cache, &attention, out)?;
-            outputs.push(Output { buffer: out, rows: tokens, width: q_width });
-        }
-        Ok(outputs)
-    }
-
-    /// A matrix of at most `ROWS` rows, and its shape. Every other row is so small that the scales of
-    /// quantized ones are subnormal.
-    fn matrix(&mut self, shape: Shape) -> Result<(super::Matrix, Shape)> {
-        let shape = Shape { rows: shape.rows.min(ROWS), ..shape };
-        let matrix = self.device.matrix(shape.rows, shape.columns, shape.kind)?;
-        for row in 0..shape.rows {
-            let size = if row % 2 == 0 { 1.0 } else { 1e-3 };
-            self.device.write_rows(matrix, row, &self.random.weights(shape.kind, shape.columns, |_| size))?;
-        }
-        Ok((matrix, shape))
-    }
-
-    fn linear(&mut self, shape: &LinearShape) -> Result<(Linear, usize)> {
-        let (weight, Shape { rows, .. }) = self.matrix(shape.weight)?;
-        let bias = match shape.bias {
-            true => {
-                let numbers = self.alternating(1, rows);
-                Some(self.vector_of(&numbers)?)
-            }
-            false => None,
-        };
-        Ok((Linear { weight, bias }, rows))
-    }
-
-    fn vector(&mut self, len: usize) -> Result<Vector> {
-        let numbers: Vec<f32> = (0..len).map(|_| 1.0 + 0.5 * self.random.number()).collect();
-        self.vector_of(&numbers)
-    }
-
-    fn vector_of(&mut self, numbers: &[f32]) -> Result<Vector> {
-        let vector = self.device.vector(numbers.len())?;
-        self.device.write_vector(vector, numbers)?;
-        Ok(vector)
-    }
-
-    fn rms(&mut self, len: usize, epsilon: f32) -> Result<Norm> {
-        Ok(Norm::rms(self.vector(len)?, epsilon))
-    }
-
-    fn input(&mut self, rows: usize, width: usize, norm: &NormShape) -> Result<(Buffer, Norm)> {
-        let x = self.filled(rows, width, 1.0)?;
-        let scale = self.vector(width)?;
-        let norm = match norm.layer {
-            false => Norm::rms(scale, norm.epsilon),
-            true => Norm::layer(scale, self.vector(width)?, norm.epsilon),
-        };
-        Ok((x, norm))
-    }
-
-    /// The same where there may be no norm.
-    fn input_for(
-        &mut self,
-        rows: usize,
-        width: usize,
-        norm: Option<&NormShape>,
-    ) -> Result<(Buffer, Option<Norm>)> {
-        match norm {
-            Some(norm) => self.input(rows, width, norm).map(|(x, norm)| (x, Some(norm))),
-            None => Ok((self.filled(rows, width, 1.0)?, None)),
-        }
-    }
-
-    fn filled(&mut self, rows: usize, width: usize, amplitude: f32) -> Result<Buffer> {
-        let numbers: Vec<f32> = (0..rows * width).map(|_| amplitude * self.random.number()).collect();
-        let buffer = self.device.buffer(rows, width)?;
-        self.device.write(buffer, &numbers)?;
-        Ok(buffer)
-    }
-
-    /// Rows in which every other number is 0, so that they hide nothing small.
-    fn alternating(&mut self, rows: usize, width: usize) -> Vec<f32> {
-        let number = |at: usize| if (at % width).is_multiple_of(2) { self.random.number() } else { 0.0 };
-        (0..rows * width).map(number).collect()
-    }
 }

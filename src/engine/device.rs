@@ -7,7 +7,7 @@ use crate::backend::cpu::Cpu;
 use crate::backend::gpu::{Gpu, Options as GpuOptions};
 #[cfg(feature = "gpu")]
 use crate::backend::seconds_a_token;
-use crate::backend::{Backend, Needs};
+use crate::backend::{Backend, Program};
 use crate::{Error, Result};
 use std::str::FromStr;
 
@@ -60,7 +60,7 @@ pub(super) enum Choice<T> {
 #[cfg(feature = "gpu")]
 pub(super) async fn open(
     options: &Options,
-    needs: &Needs,
+    program: &Program,
     again: bool,
     compiled: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<Choice<(Box<dyn Backend>, String)>> {
@@ -72,17 +72,17 @@ pub(super) async fn open(
         profile: gpu_options.profile || options.profile,
         ..gpu_options
     };
-    let gpu = Gpu::open(gpu_options).await?.prepare(needs, compiled).await?;
+    let gpu = Gpu::open(gpu_options).await?.tested(program, compiled).await?;
     let adapter = gpu.gpu().map_or_else(String::new, |gpu| gpu.adapter);
     let (gpu, reason) = match (auto, again) {
         (false, false) => (gpu, "asked for".to_owned()),
         (_, true) => (gpu, format!("the GPU ({adapter}) was lost and came back")),
         (true, false) => {
             let mut gpu = gpu;
-            let on_gpu = seconds_a_token(&mut gpu, needs).await?;
+            let on_gpu = seconds_a_token(&mut gpu, program).await?;
             let mut cpu = Cpu::with_threads(options.threads);
             cpu.loaded().await?;
-            let on_cpu = seconds_a_token(&mut cpu, needs).await?;
+            let on_cpu = seconds_a_token(&mut cpu, program).await?;
             let [gpu_ms, cpu_ms] = [on_gpu, on_cpu].map(|seconds| seconds * 1e3);
             let reason =
                 format!("about {gpu_ms:.2} ms a token on the GPU ({adapter}), {cpu_ms:.2} ms on the CPU");
@@ -98,7 +98,7 @@ pub(super) async fn open(
 #[cfg(not(feature = "gpu"))]
 pub(super) async fn open(
     options: &Options,
-    _: &Needs,
+    _: &Program,
     _: bool,
     _: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<Choice<(Box<dyn Backend>, String)>> {

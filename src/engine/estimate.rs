@@ -74,13 +74,13 @@ pub(super) async fn estimate(
 ) -> Result<Estimate> {
     let info::Memory { weights, kv_cache } =
         info::Memory::of(header, config, context, Some(backend.as_ref()));
-    let (needs, rows) = match config.architecture.is_encoder() {
-        true => (Encoder::needs(source, header, config, context).await?, context),
-        false => (Decoder::needs(source, header, config, context).await?, backend.prefill_rows()),
+    let (program, rows) = match config.architecture.is_encoder() {
+        true => (Encoder::program(source, header, config, context).await?, context),
+        false => (Decoder::program(source, header, config, context, 1).await?, backend.prefill_rows()),
     };
     let working = working(config, rows);
     let total = weights.saturating_add(kv_cache).saturating_add(working);
-    let refused = backend.expect(&needs).await.err();
+    let refused = backend.expect(&program).await.err();
     let room = room(backend.gpu().is_some());
     let verdict = match refused {
         Some(_) => Verdict::DoesNotFit,
@@ -90,7 +90,7 @@ pub(super) async fn estimate(
         Verdict::DoesNotFit => None,
         _ => {
             backend.loaded().await?;
-            Some(1.0 / seconds_a_token(backend.as_mut(), &needs).await?.max(1e-9))
+            Some(1.0 / seconds_a_token(backend.as_mut(), &program).await?.max(1e-9))
         }
     };
     Ok(Estimate {

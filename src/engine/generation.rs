@@ -214,7 +214,7 @@ impl Start {
             prompt_logits: Vec::new(),
             logits: Vec::new(),
             top: Top::default(),
-            unread: None,
+            unread: false,
             answer,
             ahead,
             arrived: None,
@@ -290,8 +290,8 @@ pub struct Generation {
     logits: Vec<f32>,
     /// The likeliest of what follows, where no more was read.
     top: Top,
-    /// The row of the last step whose scores the sampler has yet to get. Whoever gave up waiting finds them here.
-    unread: Option<usize>,
+    /// Whether the sampler has yet to get the scores of the last step. Whoever gave up waiting finds them there.
+    unread: bool,
     answer: Choice,
     /// The device chooses the tokens, and works on the next step while one is on its way here.
     ahead: bool,
@@ -365,18 +365,17 @@ impl Generation {
     async fn prefill(&mut self) -> Result<Event> {
         let (position, total) = (self.session.cached.len(), self.history.len());
         let end = total.min(position + self.session.decoder.step_len());
-        self.session.forward(&self.history[position..end], position)?;
+        self.session.forward(&self.history[position..end], position, usize::from(end == total))?;
         self.processed = self.processed.max(end.min(self.prompt_len));
-        let last_row = end - position - 1;
         match end == total {
             // Steps must not pile up on the device: between them the caller may stop.
             false => self.session.decoder.wait().await?,
             true if self.ahead => {
-                self.session.choose(last_row, self.language.tokenizer.len())?;
+                self.session.choose(self.language.tokenizer.len())?;
                 self.arrived = Some(self.choice_ahead().await?);
             }
             true => {
-                self.unread = Some(last_row);
+                self.unread = true;
                 self.read_scores().await?;
             }
         }
@@ -398,15 +397,15 @@ impl Generation {
     async fn sample(&mut self) -> Result<u32> {
         let cached = self.session.cached.len();
         if cached < self.history.len() {
-            self.session.forward(&self.history[cached..], cached)?;
-            self.unread = Some(0);
+            self.session.forward(&self.history[cached..], cached, 1)?;
+            self.unread = true;
         }
         self.read_scores().await?;
         if self.logits.is_empty() {
             if let Some(token) = self.answer.sampler.sample_top(&self.top)? {
                 return Ok(token);
             }
-            self.session.decoder.scores(&mut self.logits).await?;
+            self.session.decoder.scores(0, &mut self.logits).await?;
         }
         // Some models have more rows than their vocabulary has tokens.
         let vocabulary = self.language.tokenizer.len();
@@ -415,22 +414,23 @@ impl Generation {
 
     /// Reads as much of what was not read as the sampler wants.
     async fn read_scores(&mut self) -> Result<()> {
-        let Some(row) = self.unread else { return Ok(()) };
+        if !self.unread {
+            return Ok(());
+        }
         let decoder = &mut self.session.decoder;
-        decoder.score(row)?;
         self.logits.clear();
         // Further answers begin with them.
         let all = self.settings.choices > 1 && self.history.len() == self.prompt_len;
         match self.answer.sampler.wanted().filter(|_| !all) {
             Some(wanted) => {
-                decoder.top_k(self.language.tokenizer.len(), &wanted, &mut self.top).await?;
+                decoder.top_k(0, self.language.tokenizer.len(), &wanted, &mut self.top).await?;
             }
-            None => decoder.scores(&mut self.logits).await?,
+            None => decoder.scores(0, &mut self.logits).await?,
         }
         if all {
             self.prompt_logits.clone_from(&self.logits);
         }
-        self.unread = None;
+        self.unread = false;
         Ok(())
     }
 

@@ -159,10 +159,10 @@ impl Plan {
         reason: &str,
     ) -> Result<()> {
         let Description { header, config, .. } = description;
-        let needs = Decoder::needs(self.source.as_ref(), header, config, context).await?;
+        let program = Decoder::program(self.source.as_ref(), header, config, context, 1).await?;
         let mut cpu = Cpu::with_threads(self.options.threads);
         cpu.loaded().await?;
-        let speed = 1.0 / seconds_a_token(&mut cpu, &needs).await?.max(1e-9);
+        let speed = 1.0 / seconds_a_token(&mut cpu, &program).await?.max(1e-9);
         // Written so that what is no number is refused too.
         if speed >= wanted {
             return Ok(());
@@ -202,11 +202,11 @@ impl Plan {
         reporter: &mut Reporter<'_>,
     ) -> Result<Choice<Loaded>> {
         let Description { header, config, .. } = description;
-        let needs = Decoder::needs(self.source.as_ref(), header, config, context).await?;
+        let program = Decoder::program(self.source.as_ref(), header, config, context, 1).await?;
         let mut compiled = |made, total| reporter.compiled(made, total);
         // As an object, as in `Engine::load`.
         let opening: LocalBoxFuture<'_, _> =
-            Box::pin(device::open(&self.options, &needs, again, &mut compiled));
+            Box::pin(device::open(&self.options, &program, again, &mut compiled));
         match opening.await? {
             Choice::Cpu(reason) => Ok(Choice::Cpu(reason)),
             Choice::Gpu((backend, reason)) => {

@@ -3,6 +3,7 @@
 use super::Info;
 use super::model::{Loaded, Plan};
 use super::recovery::{Recovery, Step};
+use crate::backend::{MOST_SCORED, Step as Rows, Token};
 use crate::model::Decoder;
 use crate::{Code, Error, Result};
 use std::cell::RefCell;
@@ -57,10 +58,10 @@ impl Session {
         }
     }
 
-    /// Puts tokens through the model; what the KV cache had from there is gone.
-    pub(super) fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
+    /// Puts tokens through the model, the last `scored` of which are scored; what the KV cache had from there is gone.
+    pub(super) fn forward(&mut self, tokens: &[u32], position: usize, scored: usize) -> Result<()> {
         self.cached.truncate(position);
-        self.decoder.forward(tokens, position)?;
+        self.decoder.run(&Rows::single(tokens.iter().copied(), position, scored))?;
         self.cached.extend(tokens);
         Ok(())
     }
@@ -72,20 +73,20 @@ impl Session {
         first: usize,
         on_row: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
-        let (step, mut logits) = (self.decoder.step_len(), Vec::new());
+        let (step, mut logits) = (self.decoder.step_len().min(MOST_SCORED), Vec::new());
         for (index, chunk) in tokens.chunks(step).enumerate() {
-            self.forward(chunk, index * step)?;
+            self.forward(chunk, index * step, chunk.len())?;
             for row in first.saturating_sub(index * step)..chunk.len() {
-                self.decoder.logits(row, &mut logits).await?;
+                self.decoder.scores(row, &mut logits).await?;
                 on_row(index * step + row, &logits);
             }
         }
         Ok(())
     }
 
-    /// Has the device choose what follows row `row` of the last step, among the first `candidates` tokens.
-    pub(super) fn choose(&mut self, row: usize, candidates: usize) -> Result<()> {
-        self.decoder.choose(row, candidates)?;
+    /// Has the device choose what follows the scored row of the last step, among the first `candidates` tokens.
+    pub(super) fn choose(&mut self, candidates: usize) -> Result<()> {
+        self.decoder.choose(candidates)?;
         self.unread += 1;
         Ok(())
     }
@@ -98,15 +99,18 @@ impl Session {
             return Ok(());
         }
         self.cached.truncate(position);
-        self.decoder.forward_chosen(position)?;
-        self.choose(0, candidates)
+        let step = Rows { tokens: vec![Token::Chosen(0)], ..Rows::single([0], position, 1) };
+        self.decoder.run(&step)?;
+        self.choose(candidates)
     }
 
     /// The oldest unread choice. Who gives up waiting finds it here later.
     pub(super) async fn chosen(&mut self) -> Result<u32> {
-        let token = self.decoder.chosen().await;
+        let mut tokens = Vec::new();
+        let read = self.decoder.chosen(&mut tokens).await;
         self.unread = self.unread.saturating_sub(1);
-        token
+        read?;
+        tokens.first().copied().ok_or_else(|| Error::internal("nothing was chosen"))
     }
 
     /// Reads what an earlier request has left unread.

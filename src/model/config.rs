@@ -5,7 +5,7 @@
 
 use super::keys::{Keys, check_layers};
 use super::rope::RopeConfig;
-use crate::backend::{Activation, Attention, Heads, Rope};
+use crate::backend::op::{Activation, Attention, Heads, Rope};
 use crate::format::gguf::Header;
 use crate::{Error, Result};
 

@@ -1,81 +1,69 @@
 //! The transformer decoder: tokens in, the scores of what follows out.
 
 use super::config::Config;
-use super::layers::Layers;
+use super::layers::{self, Size};
 use super::loader::{Loader, Progress};
-use crate::backend::{Backend, Buffer, KernelTime, Linear, Needs, Norm, Outline, Tokens, Top, Wanted};
+use crate::backend::op::{Buffer, Linear, Score};
+use crate::backend::{Backend, KernelTime, MOST_SCORED, MOST_SPANS, Program, Span, Step, Top, Wanted, pages};
 use crate::format::gguf::Header;
 use crate::store::Source;
 use crate::{Error, Result};
+use std::rc::Rc;
 
 /// A loaded model with its KV cache.
 pub struct Decoder {
     config: Config,
     backend: Box<dyn Backend>,
     context: usize,
-    layers: Layers,
-    output_norm: Norm,
-    /// Vocabulary × embedding.
-    output: Linear,
-    /// What the last step gave: its tokens × embedding.
-    stream: Buffer,
-    /// One for each token of the vocabulary.
-    logits: Buffer,
+    /// Scored rows × vocabulary.
+    scores: Buffer,
+    /// Rows that the last step scored.
+    scored: usize,
 }
 
 impl Decoder {
-    /// Puts `tokens` through the model as the ones from `position` on, and into the KV cache.
-    /// At most [`Decoder::step_len`] at a time; everything before `position` must be in the cache.
-    pub fn forward(&mut self, tokens: &[u32], position: usize) -> Result<()> {
-        self.step(Tokens::Known(tokens), position)
+    /// Puts the rows of a step through the model, and into the KV cache: at most [`Decoder::step_len`], of which
+    /// at most [`MOST_SCORED`] are scored. Their scores are there until the next step.
+    pub fn run(&mut self, step: &Step) -> Result<()> {
+        let (rows, spans) = (step.rows(), step.spans.iter().map(|span| span.rows).sum::<usize>());
+        let held = |span: &Span| span.rows > 0 && span.pages.len() >= pages(span.end());
+        let fits = (1..=self.step_len()).contains(&rows) && rows == spans && step.spans.iter().all(held);
+        let fits = fits && step.spans.len() <= MOST_SPANS;
+        if !fits || step.scored > MOST_SCORED.min(rows) {
+            return Err(Error::internal(format!("a step of {rows} tokens does not fit: {:?}", step.spans)));
+        }
+        self.scored = step.scored;
+        self.backend.run(step)
     }
 
-    /// The same for the token that the last [`Decoder::choose`] chose.
-    pub fn forward_chosen(&mut self, position: usize) -> Result<()> {
-        self.step(Tokens::Chosen, position)
+    /// All scores of a scored row, in `out`: as many numbers as the vocabulary has tokens.
+    pub async fn scores(&mut self, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        self.backend.read(self.scores, row, 1, out).await
     }
 
-    fn step(&mut self, tokens: Tokens, position: usize) -> Result<()> {
-        self.stream = self.layers.forward(self.backend.as_mut(), tokens, position)?;
-        Ok(())
-    }
-
-    /// The scores of what follows row `row` of the last step: as many numbers as the vocabulary has tokens, in `out`.
-    pub async fn logits(&mut self, row: usize, out: &mut Vec<f32>) -> Result<()> {
-        self.score(row)?;
-        self.scores(out).await
-    }
-
-    /// Computes the scores of what follows row `row` of the last step. They are there for
-    /// [`Decoder::scores`] and [`Decoder::top_k`] until the next are computed.
-    pub fn score(&mut self, row: usize) -> Result<()> {
-        let softcap = self.config.logit_softcap;
-        self.backend.logits(row, self.stream, &self.output_norm, &self.output, softcap, self.logits)
-    }
-
-    /// All scores, in `out`.
-    pub async fn scores(&mut self, out: &mut Vec<f32>) -> Result<()> {
-        self.backend.read(self.logits, self.config.vocabulary, out).await
-    }
-
-    /// The highest scores of the first `candidates` tokens.
-    pub async fn top_k(&mut self, candidates: usize, wanted: &Wanted, out: &mut Top) -> Result<()> {
+    /// The highest scores of the first `candidates` tokens by a scored row.
+    pub async fn top_k(
+        &mut self,
+        row: usize,
+        candidates: usize,
+        wanted: &Wanted,
+        out: &mut Top,
+    ) -> Result<()> {
         let candidates = candidates.min(self.config.vocabulary);
-        self.backend.top_k(self.logits, candidates, wanted, out).await
+        self.backend.top_k(self.scores, row, candidates, wanted, out).await
     }
 
-    /// Chooses what follows row `row` of the last step: the token with the highest score among the
-    /// first `candidates`. It is there for [`Decoder::forward_chosen`] at once, and for
+    /// Chooses what follows each scored row of the last step: the token with the highest score among the
+    /// first `candidates`. It is there for [`Token::Chosen`](crate::backend::Token::Chosen) at once, and for
     /// [`Decoder::chosen`] later.
-    pub fn choose(&mut self, row: usize, candidates: usize) -> Result<()> {
-        self.score(row)?;
-        self.backend.choose(self.logits, candidates.min(self.config.vocabulary))
+    pub fn choose(&mut self, candidates: usize) -> Result<()> {
+        self.backend.choose(self.scores, self.scored, candidates.min(self.config.vocabulary))
     }
 
-    /// The oldest choice that was not read yet. A loop that begins the next step before it reads
-    /// the last one's choice never lets the device wait.
-    pub async fn chosen(&mut self) -> Result<u32> {
-        self.backend.chosen().await
+    /// The oldest choices that were not read yet, one a scored row. A loop that begins the next step before it reads
+    /// the last one's choices never lets the device wait.
+    pub async fn chosen(&mut self, out: &mut Vec<u32>) -> Result<()> {
+        self.backend.chosen(out).await
     }
 
     /// Ends when everything enqueued has run.
@@ -83,12 +71,17 @@ impl Decoder {
         self.backend.wait().await
     }
 
-    /// Most tokens that [`Decoder::forward`] takes at once.
+    /// What page `from` holds is in page `to` too.
+    pub fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
+        self.backend.copy_page(from, to)
+    }
+
+    /// Most tokens that [`Decoder::run`] takes at once.
     pub fn step_len(&self) -> usize {
         self.backend.prefill_rows()
     }
 
-    /// Tokens that the KV cache holds.
+    /// Tokens that the KV cache holds, of all sequences together.
     pub fn context(&self) -> usize {
         self.context
     }
@@ -123,51 +116,45 @@ impl Decoder {
         context: usize,
         progress: &mut Progress<'_>,
     ) -> Result<Decoder> {
-        backend.expect(&Decoder::needs(source, header, &config, context).await?).await?;
-        Decoder::build(source, header, config, backend, context, progress).await
+        let mut loader = Loader::new(source, header, true, progress);
+        let scores = Self::record(&mut loader, &config, context, backend.prefill_rows()).await?;
+        let program = Rc::new(std::mem::take(&mut loader.program));
+        backend.expect(&program).await?;
+        backend.prepare(&program)?;
+        loader.finish(backend.as_mut()).await?;
+        backend.loaded().await?;
+        Ok(Decoder { config, backend, context, scores, scored: 0 })
     }
 
-    /// What the model will ask of a device. Only the header of `source` is used.
-    pub async fn needs(
+    /// What the model will ask of a device, in steps of at most `rows` tokens. Only the header of `source` is used.
+    pub async fn program(
         source: &dyn Source,
         header: &Header,
         config: &Config,
         context: usize,
-    ) -> Result<Needs> {
-        let (outline, needs) = Outline::new();
-        let outline = Box::new(outline);
-        let mut decoder =
-            Decoder::build(source, header, config.clone(), outline, context, &mut |_| Ok(())).await?;
-        decoder.forward(&[0], 0)?;
-        decoder.choose(0, usize::MAX)?;
-        Ok(needs.take())
+        rows: usize,
+    ) -> Result<Program> {
+        let progress = &mut |_| Ok(());
+        let mut loader = Loader::new(source, header, false, progress);
+        Self::record(&mut loader, config, context, rows).await?;
+        Ok(loader.program)
     }
 
-    async fn build(
-        source: &dyn Source,
-        header: &Header,
-        config: Config,
-        mut backend: Box<dyn Backend>,
-        context: usize,
-        progress: &mut Progress<'_>,
-    ) -> Result<Decoder> {
+    /// Gives the buffer of the scores.
+    async fn record(loader: &mut Loader<'_>, config: &Config, context: usize, rows: usize) -> Result<Buffer> {
         if config.architecture.is_encoder() {
             return Err(Error::internal("an encoder cannot be loaded as a decoder"));
         }
         let (d, v) = (config.embedding, config.vocabulary);
-        let step_len = backend.prefill_rows();
-        let mut loader = Loader::new(source, header, backend.as_mut(), progress);
-        let layers = Layers::load(&mut loader, &config, context, step_len).await?;
-        let output_norm = loader.norm("output_norm", d, &config)?;
-        let output = match loader.has("output.weight") {
+        let stream = layers::record(loader, config, Size { pages: pages(context), rows, context }).await?;
+        let norm = loader.norm("output_norm", d, config)?;
+        let head = match loader.has("output.weight") {
             true => loader.linear("output", v, d)?,
             // Tied to the embedding.
-            false => Linear { weight: layers.embedding, bias: None },
+            false => Linear { weight: stream.embedding, bias: None },
         };
-        loader.finish().await?;
-        let logits = backend.buffer(1, v)?;
-        backend.loaded().await?;
-        let stream = layers.stream();
-        Ok(Decoder { config, backend, context, layers, output_norm, output, stream, logits })
+        let out = loader.program.buffer(MOST_SCORED, v);
+        loader.program.push(Score { x: stream.states, norm, head, softcap: config.logit_softcap, out });
+        Ok(out)
     }
 }

@@ -1,12 +1,14 @@
 //! The transformer encoder: a text's tokens in, one vector out.
 
 use super::config::Config;
-use super::layers::Layers;
+use super::layers::{self, Size};
 use super::loader::{Loader, Progress};
-use crate::backend::{Backend, KernelTime, Needs, Outline, Tokens};
+use crate::backend::op::Buffer;
+use crate::backend::{Backend, KernelTime, Program, Step, pages};
 use crate::format::gguf::{Header, Metadata};
 use crate::store::Source;
 use crate::{Error, Result};
+use std::rc::Rc;
 
 /// How the states of a text's tokens become its vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +45,8 @@ pub struct Encoder {
     pooling: Pooling,
     backend: Box<dyn Backend>,
     context: usize,
-    layers: Layers,
-    /// The tokens' states.
+    /// Where a step leaves its tokens' states.
+    stream: Buffer,
     states: Vec<f32>,
 }
 
@@ -56,8 +58,11 @@ impl Encoder {
             return Err(Error::invalid_argument("a text without tokens has no vector"));
         }
         let width = self.config.embedding;
-        let stream = self.layers.forward(self.backend.as_mut(), Tokens::Known(tokens), 0)?;
-        self.backend.read(stream, tokens.len() * width, &mut self.states).await?;
+        if tokens.len() > self.context {
+            return Err(Error::internal(format!("a text of {} tokens does not fit", tokens.len())));
+        }
+        self.backend.run(&Step::single(tokens.iter().copied(), 0, 0))?;
+        self.backend.read(self.stream, 0, tokens.len(), &mut self.states).await?;
         let mut rows = self.states.chunks_exact(width);
         let mut vector = match self.pooling {
             Pooling::First => rows.next().unwrap_or_default().to_vec(),
@@ -99,18 +104,16 @@ impl Encoder {
     }
 
     /// What the model will ask of a device. Only the header of `source` is used.
-    pub async fn needs(
+    pub async fn program(
         source: &dyn Source,
         header: &Header,
         config: &Config,
         context: usize,
-    ) -> Result<Needs> {
-        let (outline, needs) = Outline::new();
+    ) -> Result<Program> {
         let progress = &mut |_| Ok(());
-        let outline = Box::new(outline);
-        let mut encoder = Encoder::load(source, header, config.clone(), outline, context, progress).await?;
-        encoder.layers.forward(encoder.backend.as_mut(), Tokens::Known(&[0]), 0)?;
-        Ok(needs.take())
+        let mut loader = Loader::new(source, header, false, progress);
+        Self::record(&mut loader, config, context).await?;
+        Ok(loader.program)
     }
 
     /// Brings the weights of `source` to `backend`. `context` is the most tokens that a text shall have.
@@ -123,12 +126,19 @@ impl Encoder {
         progress: &mut Progress<'_>,
     ) -> Result<Encoder> {
         let pooling = Pooling::read(&header.metadata, &config)?;
-        let mut loader = Loader::new(source, header, backend.as_mut(), progress);
-        // A text goes through each layer in one piece: every token sees all others.
-        let layers = Layers::load(&mut loader, &config, context, context).await?;
-        loader.finish().await?;
+        let mut loader = Loader::new(source, header, true, progress);
+        let stream = Self::record(&mut loader, &config, context).await?;
+        backend.prepare(&Rc::new(std::mem::take(&mut loader.program)))?;
+        loader.finish(backend.as_mut()).await?;
         backend.loaded().await?;
-        Ok(Encoder { config, pooling, backend, context, layers, states: Vec::new() })
+        Ok(Encoder { config, pooling, backend, context, stream, states: Vec::new() })
+    }
+
+    /// Gives the buffer of the tokens' states.
+    async fn record(loader: &mut Loader<'_>, config: &Config, context: usize) -> Result<Buffer> {
+        // A text goes through each layer in one piece: every token sees all others.
+        let size = Size { pages: pages(context), rows: context, context };
+        Ok(layers::record(loader, config, size).await?.states)
     }
 }
 

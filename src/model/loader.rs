@@ -1,10 +1,11 @@
 //! Tensors from a source to a backend, checked and piece by piece.
 //!
-//! A model asks for its tensors in its own order, and files have them in another. So they are read at the end, in the
-//! file's order: each byte once, and the next piece is on its way while one is brought to the backend.
+//! A model declares its tensors in a program in its own order, and files have them in another. So they are read at the
+//! end, in the file's order: each byte once, and the next piece is on its way while one is brought to the backend.
 
 use super::config::Config;
-use crate::backend::{Backend, Linear, Matrix, Norm, Vector};
+use crate::backend::op::{Linear, Matrix, Norm, Vector};
+use crate::backend::{Backend, Program};
 use crate::format::gguf::{Header, TensorInfo, TensorType};
 use crate::store::Source;
 use crate::{Error, Result};
@@ -27,11 +28,16 @@ pub type Progress<'a> = dyn FnMut(u64) -> Result<()> + 'a;
 pub(super) struct Loader<'a> {
     source: &'a dyn Source,
     header: &'a Header,
-    pub backend: &'a mut dyn Backend,
+    /// What the model declares and does.
+    pub program: Program,
+    /// Whether weights will be wanted. Otherwise nothing but the header is used.
+    weights: bool,
     progress: &'a mut Progress<'a>,
     loaded: u64,
     /// What is still to be read.
     pieces: Vec<Piece>,
+    /// Matrices that are made from several tensors: all their rows.
+    made: Vec<(Matrix, Vec<u8>)>,
 }
 
 /// A part of a tensor, and where it goes.
@@ -51,10 +57,11 @@ impl<'a> Loader<'a> {
     pub(super) fn new(
         source: &'a dyn Source,
         header: &'a Header,
-        backend: &'a mut dyn Backend,
+        weights: bool,
         progress: &'a mut Progress<'a>,
     ) -> Self {
-        Loader { source, header, backend, progress, loaded: 0, pieces: Vec::new() }
+        let (program, pieces, made) = Default::default();
+        Loader { source, header, program, weights, progress, loaded: 0, pieces, made }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -64,7 +71,7 @@ impl<'a> Loader<'a> {
     /// `len` numbers, at once, whatever float type the file has them in.
     pub(super) async fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.numbers(name, len)?;
-        if !self.backend.wants_weights() {
+        if !self.weights {
             return Ok(vec![1.0; len]);
         }
         let bytes = self.source.read(tensor.offset, tensor.size as usize).await?;
@@ -94,7 +101,7 @@ impl<'a> Loader<'a> {
     /// `len` of a tensor's numbers from `first` on.
     fn part(&mut self, tensor: &TensorInfo, first: usize, len: usize) -> Result<Vector> {
         let size = tensor.kind.block().1;
-        let vector = self.backend.vector(len)?;
+        let vector = self.program.vector(len);
         self.ask(tensor.offset + first as u64 * size, len as u64 * size, Place::Vector(vector, tensor.kind));
         Ok(vector)
     }
@@ -116,11 +123,8 @@ impl<'a> Loader<'a> {
         for position in positions.chunks_exact_mut(columns) {
             position.iter_mut().zip(&types).for_each(|(value, of_type)| *value += of_type);
         }
-        let matrix = self.backend.matrix(rows, columns, TensorType::F32)?;
-        if self.backend.wants_weights() {
-            let bytes: Vec<u8> = positions.iter().flat_map(|value| value.to_le_bytes()).collect();
-            self.backend.write_rows(matrix, 0, &bytes)?;
-        }
+        let matrix = self.program.matrix(rows, columns, TensorType::F32);
+        self.made.push((matrix, positions.iter().flat_map(|value| value.to_le_bytes()).collect()));
         Ok(matrix)
     }
 
@@ -178,7 +182,7 @@ impl<'a> Loader<'a> {
         let (block_len, block_size) = tensor.kind.block();
         let row_size = columns as u64 / block_len * block_size;
         let rows_a_piece = (PIECE / row_size).max(1) as usize;
-        let matrix = self.backend.matrix(rows, columns, tensor.kind)?;
+        let matrix = self.program.matrix(rows, columns, tensor.kind);
         for start in (0..rows).step_by(rows_a_piece) {
             let count = rows_a_piece.min(rows - start) as u64;
             let offset = tensor.offset + (first + start) as u64 * row_size;
@@ -188,16 +192,19 @@ impl<'a> Loader<'a> {
     }
 
     fn ask(&mut self, offset: u64, size: u64, to: Place) {
-        if self.backend.wants_weights() {
+        if self.weights {
             self.pieces.push(Piece { range: offset..offset + size, to });
         }
     }
 
-    /// Reads what was asked for.
-    pub(super) async fn finish(mut self) -> Result<()> {
+    /// Reads what was asked for, and brings it to `backend`, which has made room for it.
+    pub(super) async fn finish(mut self, backend: &mut dyn Backend) -> Result<()> {
+        for (matrix, rows) in std::mem::take(&mut self.made) {
+            backend.write_rows(matrix, 0, &rows)?;
+        }
         self.pieces.sort_by_key(|piece| piece.range.start);
         let reads: Vec<&[Piece]> = together(&self.pieces).collect();
-        let (source, backend) = (self.source, self.backend);
+        let source = self.source;
         let span = |pieces: &[Piece]| pieces[0].range.start..pieces[pieces.len() - 1].range.end;
         let mut bytes = stream::iter(reads.iter().map(|pieces| span(pieces)))
             .map(|Range { start, end }| source.read(start, (end - start) as usize))

@@ -2,7 +2,7 @@
 
 use super::config::{Architecture, MAX_WIDTH};
 use super::keys::Keys;
-use crate::backend::{Rope, RopePairing};
+use crate::backend::op::{Rope, RopePairing};
 use crate::format::gguf::Header;
 use crate::{Error, Result};
 

@@ -4,7 +4,8 @@
 
 use candlewick::Result;
 use candlewick::backend::gpu::{Gpu, Options};
-use candlewick::backend::{self, Backend, KernelTime, Linear, Needs, Norm};
+use candlewick::backend::op::{Linear, Norm, Operation, Project, ProjectAdd};
+use candlewick::backend::{Backend, KernelTime, Program, Step, Token};
 use candlewick::format::gguf::{Header, TensorType};
 use candlewick::model::{Config, Decoder};
 use candlewick::store::Source;
@@ -320,45 +321,50 @@ async fn sweep(name: &str, kind: TensorType, bandwidth: f64) -> Result<()> {
         let size = rows * row_size;
         let copies = (400_000_000 / size).clamp(2, 64);
         let mut gpu = Gpu::open(Options::from_env()).await?;
-        gpu.expect(&Needs {
-            matrices: vec![backend::Shape { rows, columns, kind }; copies],
-            ..Needs::default()
-        })
-        .await?;
-        let mut linears = Vec::new();
-        for _ in 0..copies {
-            let weight = gpu.matrix(rows, columns, kind)?;
+        let mut program = Program::default();
+        let matrices: Vec<_> = (0..copies).map(|_| program.matrix(rows, columns, kind)).collect();
+        let scale = program.vector(columns);
+        let (x, out) = (program.buffer(1, columns), program.buffer(1, rows));
+        gpu.expect(&program).await?;
+        gpu.prepare(&Rc::new(program.clone()))?;
+        for &weight in &matrices {
             let piece = bytes.len() / row_size;
             for first in (0..rows).step_by(piece) {
                 let count = piece.min(rows - first);
                 gpu.write_rows(weight, first, &bytes[..count * row_size])?;
             }
-            linears.push(Linear { weight, bias: None });
         }
-        let scale = gpu.vector(columns)?;
         gpu.write_vector(scale, &vec![1.0; columns])?;
-        let norm = Norm::rms(scale, 1e-5);
-        let (x, out) = (gpu.buffer(1, columns)?, gpu.buffer(1, rows)?);
+        let norm = Some(Norm::rms(scale, 1e-5));
+        // Every matrix once, with a norm and without.
+        let products = |normed: bool| {
+            let operations = matrices.iter().map(|&weight| -> Operation {
+                let linear = Linear { weight, bias: None };
+                match normed {
+                    true => Project { x, norm, outputs: vec![(linear, out)] }.into(),
+                    false => ProjectAdd { input: x, linear, norm: None, x: out }.into(),
+                }
+            });
+            Rc::new(Program { operations: operations.collect(), ..program.clone() })
+        };
+        let (products, step) = ([true, false].map(products), Step::single([0], 0, 0));
         let mut results = Vec::new();
         let mut word = Vec::new();
         for threads in [32, 64, 128, 256] {
             for lanes in [16, 32, 64, 128, 256].into_iter().filter(|&lanes| lanes <= threads) {
                 for per_lane in [1, 2, 4, 8] {
                     gpu.tune(Some([threads, lanes, per_lane]));
-                    for normed in [true, false] {
+                    for (normed, program) in [true, false].into_iter().zip(&products) {
+                        gpu.prepare(program)?;
                         let mut best = f64::INFINITY;
                         for round in 0..3 {
                             let start = Instant::now();
-                            let count = 4 * copies;
-                            for linear in linears.iter().cycle().take(count) {
-                                match normed {
-                                    true => gpu.project(1, x, Some(&norm), &[(*linear, out)])?,
-                                    false => gpu.project_add(1, x, linear, None, out)?,
-                                }
+                            for _ in 0..4 {
+                                gpu.run(&step)?;
                             }
-                            gpu.read(out, 1, &mut word).await?;
+                            gpu.read(out, 0, 1, &mut word).await?;
                             if round > 0 {
-                                best = best.min(start.elapsed().as_secs_f64() / count as f64);
+                                best = best.min(start.elapsed().as_secs_f64() / (4 * copies) as f64);
                             }
                         }
                         results.push((best, normed, threads, lanes, per_lane));
@@ -388,6 +394,11 @@ async fn load(source: &Synthetic, options: Options, context: usize) -> Result<De
     Decoder::load(source, &header, config, Box::new(gpu), context, &mut |_| Ok(())).await
 }
 
+/// A step of the token that was chosen last.
+fn ahead(position: usize) -> Step {
+    Step { tokens: vec![Token::Chosen(0)], ..Step::single([0], position, 1) }
+}
+
 async fn bench(
     source: &Synthetic,
     shape: &Shape,
@@ -404,16 +415,17 @@ async fn bench(
     println!("\n== {} {kind}: {megabytes:.0} MB a token, loaded in {loading:.1} s", shape.name);
     let prompt = |count: usize| -> Vec<u32> { (0..count as u32).map(|i| (i * 7919) % 49_000).collect() };
 
+    let mut chosen = Vec::new();
     for count in [128, 512].into_iter().filter(|&count| count <= context) {
         let ids = prompt(count);
         let mut best = f64::INFINITY;
         for _ in 0..3 {
             let start = Instant::now();
             for (index, chunk) in ids.chunks(decoder.step_len()).enumerate() {
-                decoder.forward(chunk, index * decoder.step_len())?;
+                decoder.run(&Step::single(chunk.iter().copied(), index * decoder.step_len(), 1))?;
             }
-            decoder.choose((count - 1) % decoder.step_len(), usize::MAX)?;
-            decoder.chosen().await?;
+            decoder.choose(usize::MAX)?;
+            decoder.chosen(&mut chosen).await?;
             best = best.min(start.elapsed().as_secs_f64());
         }
         println!("prefill {count}: {:.0} tokens/s ({:.2} ms)", count as f64 / best, best * 1e3);
@@ -424,23 +436,23 @@ async fn bench(
     let mut recording = 0.0;
     for round in 0..3 {
         let mut position = 128.min(context / 2);
-        decoder.forward(&prompt(1), position - 1)?;
-        decoder.choose(0, usize::MAX)?;
-        decoder.forward_chosen(position)?;
-        decoder.choose(0, usize::MAX)?;
-        decoder.chosen().await?;
+        decoder.run(&Step::single(prompt(1), position - 1, 1))?;
+        decoder.choose(usize::MAX)?;
+        decoder.run(&ahead(position))?;
+        decoder.choose(usize::MAX)?;
+        decoder.chosen(&mut chosen).await?;
         let start = Instant::now();
         let mut spent = 0.0;
         for _ in 0..tokens {
             position += 1;
             let begin = Instant::now();
-            decoder.forward_chosen(position)?;
-            decoder.choose(0, usize::MAX)?;
+            decoder.run(&ahead(position))?;
+            decoder.choose(usize::MAX)?;
             spent += begin.elapsed().as_secs_f64();
-            decoder.chosen().await?;
+            decoder.chosen(&mut chosen).await?;
         }
         let took = start.elapsed().as_secs_f64() / tokens as f64;
-        decoder.chosen().await?;
+        decoder.chosen(&mut chosen).await?;
         if round > 0 && took < best {
             (best, recording) = (took, spent / tokens as f64);
         }
@@ -479,12 +491,13 @@ async fn profiled(source: &Synthetic, context: usize, ids: &[u32]) -> Result<()>
             );
         }
     };
+    let mut chosen = Vec::new();
     for (title, ids) in [("prefill", ids), ("decode", &ids[..1])] {
         let position = if ids.len() == 1 { 128.min(context / 2) } else { 0 };
         for round in 0..4 {
-            decoder.forward(ids, position)?;
-            decoder.choose(ids.len() - 1, usize::MAX)?;
-            decoder.chosen().await?;
+            decoder.run(&Step::single(ids.iter().copied(), position, 1))?;
+            decoder.choose(usize::MAX)?;
+            decoder.chosen(&mut chosen).await?;
             if round == 0 {
                 decoder.kernel_times().await?;
             }

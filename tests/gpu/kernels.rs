@@ -2,12 +2,14 @@
 
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
-use candlewick::backend::{
-    Activation, Attention, Backend, Buffer, Heads, KvCache, Linear, Matrix, Norm, Random, Rope, RopePairing,
-    Tokens, Top, Vector, Wanted,
+use candlewick::backend::op::{
+    Activate, Activation, AddPositions, Attend, Attention, Buffer, Embed, Gate, Heads, KvCache, Linear,
+    Matrix, Norm, Normalize, Operation, Project, ProjectAdd, Rope, RopePairing, Score, Vector,
 };
+use candlewick::backend::{Backend, PAGE, Program, Random, Span, Step, Token, Top, Wanted, pages};
 use candlewick::format::gguf::TensorType;
 use candlewick::sampling::{Sampler, Sampling};
+use std::rc::Rc;
 
 const TYPES: &[TensorType] = &[
     TensorType::F32,
@@ -65,43 +67,54 @@ fn weights(random: &mut Random, kind: TensorType, rows: usize, columns: usize) -
 struct Pair {
     cpu: Cpu,
     gpu: Gpu,
+    program: Program,
     random: Random,
     what: String,
 }
 
 impl Pair {
     fn new(variant: &str, options: &Options) -> Pair {
-        let gpu = pollster::block_on(Gpu::open(options.clone())).unwrap();
-        Pair { cpu: Cpu::reference(), gpu, random: Random(0x1234_5678_9abc_def1), what: variant.to_owned() }
+        Pair {
+            cpu: Cpu::reference(),
+            gpu: pollster::block_on(Gpu::open(options.clone())).unwrap(),
+            program: Program::default(),
+            random: Random(0x1234_5678_9abc_def1),
+            what: variant.to_owned(),
+        }
     }
 
-    /// Handles are counted alike on both sides.
     fn both<T: PartialEq + std::fmt::Debug>(&mut self, mut call: impl FnMut(&mut dyn Backend) -> T) -> T {
         let ours = call(&mut self.gpu);
         assert_eq!(call(&mut self.cpu), ours, "{}", self.what);
         ours
     }
 
+    /// Makes room for what was declared since the last time, and takes over the operations.
+    fn prepare(&mut self) {
+        let program = Rc::new(self.program.clone());
+        self.both(|b| b.prepare(&program).unwrap());
+    }
+
     fn matrix(&mut self, kind: TensorType, rows: usize, columns: usize) -> Matrix {
         let bytes = weights(&mut self.random, kind, rows, columns);
+        let matrix = self.program.matrix(rows, columns, kind);
+        self.prepare();
         self.both(|b| {
-            let matrix = b.matrix(rows, columns, kind).unwrap();
             // In two uneven pieces.
             let middle = rows / 3;
             let (first, second) = bytes.split_at(bytes.len() / rows * middle);
             b.write_rows(matrix, 0, first).unwrap();
             b.write_rows(matrix, middle, second).unwrap();
-            matrix
-        })
+        });
+        matrix
     }
 
     fn vector(&mut self, len: usize) -> Vector {
         let values = self.random.numbers(len);
-        self.both(|b| {
-            let vector = b.vector(len).unwrap();
-            b.write_vector(vector, &values).unwrap();
-            vector
-        })
+        let vector = self.program.vector(len);
+        self.prepare();
+        self.both(|b| b.write_vector(vector, &values).unwrap());
+        vector
     }
 
     fn norm(&mut self, len: usize) -> Norm {
@@ -114,10 +127,12 @@ impl Pair {
     }
 
     fn empty(&mut self, rows: usize, width: usize) -> Buffer {
-        self.both(|b| b.buffer(rows, width).unwrap())
+        let buffer = self.program.buffer(rows, width);
+        self.prepare();
+        buffer
     }
 
-    /// `rows × width` random numbers, which come from a table.
+    /// `rows × width` random numbers.
     fn filled(&mut self, rows: usize, width: usize) -> Buffer {
         let buffer = self.empty(rows, width);
         self.fill(buffer, rows, width);
@@ -125,16 +140,37 @@ impl Pair {
     }
 
     fn fill(&mut self, buffer: Buffer, rows: usize, width: usize) {
-        let table = self.matrix(TensorType::F32, rows, width);
-        let ids: Vec<u32> = (0..rows as u32).collect();
-        self.both(|b| b.embed(Tokens::Known(&ids), table, 10.0, buffer).unwrap());
+        let numbers = self.random.numbers(rows * width);
+        self.both(|b| b.write(buffer, &numbers).unwrap());
+    }
+
+    /// An operation for the rows of a step.
+    fn step(&mut self, operation: impl Into<Operation>, step: &Step) {
+        self.program.operations = vec![operation.into()];
+        self.prepare();
+        self.both(|b| b.run(step).unwrap());
+    }
+
+    /// An operation for `rows` rows.
+    fn run(&mut self, rows: usize, operation: impl Into<Operation>) {
+        self.step(operation, &Step::single(vec![0; rows], 0, 0));
+    }
+
+    /// The scores of the last `scored` of `rows` rows.
+    fn score(&mut self, rows: usize, scored: usize, operation: Score) {
+        self.step(operation, &Step::single(vec![0; rows], 0, scored));
+    }
+
+    fn embed(&mut self, ids: &[u32], table: Matrix, scale: f32, out: Buffer) {
+        self.step(Embed { table, scale, out }, &Step::single(ids.iter().copied(), 0, 0));
     }
 
     /// Compares a buffer; what was summed over differs in its last bits, and by more where `tolerance` says so.
     fn compare(&mut self, name: &str, buffer: Buffer, len: usize, tolerance: f32) {
         let (mut expected, mut found) = (Vec::new(), Vec::new());
-        pollster::block_on(self.cpu.read(buffer, len, &mut expected)).unwrap();
-        pollster::block_on(self.gpu.read(buffer, len, &mut found)).unwrap();
+        let rows = len / self.program.width(buffer);
+        pollster::block_on(self.cpu.read(buffer, 0, rows, &mut expected)).unwrap();
+        pollster::block_on(self.gpu.read(buffer, 0, rows, &mut found)).unwrap();
         assert_eq!(found.len(), len);
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         for (at, (expected, found)) in expected.iter().zip(&found).enumerate() {
@@ -181,7 +217,7 @@ fn products(kind: TensorType) {
 
             let outputs: Vec<_> =
                 (0..3).map(|i| (pair.linear(kind, rows(i), columns), pair.empty(tokens, rows(i)))).collect();
-            pair.both(|b| b.project(tokens, x, Some(&norm), &outputs).unwrap());
+            pair.run(tokens, Project { x, norm: Some(norm), outputs: outputs.clone() });
             for (i, (_, out)) in outputs.iter().enumerate() {
                 pair.compare("project", *out, tokens * rows(i), SUMS);
             }
@@ -190,27 +226,27 @@ fn products(kind: TensorType) {
                 let linear = pair.linear(kind, rows(1), columns);
                 let out = pair.filled(tokens, rows(1));
                 let norm = with_norm.then(|| pair.norm(rows(1)));
-                pair.both(|b| b.project_add(tokens, x, &linear, norm.as_ref(), out).unwrap());
+                pair.run(tokens, ProjectAdd { input: x, linear, norm, x: out });
                 pair.compare("project_add", out, tokens * rows(1), SUMS);
             }
 
             for activation in [Activation::Silu, Activation::Gelu] {
                 let (gate, up) = (pair.linear(kind, rows(2), columns), pair.linear(kind, rows(2), columns));
                 let out = pair.empty(tokens, rows(2));
-                pair.both(|b| b.gate(tokens, x, Some(&norm), [&gate, &up], activation, out).unwrap());
+                pair.run(tokens, Gate { x, norm: Some(norm), gate, up, activation, out });
                 pair.compare("gate", out, tokens * rows(2), SUMS);
             }
 
             let head = pair.linear(kind, rows(3), columns);
             let out = pair.empty(1, rows(3));
             for softcap in [None, Some(3.0)] {
-                pair.both(|b| b.logits(tokens - 1, x, &norm, &head, softcap, out).unwrap());
+                pair.score(tokens, 1, Score { x, norm, head, softcap, out });
                 pair.compare("logits", out, rows(3), SUMS);
             }
 
             let ids: Vec<u32> = (0..tokens).map(|i| (i * 7 % rows(3)) as u32).collect();
             let embedded = pair.empty(tokens, columns);
-            pair.both(|b| b.embed(Tokens::Known(&ids), head.weight, 0.7, embedded).unwrap());
+            pair.embed(&ids, head.weight, 0.7, embedded);
             pair.compare("embed", embedded, tokens * columns, SUMS);
         }
     }
@@ -263,7 +299,7 @@ fn rows_and_columns() {
                 let norm = pair.norm(columns);
                 let linear = pair.linear(kind, rows, columns);
                 let out = pair.empty(1, rows);
-                pair.both(|b| b.project(1, x, Some(&norm), &[(linear, out)]).unwrap());
+                pair.run(1, Project { x, norm: Some(norm), outputs: vec![(linear, out)] });
                 // A single sum may cancel out, and then nothing says what its terms were.
                 pair.compare("project", out, rows, if rows == 1 { 100.0 * SUMS } else { SUMS });
             }
@@ -282,12 +318,12 @@ fn without_a_norm() {
             let x = pair.filled(tokens, columns);
             let out = pair.empty(tokens, rows);
             let [gate, up] = [0, 1].map(|_| pair.linear(TensorType::F32, rows, columns));
-            pair.both(|b| b.project(tokens, x, None, &[(up, out)]).unwrap());
+            pair.run(tokens, Project { x, norm: None, outputs: vec![(up, out)] });
             pair.compare("project", out, tokens * rows, SUMS);
             for activation in [Activation::Silu, Activation::GeluErf] {
-                pair.both(|b| b.activate(tokens, x, None, &up, activation, out).unwrap());
+                pair.run(tokens, Activate { x, norm: None, up, activation, out });
                 pair.compare("activate", out, tokens * rows, SUMS);
-                pair.both(|b| b.gate(tokens, x, None, [&gate, &up], activation, out).unwrap());
+                pair.run(tokens, Gate { x, norm: None, gate, up, activation, out });
                 pair.compare("gate", out, tokens * rows, SUMS);
             }
         }
@@ -308,26 +344,26 @@ fn layer_norm() {
                 let norm = Norm::layer(pair.vector(columns), pair.vector(columns), 1e-5);
                 let outputs: Vec<_> =
                     (0..2).map(|_| (pair.linear(kind, rows, columns), pair.empty(tokens, rows))).collect();
-                pair.both(|b| b.project(tokens, x, Some(&norm), &outputs).unwrap());
+                pair.run(tokens, Project { x, norm: Some(norm), outputs: outputs.clone() });
                 for (_, out) in &outputs {
                     pair.compare("project", *out, tokens * rows, if rows * tokens < 9 { 1e-3 } else { 1e-4 });
                 }
                 let [gate, up] = [outputs[0].0, outputs[1].0];
                 let out = pair.empty(tokens, rows);
                 let normed = pair.empty(tokens, columns);
-                pair.both(|b| b.norm(tokens, x, &norm, normed).unwrap());
+                pair.run(tokens, Normalize { x, norm, out: normed });
                 pair.compare("norm", normed, tokens * columns, 1e-4);
                 for activation in [Activation::Silu, Activation::Gelu, Activation::GeluErf] {
-                    pair.both(|b| b.activate(tokens, x, Some(&norm), &up, activation, out).unwrap());
+                    pair.run(tokens, Activate { x, norm: Some(norm), up, activation, out });
                     pair.compare("activate", out, tokens * rows, 1e-3);
-                    pair.both(|b| b.gate(tokens, x, Some(&norm), [&gate, &up], activation, out).unwrap());
+                    pair.run(tokens, Gate { x, norm: Some(norm), gate, up, activation, out });
                     pair.compare("gate", out, tokens * rows, 1e-3);
                 }
                 let scores = pair.empty(1, rows);
-                pair.both(|b| b.logits(tokens - 1, x, &norm, &up, None, scores).unwrap());
+                pair.score(tokens, 1, Score { x, norm, head: up, softcap: None, out: scores });
                 pair.compare("logits", scores, rows, if rows < 9 { 1e-3 } else { 1e-4 });
                 let table = pair.matrix(kind, tokens + 5, columns);
-                pair.both(|b| b.add_rows(5, tokens, table, x).unwrap());
+                pair.step(AddPositions { table, x }, &Step::single(vec![0; tokens], 5, 0));
                 pair.compare("add_rows", x, tokens * columns, SUMS);
             }
         }
@@ -349,13 +385,16 @@ fn matmul_dp4a() {
             let norm = pair.norm(columns);
             let linear = pair.linear(kind, rows, columns);
             let out = pair.filled(tokens, rows);
-            pair.both(|b| b.project(tokens, x, Some(&norm), &[(linear, out)]).unwrap());
+            pair.run(tokens, Project { x, norm: Some(norm), outputs: vec![(linear, out)] });
             // Queries and keys are never rounded.
             pair.compare("project", out, tokens * rows, SUMS);
-            pair.both(|b| b.project_add(tokens, x, &linear, None, out).unwrap());
+            pair.run(tokens, ProjectAdd { input: x, linear, norm: None, x: out });
             pair.compare("project_add", out, tokens * rows, 2e-2);
             let up = pair.linear(kind, rows, columns);
-            pair.both(|b| b.gate(tokens, x, Some(&norm), [&linear, &up], Activation::Silu, out).unwrap());
+            pair.run(
+                tokens,
+                Gate { x, norm: Some(norm), gate: linear, up, activation: Activation::Silu, out },
+            );
             pair.compare("gate", out, tokens * rows, 4e-2);
         }
     }
@@ -371,10 +410,12 @@ fn products_of_integers_need_no_more_room_each_time() {
     let wide = (pair.filled(TOKENS, 1024), pair.linear(TensorType::Q8_0, 32, 1024));
     let narrow = (pair.filled(TOKENS, 256), pair.linear(TensorType::Q8_0, 32, 256));
     // A buffer a turn would be 30 MB.
+    for (input, linear) in [wide, narrow] {
+        pair.program.push(ProjectAdd { input, linear, norm: None, x: out });
+    }
+    pair.prepare();
     for _ in 0..1000 {
-        for (x, linear) in [&wide, &narrow] {
-            pair.gpu.project_add(TOKENS, *x, linear, None, out).unwrap();
-        }
+        pair.gpu.run(&Step::single([0; TOKENS], 0, 0)).unwrap();
     }
     pollster::block_on(pair.gpu.wait()).unwrap();
 }
@@ -391,19 +432,22 @@ fn matrix_over_the_binding_limit() {
         for tokens in [1, 3, 33] {
             let x = pair.filled(tokens, columns);
             let out = pair.empty(1, rows);
-            pair.both(|b| b.logits(tokens - 1, x, &norm, &head, None, out).unwrap());
+            pair.score(tokens, 1, Score { x, norm, head, softcap: None, out });
             pair.compare("logits", out, rows, SUMS);
         }
         let x = pair.filled(9, columns);
         let out = pair.empty(9, rows);
-        pair.both(|b| b.project(9, x, Some(&norm), &[(head, out)]).unwrap());
+        pair.run(9, Project { x, norm: Some(norm), outputs: vec![(head, out)] });
         pair.compare("project", out, 9 * rows, SUMS);
         let gated = pair.empty(1, rows);
-        pair.both(|b| b.gate(1, x, Some(&norm), [&head, &head], Activation::Silu, gated).unwrap());
+        pair.run(
+            1,
+            Gate { x, norm: Some(norm), gate: head, up: head, activation: Activation::Silu, out: gated },
+        );
         pair.compare("gate", gated, rows, SUMS);
         let ids = [0, 4000, 8000];
         let embedded = pair.empty(3, columns);
-        pair.both(|b| b.embed(Tokens::Known(&ids), head.weight, 1.0, embedded).unwrap());
+        pair.embed(&ids, head.weight, 1.0, embedded);
         pair.compare("embed", embedded, 3 * columns, SUMS);
     }
 }
@@ -421,7 +465,7 @@ struct AttentionTest {
 fn attend(pair: &mut Pair, test: &AttentionTest, steps: &[usize], tolerance: f32) {
     let heads = test.heads;
     let context = steps.iter().sum();
-    let cache: KvCache = pair.both(|b| b.kv_cache(context, heads).unwrap());
+    let cache: KvCache = pair.program.cache(pages(context), heads);
     let rope = Rope {
         pairing: test.pairing,
         frequencies: (0..test.rotated / 2).map(|i| 0.5f32.powi(i as i32)).collect(),
@@ -439,17 +483,68 @@ fn attend(pair: &mut Pair, test: &AttentionTest, steps: &[usize], tolerance: f32
     let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
     let [q, k, v, out] = [q_width, kv_width, kv_width, q_width].map(|width| pair.empty(most, width));
     let mut position = 0;
+    let attend = Attend { query: q, key: k, value: v, norms, rope, cache, attention, out };
     for &rows in steps {
         pair.fill(q, rows, q_width);
         pair.fill(k, rows, kv_width);
         pair.fill(v, rows, kv_width);
-        pair.both(|b| {
-            b.rotate_and_store(position, rows, [q, k, v], heads, norms.as_ref(), &rope, cache).unwrap();
-            b.attend(position, rows, q, cache, &attention, out).unwrap();
-        });
+        pair.step(attend.clone(), &Step::single(vec![0; rows], position, 0));
         let what = format!("attend of {rows} at {position}, heads {heads:?}");
+        pair.compare(&what, q, rows * q_width, tolerance);
         pair.compare(&what, out, rows * q_width, tolerance);
         position += rows;
+    }
+}
+
+/// Steps of several sequences, whose pages lie anywhere: prompts beside single tokens, long ones beside short ones.
+fn attend_together(pair: &mut Pair, test: &AttentionTest, tolerance: f32) {
+    const SEQUENCES: usize = 5;
+    const PAGES: usize = 8;
+    let heads = test.heads;
+    let cache = pair.program.cache(SEQUENCES * PAGES, heads);
+    let rope = Rope {
+        pairing: test.pairing,
+        frequencies: (0..test.rotated / 2).map(|i| 0.5f32.powi(i as i32)).collect(),
+        magnitude: 1.1,
+    };
+    let norms = test.normed.then(|| [pair.norm(heads.size), pair.norm(heads.size)]);
+    let attention = Attention {
+        heads,
+        scale: 1.0 / (heads.size as f32).sqrt() / 10.0,
+        softcap: test.softcap,
+        window: test.window,
+        causal: true,
+    };
+    let most = 80;
+    let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
+    let [query, key, value, out] =
+        [q_width, kv_width, kv_width, q_width].map(|width| pair.empty(most, width));
+    let attend = Attend { query, key, value, norms, rope, cache, attention, out };
+    let mut lengths = [0usize; SEQUENCES];
+    for rows in [
+        [70, 0, 0, 0, 0],
+        [70, 3, 1, 1, 0],
+        [70, 0, 1, 0, 1],
+        [1, 60, 1, 1, 1],
+        [1; 5],
+        [1; 5],
+        [60, 1, 1, 1, 2],
+    ] {
+        let mut step = Step::default();
+        for (sequence, &rows) in rows.iter().enumerate().filter(|(_, rows)| **rows > 0) {
+            let position = lengths[sequence];
+            lengths[sequence] += rows;
+            let pages =
+                (0..lengths[sequence].div_ceil(PAGE)).map(|page| (page * SEQUENCES + sequence) as u32);
+            step.spans.push(Span { pages: pages.collect(), position, rows });
+            step.tokens.extend(vec![Token::Known(0); rows]);
+        }
+        pair.fill(query, step.rows(), q_width);
+        pair.fill(key, step.rows(), kv_width);
+        pair.fill(value, step.rows(), kv_width);
+        pair.step(attend.clone(), &step);
+        let what = format!("attend of {rows:?}, heads {heads:?}");
+        pair.compare(&what, out, step.rows() * q_width, tolerance);
     }
 }
 
@@ -484,6 +579,9 @@ fn attention() {
         let steps: &[usize] = if usual { &[1, 1, 5, 33, 127, 1, 65, 63, 1, 1] } else { &[1, 33, 1] };
         for test in &tests {
             attend(&mut pair, test, steps, 1e-4);
+            if test.causal {
+                attend_together(&mut pair, test, 1e-4);
+            }
         }
     }
     if crate::short() {
@@ -502,17 +600,35 @@ fn attention() {
 fn choose() {
     let mut pair = Pair::new("default", &Options::from_env());
     for len in [1, 2, 31, 33, 63, 65, 127, 257, 4097, 50_000, 151_936] {
-        let table = pair.matrix(TensorType::F32, 3, len);
-        let scores = pair.empty(1, len);
-        for row in 0..3 {
-            pair.both(|b| b.embed(Tokens::Known(&[row]), table, 1.0, scores).unwrap());
-            pair.both(|b| b.choose(scores, len).unwrap());
-            pair.both(|b| pollster::block_on(b.chosen()).unwrap());
-        }
+        const ROWS: usize = 3;
+        let scores = pair.filled(ROWS, len);
+        let choose = |pair: &mut Pair, rows: usize| {
+            pair.both(|b| b.choose(scores, rows, len).unwrap());
+            pair.both(|b| {
+                let mut chosen = Vec::new();
+                pollster::block_on(b.chosen(&mut chosen)).unwrap();
+                chosen
+            })
+        };
+        assert_eq!(choose(&mut pair, ROWS).len(), ROWS);
+        assert_eq!(choose(&mut pair, 1).len(), 1);
+        // The next step has them as its tokens.
+        let chosen = choose(&mut pair, ROWS);
+        let (table, out) = (pair.matrix(TensorType::F32, len, 32), pair.empty(ROWS, 32));
+        let tokens = [2, 0, 1].map(Token::Chosen).to_vec();
+        let step = Step { tokens, ..Step::single([0; ROWS], 0, 0) };
+        pair.step(Embed { table, scale: 1.0, out }, &step);
+        pair.compare("embed", out, ROWS * 32, 0.0);
+        let mut by_number = Vec::new();
+        pair.embed(&[chosen[2], chosen[0], chosen[1]], table, 1.0, out);
+        pollster::block_on(pair.gpu.read(out, 0, ROWS, &mut by_number)).unwrap();
+        pair.step(Embed { table, scale: 1.0, out }, &step);
+        let mut on_the_device = Vec::new();
+        pollster::block_on(pair.gpu.read(out, 0, ROWS, &mut on_the_device)).unwrap();
+        assert!(by_number == on_the_device, "{len}");
         // All alike: the first wins.
-        pair.both(|b| b.embed(Tokens::Known(&[0]), table, 0.0, scores).unwrap());
-        pair.both(|b| b.choose(scores, len).unwrap());
-        assert_eq!(pair.both(|b| pollster::block_on(b.chosen()).unwrap()), 0);
+        pair.both(|b| b.write(scores, &vec![0.5; ROWS * len]).unwrap());
+        assert_eq!(choose(&mut pair, ROWS), [0; ROWS]);
     }
 }
 
@@ -520,23 +636,22 @@ fn choose() {
 fn top_k() {
     let mut pair = Pair::new("default", &Options::from_env());
     for len in [1, 2, 31, 33, 63, 65, 127, 257, 1023, 1025, 4097, 50_000, 151_936] {
-        let table = pair.matrix(TensorType::F32, 2, len);
+        // The second of two rows.
+        let scores = pair.empty(2, len);
         // Many equal ones, both zeros, and −∞.
         let values: Vec<f32> =
             (0..len).map(|i| [3.0, 0.0, -0.0, f32::NEG_INFINITY, -2.5][i * 7 % 5]).collect();
-        pair.both(|b| {
-            b.write_rows(table, 1, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()).unwrap()
-        });
-        let scores = pair.empty(1, len);
-        for (row, scale) in [(0, 1.0), (0, 100.0), (1, 1.0)] {
-            pair.both(|b| b.embed(Tokens::Known(&[row]), table, scale, scores).unwrap());
+        let random = pair.random.numbers(len);
+        let scaled = |scale: f32| random.iter().map(|number| scale * number).collect::<Vec<_>>();
+        for (row, numbers) in [scaled(1.0), scaled(100.0), values].into_iter().enumerate() {
+            pair.both(|b| b.write(scores, &[numbers.as_slice(), &numbers].concat()).unwrap());
             for count in [1, 2, 40, 200, 512] {
                 let places: Vec<u32> = (0..count as u32 - 1).map(|i| i * 7919 % len as u32).collect();
                 let wanted = Wanted { count, places, sum: true };
                 let [mut expected, mut found] = [Top::default(), Top::default()];
-                pollster::block_on(pair.cpu.top_k(scores, len, &wanted, &mut expected)).unwrap();
-                pollster::block_on(pair.gpu.top_k(scores, len, &wanted, &mut found)).unwrap();
-                let what = format!("{count} of {len}, row {row} times {scale}");
+                pollster::block_on(pair.cpu.top_k(scores, 1, len, &wanted, &mut expected)).unwrap();
+                pollster::block_on(pair.gpu.top_k(scores, 1, len, &wanted, &mut found)).unwrap();
+                let what = format!("{count} of {len}, numbers {row}");
                 assert_eq!(expected.best, found.best, "{what}");
                 assert_eq!(expected.picked, found.picked, "{what}");
                 let difference = (expected.sum - found.sum).abs();
@@ -549,14 +664,12 @@ fn top_k() {
         }
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
             pair.both(|b| {
-                let mut row = vec![0.0; len];
-                row[len / 2] = bad;
-                b.write_rows(table, 0, &row.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
-                    .unwrap();
-                b.embed(Tokens::Known(&[0]), table, 1.0, scores).unwrap();
+                let mut rows = vec![0.0; 2 * len];
+                rows[len + len / 2] = bad;
+                b.write(scores, &rows).unwrap();
                 let mut top = Top::default();
                 let wanted = Wanted { count: 3, places: Vec::new(), sum: true };
-                pollster::block_on(b.top_k(scores, len, &wanted, &mut top)).unwrap();
+                pollster::block_on(b.top_k(scores, 1, len, &wanted, &mut top)).unwrap();
                 assert!(!top.finite, "{bad} among {len}");
             });
         }
@@ -568,7 +681,7 @@ fn top_k() {
 fn sampling_from_the_top() {
     let mut pair = Pair::new("default", &Options::from_env());
     let len = 50_001;
-    let table = pair.matrix(TensorType::F32, 8, len);
+    let numbers = pair.random.numbers(8 * len);
     let scores = pair.empty(1, len);
     let base = || Sampling { temperature: 1.1, seed: Some(5), ..Sampling::default() };
     let penalties = |settings| Sampling { repeat_penalty: 1.2, frequency_penalty: 0.3, ..settings };
@@ -591,15 +704,17 @@ fn sampling_from_the_top() {
         let mut from_top = whole.clone();
         for step in 0..24 {
             // From flat to sharp.
-            let scale = [5.0, 2000.0, 20_000.0][step % 3];
-            pair.gpu.embed(Tokens::Known(&[step as u32 % 8]), table, scale, scores).unwrap();
+            let scale = [0.5, 200.0, 2000.0][step % 3];
+            let numbers = &numbers[step % 8 * len..][..len];
+            let scaled: Vec<f32> = numbers.iter().map(|number| scale * number).collect();
+            pair.gpu.write(scores, &scaled).unwrap();
             let mut all = Vec::new();
             let mut top = Top::default();
             pollster::block_on(async {
                 if let Some(wanted) = from_top.wanted() {
-                    pair.gpu.top_k(scores, len, &wanted, &mut top).await.unwrap();
+                    pair.gpu.top_k(scores, 0, len, &wanted, &mut top).await.unwrap();
                 }
-                pair.gpu.read(scores, len, &mut all).await.unwrap();
+                pair.gpu.read(scores, 0, 1, &mut all).await.unwrap();
             });
             let token = whole.sample(&mut all.clone()).unwrap();
             let early = match from_top.wanted() {

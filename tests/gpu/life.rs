@@ -4,6 +4,7 @@ use crate::fixtures::{contents, files, json, path, stories};
 use candlewick::Code;
 use candlewick::Result;
 use candlewick::backend::gpu::{Corruption, Gpu, Options as GpuOptions, SelfTest, Variant};
+use candlewick::backend::{Step, Token};
 use candlewick::engine::{Device, Engine, Event, Generation, Options, Progress, Prompt, Settings, Stage};
 use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
@@ -202,8 +203,8 @@ fn nothing_is_compiled_after_loading() {
         let decoder = block_on(async {
             let header = Header::read(&source).await?;
             let config = Config::from_header(&header)?;
-            let needs = Decoder::needs(&source, &header, &config, 256).await?;
-            let gpu = Gpu::open(options.gpu.clone()).await?.prepare(&needs, &mut |_, _| Ok(())).await?;
+            let program = Decoder::program(&source, &header, &config, 256, 1).await?;
+            let gpu = Gpu::open(options.gpu.clone()).await?.tested(&program, &mut |_, _| Ok(())).await?;
             Decoder::load(&source, &header, config, Box::new(gpu), 256, &mut |_| Ok(())).await
         });
         let Ok(mut decoder) = decoder else { continue };
@@ -213,12 +214,13 @@ fn nothing_is_compiled_after_loading() {
         let tokens: Vec<u32> = (0..150).map(|index| 3 + index * 7 % 200).collect();
         let mut logits = Vec::new();
         block_on(async {
-            decoder.forward(&tokens[..1], 0).unwrap();
-            decoder.forward(&tokens[..40], 0).unwrap();
-            decoder.forward(&tokens, 40).unwrap();
-            decoder.choose(149, usize::MAX).unwrap();
-            decoder.forward_chosen(190).unwrap();
-            decoder.logits(0, &mut logits).await.unwrap();
+            let prompt = |len: usize, position| Step::single(tokens[..len].iter().copied(), position, 1);
+            for step in [prompt(1, 0), prompt(40, 0), prompt(150, 40)] {
+                decoder.run(&step).unwrap();
+            }
+            decoder.choose(usize::MAX).unwrap();
+            decoder.run(&Step { tokens: vec![Token::Chosen(0)], ..prompt(1, 190) }).unwrap();
+            decoder.scores(0, &mut logits).await.unwrap();
         });
         assert_eq!(pipelines(&decoder), made, "{}", file.0);
     }

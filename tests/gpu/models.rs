@@ -3,9 +3,9 @@
 use crate::edit::Edit;
 use crate::fixtures::{all_logits, contents, decoder, json, kl_divergence, path, tokens};
 use crate::kernels::least_device;
-use candlewick::backend::Backend;
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
+use candlewick::backend::{Backend, Step, Token};
 use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::store::MemorySource;
@@ -42,6 +42,11 @@ const MODELS: &[&str] = &[
     "quant-q6_k",
     "quant-mixed-q4_k_m",
 ];
+
+/// A step of the token that was chosen last.
+fn ahead(position: usize) -> Step {
+    Step { tokens: vec![Token::Chosen(0)], ..Step::single([0], position, 1) }
+}
 
 fn gpu(options: Options) -> Gpu {
     pollster::block_on(Gpu::open(options)).unwrap()
@@ -117,7 +122,7 @@ fn decoder_of(bytes: &[u8], backend: impl Backend + 'static) -> Decoder {
 /// A vocabulary that fills several bindings, on a device that can do what WebGPU guarantees and no more.
 #[test]
 fn least_device_takes_a_matrix_over_its_binding_limit() {
-    const COPIES: usize = 64;
+    const COPIES: usize = 56;
     let larger =
         Edit::new(&contents(&path("models/llama-tied.gguf"))).tensor("token_embd.weight", |tensor| {
             tensor.dimensions[1] *= COPIES as u64;
@@ -130,7 +135,7 @@ fn least_device_takes_a_matrix_over_its_binding_limit() {
         });
     let embedding = larger.tensors.iter().map(|tensor| tensor.data.len()).max().unwrap();
     let limit = 1 << 20;
-    assert!(embedding > 4 * limit, "{embedding} bytes are no test of {limit}");
+    assert!(embedding > 3 * limit, "{embedding} bytes are no test of {limit}");
     let bytes = larger.bytes();
     let count = if crate::short() { 4 } else { 24 };
     let ids: Vec<u32> = (0..count).map(|i| i * 7919 % (288 * COPIES as u32)).collect();
@@ -151,12 +156,14 @@ fn stories260k_tells_its_story() {
     let (prompt, expected) = (ids("prompt_ids"), ids("greedy_ids"));
     let model = "../../../www/models/stories260K.gguf";
     let mut decoder = decoder(model, gpu(Options::from_env()), 512);
-    decoder.forward(&prompt, 0).unwrap();
-    decoder.choose(prompt.len() - 1, usize::MAX).unwrap();
+    let mut chosen = Vec::new();
+    decoder.run(&Step::single(prompt.iter().copied(), 0, 1)).unwrap();
+    decoder.choose(usize::MAX).unwrap();
     for (index, &expected) in expected.iter().enumerate() {
-        decoder.forward_chosen(prompt.len() + index).unwrap();
-        decoder.choose(0, usize::MAX).unwrap();
-        assert_eq!(pollster::block_on(decoder.chosen()).unwrap(), expected, "token {index}");
+        decoder.run(&ahead(prompt.len() + index)).unwrap();
+        decoder.choose(usize::MAX).unwrap();
+        pollster::block_on(decoder.chosen(&mut chosen)).unwrap();
+        assert_eq!(chosen, [expected], "token {index}");
     }
 }
 
@@ -164,9 +171,9 @@ fn stories260k_tells_its_story() {
 fn dispatches_of_a_token(decoder: &mut Decoder, position: usize) -> Vec<(String, u64)> {
     pollster::block_on(async {
         decoder.kernel_times().await.unwrap();
-        decoder.forward_chosen(position).unwrap();
-        decoder.choose(0, usize::MAX).unwrap();
-        decoder.chosen().await.unwrap();
+        decoder.run(&ahead(position)).unwrap();
+        decoder.choose(usize::MAX).unwrap();
+        decoder.chosen(&mut Vec::new()).await.unwrap();
         let times = decoder.kernel_times().await.unwrap();
         times
             .into_iter()
@@ -183,9 +190,9 @@ fn a_layer_is_six_dispatches() {
     let options = Options { profile: true, ..Options::from_env() };
     let mut decoder = decoder(model, gpu(options), 512);
     let layers = decoder.config().layers as u64;
-    decoder.forward(&[1; 400], 0).unwrap();
-    decoder.choose(399, usize::MAX).unwrap();
-    pollster::block_on(decoder.chosen()).unwrap();
+    decoder.run(&Step::single([1; 400], 0, 1)).unwrap();
+    decoder.choose(usize::MAX).unwrap();
+    pollster::block_on(decoder.chosen(&mut Vec::new())).unwrap();
     for (position, a_layer) in [(100, 6), (400, 7)] {
         let counts = dispatches_of_a_token(&mut decoder, position);
         let total: u64 = counts.iter().map(|(_, calls)| calls).sum();

@@ -1,6 +1,7 @@
 //! Keys and values of the tokens so far, and attention over them.
 
-use super::super::{Attention, Heads};
+use super::super::op::{Attention, Heads};
+use super::super::{PAGE, Span};
 use super::kernels::float::{exp, from_lanes, lanes};
 use super::kernels::simd::{
     self, V, add_f32, all_f32, max_f32, mul_add_f32, mul_f32, splat, store, sub_f32, zero,
@@ -13,7 +14,7 @@ use std::ops::Range;
 /// Numbers that a kernel takes of a row at once: positions of keys, elements of values.
 const PANEL: usize = 8;
 /// Positions whose scores are computed before their values are read.
-const BLOCK: usize = 64;
+const BLOCK: usize = PAGE;
 /// Queries that share what is read of the cache.
 const QUERIES: usize = 4;
 /// Positions of a range. What a query sees of one is summed up by itself, and ranges are merged in their order: threads
@@ -38,59 +39,65 @@ fn range_of(position: usize) -> usize {
     if position < FIRST_RANGE { 0 } else { 1 + position / RANGE }
 }
 
-/// A layer's keys and values.
+/// A layer's keys and values, page after page.
 pub(super) struct Cache {
     heads: Heads,
-    /// Positions in whole blocks.
-    positions: usize,
-    /// `kv heads × panels × head size × PANEL`: of each panel's positions element 0, then element 1, ….
+    /// `pages × kv heads × panels × head size × PANEL`: of each panel's positions element 0, then element 1, ….
     keys: Vec<f32>,
-    /// `kv heads × blocks × panels of a head × BLOCK × PANEL`: a block's values in the order in which they are read,
+    /// `pages × kv heads × panels of a head × BLOCK × PANEL`: a block's values in the order in which they are read,
     /// which from memory is nearly twice as fast as position after position.
     values: Vec<f32>,
 }
 
 impl Cache {
-    pub(super) fn new(context: usize, heads: Heads) -> Result<Self> {
+    pub(super) fn new(pages: usize, heads: Heads) -> Result<Self> {
         // What does not fit a number does not fit the memory.
-        let positions = context.saturating_add(BLOCK - 1) / BLOCK * BLOCK;
-        let numbers = |width: usize| positions.saturating_mul(heads.kv).saturating_mul(width);
+        let numbers = |width: usize| pages.saturating_mul(BLOCK * heads.kv).saturating_mul(width);
         let (keys, values) = (zeros(numbers(heads.size))?, zeros(numbers(width(heads)))?);
-        Ok(Cache { heads, positions, keys, values })
+        Ok(Cache { heads, keys, values })
     }
 
-    /// Writes one position: `kv heads × head size` numbers each.
-    pub(super) fn store(&mut self, position: usize, keys: &[f32], values: &[f32]) {
+    /// Writes a position that is in `page`: `kv heads × head size` numbers each.
+    pub(super) fn store(&mut self, page: u32, position: usize, keys: &[f32], values: &[f32]) {
         let (size, width) = (self.heads.size, width(self.heads));
+        let position = position % BLOCK;
         for head in 0..self.heads.kv {
-            let panel = (head * self.positions / PANEL + position / PANEL) * size * PANEL;
+            let block = (page as usize * self.heads.kv + head) * BLOCK;
+            let panel = (block + position / PANEL * PANEL) * size;
             let target = self.keys[panel..][..size * PANEL].as_chunks_mut::<PANEL>().0;
             for (target, key) in target.iter_mut().zip(&keys[head * size..]) {
                 target[position % PANEL] = *key;
             }
-            let block = (head * self.positions + position / BLOCK * BLOCK) * width;
             for (panel, part) in values[head * size..][..size].chunks(PANEL).enumerate() {
-                let at = block + (panel * BLOCK + position % BLOCK) * PANEL;
+                let at = block * width + (panel * BLOCK + position) * PANEL;
                 self.values[at..][..part.len()].copy_from_slice(part);
             }
         }
     }
 
-    /// Attention of the queries, each row `query heads × head size`, of which the first is at `position`. `scratch`
-    /// grows to what it needs.
+    pub(super) fn copy_page(&mut self, from: u32, to: u32) {
+        let positions = BLOCK * self.heads.kv;
+        for (numbers, width) in [(&mut self.keys, self.heads.size), (&mut self.values, width(self.heads))] {
+            let [from, to] = [from, to].map(|page| page as usize * positions * width);
+            numbers.copy_within(from..from + positions * width, to);
+        }
+    }
+
+    /// Attention of the queries of a span, each row `query heads × head size`. `scratch` grows to what it needs.
     pub(super) fn attend(
         &self,
         pool: &Pool,
-        position: usize,
+        span: &Span,
         queries: &[f32],
         attention: &Attention,
         scratch: &mut Vec<f32>,
         out: &mut [f32],
     ) -> Result<()> {
         let Heads { query, kv, size } = self.heads;
+        let (position, pages) = (span.position, span.pages.as_slice());
         let group = query / kv;
         // Queries that share a head's keys and values: heads of the group in each row, row after row.
-        let rows = queries.len() / (query * size);
+        let rows = span.rows;
         let sharing = rows * group;
         let tiles = sharing.div_ceil(QUERIES);
         let end = position + rows;
@@ -126,10 +133,10 @@ impl Cache {
                 for part in if piece == 0 { 0..1 + joined } else { piece + joined..piece + joined + 1 } {
                     let (task, positions) = (|index| task(part, index), range(first_range + part));
                     match (sharing - first).min(QUERIES) {
-                        1 => self.attend_tile([0].map(task), head, positions, attention),
-                        2 => self.attend_tile([0, 1].map(task), head, positions, attention),
-                        3 => self.attend_tile([0, 1, 2].map(task), head, positions, attention),
-                        _ => self.attend_tile([0, 1, 2, 3].map(task), head, positions, attention),
+                        1 => self.attend_tile([0].map(task), head, pages, positions, attention),
+                        2 => self.attend_tile([0, 1].map(task), head, pages, positions, attention),
+                        3 => self.attend_tile([0, 1, 2].map(task), head, pages, positions, attention),
+                        _ => self.attend_tile([0, 1, 2, 3].map(task), head, pages, positions, attention),
                     }
                 }
             })?;
@@ -153,12 +160,11 @@ impl Cache {
         &self,
         mut queries: [Query; N],
         head: usize,
+        pages: &[u32],
         positions: Range<usize>,
         attention: &Attention,
     ) {
         let (size, width) = (self.heads.size, width(self.heads));
-        let keys = &self.keys[head * self.positions * size..][..self.positions * size];
-        let values = &self.values[head * self.positions * width..][..self.positions * width];
         let begins = queries.each_ref().map(|query| query.first(attention));
         let elements = queries.each_ref().map(|query| query.elements.as_ptr());
         let first = positions.start.max(begins.iter().min().expect("a tile has queries") / BLOCK * BLOCK);
@@ -170,7 +176,8 @@ impl Cache {
         queries.iter_mut().for_each(|query| clear(query.sum));
         for start in (first..end).step_by(BLOCK) {
             let seen = BLOCK.min(end - start);
-            let panels = &keys[start * size..][..seen.div_ceil(PANEL) * PANEL * size];
+            let block = (pages[start / BLOCK] as usize * self.heads.kv + head) * BLOCK;
+            let panels = &self.keys[block * size..][..seen.div_ceil(PANEL) * PANEL * size];
             for (panel, keys) in panels.chunks_exact(size * PANEL).enumerate() {
                 // SAFETY: queries have `size` elements and so many rows has the panel.
                 let products = unsafe { products(elements, keys.as_ptr(), size) };
@@ -201,7 +208,7 @@ impl Cache {
                 sums[index] = sum;
             }
             let weights = scores.each_ref().map(|scores| scores.as_ptr());
-            let values = &values[start * width..][..BLOCK * width];
+            let values = &self.values[block * width..][..BLOCK * width];
             for element in (0..size).step_by(PANEL) {
                 // SAFETY: there are `seen` weights and a block of values; `element` is a panel's start.
                 let products = unsafe { products(weights, values.as_ptr().add(element * BLOCK), seen) };
@@ -260,7 +267,7 @@ impl Query<'_> {
 fn score(product: V, attention: &Attention) -> V {
     let score = mul_f32(product, all_f32(attention.scale));
     match attention.softcap {
-        Some(cap) => super::ops::cap(score, cap),
+        Some(cap) => super::math::cap(score, cap),
         None => score,
     }
 }
@@ -327,6 +334,7 @@ mod tests {
 
     /// More than two ranges, the last not whole.
     const CONTEXT: usize = 2 * RANGE + 75;
+    const PAGES: usize = CONTEXT.div_ceil(BLOCK);
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
         (0..len).map(|index| ((index * 7919 + seed) % 1009) as f32 / 252.0 - 2.0).collect()
@@ -335,7 +343,9 @@ mod tests {
     /// Attention of every position, in steps of `step` rows.
     fn attended(attention: &Attention, threads: usize, step: usize) -> Vec<f32> {
         let Heads { query, kv, size } = attention.heads;
-        let (pool, mut cache) = (Pool::new(threads), Cache::new(CONTEXT, attention.heads).unwrap());
+        let (pool, mut cache) = (Pool::new(threads), Cache::new(PAGES, attention.heads).unwrap());
+        // Pages lie anywhere.
+        let pages: Vec<u32> = (0..PAGES as u32).map(|page| page * 7 % PAGES as u32).collect();
         let [queries, keys, values] = inputs(attention.heads);
         let mut out = vec![0.0; queries.len()];
         let mut scratch = Vec::new();
@@ -344,11 +354,12 @@ mod tests {
             let end = CONTEXT.min(first + step);
             for position in first..end {
                 let row = position * kv * size..(position + 1) * kv * size;
-                cache.store(position, &keys[row.clone()], &values[row]);
+                cache.store(pages[position / BLOCK], position, &keys[row.clone()], &values[row]);
             }
             let rows = first * width..end * width;
             let (queries, out) = (&queries[rows.clone()], &mut out[rows]);
-            cache.attend(&pool, first, queries, attention, &mut scratch, out).unwrap();
+            let span = Span { pages: pages.clone(), position: first, rows: end - first };
+            cache.attend(&pool, &span, queries, attention, &mut scratch, out).unwrap();
         }
         out
     }

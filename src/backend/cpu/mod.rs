@@ -6,7 +6,8 @@ mod blocks;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
 mod form;
 mod kernels;
-mod ops;
+mod math;
+mod op;
 mod packed;
 mod packed16;
 pub(crate) mod pool;
@@ -15,24 +16,23 @@ mod tests;
 mod times;
 mod together;
 
-use super::{
-    Activation, Attention, Backend, Buffer, Heads, KernelTime, KvCache, Linear, Matrix, Norm, NormKind, Rope,
-    Tokens, Top, Vector, Wanted,
-};
+use super::op::{Buffer, Linear, Matrix, Norm, NormKind, Vector};
+use super::{Backend, KernelTime, Program, Shape, Step, Top, Wanted};
 use crate::format::gguf::TensorType;
 use crate::{Error, Result};
 use attention::Cache;
 use blocks::Blocks;
 use futures_util::future::LocalBoxFuture;
 use kernels::input::Input;
-use ops::Rotations;
-pub(crate) use ops::{exp_of, top_k};
+use math::Rotations;
+pub(crate) use math::{exp_of, top_k};
 pub use pool::MOST_THREADS;
 use pool::Pool;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::rc::Rc;
 use times::Times;
 use together::TOGETHER;
 
@@ -77,9 +77,13 @@ pub struct Cpu {
     rounded: RefCell<[Input; TOGETHER]>,
     rotations: Rotations,
     times: Times,
-    last_choice: u32,
+    program: Rc<Program>,
+    /// One a row.
+    last_choice: Vec<u32>,
     /// Choices that were not read yet.
     choices: VecDeque<u32>,
+    /// How many rows each of them has.
+    chosen_rows: VecDeque<usize>,
 }
 
 impl Cpu {
@@ -158,7 +162,7 @@ impl Cpu {
         if let Some(bias) = linear.bias {
             let bias = &self.vectors[bias.0];
             for row in out.chunks_exact_mut(matrix.rows) {
-                ops::add(row, bias);
+                math::add(row, bias);
             }
         }
         Ok(())
@@ -175,8 +179,8 @@ impl Cpu {
         self.pool.rows(out, width, 2 * width, |row, out| {
             let row = &input[row * width..][..width];
             match bias {
-                None => ops::rms_norm(row, scale, norm.epsilon, out),
-                Some(bias) => ops::layer_norm(row, scale, bias, norm.epsilon, out),
+                None => math::rms_norm(row, scale, norm.epsilon, out),
+                Some(bias) => math::layer_norm(row, scale, bias, norm.epsilon, out),
             }
         })?;
         self.times.stop(started, || "norm".into());
@@ -210,27 +214,6 @@ impl Cpu {
             }
             None => self.writing(x, |cpu, input| work(cpu, input)),
         }
-    }
-
-    /// The gated activation of `input` in the first of `outs`, with the second for its other factor.
-    fn gate_into(
-        &self,
-        rows: usize,
-        linears: [&Linear; 2],
-        input: &[f32],
-        activation: Activation,
-        outs: &mut [Vec<f32>; 2],
-    ) -> Result<()> {
-        let width = self.matrices[linears[0].weight.0].rows;
-        resize(&mut outs[1], rows * width)?;
-        self.apply_all(&linears.map(|linear| *linear), rows, input, outs)?;
-        let [gated, upped] = outs;
-        let started = self.times.start();
-        self.pool.rows(&mut gated[..rows * width], width, SLOW * width, |row, gated| {
-            ops::gate(gated, &upped[row * width..][..width], activation);
-        })?;
-        self.times.stop(started, || "gate".into());
-        Ok(())
     }
 }
 
@@ -278,22 +261,8 @@ impl Backend for Cpu {
         })
     }
 
-    fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
-        let blocks = match self.dequantize {
-            true => blocks::dequantized(kind, rows, columns)?,
-            false => blocks::allocate(kind, rows, columns)?,
-        };
-        self.matrices.push(WeightMatrix { kind, rows, columns, blocks });
-        Ok(Matrix(self.matrices.len() - 1))
-    }
-
     fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
         self.matrices[matrix.0].blocks.write_rows(&self.pool, first, bytes)
-    }
-
-    fn vector(&mut self, len: usize) -> Result<Vector> {
-        self.vectors.push(zeros(len)?);
-        Ok(Vector(self.vectors.len() - 1))
     }
 
     fn write_vector(&mut self, vector: Vector, values: &[f32]) -> Result<()> {
@@ -301,243 +270,71 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer> {
-        self.buffers.push(zeros(rows.saturating_mul(width))?);
-        Ok(Buffer(self.buffers.len() - 1))
-    }
-
     fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<()> {
         self.buffers[buffer.0][..values.len()].copy_from_slice(values);
         Ok(())
     }
 
-    fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
-        self.caches.push(Cache::new(context, heads)?);
-        Ok(KvCache(self.caches.len() - 1))
-    }
-
-    fn embed(&mut self, tokens: Tokens, table: Matrix, scale: f32, out: Buffer) -> Result<()> {
-        let tokens = match tokens {
-            Tokens::Known(tokens) => tokens,
-            Tokens::Chosen => &[self.last_choice],
-        };
-        let table = &self.matrices[table.0];
-        let out = &mut self.buffers[out.0];
-        for (&token, row) in tokens.iter().zip(out.chunks_exact_mut(table.columns)) {
-            if token as usize >= table.rows {
-                return Err(Error::invalid_argument(format!(
-                    "token {token} is outside the vocabulary of {}",
-                    table.rows
-                )));
-            }
-            table.blocks.row(token as usize, row);
-            if scale != 1.0 {
-                row.iter_mut().for_each(|value| *value *= scale);
-            }
+    fn prepare(&mut self, program: &Rc<Program>) -> Result<()> {
+        for Shape { rows, columns, kind } in program.matrices.iter().skip(self.matrices.len()).copied() {
+            let blocks = match self.dequantize {
+                true => blocks::dequantized(kind, rows, columns)?,
+                false => blocks::allocate(kind, rows, columns)?,
+            };
+            self.matrices.push(WeightMatrix { kind, rows, columns, blocks });
         }
+        for len in program.vectors.iter().skip(self.vectors.len()) {
+            self.vectors.push(zeros(*len)?);
+        }
+        for shape in program.buffers.iter().skip(self.buffers.len()) {
+            self.buffers.push(zeros(shape.rows.saturating_mul(shape.width))?);
+        }
+        for shape in program.caches.iter().skip(self.caches.len()) {
+            self.caches.push(Cache::new(shape.pages, shape.heads)?);
+        }
+        self.program = program.clone();
         Ok(())
     }
 
-    fn add_rows(&mut self, first: usize, rows: usize, table: Matrix, x: Buffer) -> Result<()> {
-        let table = &self.matrices[table.0];
-        let mut values = vec![0.0; table.columns];
-        for (index, row) in self.buffers[x.0].chunks_exact_mut(table.columns).take(rows).enumerate() {
-            table.blocks.row(first + index, &mut values);
-            ops::add(row, &values);
-        }
+    fn run(&mut self, step: &Step) -> Result<()> {
+        let program = self.program.clone();
+        program.operations.iter().try_for_each(|operation| self.perform(operation, step))
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
+        self.caches.iter_mut().for_each(|cache| cache.copy_page(from, to));
         Ok(())
     }
 
-    fn norm(&mut self, rows: usize, x: Buffer, norm: &Norm, out: Buffer) -> Result<()> {
-        let len = rows * self.vectors[norm.scale.0].len();
-        self.writing(out, |cpu, normed| cpu.norm_rows(norm, &cpu.buffers[x.0][..len], &mut normed[..len]))
-    }
-
-    fn project(
-        &mut self,
-        rows: usize,
-        x: Buffer,
-        norm: Option<&Norm>,
-        outputs: &[(Linear, Buffer)],
-    ) -> Result<()> {
-        self.with_input(rows, x, norm, |cpu, input| {
-            for outputs in outputs.chunks(TOGETHER) {
-                let mut linears = [outputs[0].0; TOGETHER];
-                let mut outs: [Vec<f32>; TOGETHER] = Default::default();
-                for (index, (linear, buffer)) in outputs.iter().enumerate() {
-                    (linears[index], outs[index]) = (*linear, cpu.take(*buffer));
-                }
-                let done = cpu.apply_all(&linears[..outputs.len()], rows, input, &mut outs[..outputs.len()]);
-                for ((_, buffer), out) in outputs.iter().zip(outs) {
-                    cpu.put(*buffer, out);
-                }
-                done?;
-            }
-            Ok(())
-        })
-    }
-
-    fn project_add(
-        &mut self,
-        rows: usize,
-        input: Buffer,
-        linear: &Linear,
-        norm: Option<&Norm>,
-        x: Buffer,
-    ) -> Result<()> {
-        let width = self.matrices[linear.weight.0].rows;
-        self.writing(x, |cpu, x| {
-            let mut projected = std::mem::take(&mut cpu.scratch);
-            resize(&mut projected, 2 * rows * width)?;
-            let (projected_rows, normed_rows) = projected.split_at_mut(rows * width);
-            cpu.apply(linear, rows, &cpu.buffers[input.0], projected_rows)?;
-            match norm {
-                Some(norm) => {
-                    let normed_rows = &mut normed_rows[..rows * width];
-                    cpu.norm_rows(norm, projected_rows, normed_rows)?;
-                    ops::add(x, normed_rows);
-                }
-                None => ops::add(x, projected_rows),
-            }
-            cpu.scratch = projected;
-            Ok(())
-        })
-    }
-
-    fn rotate_and_store(
-        &mut self,
-        position: usize,
-        rows: usize,
-        [q, k, v]: [Buffer; 3],
-        heads: Heads,
-        norms: Option<&[Norm; 2]>,
-        rope: &Rope,
-        cache: KvCache,
-    ) -> Result<()> {
-        let started = self.times.start();
-        let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
-        for (buffer, width, index) in [(q, q_width, 0), (k, kv_width, 1)] {
-            let mut values = self.take(buffer);
-            let used = &mut values[..rows * width];
-            if let Some(norms) = norms {
-                let scale = &self.vectors[norms[index].scale.0];
-                ops::rms_norm_runs(used, scale, norms[index].epsilon);
-            }
-            let angles = self.rotations.angles(position, rows, rope);
-            for (values, angles) in used.chunks_exact_mut(width).zip(angles) {
-                ops::rotate(values, heads.size, angles, rope.pairing);
-            }
-            self.put(buffer, values);
-        }
-        let (keys, values) = (&self.buffers[k.0], &self.buffers[v.0]);
-        for (row, (keys, values)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).take(rows).enumerate()
-        {
-            self.caches[cache.0].store(position + row, keys, values);
-        }
-        self.times.stop(started, || "rotate and store".into());
+    fn choose(&mut self, scores: Buffer, rows: usize, len: usize) -> Result<()> {
+        let scores = self.buffers[scores.0].chunks_exact(self.program.width(scores)).take(rows);
+        self.last_choice.clear();
+        self.last_choice.extend(scores.map(|scores| {
+            let best = (0..len).reduce(|best, place| if scores[place] > scores[best] { place } else { best });
+            best.unwrap_or(0) as u32
+        }));
+        self.choices.extend(&self.last_choice);
+        self.chosen_rows.push_back(self.last_choice.len());
         Ok(())
     }
 
-    fn attend(
-        &mut self,
-        position: usize,
-        rows: usize,
-        q: Buffer,
-        cache: KvCache,
-        attention: &Attention,
-        out: Buffer,
-    ) -> Result<()> {
-        let len = rows * attention.heads.query * attention.heads.size;
-        self.writing(out, |cpu, out| {
-            let queries = &cpu.buffers[q.0][..len];
-            let started = cpu.times.start();
-            let (cache, scratch) = (&cpu.caches[cache.0], &mut cpu.scratch_attention);
-            cache.attend(&cpu.pool, position, queries, attention, scratch, &mut out[..len])?;
-            cpu.times.stop(started, || "attend".into());
-            Ok(())
-        })
-    }
-
-    fn gate(
-        &mut self,
-        rows: usize,
-        x: Buffer,
-        norm: Option<&Norm>,
-        linears: [&Linear; 2],
-        activation: Activation,
-        out: Buffer,
-    ) -> Result<()> {
-        self.with_input(rows, x, norm, |cpu, input| {
-            let mut outs = [cpu.take(out), std::mem::take(&mut cpu.scratch_up)];
-            let done = cpu.gate_into(rows, linears, input, activation, &mut outs);
-            let [gated, upped] = outs;
-            cpu.scratch_up = upped;
-            cpu.put(out, gated);
-            done
-        })
-    }
-
-    fn activate(
-        &mut self,
-        rows: usize,
-        x: Buffer,
-        norm: Option<&Norm>,
-        up: &Linear,
-        activation: Activation,
-        out: Buffer,
-    ) -> Result<()> {
-        let width = self.matrices[up.weight.0].rows;
-        self.with_input(rows, x, norm, |cpu, input| {
-            cpu.writing(out, |cpu, activated| {
-                cpu.apply(up, rows, input, activated)?;
-                let used = &mut activated[..rows * width];
-                cpu.pool.rows(used, width, SLOW * width, |_, row| ops::activate(row, activation))
-            })
-        })
-    }
-
-    fn logits(
-        &mut self,
-        row: usize,
-        x: Buffer,
-        norm: &Norm,
-        head: &Linear,
-        softcap: Option<f32>,
-        out: Buffer,
-    ) -> Result<()> {
-        let input = self.normed(norm, row..row + 1, x)?;
-        self.writing(out, |cpu, scores| {
-            cpu.apply(head, 1, &input, scores)?;
-            if let Some(cap) = softcap {
-                ops::cap_all(scores, cap);
-            }
-            cpu.scratch = input;
-            Ok(())
-        })
-    }
-
-    fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {
-        let scores = &self.buffers[scores.0][..len];
-        let best = (0..len).reduce(|best, place| if scores[place] > scores[best] { place } else { best });
-        self.last_choice = best.unwrap_or(0) as u32;
-        self.choices.push_back(self.last_choice);
-        Ok(())
-    }
-
-    fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
-        let oldest = self.choices.pop_front().ok_or_else(|| Error::internal("nothing was chosen"));
-        Box::pin(std::future::ready(oldest))
+    fn chosen<'a>(&'a mut self, out: &'a mut Vec<u32>) -> LocalBoxFuture<'a, Result<()>> {
+        out.clear();
+        let oldest = self.chosen_rows.pop_front().ok_or_else(|| Error::internal("nothing was chosen"));
+        Box::pin(std::future::ready(oldest.map(|rows| out.extend(self.choices.drain(..rows)))))
     }
 
     fn top_k<'a>(
         &'a mut self,
         scores: Buffer,
+        row: usize,
         len: usize,
         wanted: &'a Wanted,
         out: &'a mut Top,
     ) -> LocalBoxFuture<'a, Result<()>> {
         let started = self.times.start();
-        top_k(&self.buffers[scores.0][..len], wanted, out);
+        let width = self.program.width(scores);
+        top_k(&self.buffers[scores.0][row * width..][..len], wanted, out);
         self.times.stop(started, || "top k".into());
         Box::pin(std::future::ready(Ok(())))
     }
@@ -545,11 +342,13 @@ impl Backend for Cpu {
     fn read<'a>(
         &'a mut self,
         buffer: Buffer,
-        len: usize,
+        first: usize,
+        rows: usize,
         out: &'a mut Vec<f32>,
     ) -> LocalBoxFuture<'a, Result<()>> {
+        let width = self.program.width(buffer);
         out.clear();
-        out.extend_from_slice(&self.buffers[buffer.0][..len]);
+        out.extend_from_slice(&self.buffers[buffer.0][first * width..][..rows * width]);
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -2,12 +2,17 @@
 
 use super::blocks::tests::encoded;
 use super::*;
-use crate::backend::RopePairing;
+use crate::backend::op::Operation;
+use crate::backend::op::{
+    Activate, Activation, Attend, Attention, Embed, Gate, Heads, KvCache, Project, ProjectAdd, Rope,
+    RopePairing, Score,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 const WIDTH: usize = 64;
 const ROWS: usize = 3;
+const HEADS: Heads = Heads { query: 4, kv: 4, size: WIDTH / 4 };
 /// What a product does.
 const RIGHT: u8 = 0;
 const WRONG: u8 = 1;
@@ -56,17 +61,18 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        let mut program = Program::default();
+        let (weight, scale) = (program.matrix(WIDTH, WIDTH, TensorType::F32), program.vector(WIDTH));
+        let buffers = [(); 4].map(|()| program.buffer(ROWS, WIDTH));
+        let cache = program.cache(1, HEADS);
         let mut cpu = Cpu::with_threads(NonZeroUsize::new(2));
-        let weight = cpu.matrix(WIDTH, WIDTH, TensorType::F32).unwrap();
+        cpu.prepare(&Rc::new(program)).unwrap();
         cpu.write_rows(weight, 0, &encoded::<f32>(WIDTH, WIDTH)).unwrap();
+        cpu.write_vector(scale, &[0.5; WIDTH]).unwrap();
         let how = Arc::<AtomicU8>::default();
         let matrix = cpu.matrices.pop().unwrap();
         let blocks = Box::new(Failing { blocks: matrix.blocks, how: how.clone() });
         cpu.matrices.push(WeightMatrix { blocks, ..matrix });
-        let scale = cpu.vector(WIDTH).unwrap();
-        cpu.write_vector(scale, &[0.5; WIDTH]).unwrap();
-        let buffers = [(); 4].map(|()| cpu.buffer(ROWS, WIDTH).unwrap());
-        let cache = cpu.kv_cache(8, Heads { query: 4, kv: 4, size: WIDTH / 4 }).unwrap();
         Bench {
             how,
             linear: Linear { weight, bias: None },
@@ -79,25 +85,36 @@ impl Bench {
 
     /// What one step gives; each of its products may fail.
     fn step(&mut self, operation: usize) -> Result<()> {
-        let Bench { cpu, linear, norm, cache, buffers: [x, a, b, c], .. } = self;
-        let (x, a, b, c, linear) = (*x, *a, *b, *c, *linear);
-        let heads = Heads { query: 4, kv: 4, size: WIDTH / 4 };
-        let attention = Attention { heads, scale: 0.25, softcap: None, window: None, causal: true };
-        let rope = Rope { pairing: RopePairing::Halves, frequencies: vec![0.1; WIDTH / 8], magnitude: 1.0 };
-        cpu.embed(Tokens::Known(&[1, 2, 3]), linear.weight, 1.0, x)?;
-        match operation {
-            0 => cpu.project(ROWS, x, Some(norm), &[(linear, a), (linear, b), (linear, c)])?,
-            1 => cpu.project(ROWS, x, None, &[(linear, a), (linear, b), (linear, c)])?,
-            2 => cpu.project_add(ROWS, a, &linear, None, x)?,
-            3 => cpu.project_add(ROWS, a, &linear, Some(norm), x)?,
-            4 => cpu.gate(ROWS, x, Some(norm), [&linear, &linear], Activation::Silu, b)?,
-            5 => cpu.gate(ROWS, x, None, [&linear, &linear], Activation::Gelu, b)?,
-            6 => cpu.activate(ROWS, x, Some(norm), &linear, Activation::Gelu, b)?,
-            7 => cpu.activate(ROWS, x, None, &linear, Activation::Silu, b)?,
-            _ => cpu.logits(1, x, norm, &linear, Some(3.0), b)?,
-        }
-        cpu.rotate_and_store(0, ROWS, [a, b, c], heads, None, &rope, *cache)?;
-        cpu.attend(0, ROWS, a, *cache, &attention, x)
+        let Bench { linear, norm, cache, buffers: [x, a, b, c], .. } = self;
+        let (x, a, b, c, linear, norm) = (*x, *a, *b, *c, *linear, *norm);
+        let (gate, up, softcap) = (linear, linear, Some(3.0));
+        let outputs = vec![(linear, a), (linear, b), (linear, c)];
+        let tried: Operation = match operation {
+            0 => Project { x, norm: Some(norm), outputs }.into(),
+            1 => Project { x, norm: None, outputs }.into(),
+            2 => ProjectAdd { input: a, linear, norm: None, x }.into(),
+            3 => ProjectAdd { input: a, linear, norm: Some(norm), x }.into(),
+            4 => Gate { x, norm: Some(norm), gate, up, activation: Activation::Silu, out: b }.into(),
+            5 => Gate { x, norm: None, gate, up, activation: Activation::Gelu, out: b }.into(),
+            6 => Activate { x, norm: Some(norm), up, activation: Activation::Gelu, out: b }.into(),
+            7 => Activate { x, norm: None, up, activation: Activation::Silu, out: b }.into(),
+            _ => Score { x, norm, head: linear, softcap, out: b }.into(),
+        };
+        let attend = Attend {
+            query: a,
+            key: b,
+            value: c,
+            norms: None,
+            rope: Rope { pairing: RopePairing::Halves, frequencies: vec![0.1; WIDTH / 8], magnitude: 1.0 },
+            cache: *cache,
+            attention: Attention { heads: HEADS, scale: 0.25, softcap: None, window: None, causal: true },
+            out: x,
+        };
+        let embed = Embed { table: linear.weight, scale: 1.0, out: x };
+        let mut program = (*self.cpu.program).clone();
+        program.operations = vec![embed.into(), tried, attend.into()];
+        self.cpu.prepare(&Rc::new(program))?;
+        self.cpu.run(&Step::single([1, 2, 3], 0, 1))
     }
 
     fn all(&self) -> Vec<Vec<f32>> {

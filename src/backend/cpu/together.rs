@@ -1,9 +1,9 @@
 //! Products of several matrices with one row as one region of the pool: in short ones threads would wait for each other.
 
-use super::super::Linear;
+use super::super::op::Linear;
 use super::blocks::Column;
 use super::packed::Output;
-use super::{Cpu, WeightMatrix, ops};
+use super::{Cpu, WeightMatrix, math};
 use crate::Result;
 
 /// Most products that have one input: queries, keys and values.
@@ -62,7 +62,7 @@ impl Cpu {
         });
         for (linear, out) in linears.iter().zip(outs) {
             if let Some(bias) = linear.bias {
-                ops::add(&mut out[..matrix(linear).rows], &self.vectors[bias.0]);
+                math::add(&mut out[..matrix(linear).rows], &self.vectors[bias.0]);
             }
         }
         Ok(true)
@@ -73,24 +73,23 @@ impl Cpu {
 mod tests {
     use super::super::blocks::tests::encoded;
     use super::*;
-    use crate::backend::{Backend, Buffer};
+    use crate::backend::op::{Buffer, Project};
+    use crate::backend::{Backend, Program, Step};
     use crate::format::gguf::TensorType::{self, F32, Q4_0, Q4_K, Q5_0, Q8_0};
     use candle_core::quantized::k_quants::{BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ8_0};
     use std::num::NonZeroUsize;
+    use std::rc::Rc;
 
     const COLUMNS: usize = 512;
 
-    fn linear(cpu: &mut Cpu, kind: TensorType, rows: usize) -> Linear {
-        let bytes = match kind {
+    fn weights(kind: TensorType, rows: usize) -> Vec<u8> {
+        match kind {
             Q4_0 => encoded::<BlockQ4_0>(rows, COLUMNS),
             Q5_0 => encoded::<BlockQ5_0>(rows, COLUMNS),
             Q8_0 => encoded::<BlockQ8_0>(rows, COLUMNS),
             Q4_K => encoded::<BlockQ4K>(rows, COLUMNS),
             _ => encoded::<f32>(rows, COLUMNS),
-        };
-        let weight = cpu.matrix(rows, COLUMNS, kind).unwrap();
-        cpu.write_rows(weight, 0, &bytes).unwrap();
-        Linear { weight, bias: None }
+        }
     }
 
     /// Whatever their types, and whatever was multiplied before.
@@ -98,21 +97,31 @@ mod tests {
     fn products_are_the_same_together_and_alone() {
         for kinds in [[Q4_K, Q8_0, Q5_0], [Q4_0, Q8_0, Q4_0], [Q8_0, Q4_K, F32], [Q8_0; 3]] {
             let mut cpu = Cpu::with_threads(NonZeroUsize::new(2));
-            let x = cpu.buffer(1, COLUMNS).unwrap();
-            let outputs: Vec<(Linear, Buffer)> = kinds
-                .into_iter()
-                .zip([37, 512, 4])
-                .map(|(kind, rows)| (linear(&mut cpu, kind, rows), cpu.buffer(1, rows).unwrap()))
+            let mut program = Program::default();
+            let x = program.buffer(1, COLUMNS);
+            let sizes = kinds.into_iter().zip([37, 512, 4]);
+            let outputs: Vec<(Linear, Buffer)> = sizes
+                .clone()
+                .map(|(kind, rows)| {
+                    let weight = program.matrix(rows, COLUMNS, kind);
+                    (Linear { weight, bias: None }, program.buffer(1, rows))
+                })
                 .collect();
+            cpu.prepare(&Rc::new(program)).unwrap();
+            for ((kind, rows), (linear, _)) in sizes.zip(&outputs) {
+                cpu.write_rows(linear.weight, 0, &weights(kind, rows)).unwrap();
+            }
+            let mut project = |values: &[f32], outputs: &[(Linear, Buffer)]| {
+                cpu.write(x, values).unwrap();
+                let project = Project { x, norm: None, outputs: outputs.to_vec() };
+                cpu.perform(&project.into(), &Step::single([0], 0, 0)).unwrap();
+                outputs.iter().map(|(_, out)| cpu.buffers[out.0].clone()).collect::<Vec<_>>()
+            };
             for seed in [3, 5] {
                 let values: Vec<f32> = (0..COLUMNS).map(|index| (index as f32 * seed as f32).sin()).collect();
-                cpu.write(x, &values).unwrap();
-                cpu.project(1, x, None, &outputs).unwrap();
-                let results =
-                    |cpu: &Cpu| outputs.iter().map(|(_, out)| cpu.buffers[out.0].clone()).collect::<Vec<_>>();
-                let together = results(&cpu);
-                outputs.iter().for_each(|output| cpu.project(1, x, None, &[*output]).unwrap());
-                assert!(together == results(&cpu), "{kinds:?}");
+                let together = project(&values, &outputs);
+                let alone: Vec<_> = outputs.iter().flat_map(|output| project(&values, &[*output])).collect();
+                assert!(together == alone, "{kinds:?}");
                 assert!(together.iter().flatten().all(|value| value.is_finite() && *value != 0.0));
             }
         }

@@ -2,7 +2,7 @@
 
 use super::record::BufferId;
 use super::shader::Kernel;
-use super::{Gpu, PREFILL_ROWS};
+use super::{Activations, Gpu};
 use crate::backend::{Top, Wanted};
 use crate::{Error, Result};
 
@@ -10,8 +10,6 @@ use crate::{Error, Result};
 const ARGMAX_GROUPS: usize = 64;
 /// Scores that a workgroup of `top_k` sorts.
 const STRETCH: usize = 1024;
-/// Where the chosen token's id stands, behind those of steps.
-pub(super) const CHOSEN_AT: usize = 4 * PREFILL_ROWS;
 
 /// What lies between the kernels; made when first needed.
 #[derive(Default)]
@@ -22,28 +20,34 @@ pub(super) struct Choices {
     sums: Option<BufferId>,
     places: Option<BufferId>,
     picked: Option<BufferId>,
+    /// A page of a cache on its way to another.
+    pub page: Option<BufferId>,
 }
 
 impl Gpu {
-    pub(super) fn choose_from(&mut self, scores: BufferId, len: usize) -> Result<()> {
+    pub(super) fn choose_from(&mut self, scores: Activations, rows: usize, len: usize) -> Result<()> {
         let groups = len.div_ceil(STRETCH).min(ARGMAX_GROUPS);
         let stretch = len.div_ceil(groups);
         let groups = len.div_ceil(stretch);
-        let best = self.room(|choices| &mut choices.best, 8 * ARGMAX_GROUPS)?;
+        let best = self.room(|choices| &mut choices.best, 8 * ARGMAX_GROUPS * rows)?;
         let kernel = Kernel::new("argmax");
-        self.dispatch(kernel.clone(), &[len as u32, stretch as u32, 0, 0], &[scores, best], [groups, 1, 1])?;
-        let params = [groups as u32, groups as u32, CHOSEN_AT as u32, 0];
-        self.dispatch(kernel.flag("LAST", true), &params, &[best, self.ids], [1, 1, 1])?;
-        self.recorder.send_late(&self.device, self.ids, CHOSEN_AT as u64)
+        let params = [len as u32, stretch as u32, scores.stride as u32, groups as u32];
+        self.dispatch(kernel.clone(), &params, &[scores.id, best], [groups, rows, 1])?;
+        let params = [groups as u32, groups as u32, groups as u32, 1];
+        self.dispatch(kernel.flag("LAST", true), &params, &[best, self.chosen], [1, rows, 1])?;
+        self.recorder.send_late(&self.device, self.chosen, rows)
     }
 
     pub(super) async fn top_k_of(
         &mut self,
-        scores: BufferId,
+        scores: Activations,
+        row: usize,
         len: usize,
         wanted: &Wanted,
         out: &mut Top,
     ) -> Result<()> {
+        let first = (row * scores.stride) as u32;
+        let scores = scores.id;
         let Wanted { count, ref places, sum: wants_sum } = *wanted;
         if !(1..=Wanted::MOST).contains(&count) || places.len() > Wanted::MOST {
             return Err(Error::internal(format!("{count} candidates and {} places", places.len())));
@@ -54,7 +58,7 @@ impl Gpu {
         let mut kept = self.room(|choices| &mut choices.runs[0], 8 * groups * k)?;
         let mut next = self.room(|choices| &mut choices.runs[1], 8 * groups * k)?;
         let kernel = Kernel::new("top_k").constant("K", k);
-        self.dispatch(kernel.clone(), &[len as u32, 0, 0, 0], &[scores, kept, sums], [groups, 1, 1])?;
+        self.dispatch(kernel.clone(), &[len as u32, first, 0, 0], &[scores, kept, sums], [groups, 1, 1])?;
         let mut runs = groups;
         while runs > 1 {
             let entries = runs * k;
@@ -71,12 +75,12 @@ impl Gpu {
                 0,
                 bytemuck::cast_slice::<u32, u8>(places),
             );
-            let params = [places.len() as u32, 0, 0, 0];
+            let params = [places.len() as u32, first, 0, 0];
             let workgroups = [places.len().div_ceil(64), 1, 1];
             self.dispatch(Kernel::new("pick"), &params, &[scores, asked, picked], workgroups)?;
         }
 
-        let pieces = [(kept, 8 * k), (sums, 8 * groups), (picked, 4 * places.len())];
+        let pieces = [(kept, 0, 8 * k), (sums, 0, 8 * groups), (picked, 0, 4 * places.len())];
         let mut bytes = Vec::new();
         self.recorder.read_pieces(&self.device, &pieces, &mut bytes).await?;
         let words: Vec<u32> = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
@@ -98,7 +102,7 @@ impl Gpu {
         Ok(())
     }
 
-    fn room(
+    pub(super) fn room(
         &mut self,
         which: impl Fn(&mut Choices) -> &mut Option<BufferId>,
         bytes: usize,

@@ -1,17 +1,21 @@
 //! The GPU backend: our own WGSL kernels through wgpu, in browsers and natively.
 //!
 //! `device` opens an adapter, `memory` lays weights out (`repack` says how), `shader` makes pipelines
-//! from `wgsl/`, and `record` collects the dispatches of a step and submits them as one compute pass.
-//! What is left here and in `product` and `attention` is which kernels an operation is.
+//! from `wgsl/`, and `record` collects the dispatches of a step and submits them as one compute pass. `op` says
+//! which kernels an operation is, a file each; `product` and `norm` have what several of them share.
+//!
+//! A step is written to one buffer: for each row its token, its position, and where its sequence's pages are listed;
+//! then those lists. So kernels' parameters do not depend on the step, but for attention's.
 //!
 //! Rows of activations are padded by zeros to a multiple of 64 numbers, so that products read whole
 //! blocks; kernels never write the padding.
 
-mod attention;
 mod choice;
 mod device;
 mod memo;
 mod memory;
+mod norm;
+mod op;
 mod probe;
 mod product;
 mod profile;
@@ -25,22 +29,23 @@ mod web;
 pub use device::{Corruption, Options};
 pub use self_test::{SelfTest, SwitchedOff, Variant};
 
+use super::op::{Buffer, Matrix, Operation, Vector};
 use super::{
-    Activation, Attention, Backend, Buffer, GpuInfo, Heads, KernelTime, KvCache, Linear, Matrix, Needs, Norm,
-    Rope, Shape, Tokens, Top, Vector, Wanted,
+    Backend, CacheShape, GpuInfo, KernelTime, MOST_SCORED, MOST_SPANS, Program, Shape, Step, Token, Top,
+    Wanted,
 };
-use crate::format::gguf::TensorType;
 use crate::{Error, Result};
-use attention::{Cache, Rotation};
-use choice::{CHOSEN_AT, Choices};
+use choice::Choices;
 use device::Device;
 use futures_util::future::LocalBoxFuture;
 use memory::{MatrixData, Memory, VectorData};
-use product::{End, FEW_TOKENS, Input};
-use record::{BufferId, Recorder};
+use op::attend::{Cache, Rotation};
+use product::FEW_TOKENS;
+use record::{BufferId, Planned, Recorder};
 use repack::Format;
 use shader::{Kernel, Pipelines};
 use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 
 /// Activations' rows begin at multiples of this many numbers: two blocks of a matrix.
 const ROW_ALIGNMENT: usize = 64;
@@ -66,9 +71,15 @@ pub struct Gpu {
     buffers: Vec<Activations>,
     caches: Vec<Cache>,
     rotations: Vec<Rotation>,
-    /// Token ids: of steps that are not submitted yet, and the chosen one at the end.
-    ids: BufferId,
+    program: Rc<Program>,
+    /// The step's rows, and lists of pages.
+    step: BufferId,
+    words: Vec<u32>,
+    /// The tokens chosen last, two words each: the token, and whether a score was no number.
+    chosen: BufferId,
     choices: Choices,
+    /// Whether there was a step of so many rows, all scored.
+    seen: [bool; MOST_SCORED + 1],
     /// What lies between two kernels of an operation; made when first needed.
     scratch: HashMap<(usize, usize), Activations>,
     /// The splits of `attend`.
@@ -106,6 +117,23 @@ pub struct Info {
     pub dispatches: u64,
 }
 
+/// What there is on a device before any program.
+struct Bare {
+    memory: Memory,
+    step: BufferId,
+    chosen: BufferId,
+}
+
+impl Bare {
+    fn new(device: &Device, recorder: &mut Recorder) -> Result<Bare> {
+        Ok(Bare {
+            memory: Memory::new(device, recorder)?,
+            step: recorder.add(device.storage("a step", 4 * step_words(0) as u64)?),
+            chosen: recorder.add(device.storage("chosen tokens", 8 * MOST_SCORED as u64)?),
+        })
+    }
+}
+
 impl Gpu {
     /// Opens a device.
     pub async fn open(mut options: Options) -> Result<Gpu> {
@@ -125,17 +153,33 @@ impl Gpu {
     }
 
     /// The same device with nothing on it but its pipelines.
-    pub fn emptied(self) -> Result<Gpu> {
-        let Gpu { device, options, recorder, self_test, exact_half, dp4a, tuned, .. } = self;
-        recorder.destroy_buffers();
-        let gpu = Gpu::with(device, options, recorder.pipelines)?;
-        Ok(Gpu { self_test, exact_half, dp4a, tuned, ..gpu })
+    pub fn emptied(mut self) -> Result<Gpu> {
+        self.empty()?;
+        Ok(self)
+    }
+
+    /// Lets go of all that a program has declared.
+    fn empty(&mut self) -> Result<()> {
+        self.recorder.forget_buffers(&self.device)?;
+        let Bare { memory, step, chosen } = Bare::new(&self.device, &mut self.recorder)?;
+        (self.memory, self.step, self.chosen) = (memory, step, chosen);
+        self.matrices.clear();
+        self.vectors.clear();
+        self.buffers.clear();
+        self.caches.clear();
+        self.rotations.clear();
+        self.program = Rc::default();
+        self.choices = Choices::default();
+        self.seen = [false; MOST_SCORED + 1];
+        self.scratch.clear();
+        self.parts = None;
+        self.context = 0;
+        Ok(())
     }
 
     fn with(device: Device, options: Options, pipelines: Pipelines) -> Result<Gpu> {
         let mut recorder = Recorder::new(&device, options.profile, pipelines)?;
-        let memory = Memory::new(&device, &mut recorder)?;
-        let ids = recorder.add(device.storage("token ids", 4 * (4 * PREFILL_ROWS as u64 + 2))?);
+        let Bare { memory, step, chosen } = Bare::new(&device, &mut recorder)?;
         Ok(Gpu {
             device,
             options,
@@ -146,8 +190,12 @@ impl Gpu {
             buffers: Vec::new(),
             caches: Vec::new(),
             rotations: Vec::new(),
-            ids,
+            program: Rc::default(),
+            step,
+            words: Vec::new(),
+            chosen,
             choices: Choices::default(),
+            seen: [false; MOST_SCORED + 1],
             scratch: HashMap::new(),
             parts: None,
             context: 0,
@@ -205,11 +253,11 @@ impl Gpu {
 
     /// Whether the device can hold what is needed, as far as it tells: WebGPU does not say how much memory
     /// there is, only how much a buffer may have.
-    fn check_needs(&mut self, needs: &Needs) -> Result<()> {
+    fn check_needs(&mut self, needs: &Program) -> Result<()> {
         let size = |shape: &Shape| self.matrix_size(shape);
         // Slabs' ends take a little more.
         let weights = needs.matrices.iter().map(size).sum::<u64>() + 4096 * needs.matrices.len() as u64;
-        let caches = needs.caches.iter().map(|&(context, heads)| self.cache_size(context, heads));
+        let caches = needs.caches.iter().map(|shape| self.cache_size(shape));
         let cache = caches.clone().max().unwrap_or(0);
         let caches = caches.fold(0u64, |sum, size| sum.saturating_add(size.saturating_mul(2)));
         let rows = needs.matrices.iter().map(|shape| size(&Shape { rows: 1, ..*shape }));
@@ -228,7 +276,7 @@ impl Gpu {
 
     async fn wait_idle(&mut self) -> Result<()> {
         let mut word = Vec::new();
-        self.recorder.read(&self.device, self.ids, 4, &mut word).await
+        self.recorder.read(&self.device, self.chosen, 4, &mut word).await
     }
 
     fn activations(&mut self, rows: usize, width: usize) -> Result<Activations> {
@@ -261,41 +309,6 @@ impl Gpu {
         }
     }
 
-    /// `out = scale · table[ids[first + i]]`; without ids, `out += scale · table[first + i]`.
-    fn rows_of(
-        &mut self,
-        table: Matrix,
-        first: usize,
-        ids: Option<BufferId>,
-        scale: f32,
-        rows: usize,
-        out: Activations,
-    ) -> Result<()> {
-        let matrix = &self.matrices[table.0];
-        let (blocks, format, columns) = (matrix.blocks, matrix.format, matrix.columns);
-        for part in matrix.parts.clone() {
-            let mut params = vec![
-                blocks as u32,
-                rows as u32,
-                first as u32,
-                (out.stride / 4) as u32,
-                part.first_row as u32,
-                scale.to_bits(),
-                columns as u32,
-                0,
-            ];
-            params.extend(product::matrix_params(&part, 0, 0, 0, None));
-            let kernel = Kernel::new("embed")
-                .format(format.file())
-                .flag("EXACT_HALF", self.exact_half)
-                .flag("ROWS", ids.is_none());
-            let mut buffers = vec![part.slab, part.slab, out.id];
-            buffers.extend(ids);
-            self.dispatch(kernel, &params, &buffers, [(blocks * 8).div_ceil(64), rows, 1])?;
-        }
-        Ok(())
-    }
-
     fn dispatch(
         &mut self,
         kernel: Kernel,
@@ -320,8 +333,8 @@ impl Backend for Gpu {
         PREFILL_ROWS
     }
 
-    fn expect(&mut self, needs: &Needs) -> LocalBoxFuture<'_, Result<()>> {
-        let checked = self.check_needs(needs);
+    fn expect<'a>(&'a mut self, program: &'a Program) -> LocalBoxFuture<'a, Result<()>> {
+        let checked = self.check_needs(program);
         Box::pin(async move {
             checked?;
             self.measure_variants().await
@@ -377,10 +390,33 @@ impl Backend for Gpu {
         Box::pin(self.wait_idle())
     }
 
-    fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Result<Matrix> {
-        let matrix = self.memory.matrix(&self.device, &mut self.recorder, rows, columns, kind)?;
-        self.matrices.push(matrix);
-        Ok(Matrix(self.matrices.len() - 1))
+    fn prepare(&mut self, program: &Rc<Program>) -> Result<()> {
+        self.recorder.forget_plans();
+        self.seen = [false; MOST_SCORED + 1];
+        for Shape { rows, columns, kind } in program.matrices.iter().skip(self.matrices.len()).copied() {
+            let matrix = self.memory.matrix(&self.device, &mut self.recorder, rows, columns, kind)?;
+            self.matrices.push(matrix);
+        }
+        for len in program.vectors.iter().skip(self.vectors.len()) {
+            let vector = self.memory.vector(&self.device, &mut self.recorder, *len)?;
+            self.vectors.push(vector);
+        }
+        for shape in program.buffers.iter().skip(self.buffers.len()) {
+            let buffer = self.activations(shape.rows, shape.width)?;
+            self.buffers.push(buffer);
+        }
+        for shape in program.caches.iter().skip(self.caches.len()) {
+            let cache = self.new_cache(shape)?;
+            self.caches.push(cache);
+        }
+        let pages = program.caches.iter().map(|shape| shape.pages).max().unwrap_or(0);
+        let size = 4 * step_words(pages) as u64;
+        if self.recorder.buffer(self.step).size() < size {
+            let larger = self.device.storage("a step", size)?;
+            self.recorder.replace(&self.device, self.step, larger)?;
+        }
+        self.program = program.clone();
+        Ok(())
     }
 
     fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
@@ -388,21 +424,9 @@ impl Backend for Gpu {
         self.memory.write_rows(&self.device, &self.recorder, matrix, first, bytes)
     }
 
-    fn vector(&mut self, len: usize) -> Result<Vector> {
-        let vector = self.memory.vector(&self.device, &mut self.recorder, len)?;
-        self.vectors.push(vector);
-        Ok(Vector(self.vectors.len() - 1))
-    }
-
     fn write_vector(&mut self, vector: Vector, values: &[f32]) -> Result<()> {
         self.memory.write_vector(&self.device, &self.recorder, &self.vectors[vector.0], values);
         Ok(())
-    }
-
-    fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer> {
-        let buffer = self.activations(rows, width)?;
-        self.buffers.push(buffer);
-        Ok(Buffer(self.buffers.len() - 1))
     }
 
     fn write(&mut self, buffer: Buffer, values: &[f32]) -> Result<()> {
@@ -419,181 +443,157 @@ impl Backend for Gpu {
         Ok(())
     }
 
-    fn kv_cache(&mut self, context: usize, heads: Heads) -> Result<KvCache> {
-        let cache = self.new_cache(context, heads)?;
-        self.caches.push(cache);
-        Ok(KvCache(self.caches.len() - 1))
-    }
-
-    fn embed(&mut self, tokens: Tokens, table: Matrix, scale: f32, out: Buffer) -> Result<()> {
-        // A step begins: the device may have the last one.
+    fn run(&mut self, step: &Step) -> Result<()> {
+        // The device may have the last one.
         if !self.recorder.is_empty() {
             self.recorder.submit(&self.device)?;
         }
-        let first = match tokens {
-            Tokens::Chosen => CHOSEN_AT,
-            Tokens::Known(tokens) => {
-                let vocabulary = self.matrices[table.0].rows;
-                if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
-                    let message = format!("token {token} is outside the vocabulary of {vocabulary}");
-                    return Err(Error::invalid_argument(message));
+        self.write_step(step)?;
+        self.prepare_rotations(step)?;
+        let program = self.program.clone();
+        let rows = step.rows();
+        let often = rows == step.scored && self.seen.get(rows).is_some_and(|seen| *seen);
+        if often && self.recorder.plan(rows).is_none() {
+            self.recorder.begin_plan();
+            let planned = self.perform_all(&program, step);
+            self.recorder.keep_plan(planned.is_ok().then_some(rows));
+            planned?;
+        }
+        match self.recorder.plan(rows).filter(|_| often) {
+            Some(plan) => {
+                for item in &plan.items {
+                    match item {
+                        Planned::Dispatch(dispatch) => self.recorder.repeat(&self.device, *dispatch)?,
+                        Planned::Later(operation) => {
+                            self.perform_late(&program.operations[*operation], step)?
+                        }
+                    }
                 }
-                // Earlier steps are submitted: these ids are written after they ran.
-                let ids = self.recorder.buffer(self.ids);
-                self.device.queue.write_buffer(ids, 0, bytemuck::cast_slice(tokens));
-                0
+                Ok(())
             }
-        };
-        self.rows_of(table, first, Some(self.ids), scale, tokens.len(), self.buffers[out.0])
-    }
-
-    fn add_rows(&mut self, first: usize, rows: usize, table: Matrix, x: Buffer) -> Result<()> {
-        self.rows_of(table, first, None, 1.0, rows, self.buffers[x.0])
-    }
-
-    fn norm(&mut self, rows: usize, x: Buffer, norm: &Norm, out: Buffer) -> Result<()> {
-        let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
-        self.norm_rows(rows, Input::of(x), norm, out)
-    }
-
-    fn project(
-        &mut self,
-        rows: usize,
-        x: Buffer,
-        norm: Option<&Norm>,
-        outputs: &[(Linear, Buffer)],
-    ) -> Result<()> {
-        let x = self.buffers[x.0];
-        let outputs: Vec<_> = outputs.iter().map(|(linear, out)| (*linear, self.buffers[out.0])).collect();
-        self.products(rows, Input { x, first: 0, exact: true }, norm, &outputs, End::Store)
-    }
-
-    fn project_add(
-        &mut self,
-        rows: usize,
-        input: Buffer,
-        linear: &Linear,
-        norm: Option<&Norm>,
-        x: Buffer,
-    ) -> Result<()> {
-        let (input, x) = (self.buffers[input.0], self.buffers[x.0]);
-        match norm {
-            None => self.products(rows, Input::of(input), None, &[(*linear, x)], End::Add),
-            Some(norm) => {
-                let width = self.matrices[linear.weight.0].rows;
-                let projected = self.scratch(0, rows, width)?;
-                self.products(rows, Input::of(input), None, &[(*linear, projected)], End::Store)?;
-                self.rms_norm(rows, projected, norm, x, true)
+            None => {
+                // The first of its kind makes room for what lies between its kernels.
+                if rows == step.scored {
+                    self.seen[rows] = true;
+                }
+                self.perform_all(&program, step)
             }
         }
     }
 
-    fn rotate_and_store(
-        &mut self,
-        position: usize,
-        rows: usize,
-        qkv: [Buffer; 3],
-        heads: Heads,
-        norms: Option<&[Norm; 2]>,
-        rope: &Rope,
-        cache: KvCache,
-    ) -> Result<()> {
-        self.rotate_and_store_at(position, rows, qkv.map(|b| self.buffers[b.0]), heads, norms, rope, cache)
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
+        let mut copies = Vec::new();
+        for (cache, shape) in self.caches.iter().zip(&self.program.caches) {
+            let size = self.cache_size(&CacheShape { pages: 1, ..*shape });
+            let [from, to] = [from, to].map(|page| u64::from(page) * size);
+            copies.extend([cache.keys, cache.values].map(|id| (id, from, to, size)));
+        }
+        let size = copies.iter().map(|(_, _, _, size)| *size).max().unwrap_or(4);
+        let between = self.room(|choices| &mut choices.page, size as usize)?;
+        self.recorder.copy_within(&self.device, &copies, between)
     }
 
-    fn attend(
-        &mut self,
-        position: usize,
-        rows: usize,
-        q: Buffer,
-        cache: KvCache,
-        attention: &Attention,
-        out: Buffer,
-    ) -> Result<()> {
-        self.attend_at(position, rows, self.buffers[q.0], cache, attention, self.buffers[out.0])
+    fn choose(&mut self, scores: Buffer, rows: usize, len: usize) -> Result<()> {
+        self.choose_from(self.buffers[scores.0], rows, len)
     }
 
-    fn gate(
-        &mut self,
-        rows: usize,
-        x: Buffer,
-        norm: Option<&Norm>,
-        gate_up: [&Linear; 2],
-        activation: Activation,
-        out: Buffer,
-    ) -> Result<()> {
-        self.gated(rows, self.buffers[x.0], norm, gate_up, activation, self.buffers[out.0])
-    }
-
-    fn activate(
-        &mut self,
-        rows: usize,
-        x: Buffer,
-        norm: Option<&Norm>,
-        up: &Linear,
-        activation: Activation,
-        out: Buffer,
-    ) -> Result<()> {
-        let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
-        self.products(rows, Input::of(x), norm, &[(*up, out)], End::Activate(activation))
-    }
-
-    fn logits(
-        &mut self,
-        row: usize,
-        x: Buffer,
-        norm: &Norm,
-        head: &Linear,
-        softcap: Option<f32>,
-        out: Buffer,
-    ) -> Result<()> {
-        let (x, out) = (self.buffers[x.0], self.buffers[out.0]);
-        let end = softcap.map_or(End::Store, End::Softcap);
-        self.products(1, Input { x, first: row, exact: true }, Some(norm), &[(*head, out)], end)
-    }
-
-    fn choose(&mut self, scores: Buffer, len: usize) -> Result<()> {
-        self.choose_from(self.buffers[scores.0].id, len)
-    }
-
-    fn chosen(&mut self) -> LocalBoxFuture<'_, Result<u32>> {
+    fn chosen<'a>(&'a mut self, out: &'a mut Vec<u32>) -> LocalBoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            match self.recorder.receive_late(&self.device).await? {
-                [token, 0] => Ok(token),
-                _ => Err(Error::internal("the model gave a logit that is not a finite number")),
+            let rows = self.recorder.receive_late(&self.device).await?;
+            if rows.iter().any(|row| row[1] != 0) {
+                return Err(Error::internal("the model gave a logit that is not a finite number"));
             }
+            out.clear();
+            out.extend(rows.iter().map(|row| row[0]));
+            Ok(())
         })
     }
 
     fn top_k<'a>(
         &'a mut self,
         scores: Buffer,
+        row: usize,
         len: usize,
         wanted: &'a Wanted,
         out: &'a mut Top,
     ) -> LocalBoxFuture<'a, Result<()>> {
-        Box::pin(self.top_k_of(self.buffers[scores.0].id, len, wanted, out))
+        Box::pin(self.top_k_of(self.buffers[scores.0], row, len, wanted, out))
     }
 
     fn read<'a>(
         &'a mut self,
         buffer: Buffer,
-        len: usize,
+        first: usize,
+        rows: usize,
         out: &'a mut Vec<f32>,
     ) -> LocalBoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let Activations { id, width, stride } = self.buffers[buffer.0];
-            let padded = match len <= width {
-                true => len,
-                false => len.div_ceil(width) * stride,
-            };
+            // Of the last row no more than is asked for.
+            let numbers = if rows == 0 { 0 } else { (rows - 1) * stride + width };
             let mut bytes = Vec::new();
-            self.recorder.read(&self.device, id, 4 * padded as u64, &mut bytes).await?;
+            let piece = (id, 4 * first * stride, 4 * numbers);
+            self.recorder.read_pieces(&self.device, &[piece], &mut bytes).await?;
             let numbers = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-            let unpadded = numbers.enumerate().filter(|(at, _)| at % stride < width).map(|(_, n)| n);
             out.clear();
-            out.extend(unpadded.take(len));
+            out.extend(numbers.enumerate().filter(|(at, _)| at % stride < width).map(|(_, number)| number));
             Ok(())
         })
+    }
+}
+
+/// Words of a row of a step: token, position, where its pages are listed, nothing.
+const ROW_WORDS: usize = 4;
+/// Tokens from here on are chosen ones.
+const CHOSEN: u32 = 1 << 31;
+
+/// Words of a step over KV caches of so many pages.
+fn step_words(pages: usize) -> usize {
+    ROW_WORDS * PREFILL_ROWS + MOST_SPANS * pages
+}
+
+impl Gpu {
+    /// Brings rows and pages to the device.
+    fn write_step(&mut self, step: &Step) -> Result<()> {
+        let vocabulary = self.program.operations.iter().find_map(|operation| match operation {
+            Operation::Embed(embed) => Some(self.program.shape(embed.table).rows),
+            _ => None,
+        });
+        let words = &mut self.words;
+        words.clear();
+        let mut pages = ROW_WORDS * step.rows();
+        for (first, span) in step.spans() {
+            for (token, position) in step.tokens[first..].iter().zip(span.position..span.end()) {
+                let token = match *token {
+                    Token::Known(token) if vocabulary.is_some_and(|len| token as usize >= len) => {
+                        let len = vocabulary.unwrap_or_default();
+                        let message = format!("token {token} is outside the vocabulary of {len}");
+                        return Err(Error::invalid_argument(message));
+                    }
+                    Token::Known(token) => token,
+                    Token::Chosen(row) => CHOSEN | row as u32,
+                };
+                words.extend([token, position as u32, pages as u32, 0]);
+            }
+            pages += span.pages.len();
+        }
+        step.spans.iter().for_each(|span| words.extend(&span.pages));
+        let buffer = self.recorder.buffer(self.step);
+        if 4 * words.len() as u64 > buffer.size() {
+            return Err(Error::internal("a step lists more pages than there is room for"));
+        }
+        // Earlier steps are submitted: this is written after they ran.
+        self.device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(words));
+        Ok(())
+    }
+
+    fn perform_all(&mut self, program: &Program, step: &Step) -> Result<()> {
+        for (index, operation) in program.operations.iter().enumerate() {
+            self.perform(operation, step)?;
+            if op::goes_by_the_step(operation) && !self.recorder.plan_later(index) {
+                self.perform_late(operation, step)?;
+            }
+        }
+        Ok(())
     }
 }

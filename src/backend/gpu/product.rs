@@ -3,9 +3,9 @@
 use super::memory::Part;
 use super::repack::{BLOCK, Format};
 use super::shader::Kernel;
-use super::{Activations, BufferId, Gpu};
+use super::{Activations, Gpu};
 use crate::Result;
-use crate::backend::{Activation, Linear, Norm, NormKind};
+use crate::backend::op::{Activation, Linear, Norm, NormKind};
 use crate::format::gguf::TensorType;
 
 /// Most tokens that the kernels of a few tokens take; above, `matmul` does.
@@ -61,19 +61,19 @@ impl Input {
 
 /// A part of a matrix with its place in the output.
 #[derive(Clone, Copy)]
-struct Piece {
-    part: Part,
-    format: Format,
-    blocks: usize,
-    bias: Option<usize>,
+pub(super) struct Piece {
+    pub part: Part,
+    pub format: Format,
+    pub blocks: usize,
+    pub bias: Option<usize>,
     out: Activations,
 }
 
 /// How threads of `matvec` and `gate` share the work out.
-struct Shape {
-    threads: usize,
-    lanes: usize,
-    rows: usize,
+pub(super) struct Shape {
+    pub threads: usize,
+    pub lanes: usize,
+    pub rows: usize,
     /// Room for tokens; a power of two.
     tokens: usize,
     subgroups: bool,
@@ -153,7 +153,7 @@ impl Gpu {
         Ok(())
     }
 
-    fn pieces(&self, linear: &Linear, out: Activations) -> Vec<Piece> {
+    pub(super) fn pieces(&self, linear: &Linear, out: Activations) -> Vec<Piece> {
         let matrix = &self.matrices[linear.weight.0];
         let bias = linear.bias.map(|bias| self.vectors[bias.0].at);
         let piece = |part: &Part| Piece {
@@ -166,7 +166,7 @@ impl Gpu {
         matrix.parts.iter().map(piece).collect()
     }
 
-    fn shape(&self, tokens: usize, blocks: usize, matrices: usize) -> Shape {
+    pub(super) fn shape(&self, tokens: usize, blocks: usize, matrices: usize) -> Shape {
         let tokens = tokens.next_power_of_two();
         let lanes = blocks.next_power_of_two().clamp(32, THREADS);
         let rows = match (tokens, matrices) {
@@ -181,7 +181,13 @@ impl Gpu {
     }
 
     /// A kernel that imports `shared/multiply`.
-    fn few_kernel(&self, name: &'static str, shape: &Shape, matrices: usize, norm: bool) -> Kernel {
+    pub(super) fn few_kernel(
+        &self,
+        name: &'static str,
+        shape: &Shape,
+        matrices: usize,
+        norm: bool,
+    ) -> Kernel {
         let values = matrices * shape.rows * shape.tokens + if norm { shape.tokens } else { 0 };
         Kernel::new(name)
             .flag("NORM", norm)
@@ -197,7 +203,7 @@ impl Gpu {
     }
 
     /// The words of `Product`.
-    fn product_params(
+    pub(super) fn product_params(
         &self,
         rows: usize,
         x: Activations,
@@ -332,95 +338,6 @@ impl Gpu {
         // Rounding has its price: it must be worth it.
         self.dp4a = Some(best[1] < 0.8 * best[0]);
         Ok(())
-    }
-
-    /// `out = act(gate·norm(x)) · (up·norm(x))`.
-    pub(super) fn gated(
-        &mut self,
-        rows: usize,
-        x: Activations,
-        norm: Option<&Norm>,
-        [gate, up]: [&Linear; 2],
-        activation: Activation,
-        out: Activations,
-    ) -> Result<()> {
-        let flagged = |kernel: Kernel| {
-            let is = |known| activation == known;
-            kernel.flag("GELU", is(Activation::Gelu)).flag("GELU_ERF", is(Activation::GeluErf))
-        };
-        let (gates, ups) = (self.pieces(gate, out), self.pieces(up, out));
-        if let ([gate], [up]) = (&gates[..], &ups[..])
-            && rows <= FEW_TOKENS
-            && let Some(Norm { kind: NormKind::Rms, .. }) = norm
-            && (gate.part.slab, gate.format) == (up.part.slab, up.format)
-        {
-            let shape = self.shape(rows, gate.blocks, 2);
-            let mut params = self.product_params(rows, x, 0, norm, End::Store, gate.blocks);
-            params.extend(matrix_params(&gate.part, 0, 0, out.stride, gate.bias));
-            params.extend(matrix_params(&up.part, 0, 0, out.stride, up.bias));
-            let kernel = flagged(self.few_kernel("gate", &shape, 2, true).format(gate.format.file()));
-            let groups = gate.part.rows.div_ceil(shape.threads / shape.lanes * shape.rows);
-            let buffers = [gate.part.slab, gate.part.slab, self.memory.vectors, x.id, out.id];
-            return self.dispatch(kernel, &params, &buffers, fold(groups));
-        }
-        let width = self.matrices[up.weight.0].rows;
-        let upped = self.scratch(1, rows, width)?;
-        self.products(rows, Input::of(x), norm, &[(*gate, out), (*up, upped)], End::Store)?;
-        let quads = out.stride / 4;
-        let kernel = flagged(Kernel::new("activate"));
-        let params = [quads as u32, quads as u32, rows as u32, 0];
-        self.dispatch(kernel, &params, &[upped.id, out.id], [quads.div_ceil(256), rows, 1])
-    }
-
-    /// `out = norm(x)`.
-    pub(super) fn norm_rows(
-        &mut self,
-        rows: usize,
-        input: Input,
-        norm: &Norm,
-        out: Activations,
-    ) -> Result<()> {
-        let Input { x, first, .. } = input;
-        let NormKind::Layer { bias } = norm.kind else {
-            return self.rms_norm(rows, x, norm, out, false);
-        };
-        let [scale, bias] = [norm.scale, bias].map(|vector| self.vectors[vector.0]);
-        let params = [
-            (x.stride / 4) as u32,
-            (x.stride / 4) as u32,
-            (out.stride / 4) as u32,
-            (scale.at / 4) as u32,
-            (bias.at / 4) as u32,
-            scale.len as u32,
-            norm.epsilon.to_bits(),
-            first as u32,
-        ];
-        let buffers = [self.memory.vectors, x.id, out.id];
-        self.dispatch(Kernel::new("layer_norm"), &params, &buffers, [rows, 1, 1])
-    }
-
-    /// `out = norm(x)`, or `out += norm(x)`; an RMSNorm.
-    pub(super) fn rms_norm(
-        &mut self,
-        rows: usize,
-        x: Activations,
-        norm: &Norm,
-        out: Activations,
-        add: bool,
-    ) -> Result<()> {
-        let scale = self.vectors[norm.scale.0];
-        let params = [
-            (x.stride / 4) as u32,
-            (x.stride / 4) as u32,
-            (out.stride / 4) as u32,
-            (scale.at / 4) as u32,
-            (1.0 / scale.len as f32).to_bits(),
-            norm.epsilon.to_bits(),
-            0,
-            0,
-        ];
-        let buffers: [BufferId; 3] = [self.memory.vectors, x.id, out.id];
-        self.dispatch(Kernel::new("rms_norm").flag("ADD", add), &params, &buffers, [rows, 1, 1])
     }
 }
 

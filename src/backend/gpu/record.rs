@@ -1,4 +1,7 @@
 //! What a step enqueues, and how it reaches the device: one compute pass, one submission.
+//!
+//! Steps that come again and again are kept as [`Plan`]s: their dispatches, with parameters that lie on the device, are
+//! enqueued as they are.
 
 use super::device::Device;
 use super::profile::Profile;
@@ -7,13 +10,20 @@ use crate::backend::KernelTime;
 use crate::{Error, Result};
 use futures_channel::oneshot;
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 /// Kernels' parameters lie this far apart: WebGPU's alignment of dynamic offsets.
 const SLOT: usize = 256;
 /// Dispatches recorded before they are submitted by themselves.
 pub(super) const SLOTS: usize = 2048;
-/// Chosen tokens on their way back.
+/// Parameters of plans lie behind those of what is enqueued now: so many.
+const PLAN_SLOTS: usize = 16_384;
+/// A plan has no more dispatches than this.
+const LONGEST_PLAN: usize = 4096;
+/// Choices on their way back.
 const RING: usize = 8;
+/// Rows that a choice may have.
+const RING_ROWS: usize = crate::backend::MOST_SCORED;
 
 /// A buffer known to the recorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,13 +37,42 @@ pub(super) struct Dispatch {
     workgroups: [u32; 3],
 }
 
+/// What a kind of step enqueues.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub items: Vec<Planned>,
+}
+
+pub(super) enum Planned {
+    /// The same each time.
+    Dispatch(Dispatch),
+    /// What goes by the step: the operation of this number.
+    Later(usize),
+}
+
+/// A choice on its way back.
+struct Late {
+    /// In the ring.
+    place: usize,
+    rows: usize,
+    index: wgpu::SubmissionIndex,
+    arrived: oneshot::Receiver<bool>,
+}
+
 pub(super) struct Recorder {
     pub pipelines: Pipelines,
     buffers: Vec<wgpu::Buffer>,
     groups: Vec<wgpu::BindGroup>,
     group_of: HashMap<(usize, [BufferId; 8]), usize>,
     uniforms: wgpu::Buffer,
+    /// Of what is pending and in no plan.
     params: Vec<u8>,
+    plans: HashMap<usize, Rc<Plan>>,
+    plan_slots: usize,
+    /// The plan in the making.
+    recording: Option<Plan>,
+    /// What it was made from has changed meanwhile.
+    spoiled: bool,
     pending: Vec<Dispatch>,
     /// Dispatches since the start.
     pub dispatches: u64,
@@ -41,7 +80,7 @@ pub(super) struct Recorder {
     ring: Vec<wgpu::Buffer>,
     ring_next: usize,
     /// Choices on their way back, oldest first.
-    late: VecDeque<(usize, wgpu::SubmissionIndex, oneshot::Receiver<bool>)>,
+    late: VecDeque<Late>,
     profile: Option<Profile>,
     /// Kernels asked for, where they are only collected.
     collected: Option<Vec<Kernel>>,
@@ -50,9 +89,10 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(device: &Device, profile: bool, pipelines: Pipelines) -> Result<Self> {
         use wgpu::BufferUsages as Usage;
-        let uniforms =
-            device.buffer("parameters", (SLOT * SLOTS) as u64, Usage::UNIFORM | Usage::COPY_DST)?;
-        let ring = (0..RING).map(|_| device.buffer("token", 16, Usage::MAP_READ | Usage::COPY_DST));
+        let size = (SLOT * (SLOTS + PLAN_SLOTS)) as u64;
+        let uniforms = device.buffer("parameters", size, Usage::UNIFORM | Usage::COPY_DST)?;
+        let size = 8 * RING_ROWS as u64;
+        let ring = (0..RING).map(|_| device.buffer("tokens", size, Usage::MAP_READ | Usage::COPY_DST));
         let profile = (profile && device.timestamps).then(|| Profile::new(device)).transpose()?;
         Ok(Recorder {
             pipelines,
@@ -61,6 +101,10 @@ impl Recorder {
             group_of: HashMap::new(),
             uniforms,
             params: Vec::with_capacity(SLOT * SLOTS),
+            plans: HashMap::new(),
+            plan_slots: 0,
+            recording: None,
+            spoiled: false,
             pending: Vec::new(),
             dispatches: 0,
             staging: None,
@@ -75,6 +119,18 @@ impl Recorder {
     /// Frees what the device holds. Nothing may be submitted any more.
     pub(super) fn destroy_buffers(&self) {
         self.buffers.iter().for_each(wgpu::Buffer::destroy);
+    }
+
+    /// Frees what the device holds, once what is enqueued has run. No buffer is known any more.
+    pub(super) fn forget_buffers(&mut self, device: &Device) -> Result<()> {
+        self.submit(device)?;
+        self.destroy_buffers();
+        self.buffers.clear();
+        self.groups.clear();
+        self.group_of.clear();
+        self.late.clear();
+        self.forget_plans();
+        Ok(())
     }
 
     /// From now on notes kernels instead of enqueuing them.
@@ -98,6 +154,49 @@ impl Recorder {
         self.buffers[id.0 as usize] = buffer;
         self.groups.clear();
         self.group_of.clear();
+        self.forget_plans();
+        Ok(())
+    }
+
+    /// What plans were made from is not so any more.
+    pub(super) fn forget_plans(&mut self) {
+        self.plans.clear();
+        self.plan_slots = 0;
+        self.spoiled = true;
+    }
+
+    /// The plan of a kind of step.
+    pub(super) fn plan(&self, kind: usize) -> Option<Rc<Plan>> {
+        self.plans.get(&kind).cloned()
+    }
+
+    /// From now on plans what is enqueued, until [`Recorder::keep_plan`]. Does nothing where there is no room for more.
+    pub(super) fn begin_plan(&mut self) {
+        if self.collected.is_none() && self.plan_slots + LONGEST_PLAN <= PLAN_SLOTS {
+            self.recording = Some(Plan::default());
+            self.spoiled = false;
+        }
+    }
+
+    /// Whether a plan is in the making, in which this operation has its place.
+    pub(super) fn plan_later(&mut self, operation: usize) -> bool {
+        self.recording.as_mut().map(|plan| plan.items.push(Planned::Later(operation))).is_some()
+    }
+
+    /// Ends the plan in the making and keeps it for steps of this kind. What failed is not kept.
+    pub(super) fn keep_plan(&mut self, kind: Option<usize>) {
+        if let (Some(plan), Some(kind), false) = (self.recording.take(), kind, self.spoiled) {
+            self.plans.insert(kind, Rc::new(plan));
+        }
+    }
+
+    /// Enqueues what was planned.
+    pub(super) fn repeat(&mut self, device: &Device, dispatch: Dispatch) -> Result<()> {
+        if self.pending.len() == SLOTS {
+            self.submit(device)?;
+        }
+        self.pending.push(dispatch);
+        self.dispatches += 1;
         Ok(())
     }
 
@@ -124,7 +223,7 @@ impl Recorder {
             }
             return Ok(());
         }
-        if self.pending.len() == SLOTS {
+        if self.pending.len() == SLOTS && self.recording.is_none() {
             self.submit(device)?;
         }
         let pipeline = self.pipelines.find(device, kernel)?;
@@ -139,16 +238,25 @@ impl Recorder {
                 self.groups.len() - 1
             }
         };
-        let slot = self.pending.len();
-        self.params.resize(slot * SLOT, 0);
-        self.params.extend_from_slice(bytemuck::cast_slice(params));
         let workgroups = workgroups.map(|count| count as u32);
         debug_assert!(
             workgroups.iter().all(|&count| count <= device.limits.max_compute_workgroups_per_dimension)
         );
-        self.pending.push(Dispatch { pipeline, group, slot, workgroups });
-        self.dispatches += 1;
-        Ok(())
+        if let Some(plan) = &mut self.recording {
+            if plan.items.len() == LONGEST_PLAN {
+                return Err(Error::internal("a step has too many dispatches"));
+            }
+            let slot = SLOTS + self.plan_slots;
+            self.plan_slots += 1;
+            let bytes = bytemuck::cast_slice(params);
+            device.queue.write_buffer(&self.uniforms, (slot * SLOT) as u64, bytes);
+            plan.items.push(Planned::Dispatch(Dispatch { pipeline, group, slot, workgroups }));
+            return Ok(());
+        }
+        let slot = self.params.len().div_ceil(SLOT);
+        self.params.resize(slot * SLOT, 0);
+        self.params.extend_from_slice(bytemuck::cast_slice(params));
+        self.repeat(device, Dispatch { pipeline, group, slot, workgroups })
     }
 
     fn bind(&self, device: &Device, pipeline: usize, buffers: &[BufferId]) -> wgpu::BindGroup {
@@ -181,7 +289,7 @@ impl Recorder {
         copies: impl FnOnce(&mut wgpu::CommandEncoder),
     ) -> Result<wgpu::SubmissionIndex> {
         device.check()?;
-        if !self.pending.is_empty() {
+        if !self.params.is_empty() {
             device.queue.write_buffer(&self.uniforms, 0, &self.params);
         }
         let mut encoder = device.handle.create_command_encoder(&Default::default());
@@ -200,8 +308,8 @@ impl Recorder {
                 }
             }
             Some(profile) => {
-                for dispatch in &self.pending {
-                    let mut pass = profile.pass(&mut encoder, dispatch.slot);
+                for (index, dispatch) in self.pending.iter().enumerate() {
+                    let mut pass = profile.pass(&mut encoder, index);
                     pass.set_pipeline(&self.pipelines.get(dispatch.pipeline).pipeline);
                     self.record(dispatch, &mut pass);
                 }
@@ -224,37 +332,26 @@ impl Recorder {
         pass.dispatch_workgroups(x, y, z);
     }
 
-    /// Bytes of a buffer, once everything enqueued has run.
-    pub(super) async fn read(
-        &mut self,
-        device: &Device,
-        id: BufferId,
-        bytes: u64,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
-        self.read_pieces(device, &[(id, bytes as usize)], out).await
-    }
-
-    /// The first bytes, a multiple of 4, of several buffers, one after the other.
+    /// Bytes of several buffers, one after the other: (buffer, first byte, bytes), the last two multiples of 4.
     pub(super) async fn read_pieces(
         &mut self,
         device: &Device,
-        pieces: &[(BufferId, usize)],
+        pieces: &[(BufferId, usize, usize)],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        let size = pieces.iter().map(|(_, bytes)| *bytes as u64).sum::<u64>();
+        let size = pieces.iter().map(|(_, _, bytes)| *bytes as u64).sum::<u64>();
         let staging = match self.staging.take().filter(|staging| staging.size() >= size) {
             Some(staging) => staging,
             None => {
                 device.buffer("staging", size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?
             }
         };
-        let sources: Vec<_> =
-            pieces.iter().map(|&(id, bytes)| (self.buffer(id).clone(), bytes as u64)).collect();
+        let source = |&(id, first, bytes)| (self.buffer(id).clone(), first as u64, bytes as u64);
+        let sources: Vec<_> = pieces.iter().map(source).collect();
         let index = self.submit_with(device, |encoder| {
             let mut at = 0;
-            for (source, bytes) in &sources {
-                encoder.copy_buffer_to_buffer(source, 0, &staging, at, *bytes);
+            for (source, first, bytes) in &sources {
+                encoder.copy_buffer_to_buffer(source, *first, &staging, at, *bytes);
                 at += bytes;
             }
         })?;
@@ -268,38 +365,69 @@ impl Recorder {
         Ok(())
     }
 
-    /// Sends what is enqueued, and words `offset` and `offset + 1` of `source` on their way back.
-    pub(super) fn send_late(&mut self, device: &Device, source: BufferId, offset: u64) -> Result<()> {
+    /// Sends what is enqueued, and the first two words for each of `rows` rows of `source` on their way back.
+    pub(super) fn send_late(&mut self, device: &Device, source: BufferId, rows: usize) -> Result<()> {
         if self.collected.is_some() {
             return Ok(());
         }
-        if self.late.len() == RING {
+        if self.late.len() == RING || rows > RING_ROWS {
             return Err(Error::internal("too many choices are unread"));
         }
         let place = self.ring_next;
         self.ring_next = (place + 1) % RING;
-        let (from, to) = (self.buffer(source).clone(), self.ring[place].clone());
+        let (from, to, size) = (self.buffer(source).clone(), self.ring[place].clone(), 8 * rows as u64);
         let index =
-            self.submit_with(device, |encoder| encoder.copy_buffer_to_buffer(&from, 4 * offset, &to, 0, 8))?;
-        self.late.push_back((place, index, map(&to, 8)));
+            self.submit_with(device, |encoder| encoder.copy_buffer_to_buffer(&from, 0, &to, 0, size))?;
+        self.late.push_back(Late { place, rows, index, arrived: map(&to, size) });
         Ok(())
     }
 
-    /// The oldest words that `send_late` sent.
-    pub(super) async fn receive_late(&mut self, device: &Device) -> Result<[u32; 2]> {
+    /// The oldest words that `send_late` sent, two a row.
+    pub(super) async fn receive_late(&mut self, device: &Device) -> Result<Vec<[u32; 2]>> {
         // It stays in the queue until it is here: whoever waits may give up, and read it later.
-        let (place, index, receiver) =
-            self.late.front_mut().ok_or_else(|| Error::internal("nothing was chosen"))?;
-        let (place, arrived) = (*place, wait(device, index.clone(), receiver).await);
+        let late = self.late.front_mut().ok_or_else(|| Error::internal("nothing was chosen"))?;
+        let (place, rows) = (late.place, late.rows);
+        let arrived = wait(device, late.index.clone(), &mut late.arrived).await;
         self.late.pop_front();
         arrived?;
         let buffer = &self.ring[place];
-        let view = buffer.slice(..8).get_mapped_range().map_err(|error| failed(device, error))?;
-        let word = |at: usize| u32::from_le_bytes([view[at], view[at + 1], view[at + 2], view[at + 3]]);
-        let words = [word(0), word(4)];
+        let view =
+            buffer.slice(..8 * rows as u64).get_mapped_range().map_err(|error| failed(device, error))?;
+        let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let words = view.as_chunks::<8>().0.iter().map(|row| [word(&row[..4]), word(&row[4..])]).collect();
         drop(view);
         buffer.unmap();
         Ok(words)
+    }
+
+    /// Copies within buffers, once everything enqueued has run: (buffer, from, to, bytes), by way of `between`.
+    pub(super) fn copy_within(
+        &mut self,
+        device: &Device,
+        copies: &[(BufferId, u64, u64, u64)],
+        between: BufferId,
+    ) -> Result<()> {
+        let between = self.buffer(between).clone();
+        let copies: Vec<_> =
+            copies.iter().map(|&(id, from, to, size)| (self.buffer(id).clone(), from, to, size)).collect();
+        self.submit_with(device, |encoder| {
+            for (buffer, from, to, size) in &copies {
+                encoder.copy_buffer_to_buffer(buffer, *from, &between, 0, *size);
+                encoder.copy_buffer_to_buffer(&between, 0, buffer, *to, *size);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The first bytes of a buffer, once everything enqueued has run.
+    pub(super) async fn read(
+        &mut self,
+        device: &Device,
+        id: BufferId,
+        bytes: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.read_pieces(device, &[(id, 0, bytes as usize)], out).await
     }
 
     /// What was measured since the last call, longest first; nothing where the device was not asked to, or cannot.

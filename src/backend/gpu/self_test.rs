@@ -5,16 +5,13 @@
 //! all that it depends on.
 
 use super::{Gpu, memo};
+use crate::backend::Program;
 use crate::backend::cpu::Cpu;
-use crate::backend::trial::{self, Outcome};
-use crate::backend::{Needs, Operation};
+use crate::backend::trial::{self, Outcome, TOKENS, Trial};
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use web_time::Instant;
-
-/// Tokens of the steps that are tried: decode, a few tokens, a part of a prompt.
-const TOKENS: [usize; 3] = [1, 3, 20];
 
 /// Hears how many pipelines of how many are made; gives an error to stop.
 pub(super) type Progress<'a> = dyn FnMut(usize, usize) -> Result<()> + 'a;
@@ -78,9 +75,9 @@ pub struct SwitchedOff {
     pub reason: String,
 }
 
-/// An operation, and what the CPU makes of it.
+/// What is tried, and what the CPU makes of it.
 struct Case<'a> {
-    operation: &'a Operation,
+    trial: &'a Trial,
     tokens: usize,
     expected: Outcome,
 }
@@ -95,12 +92,13 @@ struct Wrong {
 impl Gpu {
     /// Makes the pipelines that a model needs and tests them, unless that was done before. Says at once where the
     /// model is too large. The device comes back empty.
-    pub async fn prepare(mut self, needs: &Needs, progress: &mut Progress<'_>) -> Result<Gpu> {
+    pub async fn tested(mut self, program: &Program, progress: &mut Progress<'_>) -> Result<Gpu> {
         let start = Instant::now();
-        self.check_needs(needs)?;
+        self.check_needs(program)?;
         self.memory.expect(0);
         self.choose_products().await?;
-        let key = self.key(needs);
+        let trials = trial::trials(program);
+        let key = self.key(&trials);
         let store = self.options.cache.clone();
         let known: Option<SelfTest> =
             memo::get(store.as_deref(), &key).await.and_then(|text| serde_json::from_str(&text).ok());
@@ -109,13 +107,13 @@ impl Gpu {
                 known.off.iter().for_each(|off| self.switch(off.variant, false));
                 if known.failure.is_none() {
                     // A step of a few tokens is rare: its kernels are made when it comes.
-                    self.compile(&steps(needs, &[TOKENS[0], TOKENS[2]]), progress).await?;
+                    self.compile(&steps(&trials, &[TOKENS[0], TOKENS[2]]), progress).await?;
                 }
                 SelfTest { cached: true, ..known }
             }
             None => {
-                self.compile(&steps(needs, &TOKENS), progress).await?;
-                let result = self.test(needs).await?;
+                self.compile(&steps(&trials, &TOKENS), progress).await?;
+                let result = self.test(&trials).await?;
                 if let Ok(text) = serde_json::to_string(&result) {
                     memo::put(store.as_deref(), &key, &text).await;
                 }
@@ -135,10 +133,10 @@ impl Gpu {
     }
 
     /// All that the result depends on.
-    fn key(&self, needs: &Needs) -> String {
+    fn key(&self, trials: &[Trial]) -> String {
         let info = &self.device.info;
         let mut hasher = DefaultHasher::new();
-        format!("{:?}", needs.operations).hash(&mut hasher);
+        format!("{trials:?}").hash(&mut hasher);
         self.recorder.pipelines.hash_sources(&mut hasher);
         format!(
             "{} {} {:x} {:x} {} {} {} {} {:?} {:?} {:x}",
@@ -174,20 +172,21 @@ impl Gpu {
         Ok(())
     }
 
-    async fn compile(&mut self, steps: &[(&Operation, usize)], progress: &mut Progress<'_>) -> Result<()> {
+    async fn compile(&mut self, steps: &[(&Trial, usize)], progress: &mut Progress<'_>) -> Result<()> {
         self.recorder.collect();
-        for (operation, tokens) in steps {
-            trial::ask(self, operation, *tokens).await?;
+        for (trial, tokens) in steps {
+            trial.ask(self, *tokens).await?;
+            self.empty()?;
         }
         let kernels = self.recorder.collected();
         self.recorder.pipelines.make(&self.device, kernels, progress).await
     }
 
-    async fn test(&mut self, needs: &Needs) -> Result<SelfTest> {
+    async fn test(&mut self, trials: &[Trial]) -> Result<SelfTest> {
         let mut cases = Vec::new();
-        for (operation, tokens) in steps(needs, &TOKENS) {
-            let expected = trial::run(&mut Cpu::reference(), operation, tokens).await?;
-            cases.push(Case { operation, tokens, expected });
+        for (trial, tokens) in steps(trials, &TOKENS) {
+            let expected = trial.run(&mut Cpu::reference(), tokens).await?;
+            cases.push(Case { trial, tokens, expected });
         }
         let every: Vec<usize> = (0..cases.len()).collect();
         let mut wrong = self.wrong(&cases, &every).await?;
@@ -222,20 +221,21 @@ impl Gpu {
 
     /// Which of these cases fail.
     async fn wrong(&mut self, cases: &[Case<'_>], indices: &[usize]) -> Result<Vec<Wrong>> {
-        let steps: Vec<_> =
-            indices.iter().map(|&index| (cases[index].operation, cases[index].tokens)).collect();
+        let steps: Vec<_> = indices.iter().map(|&index| (cases[index].trial, cases[index].tokens)).collect();
         self.compile(&steps, &mut |_, _| Ok(())).await?;
         let mut wrong = Vec::new();
         for &index in indices {
-            let Case { operation, tokens, expected } = &cases[index];
-            let reason = match trial::run(self, operation, *tokens).await {
+            let Case { trial, tokens, expected } = &cases[index];
+            let found = trial.run(self, *tokens).await;
+            self.empty()?;
+            let reason = match found {
                 Ok(found) => trial::difference(expected, &found),
                 Err(error) if error.code == Code::Internal => Some(error.message),
                 Err(error) => return Err(error),
             };
             wrong.extend(reason.map(|reason| Wrong {
                 case: index,
-                reason: format!("{} of {tokens} tokens gave {reason}", name(operation)),
+                reason: format!("{} of {tokens} tokens gave {reason}", trial.describe()),
             }));
         }
         Ok(wrong)
@@ -260,23 +260,7 @@ impl Gpu {
     }
 }
 
-/// Every operation in steps of so many tokens.
-fn steps<'a>(needs: &'a Needs, tokens: &[usize]) -> Vec<(&'a Operation, usize)> {
-    needs.operations.iter().flat_map(|(operation, _)| tokens.iter().map(move |&n| (operation, n))).collect()
-}
-
-/// In words.
-fn name(operation: &Operation) -> String {
-    match operation {
-        Operation::Embed { table, .. } => format!("an embedding ({})", table.kind.name()),
-        Operation::Project { outputs, .. } => format!("a projection ({})", outputs[0].weight.kind.name()),
-        Operation::ProjectAdd { linear, .. } => format!("a projection ({})", linear.weight.kind.name()),
-        Operation::Attend { attention, .. } => format!("attention (heads of {})", attention.heads.size),
-        Operation::Norm { .. } => "a norm".to_owned(),
-        Operation::AddRows { table } => format!("positions ({})", table.kind.name()),
-        Operation::Activate { up, .. } => format!("a projection ({})", up.weight.kind.name()),
-        Operation::Gate { gate_up, .. } => format!("a gate ({})", gate_up[0].weight.kind.name()),
-        Operation::Logits { head, .. } => format!("logits ({})", head.weight.kind.name()),
-        Operation::Choose { .. } => "argmax".to_owned(),
-    }
+/// Each in steps of so many tokens.
+fn steps<'a>(trials: &'a [Trial], tokens: &[usize]) -> Vec<(&'a Trial, usize)> {
+    trials.iter().flat_map(|trial| tokens.iter().map(move |&count| (trial, count))).collect()
 }

@@ -24,7 +24,7 @@ macro_rules! sources {
 }
 sources! {
     "shared/activation" "shared/bytes" "shared/half" "shared/matrix" "shared/multiply" "shared/pairs"
-    "shared/product" "shared/reduce" "shared/store"
+    "shared/product" "shared/reduce" "shared/step" "shared/store"
     "format/f32" "format/f16" "format/bf16" "format/q8_0" "format/q4_0" "format/q4_1" "format/q5_0"
     "format/q5_1" "format/q2_k" "format/q4_k" "format/q5_k" "format/q6_k"
     "activate" "argmax" "attend" "attend_reduce" "copy" "embed" "gate" "layer_norm" "matmul" "matmul_dp4a"

@@ -1,5 +1,5 @@
 use super::super::kernels::simd::{load, xor, zero};
-use super::super::ops::dot;
+use super::super::math::dot;
 use super::{MOST_THREADS, PIECE, Parts, Pool, Shared};
 use crate::Code;
 use std::ops::Range;

@@ -1,6 +1,6 @@
 //! How many threads are the fastest here and now.
 
-use super::super::ops::dot;
+use super::super::math::dot;
 use super::Pool;
 use crate::Result;
 use std::sync::atomic::Ordering::SeqCst;

@@ -1,26 +1,26 @@
-// argmax: the place of the highest number, the first of equals, in two dispatches: every workgroup finds the
-// best of its stretch, then (LAST) one workgroup the best of those, and writes it where embed reads it.
+// argmax: the place of the highest number of each row, the first of equals, in two dispatches: every workgroup finds
+// the best of its stretch, then (LAST) one workgroup a row the best of those, and writes it where embed reads it.
 // A number that is NaN or infinite beats all others under the place INVALID, and ends as a mark after the id.
 struct Params {
     // Of `scores`, or of `best` where LAST.
     count: u32,
     // Numbers of a workgroup's stretch.
     stretch: u32,
-    // Of `ids`, where the place goes, and after it 1 if a number was not finite, else 0.
-    slot: u32,
-    _pad: u32,
+    // From row to row of what is read, and of what is written.
+    stride: u32,
+    out_stride: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 #ifdef LAST
-// count × (number, place)
+// rows × count × (number, place)
 @group(0) @binding(1) var<storage, read> best: array<vec2<u32>>;
-// Token ids.
-@group(0) @binding(2) var<storage, read_write> ids: array<u32>;
+// rows × (place, 1 if a number was not finite, else 0)
+@group(0) @binding(2) var<storage, read_write> chosen: array<vec2<u32>>;
 #else
-// count
+// rows × count
 @group(0) @binding(1) var<storage, read> scores: array<f32>;
-// workgroups × (number, place)
+// rows × workgroups × (number, place)
 @group(0) @binding(2) var<storage, read_write> best: array<vec2<u32>>;
 #endif
 
@@ -36,15 +36,16 @@ fn argmax(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
     var number = -LARGEST;
     var place = NONE;
     let first = workgroup.x * params.stretch;
+    let row = workgroup.y * params.stride;
     for (var i = first + thread; i < min(first + params.stretch, params.count); i += 256u) {
 #ifdef LAST
-        let candidate = bitcast<f32>(best[i].x);
-        let its_place = best[i].y;
+        let candidate = bitcast<f32>(best[row + i].x);
+        let its_place = best[row + i].y;
 #else
         // By its bits: compilers may take it that no number is NaN. −∞ is no token's, but no fault either.
-        let bits = bitcast<u32>(scores[i]);
+        let bits = bitcast<u32>(scores[row + i]);
         let invalid = (bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u;
-        let candidate = select(scores[i], LARGEST, invalid);
+        let candidate = select(scores[row + i], LARGEST, invalid);
         let its_place = select(i, INVALID, invalid);
 #endif
         if candidate > number || (candidate == number && its_place < place) {
@@ -69,10 +70,9 @@ fn argmax(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
     if thread == 0u {
 #ifdef LAST
         let invalid = places[0] >= INVALID;
-        ids[params.slot] = select(places[0], 0u, invalid);
-        ids[params.slot + 1u] = select(0u, 1u, invalid);
+        chosen[workgroup.y] = select(vec2<u32>(places[0], 0u), vec2<u32>(0u, 1u), invalid);
 #else
-        best[workgroup.x] = vec2<u32>(bitcast<u32>(numbers[0]), places[0]);
+        best[workgroup.y * params.out_stride + workgroup.x] = vec2<u32>(bitcast<u32>(numbers[0]), places[0]);
 #endif
     }
 }

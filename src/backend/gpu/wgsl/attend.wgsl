@@ -10,9 +10,9 @@ struct Params {
     // From token to token, in numbers.
     q_stride: u32,
     out_stride: u32,
-    // Of the first token.
-    position: u32,
-    context: u32,
+    // The first token's row of the step, and key heads.
+    first: u32,
+    kv_heads: u32,
     // Tokens that are seen, itself included.
     window: u32,
     // Keys of a split, and how many splits there are.
@@ -35,7 +35,7 @@ const SEEKERS: u32 = WG / QUERIES_POW2;
 @group(0) @binding(0) var<uniform> params: Params;
 // tokens × query_heads · SIZE
 @group(0) @binding(1) var<storage, read> q: array<f32>;
-// kv_heads × context × STRIDE
+// pages × kv_heads × PAGE × STRIDE
 #ifdef KV_F16
 @group(0) @binding(2) var<storage, read> keys: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> values: array<vec2<u32>>;
@@ -43,15 +43,17 @@ const SEEKERS: u32 = WG / QUERIES_POW2;
 @group(0) @binding(2) var<storage, read> keys: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> values: array<vec4<f32>>;
 #endif
+@group(0) @binding(4) var<storage, read> step_words: array<u32>;
 #ifdef SPLIT
 // tokens × query_heads × splits × (QUADS + 1): the sum, then (maximum, total)
-@group(0) @binding(4) var<storage, read_write> parts: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> parts: array<vec4<f32>>;
 #else
 // tokens × query_heads · SIZE
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
 #endif
 
 #import shared/activation
+#import shared/step
 
 // QUERIES × QUADS: the queries, at the end their sums.
 var<workgroup> queries: array<vec4<f32>, QUERIES * QUADS>;
@@ -65,7 +67,7 @@ fn number(token: u32, head: u32, e: u32) -> f32 {
     if e >= SIZE || token >= params.tokens {
         return 0.0;
     }
-    return params.scale * q[token * params.q_stride + head * SIZE + e];
+    return params.scale * q[(params.first + token) * params.q_stride + head * SIZE + e];
 }
 
 @compute @workgroup_size(WG)
@@ -88,11 +90,13 @@ fn attend(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
     }
     workgroupBarrier();
 
-    let first_position = params.position + first_token;
+    // A workgroup's tokens are one sequence's; without CAUSAL all of the dispatch are.
+    let first_position = position_of(params.first + first_token);
+    let pages = pages_of(params.first + first_token);
 #ifdef CAUSAL
-    let last_position = params.position + min(first_token + TOKENS, params.tokens) - 1u;
+    let last_position = first_position + min(TOKENS, params.tokens - first_token) - 1u;
 #else
-    let last_position = params.position + params.tokens - 1u;
+    let last_position = first_position + params.tokens - first_token - 1u;
 #endif
     let start = first_position + 1u - min(first_position + 1u, params.window);
     let begin = start + split * params.split;
@@ -112,7 +116,7 @@ fn attend(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
 #end
         if key < end {
 #ifdef KV_F16
-            let row = (kv_head * params.context + key) * (STRIDE / 8u);
+            let row = place(pages, key, kv_head, params.kv_heads) * (STRIDE / 8u);
             for (var c = 0u; c < STRIDE / 8u; c++) {
                 let words = keys[row + c];
                 let a = vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
@@ -122,7 +126,7 @@ fn attend(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
 #end
             }
 #else
-            let row = (kv_head * params.context + key) * QUADS;
+            let row = place(pages, key, kv_head, params.kv_heads) * QUADS;
             for (var c = 0u; c < QUADS; c++) {
                 let a = keys[row + c];
 #unroll Q QUERIES
@@ -184,7 +188,7 @@ fn attend(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
         }
         if group < GROUPS {
             for (var i = group; i < min(WG, end - base); i += GROUPS) {
-                let at = (kv_head * params.context + base + i) * QUADS + lane;
+                let at = place(pages, base + i, kv_head, params.kv_heads) * QUADS + lane;
 #ifdef KV_F16
                 let words = values[at];
                 let value = vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
@@ -237,7 +241,7 @@ fn attend(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
         }
 #else
         let y = queries[i] / total;
-        let at = token * params.out_stride + head * SIZE + 4u * quad;
+        let at = (params.first + token) * params.out_stride + head * SIZE + 4u * quad;
         for (var c = 0u; c < 4u && 4u * quad + c < SIZE; c++) {
             out[at + c] = y[c];
         }

@@ -3,7 +3,8 @@ struct Params {
     query_heads: u32,
     splits: u32,
     out_stride: u32,
-    _pad: u32,
+    // The first token's row of `out`.
+    first: u32,
 }
 
 const QUADS: u32 = STRIDE / 4u;
@@ -34,7 +35,7 @@ fn attend_reduce(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_inv
             sum += weight * parts[at + quad];
         }
         let y = sum / total;
-        let at = token * params.out_stride + head * SIZE + 4u * quad;
+        let at = (params.first + token) * params.out_stride + head * SIZE + 4u * quad;
         for (var c = 0u; c < 4u && 4u * quad + c < SIZE; c++) {
             out[at + c] = y[c];
         }

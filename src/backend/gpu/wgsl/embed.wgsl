@@ -1,20 +1,19 @@
-// embed: out = scale · table[token], one thread for 4 columns of a token. Where ROWS, the rows are those from `first`
-// on, and are added.
+// embed: out = scale · table[token], one thread for 4 columns of a token. Where POSITIONS, the rows are those of the
+// tokens' positions, and are added.
 #import shared/matrix
 #import format/{FORMAT}
 
 struct Params {
     blocks: u32,
     tokens: u32,
-    // Of the first token's id in `ids`; where ROWS, the first row.
-    first: u32,
+    _pad0: u32,
     // From token to token in `out`, in vec4.
     stride: u32,
     // Rows of the table before this part of it.
     first_row: u32,
     scale: f32,
     columns: u32,
-    _pad: u32,
+    _pad1: u32,
     table: Matrix,
 }
 
@@ -24,10 +23,16 @@ struct Params {
 @group(0) @binding(2) var<storage, read> words: array<u32>;
 // tokens × columns
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
-#ifndef ROWS
-// Token ids.
-@group(0) @binding(4) var<storage, read> ids: array<u32>;
+// The step.
+@group(0) @binding(4) var<storage, read> step_words: array<u32>;
+#ifndef POSITIONS
+// Tokens that were chosen on the device.
+@group(0) @binding(5) var<storage, read> chosen: array<vec2<u32>>;
+
+const CHOSEN: u32 = 0x80000000u;
 #endif
+
+#import shared/step
 
 @compute @workgroup_size(64)
 fn embed(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -36,17 +41,20 @@ fn embed(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_
     if column >= params.blocks * 8u {
         return;
     }
-#ifdef ROWS
-    let place = params.first + token;
+#ifdef POSITIONS
+    let place = position_of(token);
 #else
-    let place = ids[params.first + token];
+    var place = token_of(token);
+    if place >= CHOSEN {
+        place = chosen[place - CHOSEN].x;
+    }
 #endif
     // Rows that another part of the table holds wrap around to large numbers.
     let row = place - params.first_row;
     if row < params.table.rows {
         let value = params.scale * quad(params.table, row * params.blocks + column / 8u, column % 8u);
         let at = token * params.stride + column;
-#ifdef ROWS
+#ifdef POSITIONS
         out[at] += value;
 #else
         out[at] = value;

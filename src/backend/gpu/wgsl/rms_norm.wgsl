@@ -8,7 +8,8 @@ struct Params {
     norm: u32,
     inverse_columns: f32,
     epsilon: f32,
-    _pad0: u32,
+    // The row of x where the first token is.
+    first: u32,
     _pad1: u32,
 }
 
@@ -24,9 +25,10 @@ var<workgroup> partials: array<f32, 256>;
 @compute @workgroup_size(256)
 fn rms_norm(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let token = workgroup.x;
+    let row = (params.first + token) * params.x_stride;
     var sum = 0.0;
     for (var c = thread; c < params.columns; c += 256u) {
-        let value = x[token * params.x_stride + c];
+        let value = x[row + c];
         sum += dot(value, value);
     }
     partials[thread] = sum;
@@ -39,7 +41,7 @@ fn rms_norm(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocati
     }
     let factor = inverseSqrt(partials[0] * params.inverse_columns + params.epsilon);
     for (var c = thread; c < params.columns; c += 256u) {
-        let y = x[token * params.x_stride + c] * factor * vectors[params.norm + c];
+        let y = x[row + c] * factor * vectors[params.norm + c];
 #ifdef ADD
         out[token * params.out_stride + c] += y;
 #else

@@ -10,9 +10,8 @@ struct Params {
     // From token to token, in numbers.
     q_stride: u32,
     kv_stride: u32,
-    // Of the first token.
-    position: u32,
-    context: u32,
+    _pad0: u32,
+    _pad1: u32,
     // Scales of the heads' norms, in numbers, or NONE.
     q_norm: u32,
     k_norm: u32,
@@ -32,9 +31,12 @@ const NONE: u32 = 0xffffffffu;
 @group(0) @binding(4) var<storage, read> k: array<f32>;
 // tokens × kv_heads · size
 @group(0) @binding(5) var<storage, read> v: array<f32>;
-// kv_heads × context × STRIDE, two numbers a word where KV_F16
+// pages × kv_heads × PAGE × STRIDE, two numbers a word where KV_F16
 @group(0) @binding(6) var<storage, read_write> keys: array<u32>;
 @group(0) @binding(7) var<storage, read_write> values: array<u32>;
+@group(0) @binding(8) var<storage, read> step_words: array<u32>;
+
+#import shared/step
 
 var<workgroup> head: array<f32, STRIDE>;
 var<workgroup> partials: array<f32, 64>;
@@ -60,7 +62,7 @@ fn rotated(e: u32, position: u32) -> f32 {
 @compute @workgroup_size(64)
 fn rotate_and_store(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let token = workgroup.y;
-    let position = params.position + token;
+    let position = position_of(token);
     let is_query = workgroup.x < params.query_heads;
     let is_value = workgroup.x >= params.query_heads + params.kv_heads;
     var index = workgroup.x;
@@ -112,7 +114,7 @@ fn rotate_and_store(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_
         }
         return;
     }
-    let row = (index * params.context + position) * STRIDE;
+    let row = place(pages_of(token), position, index, params.kv_heads) * STRIDE;
 #ifdef KV_F16
     for (var e = 2u * thread; e < params.size; e += 128u) {
         // size is even, or its last pair is filled up by the zero behind it.

@@ -6,7 +6,8 @@
 struct Params {
     // Of `scores`, or of `runs` where MERGE.
     count: u32,
-    _pad0: u32,
+    // Where the scores begin.
+    first: u32,
     _pad1: u32,
     _pad2: u32,
 }
@@ -62,7 +63,7 @@ fn top_k(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_
 #ifdef MERGE
             entry = runs[first + i];
 #else
-            entry = vec2<u32>(key_of(scores[first + i]), first + i);
+            entry = vec2<u32>(key_of(scores[params.first + first + i]), first + i);
 #endif
         }
         entries[i] = entry;

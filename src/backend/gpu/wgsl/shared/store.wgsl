@@ -14,6 +14,9 @@ fn store(matrix: Matrix, row: u32, token: u32, values: vec4<f32>) {
 #ifdef ACTIVATE
         y = activation(y);
 #endif
+#ifdef SOFTCAP
+        y = params.softcap * tanh_safe(y / params.softcap);
+#endif
         let at = matrix.out + token * matrix.out_stride + row + r;
 #ifdef ADD
         out[at] += y;

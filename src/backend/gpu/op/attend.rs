@@ -1,11 +1,13 @@
 //! The KV cache and attention over it.
 
-use super::device::Device;
-use super::record::BufferId;
-use super::shader::Kernel;
-use super::{Activations, Gpu};
-use crate::backend::{Attention, Backend, Heads, KvCache, Norm, Rope, RopePairing};
+use super::super::device::Device;
+use super::super::record::BufferId;
+use super::super::shader::Kernel;
+use super::Gpu;
+use crate::backend::op::{Attend, Attention, Heads, Operation, Rope, RopePairing};
+use crate::backend::{Backend, CacheShape, Step};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// Threads of a workgroup of `attend`, and keys that it scores at a time.
 const THREADS: usize = 128;
@@ -19,14 +21,15 @@ const NONE: u32 = u32::MAX;
 /// Positions whose angles are computed at a time.
 const ANGLES: usize = 256;
 
-pub(super) struct Cache {
-    keys: BufferId,
-    values: BufferId,
-    context: usize,
+/// A layer's keys and values: pages × key heads × positions of a page × [`head_stride`] each.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Cache {
+    pub keys: BufferId,
+    pub values: BufferId,
 }
 
 /// Cosines and sines of a RoPE, computed here: a GPU's own are poor at large angles.
-pub(super) struct Rotation {
+pub(in super::super) struct Rotation {
     rope: Rope,
     /// context × pairs × (cosine, sine)
     angles: BufferId,
@@ -60,35 +63,59 @@ fn head_stride(heads: Heads) -> usize {
 }
 
 impl Gpu {
-    pub(super) fn new_cache(&mut self, context: usize, heads: Heads) -> Result<Cache> {
-        if head_stride(heads) > 4 * THREADS {
-            let message = format!("heads of {} numbers are too long for the GPU", heads.size);
+    pub(in super::super) fn new_cache(&mut self, shape: &CacheShape) -> Result<Cache> {
+        if head_stride(shape.heads) > 4 * THREADS {
+            let message = format!("heads of {} numbers are too long for the GPU", shape.heads.size);
             return Err(Error::unsupported_model(message));
         }
-        let size = self.cache_size(context, heads);
+        let size = self.cache_size(shape);
         let keys = self.device.storage("the KV cache of a layer", size)?;
         let values = self.device.storage("the KV cache of a layer", size)?;
-        self.context = self.context.max(context);
-        Ok(Cache { keys: self.recorder.add(keys), values: self.recorder.add(values), context })
+        self.context = self.context.max(shape.positions());
+        Ok(Cache { keys: self.recorder.add(keys), values: self.recorder.add(values) })
     }
 
     /// Bytes of the keys, or the values, of a layer. What does not fit a number does not fit the memory.
-    pub(super) fn cache_size(&self, context: usize, heads: Heads) -> u64 {
+    pub(in super::super) fn cache_size(&self, shape: &CacheShape) -> u64 {
         let number = Backend::kv_number_size(self);
-        (number * (heads.kv * head_stride(heads)) as u64).saturating_mul(context as u64)
+        let position = number * (shape.heads.kv * head_stride(shape.heads)) as u64;
+        position.saturating_mul(shape.positions() as u64)
+    }
+
+    /// Has the angles of all positions of a step ready.
+    pub(in super::super) fn prepare_rotations(&mut self, step: &Step) -> Result<()> {
+        let until = step.spans.iter().map(|span| span.end()).max().unwrap_or(0);
+        let program = self.program.clone();
+        for operation in &program.operations {
+            if let Operation::Attend(attend) = operation {
+                self.angles(&attend.rope, until)?;
+            }
+        }
+        Ok(())
     }
 
     /// The table of angles of `rope`, with the positions before `until`.
     fn angles(&mut self, rope: &Rope, until: usize) -> Result<BufferId> {
-        let fits = |rotation: &Rotation| rotation.rope == *rope && until <= rotation.positions;
-        let index = match self.rotations.iter().position(fits) {
-            Some(index) => index,
-            None => {
-                let positions = self.context.next_multiple_of(ANGLES);
+        let positions = self.context.next_multiple_of(ANGLES);
+        let known = self.rotations.iter().position(|rotation| rotation.rope == *rope);
+        let index = match known {
+            Some(index) if self.rotations[index].positions >= positions => index,
+            known => {
                 let size = 8 * (positions * rope.frequencies.len()) as u64;
-                let angles = self.recorder.add(self.device.storage("RoPE angles", size)?);
-                self.rotations.push(Rotation { rope: rope.clone(), angles, positions, ready: 0 });
-                self.rotations.len() - 1
+                let angles = self.device.storage("RoPE angles", size)?;
+                match known {
+                    Some(index) => {
+                        let rotation = &mut self.rotations[index];
+                        (rotation.positions, rotation.ready) = (positions, 0);
+                        self.recorder.replace(&self.device, rotation.angles, angles)?;
+                        index
+                    }
+                    None => {
+                        let angles = self.recorder.add(angles);
+                        self.rotations.push(Rotation { rope: rope.clone(), angles, positions, ready: 0 });
+                        self.rotations.len() - 1
+                    }
+                }
             }
         };
         let rotation = &mut self.rotations[index];
@@ -96,19 +123,11 @@ impl Gpu {
         Ok(rotation.angles)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one fused operation")]
-    pub(super) fn rotate_and_store_at(
-        &mut self,
-        position: usize,
-        rows: usize,
-        [q, k, v]: [Activations; 3],
-        heads: Heads,
-        norms: Option<&[Norm; 2]>,
-        rope: &Rope,
-        cache: KvCache,
-    ) -> Result<()> {
-        let angles = self.angles(rope, position + rows)?;
-        let Cache { keys, values, context } = self.caches[cache.0];
+    pub(super) fn rotate_and_store(&mut self, operation: &Attend, step: &Step) -> Result<()> {
+        let Attend { query, key, value, norms, rope, cache, attention, .. } = operation;
+        let (rows, heads, Cache { keys, values }) = (step.rows(), attention.heads, self.caches[cache.0]);
+        let [q, k, v] = [query, key, value].map(|buffer| self.buffers[buffer.0]);
+        let angles = self.angles(rope, 0)?;
         let norm = |index: usize| match norms {
             Some(norms) => (self.vectors[norms[index].scale.0].at as u32, norms[index].epsilon.to_bits()),
             None => (NONE, 0),
@@ -121,8 +140,8 @@ impl Gpu {
             rope.frequencies.len() as u32,
             q.stride as u32,
             k.stride as u32,
-            position as u32,
-            context as u32,
+            0,
+            0,
             q_norm,
             k_norm,
             q_epsilon,
@@ -132,43 +151,61 @@ impl Gpu {
             .flag("INTERLEAVED", rope.pairing == RopePairing::Interleaved)
             .flag("KV_F16", !self.options.kv_f32)
             .constant("STRIDE", head_stride(heads));
-        let buffers = [self.memory.vectors, angles, q.id, k.id, v.id, keys, values];
+        let buffers = [self.memory.vectors, angles, q.id, k.id, v.id, keys, values, self.step];
         self.dispatch(kernel, &params, &buffers, [heads.query + 2 * heads.kv, rows, 1])
     }
 
-    pub(super) fn attend_at(
+    /// A dispatch for each sequence with several rows, and one for all others that follow one another.
+    pub(super) fn attend(&mut self, operation: &Attend, step: &Step) -> Result<()> {
+        let mut spans = step.spans().peekable();
+        while let Some((first, span)) = spans.next() {
+            let (mut rows, mut seen) = (first..first + span.rows, span.end());
+            let alone = span.rows > 1 || !operation.attention.causal;
+            while let Some((_, next)) = spans.next_if(|(_, next)| !alone && next.rows == 1) {
+                rows.end += 1;
+                seen = seen.max(next.end());
+            }
+            self.attend_rows(operation, rows, seen, alone)?;
+        }
+        Ok(())
+    }
+
+    /// `seen`: positions of the longest sequence among these. `alone`: they are all of one.
+    fn attend_rows(
         &mut self,
-        position: usize,
-        rows: usize,
-        q: Activations,
-        cache: KvCache,
-        attention: &Attention,
-        out: Activations,
+        operation: &Attend,
+        rows: Range<usize>,
+        seen: usize,
+        alone: bool,
     ) -> Result<()> {
-        let heads = attention.heads;
-        let Cache { keys, values, context } = self.caches[cache.0];
+        let Attend { query, cache, attention, out, .. } = operation;
+        let Attention { heads, .. } = *attention;
+        let (q, out) = (self.buffers[query.0], self.buffers[out.0]);
+        let Cache { keys, values } = self.caches[cache.0];
+        let (first, rows) = (rows.start, rows.len());
         let stride = head_stride(heads);
         let group = heads.query / heads.kv;
         let most = QUERIES.min(QUERY_NUMBERS / stride).max(1);
         let heads_at_once = (1..=most.min(group)).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1);
-        let tokens_at_once = (most / heads_at_once).min(rows);
+        let tokens_at_once = if alone { (most / heads_at_once).min(rows) } else { 1 };
         let queries = heads_at_once * tokens_at_once;
 
         let window = attention.window.unwrap_or(usize::MAX).min(u32::MAX as usize >> 1);
-        let seen = (position + 1).min(window);
-        let split = match rows {
-            1 => seen.div_ceil(SPLITS).next_multiple_of(THREADS),
-            // Every workgroup sees all keys of its tokens.
-            _ => u32::MAX as usize >> 1,
+        let seen = seen.min(window);
+        // Of one sequence's rows every workgroup sees all keys.
+        let several = alone && rows > 1;
+        let split = match several {
+            false => seen.div_ceil(SPLITS).next_multiple_of(THREADS),
+            true => u32::MAX as usize >> 1,
         };
-        let splits = if rows == 1 { seen.div_ceil(split) } else { 1 };
+        let splits = if several { 1 } else { seen.div_ceil(split) };
         let params = [
             heads.query as u32,
             rows as u32,
             q.stride as u32,
             out.stride as u32,
-            position as u32,
-            context as u32,
+            first as u32,
+            heads.kv as u32,
             window as u32,
             split as u32,
             splits as u32,
@@ -191,12 +228,12 @@ impl Gpu {
             .constant("QUERIES_POW2", queries.next_power_of_two());
         let workgroups = [heads.query / heads_at_once, rows.div_ceil(tokens_at_once), splits];
         if splits == 1 {
-            return self.dispatch(kernel, &params, &[q.id, keys, values, out.id], workgroups);
+            return self.dispatch(kernel, &params, &[q.id, keys, values, self.step, out.id], workgroups);
         }
-        let parts = self.parts(heads.query * SPLITS * (stride / 4 + 1))?;
-        self.dispatch(kernel, &params, &[q.id, keys, values, parts], workgroups)?;
+        let parts = self.parts(rows * heads.query * SPLITS * (stride / 4 + 1))?;
+        self.dispatch(kernel, &params, &[q.id, keys, values, self.step, parts], workgroups)?;
         let kernel = Kernel::new("attend_reduce").constant("SIZE", heads.size).constant("STRIDE", stride);
-        let params = [heads.query as u32, splits as u32, out.stride as u32, 0];
+        let params = [heads.query as u32, splits as u32, out.stride as u32, first as u32];
         self.dispatch(kernel, &params, &[parts, out.id], [heads.query, rows, 1])
     }
 

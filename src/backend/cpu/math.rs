@@ -1,6 +1,7 @@
 //! The operations between the matrix products, over plain slices.
 
-use super::super::{Activation, Rope, RopePairing, Top, Wanted};
+use super::super::op::{Activation, Rope, RopePairing};
+use super::super::{Top, Wanted};
 use super::kernels::float::{exp, from_lanes, lanes, sigmoid};
 use super::kernels::simd::{V, add_f32, all_f32, div_f32, max_f32, mul_f32, sub_f32};
 use std::cmp::Ordering;
@@ -64,32 +65,32 @@ pub(super) struct Rotations {
 
 struct Table {
     rope: Rope,
-    /// The position of the first row, and rows.
-    place: (usize, usize),
+    /// Of the rows.
+    positions: Vec<usize>,
     /// (sine, cosine), for each row and pair.
     angles: Vec<(f32, f32)>,
 }
 
 impl Rotations {
-    /// For each of the rows, the first of which is at `position`: the (sine, cosine) of each pair.
+    /// For each of the rows, which are at `positions`: the (sine, cosine) of each pair.
     pub(super) fn angles(
         &mut self,
-        position: usize,
-        rows: usize,
+        positions: impl Iterator<Item = usize> + Clone,
         rope: &Rope,
     ) -> impl Iterator<Item = &[(f32, f32)]> {
         let known = self.tables.iter().position(|table| table.rope == *rope);
         let index = known.unwrap_or_else(|| {
-            self.tables.push(Table { rope: rope.clone(), place: (0, 0), angles: Vec::new() });
+            self.tables.push(Table { rope: rope.clone(), positions: Vec::new(), angles: Vec::new() });
             self.tables.len() - 1
         });
         let table = &mut self.tables[index];
-        if table.place != (position, rows) {
-            table.place = (position, rows);
+        if !table.positions.iter().copied().eq(positions.clone()) {
+            table.positions.clear();
+            table.positions.extend(positions);
             table.angles.clear();
-            for row in position..position + rows {
+            for &position in &table.positions {
                 table.angles.extend(rope.frequencies.iter().map(|frequency| {
-                    let (sin, cos) = (row as f32 * frequency).sin_cos();
+                    let (sin, cos) = (position as f32 * frequency).sin_cos();
                     (sin * rope.magnitude, cos * rope.magnitude)
                 }));
             }
