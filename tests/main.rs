@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "tests are read, not called")]
 
 mod allocator;
+mod batch;
 mod bits;
 mod cli;
 mod conversation;

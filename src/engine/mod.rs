@@ -1,5 +1,6 @@
 //! From a model file and a request to text: load, prefill, decode, sample, stop.
 
+mod batch;
 mod context;
 mod counts;
 mod device;
@@ -9,8 +10,9 @@ mod generation;
 mod info;
 mod inspect;
 mod model;
+mod pages;
 mod recovery;
-mod session;
+mod run;
 mod stop;
 
 pub use crate::progress::{Progress, Stage};
@@ -35,10 +37,11 @@ use crate::store::Source;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 use async_lock::Mutex;
+use batch::Batch;
 use context::Granted;
+use event_listener::Event as Notice;
 use futures_util::future::LocalBoxFuture;
 use model::{Description, Loaded, Plan, Target};
-use session::Session;
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -133,14 +136,22 @@ pub struct Engine {
     work: Work,
 }
 
-/// What a model does. One request runs at a time; the others wait here in the order they came.
-// The locks are shared between tasks of one thread, never between threads.
+/// What a model does.
 #[derive(Clone)]
 enum Work {
-    /// It continues texts.
-    Decoder(Arc<Mutex<Session>>),
-    /// It turns texts into vectors.
+    /// It continues texts, several at once.
+    Decoder(Rc<Shared>),
+    /// It turns texts into vectors, those of one request at a time.
+    // The lock is shared between tasks of one thread, never between threads.
     Encoder(Arc<Mutex<Encoder>>),
+}
+
+/// What all answers of a decoder have in common.
+struct Shared {
+    language: Rc<Language>,
+    batch: Mutex<Batch>,
+    /// That an event was read, or an answer left.
+    changed: Notice,
 }
 
 impl Engine {
@@ -169,7 +180,7 @@ impl Engine {
         let description = model.describe().await?;
         let Description { header, config, .. } = &description;
         let in_file = |error: Error| error.context(source.name());
-        let language = Language::from_header(header).map_err(in_file)?;
+        let language = Rc::new(Language::from_header(header).map_err(in_file)?);
         if language.tokenizer.len() > config.vocabulary {
             return Err(in_file(Error::corrupt_model(format!(
                 "the vocabulary has {} tokens, the model only {}",
@@ -196,12 +207,13 @@ impl Engine {
                 let Loaded { decoder, reason, context, .. } =
                     model.load(&description, Target::Wanted, &mut reporter).await?;
                 let info = info(decoder.backend(), context, reason)?;
-                let session = Session::new(decoder, model.clone(), info.clone());
-                (info, Work::Decoder(Arc::new(Mutex::new(session))))
+                let batch = Mutex::new(Batch::new(decoder, model.clone(), info.clone()));
+                let shared = Shared { language: language.clone(), batch, changed: Notice::new() };
+                (info, Work::Decoder(Rc::new(shared)))
             }
         };
         reporter.ready()?;
-        Ok(Engine { language: Rc::new(language), info, work })
+        Ok(Engine { language, info, work })
     }
 
     /// What was loaded, and where it runs now.
@@ -219,9 +231,9 @@ impl Engine {
         matches!(self.work, Work::Encoder(_))
     }
 
-    fn session(&self) -> Result<&Arc<Mutex<Session>>> {
+    fn decoder(&self) -> Result<&Rc<Shared>> {
         match &self.work {
-            Work::Decoder(session) => Ok(session),
+            Work::Decoder(shared) => Ok(shared),
             Work::Encoder(_) => Err(Error::unsupported_model(format!(
                 "{} turns texts into vectors, and writes none. Ask it for embeddings, or load a model that chats",
                 self.info().name
@@ -248,37 +260,43 @@ impl Engine {
     /// What the device's kernels have cost since the last call, longest first, where the options asked to
     /// measure: the CPU, and GPUs with timestamps.
     pub async fn kernel_times(&self) -> Result<Vec<KernelTime>> {
-        let session = match &self.work {
-            Work::Decoder(session) => session,
+        let shared = match &self.work {
+            Work::Decoder(shared) => shared,
             Work::Encoder(encoder) => return encoder.lock_arc().await.kernel_times().await,
         };
-        let mut session = session.lock_arc().await;
-        session.settle().await?;
-        session.decoder.kernel_times().await
+        let mut batch = shared.batch.lock().await;
+        batch.settle(&self.language.tokenizer).await;
+        batch.decoder().kernel_times().await
     }
 
-    /// Starts to answer, once the requests before this one have ended. Dropping the future or
-    /// the generation gives the turn to the next.
+    /// Begins to answer as soon as there is room for that: several answers go on together, and those that wait begin in
+    /// the order in which they came. Dropping the generation gives its room to others.
     pub async fn generate(&self, prompt: Prompt, settings: Settings) -> Result<Generation> {
         self.begin(self.prepare(prompt, settings).await?).await
     }
 
     /// Checks a request, and turns its prompt into tokens.
     pub(crate) async fn prepare(&self, prompt: Prompt, settings: Settings) -> Result<Start> {
-        self.session()?;
+        self.decoder()?;
         Start::new(&self.language, self.info().context_length, prompt, settings).await
     }
 
-    /// Starts to answer, once it is this request's turn.
+    /// Begins to answer.
     pub(crate) async fn begin(&self, start: Start) -> Result<Generation> {
-        let mut session = self.session()?.lock_arc().await;
-        session.settle().await?;
-        Ok(start.with(self.language.clone(), session))
+        let shared = self.decoder()?;
+        let (prompt, seed) = (start.prompt().to_vec(), start.seed());
+        let (talk, run) = start.run();
+        let generation = Generation::new(shared.clone(), talk, prompt, seed);
+        if let Some(run) = run {
+            shared.batch.lock().await.add(run);
+        }
+        Ok(generation)
     }
 
-    /// The scores of what follows each of `tokens`, in order: `on_row(position, logits)`.
+    /// The scores of what follows each of `tokens`, in order: `on_row(position, logits)`. Answers that go on meanwhile
+    /// wait.
     pub async fn logits(&self, tokens: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
-        let session = self.session()?;
+        let shared = self.decoder()?;
         let context = self.info().context_length;
         if tokens.len() > context {
             return Err(Error::context_length_exceeded(format!(
@@ -286,17 +304,30 @@ impl Engine {
                 tokens.len()
             )));
         }
-        let mut session = session.lock_arc().await;
-        session.settle().await?;
+        let tokenizer = &self.language.tokenizer;
         let (mut next, mut losses) = (0, 0);
         loop {
+            let changed = shared.changed.listen();
+            let mut batch = shared.batch.lock().await;
+            batch.settle(tokenizer).await;
             let first = next;
             let mut on_new_row = |position: usize, logits: &[f32]| {
                 next = position + 1;
                 on_row(position, logits);
             };
-            let Err(error) = session.logits(tokens, first, &mut on_new_row).await else { return Ok(()) };
-            losses = session.recover_at_once(error, losses + 1).await?;
+            let worked = match batch.logits(tokens, first, &mut on_new_row).await {
+                Ok(true) => return Ok(()),
+                // There is no room: answers that end make some.
+                Ok(false) => batch.step(tokenizer).await,
+                Err(error) => {
+                    losses = batch.recover(error, losses + 1).await?;
+                    true
+                }
+            };
+            drop(batch);
+            if !worked {
+                changed.await;
+            }
         }
     }
 }
