@@ -204,6 +204,12 @@ pub(super) struct BenchArguments {
     /// Measure the device's kernels instead, and print what each costs
     #[arg(long)]
     pub profile: bool,
+    /// Measure so many answers at once instead: tokens per second of all of them, and the longest wait of one of them
+    #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "profile")]
+    pub together: Vec<NonZeroUsize>,
+    /// With --together: a prompt of so many tokens joins them half-way
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "together")]
+    pub joining: usize,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,

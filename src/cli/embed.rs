@@ -22,9 +22,9 @@ pub(super) async fn embed(arguments: &EmbedArguments, common: &Common) -> Outcom
     let settings = EmbeddingSettings { truncate: arguments.truncate, dimensions: arguments.dimensions };
     let mut stdout = stdout();
     let (mut entries, mut failures) = (Vec::new(), Vec::new());
-    for (index, text) in texts.into_iter().enumerate() {
+    let documents: Vec<Document> = texts.into_iter().map(Document::Text).collect();
+    for (index, embedded) in engine.embed_all(&documents, settings).await?.into_iter().enumerate() {
         // One that fails does not fail the rest.
-        let embedded = engine.embed(&Document::Text(text), settings).await;
         match embedded {
             Ok(embedding) if arguments.json => {
                 entries.push(json!({ "embedding": embedding.vector, "tokens": embedding.tokens }));

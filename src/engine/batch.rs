@@ -454,9 +454,7 @@ impl Batch {
         self.lose(model, &error, losses)?;
         while let Some(recovery) = &self.recovery {
             let losses = recovery.losses;
-            if let Err(error) = self.come_back().await {
-                return Err(error);
-            }
+            self.come_back().await?;
             if self.recovery.is_none() {
                 return Ok(losses);
             }

@@ -1,6 +1,7 @@
 //! From a text to its vector.
 
 use super::Engine;
+use crate::backend::MOST_SPANS;
 use crate::model::normalize;
 use crate::turns::Turns;
 use crate::{Error, Result};
@@ -58,13 +59,56 @@ pub struct Embedding {
 impl Engine {
     /// The vector of a text; of an encoder only. Waits until the requests before this one have ended.
     pub async fn embed(&self, document: &Document, settings: EmbeddingSettings) -> Result<Embedding> {
+        let mut embeddings = self.embed_all(std::slice::from_ref(document), settings).await?;
+        embeddings.pop().unwrap_or_else(|| Err(Error::internal("a text has no vector")))
+    }
+
+    /// The vectors of several texts, short ones many at a time. One that fails does not fail the others, unless the
+    /// model or the settings are wrong.
+    pub async fn embed_all(
+        &self,
+        documents: &[Document],
+        settings: EmbeddingSettings,
+    ) -> Result<Vec<Result<Embedding>>> {
         let info = self.info();
         let encoder = self.encoder()?;
         settings.check(info.embedding_length)?;
-        let tokens = self.document_tokens(document, info.context_length, settings.truncate).await?;
-        let mut vector = encoder.lock_arc().await.embed(&tokens).await?;
-        settings.cut(&mut vector)?;
-        Ok(Embedding { vector, tokens: tokens.len() })
+        let mut turns = Turns::new();
+        let mut embeddings = Vec::with_capacity(documents.len());
+        while embeddings.len() < documents.len() {
+            // No more are made into tokens than may go together.
+            let next = documents[embeddings.len()..].iter().take(MOST_SPANS);
+            let mut texts = Vec::new();
+            for document in next {
+                texts.push(self.document_tokens(document, info.context_length, settings.truncate).await);
+            }
+            let mut texts = texts.into_iter().peekable();
+            while texts.peek().is_some() {
+                // Between steps others have their turn, and waiting can be given up.
+                turns.pause().await;
+                if let Some(failed) = texts.next_if(Result::is_err) {
+                    embeddings.push(failed.map(|_| Embedding { vector: Vec::new(), tokens: 0 }));
+                    continue;
+                }
+                let mut encoder = encoder.lock_arc().await;
+                let mut together: Vec<Vec<u32>> = Vec::new();
+                while let Some(Ok(tokens)) = texts.next_if(|text| {
+                    let Ok(tokens) = text else { return false };
+                    let lens = together.iter().chain([tokens]).map(Vec::len);
+                    encoder.fit_together(lens) > together.len()
+                }) {
+                    together.push(tokens);
+                }
+                let slices: Vec<&[u32]> = together.iter().map(Vec::as_slice).collect();
+                for (vector, tokens) in encoder.embed_together(&slices).await?.into_iter().zip(&slices) {
+                    embeddings.push(vector.and_then(|mut vector| {
+                        settings.cut(&mut vector)?;
+                        Ok(Embedding { vector, tokens: tokens.len() })
+                    }));
+                }
+            }
+        }
+        Ok(embeddings)
     }
 
     async fn document_tokens(&self, document: &Document, context: usize, truncate: bool) -> Result<Vec<u32>> {
@@ -79,6 +123,9 @@ impl Engine {
                 tokens.clone()
             }
         };
+        if tokens.is_empty() {
+            return Err(Error::invalid_argument("a text without tokens has no vector"));
+        }
         if tokens.len() > context {
             if !truncate {
                 return Err(Error::context_length_exceeded(format!(

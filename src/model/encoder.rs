@@ -4,11 +4,14 @@ use super::config::Config;
 use super::layers::{self, Size};
 use super::loader::{Loader, Progress};
 use crate::backend::op::Buffer;
-use crate::backend::{Backend, KernelTime, Program, Step, pages};
+use crate::backend::{Backend, KernelTime, MOST_SPANS, Program, Span, Step, Token, pages};
 use crate::format::gguf::{Header, Metadata};
 use crate::store::Source;
 use crate::{Error, Result};
 use std::rc::Rc;
+
+/// Tokens that texts may have together in a step, if not one alone may have more.
+const TOGETHER: usize = 256;
 
 /// How the states of a text's tokens become its vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,26 +47,66 @@ pub struct Encoder {
     config: Config,
     pooling: Pooling,
     backend: Box<dyn Backend>,
+    /// Most tokens of a text.
     context: usize,
+    /// Most tokens of a step.
+    rows: usize,
+    /// Pages of a step's texts, at most.
+    pages: usize,
     /// Where a step leaves its tokens' states.
     stream: Buffer,
     states: Vec<f32>,
 }
 
 impl Encoder {
-    /// The vector of a text, of length 1: [`Config::embedding`] numbers. `tokens`, from 1 to the context, begin with CLS
-    /// and end with SEP, where the model has these.
+    /// The vector of a text: see [`Encoder::embed_together`].
     pub async fn embed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        if tokens.is_empty() {
+        let mut vectors = self.embed_together(&[tokens]).await?;
+        vectors.pop().unwrap_or_else(|| Err(Error::internal("a text has no vector")))
+    }
+
+    /// How many texts of these lengths, from the first on, go through the model together: at least one.
+    pub fn fit_together(&self, lens: impl IntoIterator<Item = usize>) -> usize {
+        let (mut rows, mut taken) = (0, 0);
+        let mut fits = |len: usize| {
+            rows += len;
+            taken += pages(len);
+            rows <= self.rows && taken <= self.pages
+        };
+        lens.into_iter().take(MOST_SPANS).take_while(|len| fits(*len)).count().max(1)
+    }
+
+    /// The vectors of texts, of length 1: [`Config::embedding`] numbers each. Each text's tokens, from 1 to the context,
+    /// begin with CLS and end with SEP, where the model has these. No more texts than [`Encoder::fit_together`].
+    pub async fn embed_together(&mut self, texts: &[&[u32]]) -> Result<Vec<Result<Vec<f32>>>> {
+        if texts.iter().any(|tokens| tokens.is_empty()) {
             return Err(Error::invalid_argument("a text without tokens has no vector"));
         }
-        let width = self.config.embedding;
-        if tokens.len() > self.context {
-            return Err(Error::internal(format!("a text of {} tokens does not fit", tokens.len())));
+        let longest = texts.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
+        if longest > self.context || self.fit_together(texts.iter().map(|tokens| tokens.len())) < texts.len()
+        {
+            return Err(Error::internal(format!("{} texts of {longest} tokens do not fit", texts.len())));
         }
-        self.backend.run(&Step::single(tokens.iter().copied(), 0, 0))?;
-        self.backend.read(self.stream, 0, tokens.len(), &mut self.states).await?;
-        let mut rows = self.states.chunks_exact(width);
+        let (mut step, mut next) = (Step::default(), 0);
+        for tokens in texts {
+            let end = next + pages(tokens.len()) as u32;
+            step.spans.push(Span { pages: (next..end).collect(), position: 0, rows: tokens.len() });
+            step.tokens.extend(tokens.iter().copied().map(Token::Known));
+            next = end;
+        }
+        self.backend.run(&step)?;
+        self.backend.read(self.stream, 0, step.rows(), &mut self.states).await?;
+        let vector = |(first, span): (usize, &Span)| {
+            let width = self.config.embedding;
+            self.pool(&self.states[first * width..][..span.rows * width])
+        };
+        Ok(step.spans().map(vector).collect())
+    }
+
+    /// The vector of a text, from its tokens' states.
+    fn pool(&self, states: &[f32]) -> Result<Vec<f32>> {
+        let width = self.config.embedding;
+        let mut rows = states.chunks_exact(width);
         let mut vector = match self.pooling {
             Pooling::First => rows.next().unwrap_or_default().to_vec(),
             Pooling::Last => rows.last().unwrap_or_default().to_vec(),
@@ -131,14 +174,19 @@ impl Encoder {
         backend.prepare(&Rc::new(std::mem::take(&mut loader.program)))?;
         loader.finish(backend.as_mut()).await?;
         backend.loaded().await?;
-        Ok(Encoder { config, pooling, backend, context, stream, states: Vec::new() })
+        let Size { rows, pages, .. } = Self::size(context);
+        Ok(Encoder { config, pooling, backend, context, rows, pages, stream, states: Vec::new() })
     }
 
     /// Gives the buffer of the tokens' states.
     async fn record(loader: &mut Loader<'_>, config: &Config, context: usize) -> Result<Buffer> {
-        // A text goes through each layer in one piece: every token sees all others.
-        let size = Size { pages: pages(context), rows: context, context };
-        Ok(layers::record(loader, config, size).await?.states)
+        Ok(layers::record(loader, config, Self::size(context)).await?.states)
+    }
+
+    fn size(context: usize) -> Size {
+        // A text goes through each layer in one piece: every token sees all others. Short ones go together.
+        let rows = context.max(TOGETHER);
+        Size { pages: pages(rows).max(MOST_SPANS), rows, context }
     }
 }
 

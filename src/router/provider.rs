@@ -1,6 +1,6 @@
 //! Who may answer: the model on this device, or a hosted one. The same request in, the same chunks out.
 
-use crate::engine::{Document, Engine};
+use crate::engine::{Document, Embedding, Engine};
 use crate::http::OnRetry;
 use crate::openai::{
     Answer, ChatRequest, Chunks, CompletionRequest, EmbeddingRequest, Embeddings, Endpoint, Origin, Ran,
@@ -8,7 +8,6 @@ use crate::openai::{
 use crate::remote::Client;
 use crate::remote::models::HostedModel;
 use crate::remote::tasks::Vectors;
-use crate::turns::Turns;
 use crate::{Error, Result};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{StreamExt, try_unfold};
@@ -163,15 +162,14 @@ impl Provider for Local {
     ) -> LocalBoxFuture<'a, Result<Embeddings>> {
         Box::pin(async move {
             self.0.check_encoder()?;
-            let (mut vectors, mut tokens, mut turns) = (Vec::new(), 0, Turns::new());
-            for document in &request.documents {
-                turns.pause().await;
-                let embedded = self.0.embed(document, request.settings).await;
-                vectors.push(embedded.map(|embedding| {
-                    tokens += embedding.tokens;
-                    embedding.vector
-                }));
-            }
+            let embedded = self.0.embed_all(&request.documents, request.settings).await?;
+            let mut tokens = 0;
+            let vectors = embedded.into_iter().map(|embedded| {
+                let Embedding { vector, tokens: read } = embedded?;
+                tokens += read;
+                Ok(vector)
+            });
+            let vectors = vectors.collect();
             Ok(Embeddings { vectors, tokens, origin: self.origin() })
         })
     }

@@ -11,6 +11,7 @@ use candlewick::model::{Config, Decoder};
 use candlewick::sampling::Sampling;
 use candlewick::store::MemorySource;
 use pollster::block_on;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use tempfile::TempDir;
 
@@ -19,6 +20,9 @@ fn corrupt(kernel: &str, text: &str, by: &str) -> Corruption {
 }
 
 /// Options for the GPU with a cache of their own.
+/// By the answer.
+type Texts = BTreeMap<usize, String>;
+
 struct Setup {
     folder: TempDir,
     options: Options,
@@ -63,19 +67,22 @@ fn start(engine: &Engine, settings: Settings) -> Generation {
 }
 
 /// The rest of an answer: its text, and the reports of recoveries.
-fn finish(generation: &mut Generation) -> Result<(String, Vec<Progress>)> {
-    let (mut text, mut reports) = (String::new(), Vec::new());
+/// The text of each answer from here on.
+fn finish(generation: &mut Generation) -> Result<(Texts, Vec<Progress>)> {
+    let (mut texts, mut reports) = (Texts::new(), Vec::new());
     while let Some(event) = block_on(generation.next())? {
         match event {
-            Event::Token { text: piece, .. } | Event::Finish { text: piece, .. } => text += &piece,
+            Event::Token { choice, text, .. } | Event::Finish { choice, text, .. } => {
+                *texts.entry(choice).or_default() += &text;
+            }
             Event::Recovery(report) => reports.push(report),
             Event::Prompt { .. } => {}
         }
     }
-    Ok((text, reports))
+    Ok((texts, reports))
 }
 
-fn answer(engine: &Engine, settings: Settings) -> String {
+fn answer(engine: &Engine, settings: Settings) -> Texts {
     finish(&mut start(engine, settings)).unwrap().0
 }
 
@@ -295,19 +302,20 @@ fn an_answer_goes_on_after_a_loss() {
     let mut recoveries = 0;
     for settings in [greedy(60), sampled, two] {
         let whole = answer(&engine, settings.clone());
-        for after in [0, 1, 2, 7, 20] {
+        for after in [0, 1, 2, 7, 20].into_iter().filter(|after| *after < settings.max_tokens) {
             let mut generation = start(&engine, settings.clone());
-            let mut text = String::new();
+            let mut texts = Texts::new();
             for _ in 0..after {
-                if let Some(Event::Token { text: piece, .. } | Event::Finish { text: piece, .. }) =
+                if let Some(Event::Token { choice, text, .. } | Event::Finish { choice, text, .. }) =
                     block_on(generation.next()).unwrap()
                 {
-                    text += &piece;
+                    *texts.entry(choice).or_default() += &text;
                 }
             }
             options.gpu.hold.destroy();
             let (rest, reports) = finish(&mut generation).unwrap();
-            assert_eq!(text + &rest, whole, "after {after} events");
+            rest.into_iter().for_each(|(choice, text)| *texts.entry(choice).or_default() += &text);
+            assert_eq!(texts, whole, "after {after} events");
             recoveries += 1;
             assert!(!reports.is_empty());
             let lost = |report: &Progress| report.restarted.as_ref().is_some_and(|why| why.contains("lost"));
@@ -379,14 +387,14 @@ fn repeated_losses_end() {
         let engine = load(&options).unwrap();
         let whole = answer(&engine, greedy(40));
         let mut generation = start(&engine, greedy(40));
-        let mut text = String::new();
+        let mut texts = Texts::new();
         let end = loop {
             match block_on(generation.next()) {
-                Ok(Some(Event::Token { text: piece, .. })) => {
-                    text += &piece;
+                Ok(Some(Event::Token { choice, text, .. })) => {
+                    *texts.entry(choice).or_default() += &text;
                     options.gpu.hold.destroy();
                 }
-                Ok(Some(Event::Finish { text: piece, .. })) => text += &piece,
+                Ok(Some(Event::Finish { choice, text, .. })) => *texts.entry(choice).or_default() += &text,
                 Ok(Some(_)) => {}
                 Ok(None) => break None,
                 Err(error) => break Some(error),
@@ -396,7 +404,7 @@ fn repeated_losses_end() {
         match end {
             None => {
                 assert!(device == Device::Auto || fallback == Some(true));
-                assert_eq!(text, whole);
+                assert_eq!(texts, whole);
                 assert_eq!((engine.info().device, engine.info().recoveries), ("cpu", 4));
                 assert!(engine.info().device_reason.contains("lost"), "{}", engine.info().device_reason);
                 options.device = Device::Cpu;

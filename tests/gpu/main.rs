@@ -4,6 +4,8 @@
 //! With `CANDLEWICK_TEST_GPU=short`, for slow adapters, tests run on part of their cases.
 #![allow(missing_docs, reason = "tests are read, not called")]
 
+#[path = "../batch.rs"]
+mod batch;
 mod device;
 // Shared with the other tests, which use more of it.
 #[allow(dead_code, reason = "tests on the CPU use the rest")]
