@@ -105,7 +105,7 @@ fn schedule(engine: &Engine, alone: &mut Alone, seed: u64) {
     let mut random = Random(seed * 2 + 1);
     let mut begun: Vec<Begun> = Vec::new();
     let base: Vec<u32> = (0..150).map(|index| 3 + (index * 7 + index / 50) % 200).collect();
-    for _ in 0..120 {
+    for _ in 0..80 {
         match random.below(8) {
             0 if begun.len() < 8 => {
                 // Prompts that begin alike, at page borders and beside them.

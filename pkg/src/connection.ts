@@ -59,7 +59,7 @@ export class Connection {
     });
   }
 
-  /** Resolves when the request's turn has come. The Worker then stays at most `WINDOW` chunks ahead of the consumer. */
+  /** Resolves when the request has been checked. The Worker then stays at most `WINDOW` chunks ahead of the consumer. */
   stream<T>(call: Call, options: CallOptions = {}): Promise<Stream<T>> {
     return new Promise((resolve, reject) => {
       const stream = new Stream<T>({

@@ -185,7 +185,7 @@ export type Timings = {
   predicted_n: number;
   /** Tokens a second, after the first; 0 where there was but one. */
   predicted_per_second: number;
-  /** Milliseconds from the start of this request's turn. */
+  /** Milliseconds from when it was asked, waiting for room included. */
   time_to_first_token_ms: number;
 };
 

@@ -38,7 +38,7 @@ export interface CreateEmbeddings {
   (body: EmbeddingParams, options?: RequestOptions): Promise<EmbeddingList>;
 }
 
-/** One loaded model. Requests wait their turn; each can be aborted, waiting or running. */
+/** One loaded model. Requests are answered together; each can be aborted, waiting or running. */
 export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implements AsyncDisposable {
   readonly chat: { completions: { create: Create<ChatParams, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionParams, Completion, Completion> };

@@ -123,7 +123,7 @@ export type Reply =
   | { retry: unknown } // of a request to a hosted model, or for a model's file
   | { recovery: LoadProgress } // the GPU was lost; the last one has the stage "ready"
   | { info: EngineInfo | RemoteInfo } // before that one
-  | { started: true } // of a stream: its turn has come
+  | { started: true } // of a stream: it is under way
   | { chunk: unknown } // of a stream: costs one credit
   | { done: unknown }
   | { error: { code: ErrorCode; message: string } };

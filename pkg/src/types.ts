@@ -146,7 +146,7 @@ export interface SamplingParams {
   return_tokens?: boolean | null | undefined;
   max_tokens?: number | null | undefined;
   stop?: string | string[] | null | undefined;
-  /** Number of answers, each with the next seed; one after the other. */
+  /** Number of answers, each with the next seed; their chunks come by turns. */
   n?: number | null | undefined;
   /** Go on where the model would end the answer: for measuring. */
   ignore_eos?: boolean | undefined;

@@ -282,7 +282,7 @@ async function generate(
         caller.reply({ retry: chunk.retry });
         continue;
       }
-      // Its turn has come, or its host has begun to answer.
+      // The engine or its host has begun to answer.
       if (stream && !started) caller.reply({ started: true });
       started = Boolean(stream);
       if (!chunk) break;

@@ -49,7 +49,7 @@ pub struct Timings {
     pub predicted_n: usize,
     /// Tokens a second, after the first; 0 where there was but one.
     pub predicted_per_second: f64,
-    /// Milliseconds from the start of this request's turn.
+    /// Milliseconds from when it was asked, waiting for room included.
     pub time_to_first_token_ms: f64,
 }
 

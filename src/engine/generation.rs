@@ -119,7 +119,7 @@ pub enum Event {
     },
 }
 
-/// A checked request that waits for its turn.
+/// A checked request.
 pub(crate) struct Start {
     prompt: Vec<u32>,
     settings: Settings,

@@ -44,7 +44,7 @@ struct Wait {
 }
 
 impl Answer {
-    /// Waits for its turn, then begins to answer a conversation.
+    /// Begins to answer a conversation.
     pub async fn chat(engine: &Engine, request: ChatRequest) -> Result<Answer> {
         let ChatRequest { conversation, how } = request;
         let start = engine.prepare(Prompt::Chat(conversation), how.settings).await?;
@@ -52,8 +52,7 @@ impl Answer {
         Answer::begin(engine, Endpoint::Chat, waiting, how.tokens).await
     }
 
-    /// Waits for its turn, then begins to continue a text, or several, one after the other. All of them are checked
-    /// first.
+    /// Begins to continue a text, or several, one after the other. All of them are checked first.
     pub async fn complete(engine: &Engine, request: CompletionRequest) -> Result<Answer> {
         let CompletionRequest { prompts: Inputs(prompts), echo, how } = request;
         let many = prompts.len() > 1;
@@ -152,7 +151,7 @@ impl Answer {
         }
     }
 
-    /// Begins with the next prompt, once it is its turn.
+    /// Begins with the next prompt.
     async fn turn(&mut self) -> Result<()> {
         if let Some(Wait { start, prefix }) = self.waiting.pop_front() {
             self.now = Some((self.engine.begin(start).await?, prefix));

@@ -340,12 +340,47 @@ describe("tokens", () => {
   });
 });
 
-describe("taking turns", () => {
-  test("a second request waits for the first", async () => {
+describe("several requests", () => {
+  test("are answered together, each as if it were alone", async () => {
+    const { early, first, many } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const short = { ...greedy, max_tokens: 20 };
+      const stream = await engine.completions.create({ ...short, stream: true });
+      const early = await engine.completions.create(short);
+      const first = text(await collect(stream));
+      const several = Array.from({ length: 6 }, () => engine.completions.create(short));
+      const many = (await Promise.all(several)).map((answer) => answer.choices[0].text);
+      return { early: early.choices[0].text, first, many };
+    });
+    assert.ok(story.startsWith(first) && first.length > 20);
+    assert.equal(early, first);
+    assert.deepEqual(many, Array(6).fill(first));
+  });
+
+  test("are answered together, with several choices each", async () => {
+    const { alone, choices } = await page.evaluate(async () => {
+      const engine = await load(story);
+      const drawn = { prompt: "Once upon a time", max_tokens: 16, temperature: 0.9 };
+      const answers = [3, 4].map((seed) => engine.completions.create({ ...drawn, seed, n: 2 }));
+      const choices = (await Promise.all(answers)).map((answer) => answer.choices.map((choice) => choice.text));
+      const alone = [];
+      for (const seed of [3, 4, 5]) {
+        const again = await load(story);
+        alone.push((await again.completions.create({ ...drawn, seed })).choices[0].text);
+        await again.unload();
+      }
+      return { alone, choices };
+    });
+    assert.deepEqual(choices, [alone.slice(0, 2), alone.slice(1)]);
+  });
+
+  test("wait where there is no room beside the others", async () => {
     const { early, first, second } = await page.evaluate(async () => {
       const engine = await load(story);
-      const stream = await engine.completions.create({ ...greedy, stream: true });
-      const waiting = engine.completions.create(greedy);
+      // Each may fill the whole context.
+      const long = { ...greedy, max_tokens: 100_000 };
+      const stream = await engine.completions.create({ ...long, stream: true });
+      const waiting = engine.completions.create(long);
       const early = await Promise.race([waiting, sleep(300)]);
       return { early, first: text(await collect(stream)), second: (await waiting).choices[0].text };
     });
@@ -354,13 +389,14 @@ describe("taking turns", () => {
     assert.equal(second, story);
   });
 
-  test("a request can be aborted while it waits, and passes its turn on", async () => {
+  test("that wait can be aborted, and give their place on", async () => {
     const { error, third } = await page.evaluate(async () => {
       const engine = await load(story);
-      const stream = await engine.completions.create({ ...greedy, stream: true });
+      const long = { ...greedy, max_tokens: 100_000 };
+      const stream = await engine.completions.create({ ...long, stream: true });
       const controller = new AbortController();
-      const second = failure(engine.completions.create(greedy, { signal: controller.signal }));
-      const third = engine.completions.create(greedy);
+      const second = failure(engine.completions.create(long, { signal: controller.signal }));
+      const third = engine.completions.create(long);
       await sleep(50);
       controller.abort();
       const error = await second;
