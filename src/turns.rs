@@ -2,6 +2,8 @@
 //! abort.
 
 use crate::http::sleep;
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 use web_time::Instant;
 
@@ -10,6 +12,19 @@ const TURN: Duration = Duration::from_millis(20);
 
 /// Steps of [`Turns::step`] between two looks at the clock.
 const STEPS: u32 = 1 << 12;
+
+/// Lets other tasks of this thread go on that can: pending once.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| match std::mem::replace(&mut yielded, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}
 
 /// Since when one has worked.
 pub(crate) struct Turns {

@@ -149,7 +149,8 @@ fn schedule(engine: &Engine, alone: &mut Alone, seed: u64) {
     // No page is lost: one answer can have them all.
     let all = Settings { max_tokens: alone.context, ..Settings::default() };
     let mut whole = block_on(engine.generate(Prompt::Tokens(vec![1]), all)).unwrap();
-    assert!(whole.next().now_or_never().is_some(), "seed {seed}: pages are missing");
+    let begins = (0..3).any(|_| whole.next().now_or_never().is_some());
+    assert!(begins, "seed {seed}: pages are missing");
 }
 
 fn check(Begun { events, asked, .. }: Begun, alone: &mut Alone, whole: bool) {

@@ -8,7 +8,7 @@ use super::generation::Event;
 use super::model::{Loaded, Plan};
 use super::pages::Pages;
 use super::recovery::{Recovery, Step as Coming};
-use super::run::{Kept, Run, Scores, common_prefix};
+use super::run::{Kept, Run, Scores, Talk, common_prefix};
 use crate::backend::{MOST_SCORED, PAGE, Span, Step, Token, pages};
 use crate::model::Decoder;
 use crate::text::Tokenizer;
@@ -240,6 +240,11 @@ impl Batch {
             self.fail(error);
         }
         true
+    }
+
+    /// Whether another reader than this one has something to read.
+    pub(super) fn others_have_news(&self, talk: &Rc<Talk>) -> bool {
+        self.runs.iter().any(|run| !Rc::ptr_eq(&run.talk, talk) && run.talk.has_news())
     }
 
     /// Whether nothing is on its way.

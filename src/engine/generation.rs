@@ -8,7 +8,7 @@ use crate::chat::Conversation;
 use crate::progress::Progress;
 use crate::sampling::{Sampler, Sampling};
 use crate::text::Detokenizer;
-use crate::turns::Turns;
+use crate::turns::{Turns, yield_now};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -258,6 +258,7 @@ impl Generation {
     /// A part of the prompt has gone through the model, or an answer has a token more. `None` when all answers have
     /// ended. Several answers go on together; after an error there is nothing more.
     pub async fn next(&mut self) -> Result<Option<Event>> {
+        let mut rested = false;
         loop {
             if let Some(event) = self.talk.pop() {
                 self.shared.changed.notify(usize::MAX);
@@ -267,13 +268,24 @@ impl Generation {
                 return Ok(None);
             }
             let changed = self.shared.changed.listen();
-            let worked = {
-                let mut batch = self.shared.batch.lock().await;
-                self.talk.has_news() || batch.step(&self.shared.language.tokenizer).await
-            };
-            if !worked {
+            let mut batch = self.shared.batch.lock().await;
+            if !rested && batch.others_have_news(&self.talk) {
+                // They read first: otherwise what comes piles up with them, and then comes at once.
+                rested = true;
+                drop(batch);
+                yield_now().await;
+                continue;
+            }
+            if self.talk.has_news() {
+                continue;
+            }
+            let worked = batch.step(&self.shared.language.tokenizer).await;
+            drop(batch);
+            match worked {
+                // Other readers have their turn: if this one ran ahead, steps would have but its own tokens.
+                true => yield_now().await,
                 // It waits for room, and those who have it wait for their readers.
-                changed.await;
+                false => changed.await,
             }
         }
     }

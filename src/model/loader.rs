@@ -8,12 +8,11 @@ use crate::backend::op::{Linear, Matrix, Norm, Vector};
 use crate::backend::{Backend, Program};
 use crate::format::gguf::{Header, TensorInfo, TensorType};
 use crate::store::Source;
+use crate::turns::yield_now;
 use crate::{Error, Result};
 use futures_util::stream::{self, StreamExt};
 use half::{bf16, f16};
-use std::future::poll_fn;
 use std::ops::Range;
-use std::task::Poll;
 
 /// Bytes of one read, or a row if that is longer: over a network a request costs as much as some megabytes.
 const PIECE: u64 = 4 << 20;
@@ -273,19 +272,6 @@ fn floats(kind: TensorType, bytes: &[u8]) -> Vec<f32> {
         TensorType::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
         _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
     }
-}
-
-/// Pending once.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| match std::mem::replace(&mut yielded, true) {
-        true => Poll::Ready(()),
-        false => {
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-    })
-    .await;
 }
 
 #[cfg(test)]

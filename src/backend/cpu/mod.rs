@@ -39,6 +39,9 @@ use together::TOGETHER;
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
 const PREFILL_ROWS: usize = 64;
 
+/// So many rows go through a matrix one by one: kernels of several rows take as long for two as for four.
+const APART: usize = 2;
+
 /// What a sine or an exponential takes, in multiplications.
 const SLOW: usize = 8;
 
@@ -157,7 +160,15 @@ impl Cpu {
         let out = &mut out[..rows * matrix.rows];
         let input = &input[..rows * matrix.columns];
         let started = self.times.start();
-        matrix.blocks.multiply(&self.pool, rows, input, &mut self.rounded.borrow_mut()[0], out)?;
+        let rows_at_once = if rows <= APART { 1 } else { rows };
+        let inputs = input.chunks(rows_at_once * matrix.columns);
+        for (input, out) in inputs.zip(out.chunks_mut(rows_at_once * matrix.rows)) {
+            if rows_at_once < rows {
+                self.forget_input();
+            }
+            let rounded = &mut self.rounded.borrow_mut()[0];
+            matrix.blocks.multiply(&self.pool, rows_at_once, input, rounded, out)?;
+        }
         self.times.stop(started, || matrix.label());
         if let Some(bias) = linear.bias {
             let bias = &self.vectors[bias.0];
