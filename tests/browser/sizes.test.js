@@ -9,7 +9,8 @@ import { repository } from "./support.js";
 
 /** Bytes, for the files whose names match; the first line that does counts. Brotli in quality 9, as `./build.sh wasm` prints it. */
 const limits = [
-  [/^wasm\/[\w-]+_bg\.wasm$/, { raw: 6_000_000, gzip: 1_900_000, brotli: 1_450_000 }],
+  // As tests build it; what is published (`--release`) is a fifth smaller.
+  [/^wasm\/[\w-]+_bg\.wasm$/, { raw: 6_100_000, gzip: 1_940_000, brotli: 1_470_000 }],
   [/^wasm\/[\w-]+\.js$/, { raw: 120_000, gzip: 22_000, brotli: 18_000 }],
   // One file, with all that it imports.
   [/^dist\/worker\.js$/, { raw: 330_000, gzip: 56_000, brotli: 44_000 }],
