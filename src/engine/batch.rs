@@ -242,6 +242,11 @@ impl Batch {
         true
     }
 
+    /// Whether there is but one answer.
+    pub(super) fn is_alone(&self) -> bool {
+        self.runs.len() + self.waiting.len() <= 1
+    }
+
     /// Whether another reader than this one has something to read.
     pub(super) fn others_have_news(&self, talk: &Rc<Talk>) -> bool {
         self.runs.iter().any(|run| !Rc::ptr_eq(&run.talk, talk) && run.talk.has_news())

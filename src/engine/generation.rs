@@ -13,6 +13,8 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 
+/// The only answer lets others begin after its first step, and after each so many.
+const ALONE: usize = 8;
 /// Tokens of an answer when nobody says how many.
 const DEFAULT_MAX_TOKENS: usize = 512;
 
@@ -248,11 +250,13 @@ pub struct Generation {
     talk: Rc<Talk>,
     prompt: Vec<u32>,
     seed: u64,
+    /// That it has driven.
+    steps: usize,
 }
 
 impl Generation {
     pub(super) fn new(shared: Rc<Shared>, talk: Rc<Talk>, prompt: Vec<u32>, seed: u64) -> Generation {
-        Generation { shared, talk, prompt, seed }
+        Generation { shared, talk, prompt, seed, steps: 0 }
     }
 
     /// A part of the prompt has gone through the model, or an answer has a token more. `None` when all answers have
@@ -280,8 +284,11 @@ impl Generation {
                 continue;
             }
             let worked = batch.step(&self.shared.language.tokenizer).await;
+            let alone = batch.is_alone() && !self.steps.is_multiple_of(ALONE);
+            self.steps = self.steps.wrapping_add(1);
             drop(batch);
             match worked {
+                true if alone => {}
                 // Other readers have their turn: if this one ran ahead, steps would have but its own tokens.
                 true => yield_now().await,
                 // It waits for room, and those who have it wait for their readers.
