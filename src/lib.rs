@@ -51,6 +51,7 @@ pub mod cli;
 pub mod engine;
 mod error;
 pub mod format;
+mod hash;
 pub mod http;
 pub mod hub;
 mod json;

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The lowest first.
-const FLOORS: [&str; 21] = [
-    "error", "progress", "json", "http", "turns", "store", "format", "hub", "backend", "sampling", "text",
-    "chat", "model", "engine", "load", "openai", "remote", "router", "cli", "wasm", "main",
+const FLOORS: [&str; 22] = [
+    "error", "hash", "progress", "json", "http", "turns", "store", "format", "hub", "backend", "sampling",
+    "text", "chat", "model", "engine", "load", "openai", "remote", "router", "cli", "wasm", "main",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -19,6 +19,7 @@ mod layers;
 mod odd;
 mod openai;
 mod remote;
+mod sessions;
 mod template;
 mod template_bounds;
 mod tokenizer;

@@ -128,6 +128,19 @@ pub trait Backend {
     /// In every KV cache: what page `from` holds is in page `to` too.
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()>;
 
+    /// How pages are written out: only what was written out in this form can be written back.
+    fn page_form(&self) -> String;
+
+    /// Bytes of a page in that form, over all KV caches.
+    fn page_size(&self) -> usize;
+
+    /// Adds what the pages hold to `out`, one after the other, once everything enqueued has run.
+    fn read_pages<'a>(&'a mut self, pages: &'a [u32], out: &'a mut Vec<u8>)
+    -> LocalBoxFuture<'a, Result<()>>;
+
+    /// Puts what [`Backend::read_pages`] gave for one page into a page.
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<()>;
+
     /// Chooses in each of the first `rows` rows of `scores` the place of the highest of the first `len`, the first of
     /// equals: for the next step's [`Token::Chosen`](super::Token::Chosen), and for [`Backend::chosen`].
     fn choose(&mut self, scores: Buffer, rows: usize, len: usize) -> Result<()>;

@@ -25,7 +25,9 @@ impl Usage {
         self.prompt_tokens += more.prompt_tokens;
         self.completion_tokens += more.completion_tokens;
         self.total_tokens += more.total_tokens;
-        self.prompt_tokens_details.cached_tokens += more.prompt_tokens_details.cached_tokens;
+        let (details, more) = (&mut self.prompt_tokens_details, more.prompt_tokens_details);
+        details.cached_tokens += more.cached_tokens;
+        details.dropped_messages += more.dropped_messages;
     }
 }
 
@@ -35,6 +37,15 @@ impl Usage {
 pub struct PromptTokensDetails {
     /// Tokens that were still in the KV cache.
     pub cached_tokens: usize,
+    /// Messages that were left out of it, where the oldest turns go when there is no room for them. Not sent where
+    /// it is 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[cfg_attr(test, ts(optional, as = "Option<usize>"))]
+    pub dropped_messages: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Speed of an answer. Times are wall-clock, without waiting for the caller.

@@ -1,15 +1,13 @@
 //! What is asked of a model, and the answer event by event.
 
+use super::Shared;
 use super::counts::{Timings, Usage};
-use super::run::{Run, Talk};
-use super::stop::StopMatcher;
-use super::{Language, Shared};
+use super::run::Talk;
+use crate::Result;
 use crate::chat::Conversation;
 use crate::progress::Progress;
-use crate::sampling::{Sampler, Sampling};
-use crate::text::Detokenizer;
-use crate::turns::{Turns, yield_now};
-use crate::{Error, Result};
+use crate::sampling::Sampling;
+use crate::turns::yield_now;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 
@@ -38,6 +36,10 @@ pub enum Truncation {
     Error,
     /// Take tokens out of its middle.
     Middle,
+    /// Leave out the oldest turns of a conversation; messages of the system at its beginning stay, and so does the last
+    /// turn. Once it is too long, so many go that what is left takes half of the room: with the turns that follow, it
+    /// begins the same. Anything but a conversation is refused.
+    Oldest,
 }
 
 /// How to answer.
@@ -119,128 +121,6 @@ pub enum Event {
         /// Its text, and what was held back until now.
         text: String,
     },
-}
-
-/// A checked request.
-pub(crate) struct Start {
-    prompt: Vec<u32>,
-    settings: Settings,
-    sampler: Sampler,
-    detokenizer: Detokenizer,
-}
-
-impl Start {
-    pub(super) async fn new(
-        language: &Language,
-        context: usize,
-        prompt: Prompt,
-        mut settings: Settings,
-    ) -> Result<Start> {
-        // No answer is longer, and no sum overflows.
-        settings.max_tokens = settings.max_tokens.min(context);
-        if settings.choices == 0 {
-            return Err(Error::invalid_argument("n is 0; it must be at least 1"));
-        }
-        let tokenizer = &language.tokenizer;
-        let turns = &mut Turns::new();
-        let begins_text =
-            matches!(&prompt, Prompt::Chat(conversation) if !conversation.continue_final_message);
-        let mut tokens = match prompt {
-            Prompt::Text(text) => tokenizer.encode_with_special_in_turns(&text, true, turns).await?,
-            Prompt::Tokens(tokens) => {
-                tokenizer.check(&tokens)?;
-                tokens
-            }
-            Prompt::Chat(conversation) => {
-                // Templates write the tokens that begin a text themselves, where they want any.
-                let text = language.render(&conversation)?;
-                let tokens = tokenizer.encode_in_turns(&text, true, turns).await?;
-                match tokenizer.bos().filter(|bos| tokenizer.adds_bos() && tokens.first() != Some(bos)) {
-                    Some(bos) => [&[bos], tokens.as_slice()].concat(),
-                    None => tokens,
-                }
-            }
-        };
-        if tokens.is_empty() {
-            tokens.extend(tokenizer.bos());
-        }
-        if tokens.is_empty() {
-            return Err(Error::invalid_argument(
-                "the prompt is empty, and this model has no token to begin with",
-            ));
-        }
-        if tokens.len() >= context {
-            match settings.truncation {
-                Truncation::Error => return Err(too_long(tokens.len(), context)),
-                Truncation::Middle => remove_middle(&mut tokens, context, settings.max_tokens),
-            }
-        }
-        let mut sampler = Sampler::new(&settings.sampling, language.tokenizer.len())?;
-        tokens.iter().for_each(|&token| sampler.accept(token));
-        let detokenizer = tokenizer.detokenizer(begins_text);
-        Ok(Start { prompt: tokens, settings, sampler, detokenizer })
-    }
-
-    /// Of the first answer.
-    pub(crate) fn seed(&self) -> u64 {
-        self.sampler.seed()
-    }
-
-    pub(super) fn prompt(&self) -> &[u32] {
-        &self.prompt
-    }
-
-    /// Number of answers.
-    pub(crate) fn choices(&self) -> usize {
-        self.settings.choices
-    }
-
-    /// The answer in the making; nothing where there is none to make.
-    pub(super) fn run(self) -> (Rc<Talk>, Option<Run>) {
-        let Start { prompt, settings, sampler, detokenizer } = self;
-        let talk = Rc::new(Talk::new(prompt.len(), settings.choices));
-        if settings.max_tokens == 0 {
-            let (reason, token) = (FinishReason::Length, None);
-            for choice in 0..settings.choices {
-                talk.push(Ok(Event::Finish { choice, reason, token, text: String::new() }));
-            }
-            return (talk, None);
-        }
-        let fresh = (settings.choices > 1).then(|| Box::new((sampler.clone(), detokenizer.clone())));
-        let run = Run {
-            id: 0,
-            talk: talk.clone(),
-            choice: 0,
-            sampler,
-            detokenizer,
-            stop: StopMatcher::new(&settings.stop),
-            settings: Rc::new(settings),
-            history: prompt,
-            cached: 0,
-            pages: Vec::new(),
-            promised: 0,
-            first_scores: None,
-            fresh,
-            losses: 0,
-        };
-        (talk, Some(run))
-    }
-}
-
-pub(super) fn too_long(prompt: usize, context: usize) -> Error {
-    Error::context_length_exceeded(format!(
-        "the prompt has {prompt} tokens, and the context holds {context}, the answer included. \
-         Shorten the prompt, load the model with a larger context, or have the middle of the prompt cut out"
-    ))
-}
-
-/// Leaves room for the answer, or half of the context where that is less.
-fn remove_middle(tokens: &mut Vec<u32>, context: usize, max_tokens: usize) {
-    let keep = context.saturating_sub(max_tokens).max(context / 2).max(1).min(tokens.len());
-    // The first token is mostly BOS.
-    let head = (keep / 2).max(1);
-    let tail = tokens.len() - (keep - head);
-    tokens.drain(head..tail);
 }
 
 /// Answers to a prompt in the making. All work is done while someone waits for [`Generation::next`], of this or another

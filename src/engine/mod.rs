@@ -10,9 +10,13 @@ mod generation;
 mod info;
 mod inspect;
 mod model;
+mod oldest;
 mod pages;
 mod recovery;
 mod run;
+mod session;
+mod start;
+mod state;
 mod stop;
 
 pub use crate::progress::{Progress, Stage};
@@ -21,10 +25,12 @@ pub use counts::{PromptTokensDetails, Timings, Usage};
 pub use device::Device;
 pub use embedding::{Document, Embedding, EmbeddingSettings};
 pub use estimate::{Estimate, Verdict, fits};
-pub(crate) use generation::Start;
 pub use generation::{Event, FinishReason, Generation, Prompt, Settings, Truncation};
 pub use info::{Info, Memory};
 pub use inspect::{Inspection, inspect};
+pub use session::{Session, Turn};
+pub(crate) use start::Start;
+pub use state::{Restored, Saved};
 
 use crate::backend::cpu::MOST_THREADS;
 use crate::backend::{Backend, KernelTime};

@@ -25,7 +25,11 @@ pub(super) struct Talk {
     open: Cell<usize>,
     /// Nobody reads any more.
     gone: Cell<bool>,
+    /// Nobody reads, and yet it shall go on.
+    silent: Cell<bool>,
     pub prompt_len: usize,
+    /// Messages that were left out of the prompt.
+    pub dropped: usize,
     /// Prompt tokens that were in the KV cache already.
     pub cached: Cell<usize>,
     /// Prompt tokens that have been there, as far as the reader knows.
@@ -36,12 +40,14 @@ pub(super) struct Talk {
 }
 
 impl Talk {
-    pub(super) fn new(prompt_len: usize, answers: usize) -> Talk {
+    pub(super) fn new(prompt_len: usize, dropped: usize, answers: usize) -> Talk {
         Talk {
             events: RefCell::default(),
             open: Cell::new(answers),
             gone: Cell::new(false),
+            silent: Cell::new(false),
             prompt_len,
+            dropped,
             cached: Cell::new(0),
             processed: Cell::new(0),
             generated: Cell::new(0),
@@ -53,7 +59,9 @@ impl Talk {
         if matches!(event, Ok(Event::Finish { .. })) {
             self.open.set(self.open.get().saturating_sub(1));
         }
-        self.events.borrow_mut().push_back(event);
+        if !self.silent.get() {
+            self.events.borrow_mut().push_back(event);
+        }
     }
 
     /// Ends all answers with an error.
@@ -93,6 +101,11 @@ impl Talk {
         !self.gone.get() && self.events.borrow().len() < AHEAD
     }
 
+    /// Its events are for nobody.
+    pub(super) fn silence(&self) {
+        self.silent.set(true);
+    }
+
     pub(super) fn leave(&self) {
         self.gone.set(true);
     }
@@ -108,7 +121,10 @@ impl Talk {
             prompt_tokens: prompt,
             completion_tokens: generated,
             total_tokens: prompt + generated,
-            prompt_tokens_details: PromptTokensDetails { cached_tokens: self.cached.get() },
+            prompt_tokens_details: PromptTokensDetails {
+                cached_tokens: self.cached.get(),
+                dropped_messages: self.dropped,
+            },
         }
     }
 
@@ -125,6 +141,8 @@ pub(super) struct Run {
     /// Which of the answers to the prompt.
     pub choice: usize,
     pub settings: Rc<Settings>,
+    /// It ends with the prompt, all of which is then in the KV cache.
+    pub only_prefill: bool,
     pub sampler: Sampler,
     pub detokenizer: Detokenizer,
     pub stop: StopMatcher,
@@ -160,9 +178,9 @@ impl Run {
 
     /// Tokens of the history that may be found in the KV cache: the last one has to go through the model for its scores.
     pub(super) fn reusable(&self) -> &[u32] {
-        match self.first_scores {
-            Some(_) => &self.history,
-            None => &self.history[..self.history.len() - 1],
+        match self.first_scores.is_some() || self.only_prefill {
+            true => &self.history,
+            false => &self.history[..self.history.len() - 1],
         }
     }
 
@@ -213,6 +231,17 @@ impl Run {
         if self.choice == 0 || self.has_answered() {
             self.tell(Event::Prompt { processed: self.cached, total: self.history.len() }, start);
         }
+        self.end_prefill();
+    }
+
+    /// Ends where nothing but the prompt was wanted, and that is there. Says whether it is so.
+    pub(super) fn end_prefill(&self) -> bool {
+        let ends = self.only_prefill && self.cached == self.history.len();
+        if ends {
+            let (choice, reason) = (self.choice, FinishReason::Length);
+            self.talk.push(Ok(Event::Finish { choice, reason, token: None, text: String::new() }));
+        }
+        ends
     }
 
     fn tell(&self, event: Event, start: Instant) {
@@ -271,6 +300,7 @@ impl Run {
                 talk: self.talk.clone(),
                 choice,
                 settings: self.settings.clone(),
+                only_prefill: false,
                 sampler,
                 detokenizer: detokenizer.clone(),
                 stop: StopMatcher::new(&self.settings.stop),

@@ -1,9 +1,9 @@
 //! What the store has: by name, verified, removed.
 
 use super::find::Addresses;
-use super::hash::hex;
 use super::models::{Models, beside, is_beside};
 use super::spec::{FileChoice, HubSpec, Spec};
+use crate::hash::hex;
 use crate::progress::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Split};
 use crate::{Error, Result};

@@ -4,9 +4,9 @@
 //! of each. The hash follows the blocks in the file's order; where there is a part from before, that is read
 //! again: a disk that lost something in a crash is noticed.
 
-use super::hash::hex;
 use super::patience::Patience;
 use super::remote::{Opened, Remote};
+use crate::hash::hex;
 use crate::http::Failure;
 use crate::progress::{Meter, Progress, Stage};
 use crate::store::{Key, Record, Source, Store, Written};

@@ -2,11 +2,11 @@
 
 use super::choose::{MAX_SIZE, RemoteFile, choose, may_be_adapter};
 use super::client::{Client, Repository};
-use super::hash::sha256;
 use super::models::Models;
 use super::remote::{LookedUp, Remote};
 use super::spec::{FileChoice, HubSpec, Spec, shown};
 use crate::format::gguf::{self, Header};
+use crate::hash::sha256;
 use crate::store::names::{is_file, is_hash};
 use crate::store::{Key, Record, Split, Store, arranged};
 use crate::{Code, Error, Result};

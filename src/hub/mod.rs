@@ -14,7 +14,6 @@ mod choose;
 mod client;
 mod download;
 mod find;
-mod hash;
 mod model;
 mod models;
 mod patience;

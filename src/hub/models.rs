@@ -3,10 +3,10 @@
 use super::client::Client;
 use super::download::{Download, Part, Report, Sizes, Tally};
 use super::find::{Found, FoundFile};
-use super::hash::sha256;
 use super::model::{Model, Peek};
 use super::remote::Remote;
 use super::spec::Spec;
+use crate::hash::sha256;
 use crate::http::{self, Response};
 use crate::progress::{Meter, Stage, Steady};
 #[cfg(not(target_arch = "wasm32"))]

@@ -6,8 +6,10 @@ use super::loader::{Loader, Progress};
 use crate::backend::op::{Buffer, Linear, Score};
 use crate::backend::{Backend, KernelTime, MOST_SCORED, MOST_SPANS, Program, Span, Step, Top, Wanted, pages};
 use crate::format::gguf::Header;
+use crate::hash::hex;
 use crate::store::Source;
 use crate::{Error, Result};
+use sha2::{Digest, Sha256};
 use std::rc::Rc;
 
 /// A loaded model with its KV cache.
@@ -15,6 +17,8 @@ pub struct Decoder {
     config: Config,
     backend: Box<dyn Backend>,
     context: usize,
+    /// Of weights and program.
+    fingerprint: String,
     /// Scored rows × vocabulary.
     scores: Buffer,
     /// Rows that the last step scored.
@@ -76,6 +80,26 @@ impl Decoder {
         self.backend.copy_page(from, to)
     }
 
+    /// Of what model, on what kind of device and in what form pages are: what two of them have in common, and nothing else.
+    pub fn page_form(&self) -> String {
+        format!("{} {}", self.fingerprint, self.backend.page_form())
+    }
+
+    /// Bytes of a page that is written out.
+    pub fn page_size(&self) -> usize {
+        self.backend.page_size()
+    }
+
+    /// Adds what the pages hold to `out`, one after the other.
+    pub async fn read_pages(&mut self, pages: &[u32], out: &mut Vec<u8>) -> Result<()> {
+        self.backend.read_pages(pages, out).await
+    }
+
+    /// Puts what was read of a page into one.
+    pub fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<()> {
+        self.backend.write_page(page, bytes)
+    }
+
     /// Most tokens that [`Decoder::run`] takes at once.
     pub fn step_len(&self) -> usize {
         self.backend.prefill_rows()
@@ -121,9 +145,10 @@ impl Decoder {
         let program = Rc::new(std::mem::take(&mut loader.program));
         backend.expect(&program).await?;
         backend.prepare(&program)?;
-        loader.finish(backend.as_mut()).await?;
+        let samples = loader.finish(backend.as_mut()).await?;
+        let fingerprint = fingerprint(&program, samples);
         backend.loaded().await?;
-        Ok(Decoder { config, backend, context, scores, scored: 0 })
+        Ok(Decoder { config, backend, context, fingerprint, scores, scored: 0 })
     }
 
     /// What the model will ask of a device, in steps of at most `rows` tokens. Only the header of `source` is used.
@@ -157,4 +182,12 @@ impl Decoder {
         loader.program.push(Score { x: stream.states, norm, head, softcap: config.logit_softcap, out });
         Ok(out)
     }
+}
+
+/// Names weights, of which `samples` is a hash, and what is computed with them. What it prints of a program may change with
+/// this crate's version, and so may the bits that a program gives.
+fn fingerprint(Program { matrices, vectors, operations, .. }: &Program, mut samples: Sha256) -> String {
+    samples.update(concat!(env!("CARGO_PKG_VERSION"), "\n"));
+    samples.update(format!("{matrices:?}\n{vectors:?}\n{operations:?}"));
+    hex(&samples.finalize())
 }

@@ -12,6 +12,7 @@ use crate::turns::yield_now;
 use crate::{Error, Result};
 use futures_util::stream::{self, StreamExt};
 use half::{bf16, f16};
+use sha2::{Digest, Sha256};
 use std::ops::Range;
 
 /// Bytes of one read, or a row if that is longer: over a network a request costs as much as some megabytes.
@@ -20,6 +21,8 @@ const PIECE: u64 = 4 << 20;
 const PIECES: usize = 2;
 /// What is read for nothing rather than asked for apart: tensors begin at multiples of 32 bytes.
 const GAP: u64 = 4 << 10;
+/// Bytes of each piece that tell a model from others.
+const SAMPLE: usize = 256;
 
 /// Hears of the bytes loaded so far; gives an error to stop.
 pub type Progress<'a> = dyn FnMut(u64) -> Result<()> + 'a;
@@ -196,9 +199,12 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Reads what was asked for, and brings it to `backend`, which has made room for it.
-    pub(super) async fn finish(mut self, backend: &mut dyn Backend) -> Result<()> {
+    /// Reads what was asked for, and brings it to `backend`, which has made room for it. Gives a hash of samples of it:
+    /// other weights mostly have another one.
+    pub(super) async fn finish(mut self, backend: &mut dyn Backend) -> Result<Sha256> {
+        let mut samples = Sha256::new();
         for (matrix, rows) in std::mem::take(&mut self.made) {
+            samples.update(sample(&rows));
             backend.write_rows(matrix, 0, &rows)?;
         }
         self.pieces.sort_by_key(|piece| piece.range.start);
@@ -215,6 +221,7 @@ impl<'a> Loader<'a> {
             let start = span(pieces).start;
             for Piece { range, to } in *pieces {
                 let bytes = &bytes[(range.start - start) as usize..(range.end - start) as usize];
+                samples.update(sample(bytes));
                 match to {
                     Place::Rows(matrix, first) => backend.write_rows(*matrix, *first, bytes)?,
                     Place::Vector(vector, kind) => backend.write_vector(*vector, &floats(*kind, bytes))?,
@@ -223,7 +230,7 @@ impl<'a> Loader<'a> {
                 (self.progress)(self.loaded)?;
             }
         }
-        Ok(())
+        Ok(samples)
     }
 
     fn tensor(&self, name: &str) -> Result<&'a TensorInfo> {
@@ -248,6 +255,12 @@ impl<'a> Loader<'a> {
         ))
         .context(self.source.name())
     }
+}
+
+/// From the middle, where a tensor is least likely to be all zeros.
+fn sample(bytes: &[u8]) -> &[u8] {
+    let start = bytes.len().saturating_sub(SAMPLE) / 2;
+    &bytes[start..bytes.len().min(start + SAMPLE)]
 }
 
 /// Those that follow one another and are one read, of pieces in their order.

@@ -259,7 +259,7 @@ fn usage(value: Option<Value>) -> (Option<Usage>, Map<String, Value>) {
         prompt_tokens,
         completion_tokens,
         total_tokens: total.unwrap_or(prompt_tokens.saturating_add(completion_tokens)),
-        prompt_tokens_details: PromptTokensDetails { cached_tokens },
+        prompt_tokens_details: PromptTokensDetails { cached_tokens, dropped_messages: 0 },
     };
     (Some(counts), fields)
 }

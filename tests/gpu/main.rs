@@ -19,6 +19,8 @@ mod fixtures;
 mod kernels;
 mod life;
 mod models;
+#[path = "../sessions.rs"]
+mod sessions;
 
 /// Whether only part of the cases shall run.
 fn short() -> bool {

@@ -76,10 +76,43 @@ impl Cache {
     }
 
     pub(super) fn copy_page(&mut self, from: u32, to: u32) {
+        for (numbers, size) in self.parts() {
+            let [from, to] = [from, to].map(|page| page as usize * size);
+            numbers.copy_within(from..from + size, to);
+        }
+    }
+
+    /// Keys and values with the numbers of a page of each.
+    fn parts(&mut self) -> [(&mut Vec<f32>, usize); 2] {
         let positions = BLOCK * self.heads.kv;
-        for (numbers, width) in [(&mut self.keys, self.heads.size), (&mut self.values, width(self.heads))] {
-            let [from, to] = [from, to].map(|page| page as usize * positions * width);
-            numbers.copy_within(from..from + positions * width, to);
+        let (keys, values) = (positions * self.heads.size, positions * width(self.heads));
+        [(&mut self.keys, keys), (&mut self.values, values)]
+    }
+
+    /// Bytes of a page.
+    pub(super) fn page_size(&self) -> usize {
+        BLOCK * self.heads.kv * (self.heads.size + width(self.heads)) * size_of::<f32>()
+    }
+
+    /// Adds its keys, then its values.
+    pub(super) fn read_page(&self, page: u32, out: &mut Vec<u8>) {
+        let positions = BLOCK * self.heads.kv;
+        for (numbers, width) in [(&self.keys, self.heads.size), (&self.values, width(self.heads))] {
+            let size = positions * width;
+            let numbers = &numbers[page as usize * size..][..size];
+            out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        }
+    }
+
+    /// `bytes` are as many as a page has.
+    pub(super) fn write_page(&mut self, page: u32, bytes: &[u8]) {
+        let mut bytes = bytes.as_chunks().0.iter();
+        for (numbers, size) in self.parts() {
+            let numbers = &mut numbers[page as usize * size..][..size];
+            numbers
+                .iter_mut()
+                .zip(&mut bytes)
+                .for_each(|(number, bytes)| *number = f32::from_le_bytes(*bytes));
         }
     }
 

@@ -237,6 +237,10 @@ fn resize(scratch: &mut Vec<f32>, len: usize) -> Result<()> {
     Ok(())
 }
 
+fn no_page() -> Error {
+    Error::internal("these are not the bytes of a page")
+}
+
 fn no_memory(len: usize) -> Error {
     let megabytes = len.saturating_mul(size_of::<f32>()) / 1_000_000;
     Error::resource_exhausted(format!("no memory for {megabytes} MB. Choose a smaller model or context"))
@@ -315,6 +319,39 @@ impl Backend for Cpu {
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.caches.iter_mut().for_each(|cache| cache.copy_page(from, to));
         Ok(())
+    }
+
+    fn page_form(&self) -> String {
+        "cpu, 32 bits".to_owned()
+    }
+
+    fn page_size(&self) -> usize {
+        self.caches.iter().map(Cache::page_size).sum()
+    }
+
+    fn read_pages<'a>(
+        &'a mut self,
+        pages: &'a [u32],
+        out: &'a mut Vec<u8>,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        let size = self.page_size();
+        let room = out.try_reserve_exact(pages.len() * size).map_err(|_| no_memory(pages.len() * size / 4));
+        let read = room.map(|()| {
+            for page in pages {
+                self.caches.iter().for_each(|cache| cache.read_page(*page, out));
+            }
+        });
+        Box::pin(std::future::ready(read))
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<()> {
+        let mut rest = bytes;
+        for cache in &mut self.caches {
+            let (bytes, after) = rest.split_at_checked(cache.page_size()).ok_or_else(no_page)?;
+            cache.write_page(page, bytes);
+            rest = after;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(no_page()) }
     }
 
     fn choose(&mut self, scores: Buffer, rows: usize, len: usize) -> Result<()> {

@@ -482,15 +482,54 @@ impl Backend for Gpu {
     }
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
-        let mut copies = Vec::new();
-        for (cache, shape) in self.caches.iter().zip(&self.program.caches) {
-            let size = self.cache_size(&CacheShape { pages: 1, ..*shape });
-            let [from, to] = [from, to].map(|page| u64::from(page) * size);
-            copies.extend([cache.keys, cache.values].map(|id| (id, from, to, size)));
-        }
+        let copies: Vec<_> = self
+            .page_parts()
+            .map(|(id, size)| (id, u64::from(from) * size, u64::from(to) * size, size))
+            .collect();
         let size = copies.iter().map(|(_, _, _, size)| *size).max().unwrap_or(4);
         let between = self.room(|choices| &mut choices.page, size as usize)?;
         self.recorder.copy_within(&self.device, &copies, between)
+    }
+
+    fn page_form(&self) -> String {
+        format!("gpu, {} bits", 8 * self.kv_number_size())
+    }
+
+    fn page_size(&self) -> usize {
+        self.page_parts().map(|(_, size)| size as usize).sum()
+    }
+
+    fn read_pages<'a>(
+        &'a mut self,
+        pages: &'a [u32],
+        out: &'a mut Vec<u8>,
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut bytes = Vec::new();
+            for page in pages {
+                let piece = |(id, size): (_, u64)| (id, *page as usize * size as usize, size as usize);
+                let pieces: Vec<_> = self.page_parts().map(piece).collect();
+                self.recorder.read_pieces(&self.device, &pieces, &mut bytes).await?;
+                out.extend_from_slice(&bytes);
+            }
+            Ok(())
+        })
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<()> {
+        // What was enqueued goes first.
+        if !self.recorder.is_empty() {
+            self.recorder.submit(&self.device)?;
+        }
+        let mut rest = bytes;
+        for (id, size) in self.page_parts() {
+            let (bytes, after) = rest
+                .split_at_checked(size as usize)
+                .ok_or_else(|| Error::internal("these are not the bytes of a page"))?;
+            self.device.queue.write_buffer(self.recorder.buffer(id), u64::from(page) * size, bytes);
+            rest = after;
+        }
+        Ok(())
     }
 
     fn choose(&mut self, scores: Buffer, rows: usize, len: usize) -> Result<()> {
@@ -585,6 +624,14 @@ impl Gpu {
         // Earlier steps are submitted: this is written after they ran.
         self.device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(words));
         Ok(())
+    }
+
+    /// The keys and the values of each layer, with the bytes of a page.
+    fn page_parts(&self) -> impl Iterator<Item = (BufferId, u64)> {
+        self.caches.iter().zip(&self.program.caches).flat_map(|(cache, shape)| {
+            let size = self.cache_size(&CacheShape { pages: 1, ..*shape });
+            [cache.keys, cache.values].map(|id| (id, size))
+        })
     }
 
     fn perform_all(&mut self, program: &Program, step: &Step) -> Result<()> {

@@ -1,0 +1,228 @@
+//! Who begins when, with which pages, and what is kept of those that end.
+
+use super::super::run::{Kept, Run, common_prefix};
+use super::super::start::Start;
+use super::{Batch, Pin};
+use crate::Result;
+use crate::backend::{MOST_SCORED, PAGE, pages};
+
+/// Sequences that are kept for prompts that begin alike, at most; those that are pinned come on top.
+const MOST_KEPT: usize = 16;
+
+impl Batch {
+    /// Takes in an answer, which begins when there is room for it.
+    pub(in super::super) fn add(&mut self, run: Run) {
+        self.next_id += 1;
+        self.waiting.push_back(Run { id: self.next_id, ..run });
+        self.admit();
+    }
+
+    /// Lets go of answers that nobody reads, and begins those for which there is room now.
+    pub(super) fn admit(&mut self) {
+        std::mem::take(&mut self.lent).into_iter().for_each(|page| self.pages.release(page));
+        self.waiting.retain(|run| !run.talk.is_closed());
+        while let Some(index) = self.runs.iter().position(|run| run.talk.is_closed()) {
+            self.retire(index);
+        }
+        while self.recovery.is_none()
+            && self.runs.len() < MOST_SCORED
+            && self.waiting.front().is_some_and(|run| self.fits(run))
+            && let Some(run) = self.waiting.pop_front()
+        {
+            if let Err(error) = self.begin(run) {
+                self.fail(error);
+            }
+        }
+    }
+
+    /// Pages that it needs in all.
+    fn needed(&self, run: &Run) -> usize {
+        pages(run.most_tokens(self.decoder.context()).max(run.history.len()))
+    }
+
+    /// The sequence that begins most like `tokens`: how far, its pages, and which of those that are kept it is.
+    fn like(&self, tokens: &[u32]) -> (usize, &[u32], Option<usize>) {
+        let live = self.runs.iter().map(|run| (&run.history[..run.cached], run.pages.as_slice(), None));
+        let kept = self.kept.iter().enumerate();
+        let kept = kept.map(|(index, kept)| (kept.tokens.as_slice(), kept.pages.as_slice(), Some(index)));
+        let alike =
+            live.chain(kept).map(|(cached, pages, kept)| (common_prefix(cached, tokens), pages, kept));
+        // Of equals the one that was used last.
+        alike.max_by_key(|(len, _, _)| *len).unwrap_or((0, &[], None))
+    }
+
+    fn fits(&self, run: &Run) -> bool {
+        self.rest_after(run).is_some()
+    }
+
+    /// Pages that are still to be had once it has begun; nothing where it does not fit.
+    fn rest_after(&self, run: &Run) -> Option<usize> {
+        let (len, found, _) = self.like(run.reusable());
+        let shared = found[..len / PAGE].iter().filter(|page| self.pages.is_live(**page)).count();
+        self.pages.available().checked_sub(self.needed(run) - shared)
+    }
+
+    /// Begins with what is there already. Whole pages are shared with who has them. The last one is taken over from a
+    /// sequence that had ended there, or would have to go, and else copied: whoever has it may write on.
+    fn begin(&mut self, mut run: Run) -> Result<()> {
+        let (len, found, mut kept) = self.like(run.reusable());
+        let (found, needed) = (found.to_vec(), self.needed(&run));
+        let last = found.get(len / PAGE).copied().filter(|_| !len.is_multiple_of(PAGE));
+        let free_to_write = last.is_none_or(|page| !self.pages.is_live(page));
+        let no_room_to_copy = self.rest_after(&run) == Some(0);
+        if let (Some(page), true, true) = (last, free_to_write, no_room_to_copy) {
+            // To others of those that are kept it may be a whole page.
+            let (others, rest) = std::mem::take(&mut self.kept)
+                .into_iter()
+                .enumerate()
+                .partition::<Vec<_>, _>(|(index, other)| Some(*index) != kept && other.pages.contains(&page));
+            others.into_iter().for_each(|(_, other)| self.forget(other));
+            kept = rest.iter().position(|(index, _)| Some(*index) == kept);
+            self.kept = rest.into_iter().map(|(_, other)| other).collect();
+        }
+        let free_to_write = last.is_none_or(|page| self.pages.is_kept_once(page));
+        let ends_there = |kept: &Kept| kept.tokens.len() == len && !self.is_pinned(kept);
+        let goes_on = kept
+            .filter(|&index| len > 0 && free_to_write && (no_room_to_copy || ends_there(&self.kept[index])));
+        let held = if goes_on.is_some() { pages(len) } else { len / PAGE };
+        let copied = found.get(held).copied().filter(|_| held < pages(len));
+        found[..held].iter().chain(&copied).for_each(|&page| self.pages.share(page));
+        run.pages.extend(&found[..held]);
+        run.cached = len;
+        run.promised = needed - held;
+        self.pages.promise(run.promised);
+        if let Some(index) = kept {
+            let kept = self.kept.remove(index);
+            match goes_on {
+                Some(_) => self.forget(kept),
+                None => self.kept.push(kept),
+            }
+        }
+        self.make_way();
+        if len < run.history.len() {
+            run.first_scores = None;
+        }
+        if run.choice == 0 && run.losses == 0 {
+            run.talk.cached.set(len.min(run.prompt_len()));
+        }
+        let made = match copied {
+            Some(page) => {
+                let room = run.make_room(len, &mut self.pages);
+                let copied = room.and_then(|()| self.decoder.copy_page(page, run.pages[held]));
+                self.pages.release(page);
+                copied
+            }
+            None => Ok(()),
+        };
+        let ended = run.end_prefill();
+        self.runs.push(run);
+        if ended {
+            self.retire(self.runs.len() - 1);
+        }
+        made
+    }
+
+    /// Keeps what was promised: what is kept goes, what was used last and what is pinned at the end.
+    pub(super) fn make_way(&mut self) {
+        while self.pages.lacks() && !self.kept.is_empty() {
+            let first = self.kept.iter().position(|kept| !self.is_pinned(kept)).unwrap_or(0);
+            let first = self.kept.remove(first);
+            self.forget(first);
+        }
+    }
+
+    fn is_pinned(&self, kept: &Kept) -> bool {
+        self.pins.iter().any(|pin| pin.start.prompt() == kept.tokens)
+    }
+
+    fn forget(&mut self, kept: Kept) {
+        kept.pages.iter().for_each(|&page| self.pages.forget(page));
+    }
+
+    /// Ends an answer, and keeps what it has in the KV cache.
+    pub(super) fn retire(&mut self, index: usize) {
+        let mut run = self.runs.remove(index);
+        let Some(kept) = run.give_back(&mut self.pages) else { return };
+        self.keep(kept);
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        // What is the beginning of another one serves nobody, unless it is to stay when that goes.
+        let part = |batch: &Self, other: &Kept| {
+            let shorter = other.tokens.len() < kept.tokens.len();
+            kept.tokens.starts_with(&other.tokens) && !(shorter && batch.is_pinned(other))
+        };
+        while let Some(part) = self.kept.iter().position(|other| part(self, other)) {
+            let part = self.kept.remove(part);
+            self.forget(part);
+        }
+        self.kept.push(kept);
+        let unpinned = |batch: &Self| {
+            let mut kept = batch.kept.iter().enumerate().filter(|(_, kept)| !batch.is_pinned(kept));
+            (kept.next().map(|(first, _)| first), kept.count())
+        };
+        while let (Some(oldest), MOST_KEPT..) = unpinned(self) {
+            let oldest = self.kept.remove(oldest);
+            self.forget(oldest);
+        }
+    }
+
+    /// Keeps the prompt of `start`, once it is in the KV cache, as long as it can. Another one of that name is not
+    /// kept any longer.
+    pub(in super::super) fn pin(&mut self, name: &str, start: Start) {
+        self.unpin(name);
+        self.pins.push(Pin { name: name.to_owned(), start });
+    }
+
+    /// Says whether there was one.
+    pub(in super::super) fn unpin(&mut self, name: &str) -> bool {
+        let before = self.pins.len();
+        self.pins.retain(|pin| pin.name != name);
+        self.pins.len() < before
+    }
+
+    /// Names and numbers of tokens.
+    pub(in super::super) fn pinned(&self) -> Vec<(String, usize)> {
+        self.pins.iter().map(|pin| (pin.name.clone(), pin.start.prompt().len())).collect()
+    }
+
+    /// Adds the pages of `tokens` to `out`; false where these tokens are not in the KV cache.
+    pub(in super::super) async fn read_pages(&mut self, tokens: &[u32], out: &mut Vec<u8>) -> Result<bool> {
+        self.admit();
+        let (len, found, _) = self.like(tokens);
+        if len < tokens.len() || self.recovery.is_some() {
+            return Ok(false);
+        }
+        let pages = found[..pages(len)].to_vec();
+        self.decoder.read_pages(&pages, out).await?;
+        Ok(true)
+    }
+
+    /// Keeps `tokens`, of which `bytes` are the pages; false where there is no room for them.
+    pub(in super::super) fn write_pages(&mut self, tokens: &[u32], bytes: &[u8]) -> Result<bool> {
+        self.admit();
+        if self.like(tokens).0 == tokens.len() {
+            return Ok(true);
+        }
+        let count = pages(tokens.len());
+        if self.recovery.is_some() || count > self.pages.available() {
+            return Ok(false);
+        }
+        self.pages.promise(count);
+        self.make_way();
+        let taken: Vec<u32> = (0..count).map_while(|_| self.pages.take()).collect();
+        let size = self.decoder.page_size();
+        let mut written = taken.iter().zip(bytes.chunks_exact(size));
+        let written = written.try_for_each(|(page, bytes)| self.decoder.write_page(*page, bytes));
+        taken.iter().for_each(|page| self.pages.keep(*page));
+        let kept = Kept { tokens: tokens.to_vec(), pages: taken };
+        match written {
+            Ok(()) => self.keep(kept),
+            Err(error) => {
+                self.forget(kept);
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+}
