@@ -31,6 +31,7 @@ fn all() -> String {
         exported::<crate::http::Retrying>(config),
         exported::<crate::hub::Cached>(config),
         exported::<crate::hub::Verification>(config),
+        exported::<crate::store::StoredSession>(config),
         exported::<crate::router::Capabilities>(config),
         exported::<crate::router::Comparison>(config),
         exported::<crate::remote::tasks::Label>(config),

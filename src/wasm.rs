@@ -1,6 +1,7 @@
 //! What JavaScript sees. No logic: types are converted here, work is done elsewhere.
 
 mod models;
+mod sessions;
 mod sources;
 mod stop;
 mod tasks;

@@ -105,6 +105,7 @@ export class Connection {
 
 /** What a call does not keep on this side. */
 function buffersOf(call: Call): ArrayBuffer[] {
+  if (call.method === "restoreSession") return [call.bytes.buffer];
   const sources = call.method === "load" ? call.sources : call.method === "inspect" ? [call.source] : [];
   return sources
     .flat()

@@ -172,6 +172,11 @@ export type Usage = {
   prompt_tokens_details: {
     /** Tokens that were still in the KV cache. */
     cached_tokens: number;
+    /**
+     * Messages that were left out of it, where the oldest turns go when there is no room for them. Not sent where
+     * it is 0.
+     */
+    dropped_messages?: number;
   };
 };
 
@@ -297,6 +302,16 @@ export type CachedModel = {
 
 /** What `Models::verify` says. */
 export type ModelVerdict = "right" | "wrong" | "incomplete" | "unknown";
+
+/** A session in a store. */
+export type StoredSession = {
+  /** Its name. */
+  name: string;
+  /** Bytes. */
+  size: number;
+  /** Seconds since 1970. */
+  lastUsed: number;
+};
 
 /** What a model can do, as far as it is known. */
 export type Capabilities = {

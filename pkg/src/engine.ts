@@ -2,6 +2,8 @@
 import type { Connection } from "./connection.js";
 import { CandlewickError } from "./errors.js";
 import { fetchFrom } from "./fetch.js";
+import { checkNames } from "./options.js";
+import { checkName, heard, Session, type SessionOptions } from "./session.js";
 import type { Stream } from "./stream.js";
 import { Tasks } from "./tasks.js";
 import type {
@@ -12,12 +14,14 @@ import type {
   Comparison,
   Completion,
   CompletionParams,
+  ConversationParams,
   Embedding,
   EmbeddingList,
   EmbeddingParams,
   EmbedOptions,
   EngineInfo,
   KernelTime,
+  PinOptions,
   PromptParams,
   RemoteInfo,
   RequestOptions,
@@ -122,6 +126,36 @@ export class Engine<Info extends EngineInfo | RemoteInfo = EngineInfo> implement
   /** What the device's kernels have cost since the last call, longest first. Empty unless the model was loaded with `profile`. */
   profile(options: RequestOptions = {}): Promise<KernelTime[]> {
     return this.#connection.call({ method: "profile" }, options);
+  }
+
+  /** Begins a conversation that goes on, or takes up one that was saved. */
+  session(options: SessionOptions = {}): Promise<Session> {
+    return Session.open(this as Engine<EngineInfo | RemoteInfo>, this.#connection, options);
+  }
+
+  /**
+   * Keeps the beginning of conversations in memory, where others that are kept go first: those that begin so are answered
+   * at once. What needs the room gets it nevertheless. With `persist` it also stays in the browser's storage, and is read
+   * back from there after a reload. Resolves to the number of its tokens.
+   */
+  async pin(name: string, body: ConversationParams, options: PinOptions = {}): Promise<number> {
+    checkName(name);
+    checkNames(options, "pin()");
+    const { persist = false, ...request } = options;
+    const { messages, tools, chat_template_kwargs } = body;
+    const begin = { messages, tools, chat_template_kwargs };
+    return this.#connection.call({ method: "pin", name, body: begin, persist }, heard(request));
+  }
+
+  /** Lets go of what was pinned. Resolves to whether there was such; what is in the storage stays: see `sessions.remove()`. */
+  async unpin(name: string, options: RequestOptions = {}): Promise<boolean> {
+    checkName(name);
+    return this.#connection.call({ method: "unpin", name }, options);
+  }
+
+  /** What is pinned. */
+  pinned(options: RequestOptions = {}): Promise<{ name: string; tokens: number }[]> {
+    return this.#connection.call({ method: "pinned" }, options);
   }
 
   /** Frees all memory at once. Requests under way fail with `aborted`. Unloading twice is harmless. */

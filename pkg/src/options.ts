@@ -1,6 +1,16 @@
 /** Options by their names: one that nobody knows is a mistake, which would otherwise change nothing in silence. */
 import { CandlewickError } from "./errors.js";
-import type { ConnectOptions, HubOptions, InspectOptions, LoadOptions, PullOptions, VerifyOptions } from "./types.js";
+import type { SessionOptions } from "./session.js";
+import type {
+  ConnectOptions,
+  HubOptions,
+  InspectOptions,
+  LoadOptions,
+  PinOptions,
+  PullOptions,
+  RequestOptions,
+  VerifyOptions,
+} from "./types.js";
 
 /** Every name of an option, true: where this does not compile, one is missing or there is no such. */
 type Names<Options> = Record<keyof Options, true>;
@@ -17,6 +27,9 @@ const INSPECT: Names<InspectOptions> = { ...HUB, contextLength: true, device: tr
 const VERIFY: Names<VerifyOptions> = { ...HUB, onProgress: true };
 const PULL: Names<PullOptions> = { ...VERIFY, cacheBudget: true, force: true };
 const LOAD: Names<LoadOptions> = { ...INSPECT, ...PULL, cache: true, fallback: true, profile: true, remote: true };
+const REQUEST: Names<RequestOptions> = { onPromptProgress: true, onRetry: true, signal: true };
+const SESSION: Names<SessionOptions> = { ...REQUEST, from: true, messages: true, name: true, params: true };
+const PIN: Names<PinOptions> = { ...REQUEST, persist: true };
 
 /** By call. */
 const NAMES = {
@@ -28,6 +41,10 @@ const NAMES = {
   "models.remove()": HUB,
   "models.usage()": HUB,
   "models.verify()": VERIFY,
+  "pin()": PIN,
+  "session()": SESSION,
+  "sessions.list()": HUB,
+  "sessions.remove()": HUB,
 };
 
 /** Fails with `invalid_argument` where `options` has a name that no option of the call has. */

@@ -14,6 +14,7 @@ import type {
   ChatParams,
   CompletionParams,
   ContextLength,
+  ConversationParams,
   Device,
   EmbeddingParams,
   EngineInfo,
@@ -41,7 +42,17 @@ export type Call =
   | { method: "embeddings"; body: EmbeddingParams }
   | { method: "task"; model: string | undefined; task: Task }
   | { method: "compare"; body: ChatParams }
-  | { method: "profile" };
+  | { method: "profile" }
+  | { method: "prefill"; body: ConversationParams }
+  | { method: "pin"; name: string; body: ConversationParams; persist: boolean }
+  | { method: "unpin"; name: string }
+  | { method: "pinned" }
+  | { method: "saveSession"; body: ConversationParams }
+  | { method: "storeSession"; name: string; body: ConversationParams }
+  | { method: "restoreSession"; bytes: Uint8Array<ArrayBuffer> }
+  | { method: "openSession"; name: string }
+  | { method: "listSessions" }
+  | { method: "removeSession"; name: string };
 
 export type Notice =
   | { hello: true } // the script runs

@@ -150,8 +150,12 @@ export interface SamplingParams {
   n?: number | null | undefined;
   /** Go on where the model would end the answer: for measuring. */
   ignore_eos?: boolean | undefined;
-  /** What to do with a prompt longer than the context: fail (the default), or cut out its middle. */
-  truncate?: "error" | "middle" | undefined;
+  /**
+   * What to do with a prompt longer than the context: fail (the default), cut out its middle, or leave out a conversation's
+   * oldest turns. What the system said at its beginning stays then, and so does the last turn;
+   * `usage.prompt_tokens_details.dropped_messages` says how many messages went.
+   */
+  truncate?: "error" | "middle" | "oldest" | undefined;
   /** Accepted for compatibility; the engine has one model. */
   model?: string | undefined;
 }
@@ -202,6 +206,9 @@ export interface PromptParams {
   /** Passed to the model's template, for example `{ enable_thinking: false }`. */
   chat_template_kwargs?: Record<string, unknown> | undefined;
 }
+
+/** A conversation so far. */
+export type ConversationParams = Pick<PromptParams, "messages" | "tools" | "chat_template_kwargs">;
 
 export interface ChatParams extends PromptParams, SamplingParams, StreamParams, HostedParams {
   max_completion_tokens?: number | null | undefined;
@@ -579,4 +586,9 @@ export interface RequestOptions {
   onPromptProgress?: ((progress: PromptProgress) => void) | undefined;
   /** Called when a hosted model will be asked again. */
   onRetry?: ((retry: Retrying) => void) | undefined;
+}
+
+export interface PinOptions extends RequestOptions {
+  /** Whether it stays in the browser's storage, too. */
+  persist?: boolean | undefined;
 }

@@ -207,6 +207,26 @@ async function perform(host: Host, call: Call, caller: Caller): Promise<unknown>
       return stoppable(host, caller, (stopper) => engine.compare(stopper, call.body, caller.retrying));
     case "profile":
       return engine.profile();
+    case "prefill":
+      return stoppable(host, caller, (stopper) => engine.prefill(stopper, call.body, progress));
+    case "pin":
+      return stoppable(host, caller, (stopper) => engine.pin(stopper, call.name, call.body, call.persist, progress));
+    case "unpin":
+      return engine.unpin(call.name);
+    case "pinned":
+      return engine.pinned();
+    case "saveSession":
+      return stoppable(host, caller, (stopper) => engine.saveSession(stopper, call.body, progress));
+    case "storeSession":
+      return stoppable(host, caller, (stopper) => engine.storeSession(stopper, call.name, call.body, progress));
+    case "restoreSession":
+      return stoppable(host, caller, (stopper) => engine.restoreSession(stopper, call.bytes));
+    case "openSession":
+      return stoppable(host, caller, (stopper) => engine.openSession(stopper, call.name));
+    case "listSessions":
+      return host.home.wasm.Engine.listSessions();
+    case "removeSession":
+      return host.home.wasm.Engine.removeSession(call.name);
   }
 }
 

@@ -5,6 +5,7 @@ use super::arguments::Common;
 use super::output::{LoadBar, say, stdout};
 use super::settings::Fallbacks;
 use super::{Failure, load, providers};
+use crate::engine::Engine;
 use crate::http::{OnRetry, Retrying};
 use crate::openai::{Chunk, Ran};
 use crate::openai::{Chunks, Completion, EmbeddingRequest, Embeddings, Endpoint, Origin};
@@ -13,6 +14,7 @@ use crate::{Code, Error, Result, http};
 use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::StreamExt;
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::pin::pin;
@@ -37,6 +39,8 @@ pub(super) struct Candidates {
     pub router: Router,
     /// One on this device, and no other.
     pub alone: bool,
+    /// The one on this device that was loaded last.
+    pub here: Rc<RefCell<Option<Engine>>>,
 }
 
 impl Candidates {
@@ -55,22 +59,31 @@ impl Candidates {
         };
         let found = names.map(|name| Ok((name, hosted(name)?))).collect::<Result<Vec<_>>>()?;
         let alone = matches!(found.as_slice(), [(_, None)]);
+        let here = Rc::default();
         let route = |(name, hosted)| match hosted {
             Some(hosted) => Route::hosted(hosted),
-            None => local(name, common, untalkative, alone),
+            None => local(name, common, untalkative, alone, &here),
         };
         let router = Router::new(found.into_iter().map(route).collect(), Policy::default(), None)?;
-        Ok(Candidates { router, alone })
+        Ok(Candidates { router, alone, here })
     }
 }
 
 /// A model on this device, loaded when it is first asked.
-fn local(name: &OsStr, common: &Common, untalkative: WithoutTemplate, alone: bool) -> Route {
-    let (model, common) = (name.to_owned(), common.clone());
+fn local(
+    name: &OsStr,
+    common: &Common,
+    untalkative: WithoutTemplate,
+    alone: bool,
+    loaded: &Rc<RefCell<Option<Engine>>>,
+) -> Route {
+    let (model, common, loaded) = (name.to_owned(), common.clone(), loaded.clone());
     let open = move || -> LocalBoxFuture<'static, Result<Rc<dyn Provider>>> {
-        let (model, common) = (model.clone(), common.clone());
+        let (model, common, loaded) = (model.clone(), common.clone(), loaded.clone());
         Box::pin(async move {
-            let here = Here(Local(load(&model, &common).await?));
+            let engine = load(&model, &common).await?;
+            loaded.replace(Some(engine.clone()));
+            let here = Here(Local(engine));
             if untalkative == WithoutTemplate::Refuses && !here.talks() {
                 let message =
                     "this model has no chat template: it continues text. Use `candlewick run MODEL -p TEXT`";

@@ -98,9 +98,13 @@ pub(super) struct RunArguments {
     /// Read the prompt from standard input
     #[arg(value_name = "-", value_parser = ["-"])]
     pub stdin: Option<String>,
-    /// A system message before the prompt
+    /// A system message before the prompt; for a new session
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     pub system: Option<String>,
+    /// A file with the conversation so far and what the model has computed of it: read if it is there, and written at
+    /// the end
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    pub session: Option<PathBuf>,
     /// Continue the prompt as it is, without the model's chat template
     #[arg(long)]
     pub raw: bool,
@@ -181,9 +185,13 @@ pub(super) struct ChatArguments {
     pub model: OsString,
     #[command(flatten)]
     pub fallbacks: Fallbacks,
-    /// A system message at the beginning
+    /// A system message at the beginning; for a new session
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// A file with the conversation so far and what the model has computed of it: read if it is there, and written at
+    /// the end
+    #[arg(long, value_name = "FILE")]
+    pub session: Option<PathBuf>,
     #[command(flatten)]
     pub answer: AnswerArguments,
 }

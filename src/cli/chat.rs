@@ -3,6 +3,7 @@
 use super::answer::{Candidates, WithoutTemplate, answer};
 use super::arguments::{ChatArguments, Common};
 use super::output::{print_error, say};
+use super::session::SessionFile;
 use super::{Failure, Outcome};
 use crate::openai::{Endpoint, Ran};
 use crate::router::Provider;
@@ -23,9 +24,10 @@ Ctrl-C stops an answer.";
 
 pub(super) async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome {
     let body = arguments.answer.body()?;
-    let Candidates { router, .. } =
+    let Candidates { router, here, .. } =
         Candidates::new(&arguments.model, &arguments.fallbacks, common, WithoutTemplate::Refuses)?;
     let (first, reason) = router.open().await?;
+    let session = SessionFile::open(arguments.session.as_deref(), &here, common).await?;
     if !router.prefers_active() {
         say!("{} answers, because of {reason}", first.model());
     }
@@ -40,7 +42,7 @@ pub(super) async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome 
     }
 
     let opening: Vec<Value> = arguments.system.iter().map(|system| chat::message("system", system)).collect();
-    let mut messages = opening.clone();
+    let mut messages = session.messages.clone().unwrap_or_else(|| opening.clone());
     while let Some(line) = read_message(&mut editor)? {
         let before = messages.clone();
         match line.trim() {
@@ -83,6 +85,7 @@ pub(super) async fn chat(arguments: &ChatArguments, common: &Common) -> Outcome 
             Err(no_output) => return Err(no_output),
         }
     }
+    session.save(messages).await?;
     Ok(())
 }
 

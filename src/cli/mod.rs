@@ -13,6 +13,7 @@ mod models;
 mod output;
 mod providers;
 mod run;
+mod session;
 mod settings;
 
 use crate::engine::{Device, Engine, Options};

@@ -8,7 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
-use std::io::{IsTerminal, StdoutLock, Write};
+use std::fs;
+use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::path::Path;
 use std::rc::Rc;
 
 /// A line on stderr. Nothing is lost where nobody reads it; `eprintln!` would panic.
@@ -44,6 +46,25 @@ pub(super) fn shown(text: &str) -> Cow<'_, str> {
         }
     }
     shown.into()
+}
+
+/// Writes a file, readable for the user alone; what was there before stays until all of it is written.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&temporary).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    let renamed = written.and_then(|()| fs::rename(&temporary, path));
+    renamed.inspect_err(|_| _ = fs::remove_file(&temporary))
 }
 
 /// Standard output, for text that people or programs read: JSON stays the same JSON.

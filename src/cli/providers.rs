@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::arguments::{AddArguments, Common, ProviderCommand};
-use super::output::{say, stdout};
+use super::output::{replace_file, say, stdout};
 use super::read_stdin;
 use crate::http::Token;
 use crate::remote::{Client, Config, HUGGING_FACE, Retry, whole};
@@ -160,20 +160,8 @@ impl Providers {
         let failed = |error: std::io::Error| {
             Error::invalid_argument(format!("cannot write {}: {error}", path.display()))
         };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(failed)?;
-        let temporary = path.with_extension(format!("{}.new", std::process::id()));
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let text = serde_json::to_vec_pretty(self).map_err(Error::internal)?;
-        let written = options.open(&temporary).and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        });
-        let renamed = written.and_then(|()| std::fs::rename(&temporary, &path));
-        renamed.inspect_err(|_| _ = std::fs::remove_file(&temporary)).map_err(failed)
+        replace_file(&path, &text).map_err(failed)
     }
 
     /// Every provider: those of the file, and those that need none.

@@ -3,6 +3,7 @@
 use super::answer::{Candidates, WithoutTemplate, answer};
 use super::arguments::{Common, RunArguments};
 use super::output::stdout;
+use super::session::SessionFile;
 use super::{Outcome, read_stdin, read_text};
 use crate::chat;
 use crate::openai::{Endpoint, Ran};
@@ -17,17 +18,28 @@ pub(super) async fn run(arguments: &RunArguments, common: &Common) -> Outcome {
         (None, None) => read_stdin()?,
     };
     let models = Candidates::new(&arguments.model, &arguments.fallbacks, common, WithoutTemplate::Continues)?;
+    let session = match &arguments.session {
+        Some(path) => {
+            models.router.open().await?;
+            SessionFile::open(Some(path), &models.here, common).await?
+        }
+        None => SessionFile::default(),
+    };
+    let mut messages = Vec::new();
     let endpoint = if arguments.raw {
         body.insert("prompt".into(), text.into());
         Endpoint::Completions
     } else {
         let system = arguments.system.iter().map(|system| chat::message("system", system));
-        let messages: Vec<Value> = system.chain([chat::message("user", &text)]).collect();
-        body.insert("messages".into(), messages.into());
+        messages = session.messages.clone().unwrap_or_else(|| system.collect());
+        messages.push(chat::message("user", &text));
+        body.insert("messages".into(), messages.clone().into());
         Endpoint::Chat
     };
     let seed = body.get("seed").cloned();
     let answer = answer(&models.router, endpoint, body, !arguments.json, common, None).await?;
+    messages.push(chat::message("assistant", answer.text()));
+    session.save(messages).await?;
     let mut stdout = stdout();
     if arguments.json {
         let origin = answer.origin();

@@ -53,9 +53,11 @@ pub(super) struct AnswerArguments {
     /// A text that ends the answer; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
-    /// Take tokens out of the middle of a prompt that is too long
-    #[arg(long)]
-    pub truncate: bool,
+    /// What to do with a prompt that is too long: take tokens out of its middle, or leave out a conversation's oldest turns
+    /// [default: fail; without a value: middle]
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "middle",
+        value_parser = ["middle", "oldest"])]
+    pub truncate: Option<String>,
     /// Any other field of the request, such as reasoning_effort=low or max_completion_tokens=500: JSON, or else a text;
     /// may be given several times
     #[arg(long = "field", value_name = "NAME=VALUE", value_parser = field)]
@@ -80,7 +82,7 @@ impl AnswerArguments {
             // A random one is what everybody takes who is told none.
             ("seed", whole(&self.seed).filter(|seed| *seed != -1)),
             ("stop", (!self.stop.is_empty()).then(|| self.stop.clone().into())),
-            ("truncate", self.truncate.then(|| "middle".into())),
+            ("truncate", self.truncate.clone().map(Value::from)),
         ];
         let typed = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         let body = typed.chain(self.fields.iter().cloned()).collect();

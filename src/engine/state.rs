@@ -14,6 +14,7 @@ use super::generation::{Event, Generation, Prompt};
 use super::start::Start;
 use crate::backend::pages;
 use crate::chat::Conversation;
+use crate::store::{Store, read_session, save_session};
 use crate::turns::Turns;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,15 @@ impl Saved {
         Ok((saved, pages_of))
     }
 
+    /// A conversation of which nothing was computed.
+    pub async fn conversation(conversation: Conversation) -> Result<Vec<u8>> {
+        let (form, tokens) = (String::new(), Vec::new());
+        let mut bytes = Saved { form, tokens, conversation: Some(conversation), page_size: 0 }.front()?;
+        let hash = hash_of(&bytes).await;
+        bytes.extend_from_slice(&hash);
+        Ok(bytes)
+    }
+
     /// All but the pages and what follows them.
     fn front(&self) -> Result<Vec<u8>> {
         let header = serde_json::to_vec(self).map_err(Error::internal)?;
@@ -130,6 +140,29 @@ impl Engine {
         let mut generation = self.begin(start).await?;
         while let Some(event) = generation.next().await? {
             on_event(event);
+        }
+        Ok(tokens)
+    }
+
+    /// As [`Engine::pin`], for a conversation that `store` keeps as a session of that name: read back from there, if what
+    /// is there is this one's, and else written once it is computed.
+    pub async fn pin_stored(
+        &self,
+        store: &dyn Store,
+        name: &str,
+        conversation: Conversation,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<usize> {
+        let there = match read_session(store, name).await? {
+            // What is damaged or foreign is computed again.
+            Some(bytes) => self.restore(&bytes).await.ok(),
+            None => None,
+        };
+        let prompt = Prompt::Chat(conversation.clone());
+        let tokens = self.pin(name, prompt.clone(), on_event).await?;
+        let same = |there: Restored| there.tokens == tokens && there.conversation == Some(conversation);
+        if !there.is_some_and(same) {
+            save_session(store, name, &self.save(prompt, on_event).await?).await?;
         }
         Ok(tokens)
     }
@@ -181,7 +214,10 @@ impl Engine {
         let (saved, pages) = Saved::read(bytes).await?;
         let mut batch = shared.batch.lock().await;
         batch.settle(&self.language.tokenizer).await;
-        let foreign = || "it was saved with another model, another version or on another kind of device";
+        let foreign = || match saved.tokens.is_empty() {
+            true => "nothing was computed of it",
+            false => "it was saved with another model, another version or on another kind of device",
+        };
         let reason = match saved.form == batch.decoder().page_form()
             && saved.page_size == batch.decoder().page_size()
         {

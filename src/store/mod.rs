@@ -15,6 +15,7 @@ mod memory_store;
 pub(crate) mod names;
 #[cfg(target_arch = "wasm32")]
 mod origin;
+mod sessions;
 #[cfg(target_arch = "wasm32")]
 mod web;
 
@@ -36,6 +37,7 @@ pub use memory::MemorySource;
 pub use memory_store::MemoryStore;
 #[cfg(target_arch = "wasm32")]
 pub use origin::{Estimate, estimate};
+pub use sessions::{StoredSession, list_sessions, read_session, remove_session, save_session};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use web::file_name;
 #[cfg(target_arch = "wasm32")]

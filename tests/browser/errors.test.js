@@ -185,6 +185,8 @@ describe("options that a call does not have", () => {
         "models.remove()": (options) => models.remove("a/b", options),
         "models.usage()": (options) => models.usage(options),
         "models.verify()": (options) => models.verify("a/b", options),
+        "sessions.list()": (options) => sessions.list(options),
+        "sessions.remove()": (options) => sessions.remove("a", options),
       };
       const found = [];
       for (const [name, call] of Object.entries(calls)) {

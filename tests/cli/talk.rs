@@ -161,3 +161,59 @@ mod terminal {
         assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
     }
 }
+
+/// The file of a session: what was said, and what the model has computed of it.
+#[test]
+fn a_session_goes_on_with_the_next_command() {
+    let folder = Folder::new();
+    let file = folder.0.path().join("talk.session").to_str().unwrap().to_owned();
+    let model = fixture("models/qwen2.gguf");
+    let run = |prompt: &str, more: &[&str]| {
+        let arguments = ["run", &model, "-p", prompt, "-n", "8", "--temp", "0", "--json", "--quiet"];
+        object(&[&arguments[..], more].concat())
+    };
+    let first = run("Hello", &["--session", &file, "--system", "Be brief."]);
+    let second = run("And now?", &["--session", &file, "--system", "Not heard any more."]);
+    let cached = second["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert!(cached >= first["usage"]["total_tokens"].as_u64().unwrap() - 9, "{first} {second}");
+    // In one conversation the same is said.
+    let input = b"Hello\nAnd now?\n";
+    let arguments = ["chat", &model, "-n", "8", "--temp", "0", "--quiet", "--system", "Be brief."];
+    let said = text(with_input(candlewick(arguments), input));
+    let texts = [&first, &second].map(|answer| answer["text"].as_str().unwrap());
+    assert_eq!(said, format!("{}\n{}\n", texts[0], texts[1]));
+    // That goes on as well.
+    let third = ["chat", &model, "-n", "8", "--temp", "0", "--quiet", "--session", &file];
+    let third = text(with_input(candlewick(third), b"More\n"));
+    let whole = text(with_input(candlewick(arguments), b"Hello\nAnd now?\nMore\n"));
+    assert!(whole.ends_with(&third) && whole.len() > third.len(), "{whole:?} {third:?}");
+
+    // Another model says that it begins anew; what is no session stays as it is.
+    let arguments = ["run", &fixture("models/qwen3.gguf"), "-p", "Hi", "-n", "2", "--session", &file];
+    let output = with_input(candlewick(arguments), b"");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("reads the session again"), "{stderr}");
+    let other = folder.write("other.session", "something else");
+    fails(&["run", &model, "-p", "Hi", "--session", &other], "invalid_argument", &["no saved session"]);
+    assert_eq!(std::fs::read(&other).unwrap(), b"something else");
+    failure(&["run", &model, "-p", "Hi", "--raw", "--session", &file], 2);
+    fails(
+        &["run", &stories_path(), "-p", "Hi", "--session", &folder.0.path().join("new").to_str().unwrap()],
+        "invalid_argument",
+        &["chat template"],
+    );
+}
+
+#[test]
+fn the_oldest_turns_go_where_that_is_wanted() {
+    let model = fixture("models/qwen2.gguf");
+    let line = "This is one of several messages, and it is about as long as all of the others are.\n";
+    let arguments = ["chat", &model, "-n", "8", "--temp", "0", "--quiet", "--ctx", "256"];
+    let all = line.repeat(8);
+    let output = with_input(candlewick(arguments), all.as_bytes());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--truncate"));
+    let arguments = [&arguments[..], &["--truncate=oldest"]].concat();
+    let output = with_input(candlewick(arguments), all.as_bytes());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    failure(&["run", &model, "-p", "x", "--truncate=newest"], 2);
+}

@@ -26,7 +26,8 @@ impl Database {
             let mut contents = self.contents().await?;
             let used: u64 = contents.iter().map(|content| content.stored).sum();
             let of_wanted = |key: &Key| wanted.iter().any(|record| shares(&record.key, key));
-            contents.retain(|content| !content.keys.iter().any(of_wanted));
+            let stays = |key: &Key| of_wanted(key) || key.is_of_session();
+            contents.retain(|content| !content.keys.iter().any(stays));
             contents.sort_by_key(|content| content.last_used);
             for content in contents {
                 if used - freed + missing <= budget {
