@@ -26,7 +26,7 @@ fn hash(rows: &[Vec<f32>]) -> String {
 
 fn rows(model: &str, config: &Config, tokens: &[u32]) -> Vec<Vec<f32>> {
     let file = format!("{model}.gguf");
-    if !config.architecture.is_encoder() {
+    if !config.family.encoder {
         return all_logits(&mut decoder(&file, Cpu::new(), tokens.len()), tokens, 64);
     }
     let source = FileSource::open(&path("models").join(file)).unwrap();

@@ -79,6 +79,9 @@ architectures! {
     gemma3_rope_linear "gemma3-rope-linear" 256,
     starcoder2 "starcoder2" 64,
     gpt2 "gpt2" 64,
+    granite "granite" 64,
+    olmo2 "olmo2" 64,
+    smollm3 "smollm3" 64,
 }
 
 /// Our rounding of activations may cost at most this much more than llama.cpp's.

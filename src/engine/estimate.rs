@@ -74,7 +74,7 @@ pub(super) async fn estimate(
 ) -> Result<Estimate> {
     let info::Memory { weights, kv_cache } =
         info::Memory::of(header, config, context, Some(backend.as_ref()));
-    let (program, rows) = match config.architecture.is_encoder() {
+    let (program, rows) = match config.family.encoder {
         true => (Encoder::program(source, header, config, context).await?, context),
         false => (Decoder::program(source, header, config, context, 1).await?, backend.prefill_rows()),
     };

@@ -3,6 +3,7 @@
 use super::Language;
 use super::context::Granted;
 use crate::Result;
+use crate::backend::op::Heads;
 use crate::backend::{Backend, GpuInfo, Shape};
 use crate::format::gguf::{Header, TensorInfo, TensorType};
 use crate::model::Config;
@@ -109,9 +110,12 @@ impl Info {
         backend: &dyn Backend,
         device_reason: String,
     ) -> Result<Info> {
+        let most = |number: fn(&Heads) -> usize| {
+            config.layers.iter().map(|layer| number(&layer.heads)).max().unwrap_or(0)
+        };
         Ok(Info {
             name: model_name(header)?.unwrap_or_else(|| source.name().to_owned()),
-            architecture: config.architecture_name.clone(),
+            architecture: config.family.name.to_owned(),
             parameters: parameters(header),
             quantization: quantization(header),
             file_size: source.len(),
@@ -119,9 +123,9 @@ impl Info {
             context_note: note,
             trained_context_length: config.trained_context,
             embedding_length: config.embedding,
-            layers: config.layers,
-            heads: config.heads.query,
-            kv_heads: config.heads.kv,
+            layers: config.layers.len(),
+            heads: most(|heads| heads.query),
+            kv_heads: most(|heads| heads.kv),
             vocabulary_size: config.vocabulary,
             chat_template: language.template.as_ref().map(|template| template.name().to_owned()),
             device: backend.device(),

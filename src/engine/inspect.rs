@@ -118,7 +118,7 @@ async fn estimates(
     options: &Options,
 ) -> Result<Vec<Estimate>> {
     let mut estimates = Vec::new();
-    let is_encoder = config.architecture.is_encoder();
+    let is_encoder = config.family.encoder;
     if is_encoder {
         device::of_encoders(options.device)?;
     }

@@ -203,7 +203,7 @@ impl Engine {
             clippy::arc_with_non_send_sync,
             reason = "guards that are kept are an Arc's; none leaves the thread"
         )]
-        let (info, work) = match config.architecture.is_encoder() {
+        let (info, work) = match config.family.encoder {
             true => {
                 let (encoder, reason) = model.load_encoder(&description, &mut reporter).await?;
                 let info = info(encoder.backend(), description.context, reason)?;

@@ -1,11 +1,12 @@
-//! What varies between transformer families, read from a file's metadata.
+//! A model's sizes and numbers, read from a file's metadata.
 //!
 //! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Where a file leaves a
 //! value out, the default is the family's, as transformers and llama.cpp have it.
 
+use super::family::{Family, LogitScale, Parallel, SlidingRope, Unrotated};
 use super::keys::{Keys, check_layers};
 use super::rope::RopeConfig;
-use crate::backend::op::{Activation, Attention, Heads, Rope};
+use crate::backend::op::{Attention, Heads, Rope};
 use crate::format::gguf::Header;
 use crate::{Error, Result};
 
@@ -13,131 +14,58 @@ use crate::{Error, Result};
 pub(super) const MAX_WIDTH: u32 = 1 << 20;
 const MAX_LAYERS: u32 = 1 << 12;
 
-/// Gemma's sliding layers always rotate with this base, whatever the others use.
-const GEMMA3_LOCAL_ROPE_BASE: f32 = 10_000.0;
-
-/// Transformer families that candlewick runs: decoders, and one of encoders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    /// Llama 1 to 3, Mistral, SmolLM, TinyLlama and many more.
-    Llama,
-    /// Qwen 2 and 2.5.
-    Qwen2,
-    /// Qwen 3, dense.
-    Qwen3,
-    /// Phi 3, 3.5 and 4.
-    Phi3,
-    /// Gemma 1.
-    Gemma,
-    /// Gemma 2.
-    Gemma2,
-    /// Gemma 3, text.
-    Gemma3,
-    /// StarCoder 2.
-    Starcoder2,
-    /// GPT-2.
-    Gpt2,
-    /// BERT: MiniLM, bge, e5, gte and other models that turn texts into vectors.
-    Bert,
-}
-
-impl Architecture {
-    const ALL: [(&str, Architecture); 10] = [
-        ("llama", Architecture::Llama),
-        ("qwen2", Architecture::Qwen2),
-        ("qwen3", Architecture::Qwen3),
-        ("phi3", Architecture::Phi3),
-        ("gemma", Architecture::Gemma),
-        ("gemma2", Architecture::Gemma2),
-        ("gemma3", Architecture::Gemma3),
-        ("starcoder2", Architecture::Starcoder2),
-        ("gpt2", Architecture::Gpt2),
-        ("bert", Architecture::Bert),
-    ];
-
-    fn named(name: &str) -> Result<Self> {
-        match Self::ALL.iter().find(|(known, _)| *known == name) {
-            Some((_, architecture)) => Ok(*architecture),
-            None => Err(Error::unsupported_model(format!(
-                "candlewick does not run the architecture \"{name}\". It runs {}",
-                Self::ALL.map(|(known, _)| known).join(", ")
-            ))),
-        }
-    }
-
-    fn is_gemma(self) -> bool {
-        matches!(self, Architecture::Gemma | Architecture::Gemma2 | Architecture::Gemma3)
-    }
-
-    /// LayerNorm in place of RMSNorm.
-    pub(super) fn has_layer_norm(self) -> bool {
-        matches!(self, Architecture::Starcoder2 | Architecture::Gpt2 | Architecture::Bert)
-    }
-
-    /// A gate beside the feed-forward layer's first product.
-    pub(super) fn has_gate(self) -> bool {
-        !matches!(self, Architecture::Starcoder2 | Architecture::Gpt2 | Architecture::Bert)
-    }
-
-    /// It turns a text into a vector, and continues none: every token sees all others.
-    pub fn is_encoder(self) -> bool {
-        self == Architecture::Bert
-    }
-
-    /// The stream itself is normed, after the embedding and after what attention and MLP add, and nothing else.
-    pub(super) fn norms_stream(self) -> bool {
-        self == Architecture::Bert
-    }
-
-    /// Embeddings of positions are added to those of tokens; nothing is rotated then.
-    pub(super) fn learns_positions(self) -> bool {
-        matches!(self, Architecture::Gpt2 | Architecture::Bert)
-    }
-
-    /// Gemma 2 and 3 norm what attention and MLP give before adding it to the stream.
-    pub(super) fn norms_outputs(self) -> bool {
-        matches!(self, Architecture::Gemma2 | Architecture::Gemma3)
-    }
-
-    /// Queries and keys are normed head by head before the rotation.
-    pub(super) fn norms_queries_and_keys(self) -> bool {
-        matches!(self, Architecture::Qwen3 | Architecture::Gemma3)
-    }
-}
-
 /// A model's sizes and variations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The family.
-    pub architecture: Architecture,
-    /// Its name in the file.
-    pub architecture_name: String,
-    /// Layers.
-    pub layers: usize,
+    /// How it is built.
+    pub family: &'static Family,
+    /// Each of its layers.
+    pub layers: Vec<LayerConfig>,
     /// Width of the residual stream.
     pub embedding: usize,
-    /// Width of the feed-forward layer.
-    pub feed_forward: usize,
     /// Tokens in the vocabulary.
     pub vocabulary: usize,
     /// Tokens of context the model was trained for, or stretched to.
     pub trained_context: usize,
-    /// Attention heads.
-    pub heads: Heads,
     /// Of every norm.
     pub norm_epsilon: f32,
     /// Multiplies the embeddings.
     pub embedding_scale: f32,
+    /// Multiplies what attention and feed-forward layer add to the stream.
+    pub residual_scale: f32,
     /// Multiplies query times key.
     pub attention_scale: f32,
     /// Caps attention scores.
     pub attention_softcap: Option<f32>,
+    /// Multiplies the logits.
+    pub logit_scale: f32,
     /// Caps the logits.
     pub logit_softcap: Option<f32>,
-    /// Of the feed-forward layer.
-    pub activation: Activation,
+    /// Attention and feed-forward layer read the same stream.
+    pub parallel: bool,
     rope: RopeConfig,
-    sliding: Option<Sliding>,
+}
+
+/// What differs from layer to layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerConfig {
+    /// Attention heads.
+    pub heads: Heads,
+    /// Width of the feed-forward layer.
+    pub feed_forward: usize,
+    /// A token sees so many, itself and those before it; without a window, all.
+    pub window: Option<usize>,
+    rotation: Rotation,
+}
+
+/// How a layer rotates queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rotation {
+    None,
+    /// As the file says for all layers.
+    Scaled,
+    /// With this base, unscaled.
+    Unscaled(f32),
 }
 
 /// Layers that see only the last tokens.
@@ -145,8 +73,7 @@ pub struct Config {
 struct Sliding {
     window: usize,
     sees_all: SeesAll,
-    /// RoPE base of the sliding layers, unscaled, where it differs.
-    rope_base: Option<f32>,
+    rotation: Rotation,
 }
 
 /// Which layers are no sliding ones.
@@ -179,76 +106,82 @@ impl Config {
         let name = metadata
             .text("general.architecture")?
             .ok_or_else(|| Error::corrupt_model("metadata general.architecture is missing"))?;
-        let name = &name[..];
-        let architecture = Architecture::named(name)?;
-        let keys = Keys { metadata, prefix: name };
-
-        let layers = keys.required("block_count", MAX_LAYERS)?;
-        let embedding = keys.required("embedding_length", MAX_WIDTH)?;
-        let query = keys.required_layered("attention.head_count", MAX_WIDTH, layers)?;
-        let kv = keys.layered("attention.head_count_kv", MAX_WIDTH, layers)?.unwrap_or(query);
-        if !query.is_multiple_of(kv) {
-            return Err(Error::corrupt_model(format!("{query} query heads cannot share {kv} key heads")));
-        }
-        let size = match keys.size("attention.key_length", MAX_WIDTH)? {
-            Some(size) => size,
-            None if embedding.is_multiple_of(query) => embedding / query,
-            None => {
-                return Err(Error::corrupt_model(format!("{embedding} is not divisible by {query} heads")));
-            }
-        };
-        if query.saturating_mul(size) > MAX_WIDTH as usize {
-            return Err(Error::corrupt_model(format!("{query} heads of {size} elements are too many")));
-        }
-        if keys.size("attention.value_length", MAX_WIDTH)?.is_some_and(|value| value != size) {
-            return Err(Error::unsupported_model("keys and values of different lengths are not supported"));
-        }
+        let family = Family::named(&name)?;
+        let keys = Keys { metadata, prefix: family.name };
         if keys.size("expert_count", MAX_WIDTH).is_ok_and(|experts| experts.is_some()) {
             return Err(Error::unsupported_model("mixture-of-experts models are not supported yet"));
         }
-
-        let trained_context = keys.size("context_length", u32::MAX)?.unwrap_or(2048);
-        let norm_epsilon = match architecture.has_layer_norm() {
+        let layers = keys.required("block_count", MAX_LAYERS)?;
+        // The last ones, which predict further tokens, are not needed.
+        let further = keys.metadata.u32(&keys.name("nextn_predict_layers"))?.unwrap_or(0) as usize;
+        if further >= layers {
+            return Err(Error::corrupt_model(format!("{further} of {layers} layers predict further tokens")));
+        }
+        let embedding = keys.required("embedding_length", MAX_WIDTH)?;
+        let heads = heads(&keys, layers, embedding)?;
+        let head_size = heads[0].size;
+        let feed_forward = keys.required_layered("feed_forward_length", MAX_WIDTH, layers)?;
+        let mut trained_context = keys.size("context_length", u32::MAX)?.unwrap_or(2048);
+        let norm_epsilon = match family.norm.is_layer_norm() {
             true => "attention.layer_norm_epsilon",
             false => "attention.layer_norm_rms_epsilon",
         };
+        let rope = RopeConfig::read(&keys, header, family, head_size, trained_context)?;
+        // Beyond the context of the first training, these models also scale queries by their position.
+        if keys.positive("attention.temperature_scale")?.is_some() {
+            trained_context = trained_context.min(rope.original_context(&keys, trained_context)?);
+        }
+        let sliding = Sliding::read(&keys, family, layers)?;
+        let rotates = !family.learns_positions()
+            && rope.pairs() > 0
+            && keys.metadata.bool(&keys.name("rope.scaling.finetuned"))? != Some(false);
+        let layer = |index: usize| {
+            let slides = sliding.as_ref().filter(|sliding| !sliding.sees_all.at(index));
+            let rotation = match (slides, family.unrotated) {
+                _ if !rotates => Rotation::None,
+                (_, Unrotated::Every(period)) if (index + 1).is_multiple_of(period) => Rotation::None,
+                (None, Unrotated::Full) if sliding.is_some() => Rotation::None,
+                (Some(sliding), _) => sliding.rotation,
+                (None, _) => Rotation::Scaled,
+            };
+            let window = slides.map(|sliding| sliding.window);
+            LayerConfig { heads: heads[index], feed_forward: feed_forward[index], window, rotation }
+        };
+        let scales = Scales::read(&keys, family, layers, embedding)?;
+        let softcap = |key: &str, index: usize| {
+            let default = family.softcaps.map(|caps| caps[index]);
+            Ok::<_, Error>(keys.positive(key)?.or(default))
+        };
         Ok(Config {
-            architecture,
-            architecture_name: name.to_owned(),
-            layers,
+            family,
+            layers: (0..layers - further).map(layer).collect(),
             embedding,
-            feed_forward: keys.required_layered("feed_forward_length", MAX_WIDTH, layers)?,
             vocabulary: vocabulary(header)?,
             trained_context,
-            heads: Heads { query, kv, size },
             norm_epsilon: keys.positive(norm_epsilon)?.unwrap_or(1e-5),
-            embedding_scale: if architecture.is_gemma() { (embedding as f32).sqrt() } else { 1.0 },
+            embedding_scale: scales.embedding,
+            residual_scale: scales.residual,
             attention_scale: match keys.positive("attention.scale")? {
                 Some(scale) => scale,
-                None => 1.0 / (query_scale_width(architecture, layers, embedding, query, size) as f32).sqrt(),
+                None => 1.0 / (query_scale_width(family, layers, embedding, heads[0]) as f32).sqrt(),
             },
-            attention_softcap: match architecture {
-                Architecture::Gemma2 => Some(keys.positive("attn_logit_softcapping")?.unwrap_or(50.0)),
-                _ => keys.positive("attn_logit_softcapping")?,
+            attention_softcap: softcap("attn_logit_softcapping", 0)?,
+            logit_scale: scales.logit,
+            logit_softcap: softcap("final_logit_softcapping", 1)?,
+            parallel: match family.parallel {
+                Parallel::No => false,
+                Parallel::Shared => true,
+                Parallel::Said => keys.metadata.bool(&keys.name("use_parallel_residual"))?.unwrap_or(true),
+                Parallel::WithOneNorm => header.tensor("blk.0.ffn_norm.weight").is_none(),
             },
-            logit_softcap: match architecture {
-                Architecture::Gemma2 => Some(keys.positive("final_logit_softcapping")?.unwrap_or(30.0)),
-                _ => keys.positive("final_logit_softcapping")?,
-            },
-            activation: match architecture {
-                Architecture::Bert => Activation::GeluErf,
-                _ if architecture.is_gemma() || !architecture.has_gate() => Activation::Gelu,
-                _ => Activation::Silu,
-            },
-            rope: RopeConfig::read(&keys, header, architecture, size, trained_context)?,
-            sliding: Sliding::read(&keys, architecture, layers)?,
+            rope,
         })
     }
 
     /// Name of the tensor that holds the divisors of the RoPE frequencies for an engine that
     /// allocates `context` tokens, where the model has one.
     pub fn rope_factors_tensor(&self, context: usize) -> Option<&'static str> {
-        self.rope.factors_tensor(self.architecture, context)
+        self.rope.factors_tensor(context)
     }
 
     /// Pairs of elements of a head that are rotated.
@@ -259,44 +192,87 @@ impl Config {
     /// The attention of layer `index`.
     pub fn attention(&self, index: usize) -> Attention {
         Attention {
-            heads: self.heads,
+            heads: self.layers[index].heads,
             scale: self.attention_scale,
             softcap: self.attention_softcap,
-            window: self.sliding_at(index).map(|sliding| sliding.window),
-            causal: !self.architecture.is_encoder(),
+            window: self.layers[index].window,
+            causal: !self.family.encoder,
         }
     }
 
     /// The rotation of layer `index`; `factors` are the values of [`Config::rope_factors_tensor`].
     pub fn rope(&self, index: usize, factors: Option<&[f32]>) -> Rope {
-        match self.sliding_at(index).and_then(|sliding| sliding.rope_base) {
-            Some(base) => self.rope.unscaled(base).table(None),
-            None => self.rope.table(factors),
+        match self.layers[index].rotation {
+            Rotation::None => self.rope.none(),
+            Rotation::Scaled => self.rope.table(factors),
+            Rotation::Unscaled(base) => self.rope.unscaled(base).table(None),
         }
-    }
-
-    fn sliding_at(&self, index: usize) -> Option<&Sliding> {
-        self.sliding.as_ref().filter(|sliding| !sliding.sees_all.at(index))
     }
 
     /// Numbers that keys and values of one token take, over all layers; in an encoder these share their cache.
     pub fn kv_width(&self) -> u64 {
-        let caches = if self.architecture.is_encoder() { 1 } else { self.layers as u64 };
-        2 * caches * (self.heads.kv * self.heads.size) as u64
+        let widths = self.layers.iter().map(|LayerConfig { heads, .. }| 2 * (heads.kv * heads.size) as u64);
+        if self.family.encoder { widths.max().unwrap_or(0) } else { widths.sum() }
+    }
+}
+
+/// The heads of each layer.
+fn heads(keys: &Keys, layers: usize, embedding: usize) -> Result<Vec<Heads>> {
+    let query = keys.required_layered("attention.head_count", MAX_WIDTH, layers)?;
+    let kv = keys.layered("attention.head_count_kv", MAX_WIDTH, layers)?.unwrap_or_else(|| query.clone());
+    let size = match keys.size("attention.key_length", MAX_WIDTH)? {
+        Some(size) => size,
+        None if embedding.is_multiple_of(query[0]) => embedding / query[0],
+        None => {
+            return Err(Error::corrupt_model(format!("{embedding} is not divisible by {} heads", query[0])));
+        }
+    };
+    if keys.size("attention.value_length", MAX_WIDTH)?.is_some_and(|value| value != size) {
+        return Err(Error::unsupported_model("keys and values of different lengths are not supported"));
+    }
+    let checked = |(query, kv): (usize, usize)| {
+        if !query.is_multiple_of(kv) {
+            return Err(Error::corrupt_model(format!("{query} query heads cannot share {kv} key heads")));
+        }
+        if query.saturating_mul(size) > MAX_WIDTH as usize {
+            return Err(Error::corrupt_model(format!("{query} heads of {size} elements are too many")));
+        }
+        Ok(Heads { query, kv, size })
+    };
+    query.into_iter().zip(kv).map(checked).collect()
+}
+
+/// Factors of what goes along the stream.
+struct Scales {
+    embedding: f32,
+    residual: f32,
+    logit: f32,
+}
+
+impl Scales {
+    fn read(keys: &Keys, family: &Family, layers: usize, embedding: usize) -> Result<Scales> {
+        let d = embedding as f32;
+        let [of_embedding, of_residual, of_logit] = match family.minicpm_scales {
+            true => [12.0, 1.4 / (layers as f32).sqrt(), d / 256.0],
+            false => [if family.root_scale { d.sqrt() } else { 1.0 }, 1.0, 1.0],
+        };
+        let logit = keys.positive("logit_scale")?.unwrap_or(of_logit);
+        Ok(Scales {
+            embedding: keys.positive("embedding_scale")?.unwrap_or(of_embedding),
+            residual: keys.positive("residual_scale")?.unwrap_or(of_residual),
+            logit: match family.logit_scale {
+                LogitScale::Divides => 1.0 / logit,
+                LogitScale::Multiplies => logit,
+            },
+        })
     }
 }
 
 /// Gemma's largest models scale queries by the width a head has in the stream, the others by its own.
-fn query_scale_width(
-    architecture: Architecture,
-    layers: usize,
-    embedding: usize,
-    query_heads: usize,
-    head_size: usize,
-) -> usize {
-    match (architecture, layers) {
-        (Architecture::Gemma2, 46) | (Architecture::Gemma3, 62) => embedding / query_heads,
-        _ => head_size,
+fn query_scale_width(family: &Family, layers: usize, embedding: usize, heads: Heads) -> usize {
+    match (family.name, layers) {
+        ("gemma2", 46) | ("gemma3", 62) => embedding / heads.query,
+        _ => heads.size,
     }
 }
 
@@ -313,21 +289,17 @@ fn vocabulary(header: &Header) -> Result<usize> {
 }
 
 impl Sliding {
-    fn read(keys: &Keys, architecture: Architecture, layers: usize) -> Result<Option<Sliding>> {
+    fn read(keys: &Keys, family: &Family, layers: usize) -> Result<Option<Sliding>> {
         let name = keys.name("attention.sliding_window");
         let window = keys.metadata.u32(&name)?.unwrap_or(0) as usize;
         if window == 0 {
             return Ok(None);
         }
-        let default_period = match architecture {
-            Architecture::Gemma2 => 2,
-            Architecture::Gemma3 => 6,
-            _ => 0,
-        };
         let name = keys.name("attention.sliding_window_pattern");
         let sees_all = match keys.metadata.array_len(&name) {
             None => {
-                SeesAll::Every(keys.metadata.u32(&name)?.map_or(default_period, |period| period as usize))
+                let period = keys.metadata.u32(&name)?.map(|period| period as usize);
+                SeesAll::Every(period.unwrap_or(family.sliding_period))
             }
             Some(len) => {
                 check_layers(&name, len, layers)?;
@@ -335,12 +307,15 @@ impl Sliding {
                 SeesAll::Layers(slides.into_iter().map(|slides| slides == 0).collect())
             }
         };
-        let rope_base = match architecture {
-            Architecture::Gemma3 => {
-                Some(keys.positive("rope.freq_base_swa")?.unwrap_or(GEMMA3_LOCAL_ROPE_BASE))
+        let rotation = match family.sliding_rope {
+            SlidingRope::Same => Rotation::Scaled,
+            SlidingRope::Unscaled => {
+                Rotation::Unscaled(keys.positive("rope.freq_base")?.unwrap_or(family.rope_base))
             }
-            _ => None,
+            SlidingRope::Base(base) => {
+                Rotation::Unscaled(keys.positive("rope.freq_base_swa")?.unwrap_or(base))
+            }
         };
-        Ok(Some(Sliding { window, sees_all, rope_base }))
+        Ok(Some(Sliding { window, sees_all, rotation }))
     }
 }

@@ -167,12 +167,12 @@ impl Decoder {
 
     /// Gives the buffer of the scores.
     async fn record(loader: &mut Loader<'_>, config: &Config, context: usize, rows: usize) -> Result<Buffer> {
-        if config.architecture.is_encoder() {
+        if config.family.encoder {
             return Err(Error::internal("an encoder cannot be loaded as a decoder"));
         }
         let (d, v) = (config.embedding, config.vocabulary);
         let stream = layers::record(loader, config, Size { pages: pages(context), rows, context }).await?;
-        let norm = loader.norm("output_norm", d, config)?;
+        let norm = loader.last_norm("output_norm", d, config)?;
         let head = match loader.has("output.weight") {
             true => loader.linear("output", v, d)?,
             // Tied to the embedding.

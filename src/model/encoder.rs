@@ -27,7 +27,7 @@ pub enum Pooling {
 impl Pooling {
     /// `{architecture}.pooling_type`; the mean where the file does not say, or says none.
     fn read(metadata: &Metadata, config: &Config) -> Result<Pooling> {
-        let key = format!("{}.pooling_type", config.architecture_name);
+        let key = format!("{}.pooling_type", config.family.name);
         match metadata.u32(&key)? {
             None | Some(0 | 1) => Ok(Pooling::Mean),
             Some(2) => Ok(Pooling::First),

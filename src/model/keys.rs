@@ -20,18 +20,16 @@ impl Keys<'_> {
         self.metadata.integer(&name)?.map(|value| in_range(&name, value, max)).transpose()
     }
 
-    /// The same where a file may have a number for each of the `layers`. Those that differ are not supported.
-    pub(super) fn layered(&self, key: &str, max: u32, layers: usize) -> Result<Option<usize>> {
+    /// The same for each of the `layers`: a file may have a number for all of them, or a list.
+    pub(super) fn layered(&self, key: &str, max: u32, layers: usize) -> Result<Option<Vec<usize>>> {
         let name = self.name(key);
-        let Some(len) = self.metadata.array_len(&name) else { return self.size(key, max) };
+        let Some(len) = self.metadata.array_len(&name) else {
+            return Ok(self.size(key, max)?.map(|value| vec![value; layers]));
+        };
         check_layers(&name, len, layers)?;
         let values = self.metadata.integers(&name)?.unwrap_or_default();
-        if values.iter().any(|&value| value != values[0]) {
-            return Err(Error::unsupported_model(format!(
-                "metadata {name} differs from layer to layer, which candlewick cannot run yet"
-            )));
-        }
-        in_range(&name, values[0].into(), max).map(Some)
+        let values = values.into_iter().map(|value| in_range(&name, value.into(), max));
+        values.collect::<Result<Vec<_>>>().map(Some)
     }
 
     fn missing(&self, key: &str) -> Error {
@@ -42,7 +40,7 @@ impl Keys<'_> {
         self.size(key, max)?.ok_or_else(|| self.missing(key))
     }
 
-    pub(super) fn required_layered(&self, key: &str, max: u32, layers: usize) -> Result<usize> {
+    pub(super) fn required_layered(&self, key: &str, max: u32, layers: usize) -> Result<Vec<usize>> {
         self.layered(key, max, layers)?.ok_or_else(|| self.missing(key))
     }
 

@@ -4,6 +4,7 @@
 //! end, in the file's order: each byte once, and the next piece is on its way while one is brought to the backend.
 
 use super::config::Config;
+use super::family::NormStyle;
 use crate::backend::op::{Linear, Matrix, Norm, Vector};
 use crate::backend::{Backend, Program};
 use crate::format::gguf::{Header, TensorInfo, TensorType};
@@ -13,6 +14,7 @@ use crate::{Error, Result};
 use futures_util::stream::{self, StreamExt};
 use half::{bf16, f16};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Bytes of one read, or a row if that is longer: over a network a request costs as much as some megabytes.
@@ -40,6 +42,10 @@ pub(super) struct Loader<'a> {
     pieces: Vec<Piece>,
     /// Matrices that are made from several tensors: all their rows.
     made: Vec<(Matrix, Vec<u8>)>,
+    /// Vectors that the file does not have.
+    made_vectors: Vec<(Vector, Vec<f32>)>,
+    /// Names of tensors that the model wants.
+    asked: HashSet<String>,
 }
 
 /// A part of a tensor, and where it goes.
@@ -51,8 +57,8 @@ struct Piece {
 enum Place {
     /// A matrix, from this row on.
     Rows(Matrix, usize),
-    /// All of a vector, from numbers of this type.
-    Vector(Vector, TensorType),
+    /// All of a vector, from numbers of this type, each multiplied by a factor.
+    Vector(Vector, TensorType, f32),
 }
 
 impl<'a> Loader<'a> {
@@ -62,8 +68,8 @@ impl<'a> Loader<'a> {
         weights: bool,
         progress: &'a mut Progress<'a>,
     ) -> Self {
-        let (program, pieces, made) = Default::default();
-        Loader { source, header, program, weights, progress, loaded: 0, pieces, made }
+        let (program, pieces, made, made_vectors, asked) = Default::default();
+        Loader { source, header, program, weights, progress, loaded: 0, pieces, made, made_vectors, asked }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -83,7 +89,7 @@ impl<'a> Loader<'a> {
     }
 
     /// A tensor of `len` numbers that are floats of some type.
-    fn numbers(&self, name: &str, len: usize) -> Result<&'a TensorInfo> {
+    fn numbers(&mut self, name: &str, len: usize) -> Result<&'a TensorInfo> {
         let tensor = self.tensor(name)?;
         if tensor.elements() != len as u64 {
             return Err(self.wrong_shape(tensor, &[len]));
@@ -95,17 +101,49 @@ impl<'a> Loader<'a> {
         Ok(tensor)
     }
 
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
+    /// A tensor of `len` numbers, each multiplied by `factor`.
+    fn vector(&mut self, name: &str, len: usize, factor: f32) -> Result<Vector> {
         let tensor = self.numbers(name, len)?;
-        self.part(tensor, 0, len)
+        self.part(tensor, 0, len, factor)
     }
 
     /// `len` of a tensor's numbers from `first` on.
-    fn part(&mut self, tensor: &TensorInfo, first: usize, len: usize) -> Result<Vector> {
+    fn part(&mut self, tensor: &TensorInfo, first: usize, len: usize, factor: f32) -> Result<Vector> {
         let size = tensor.kind.block().1;
         let vector = self.program.vector(len);
-        self.ask(tensor.offset + first as u64 * size, len as u64 * size, Place::Vector(vector, tensor.kind));
+        let place = Place::Vector(vector, tensor.kind, factor);
+        self.ask(tensor.offset + first as u64 * size, len as u64 * size, place);
         Ok(vector)
+    }
+
+    /// One that no file has.
+    fn made_vector(&mut self, values: Vec<f32>) -> Vector {
+        let vector = self.program.vector(values.len());
+        self.made_vectors.push((vector, values));
+        vector
+    }
+
+    /// Fails with `unsupported_model` where a layer has a tensor that nobody asked for: it would be computed
+    /// differently.
+    pub(super) fn check_layers(&self, layers: usize) -> Result<()> {
+        let left = self.header.tensors.iter().find(|tensor| {
+            let layer = tensor.name.strip_prefix("blk.").and_then(|name| name.split_once('.'));
+            layer.is_some_and(|(index, part)| {
+                // Those of layers that predict further tokens come last, and are not needed. Old files have the
+                // frequencies of rotations.
+                let needed =
+                    index.parse().is_ok_and(|index: usize| index < layers) && !part.contains("rot_embd");
+                needed && !self.asked.contains(&tensor.name)
+            })
+        });
+        match left {
+            None => Ok(()),
+            Some(tensor) => Err(Error::unsupported_model(format!(
+                "the model has tensors that candlewick does not know for its architecture, such as {}",
+                tensor.name
+            ))
+            .context(self.source.name())),
+        }
     }
 
     /// The embeddings of positions, as many as the trained context. To each is added that of the first type of token,
@@ -130,14 +168,45 @@ impl<'a> Loader<'a> {
         Ok(matrix)
     }
 
-    /// `{name}.weight`, and `{name}.bias` where the family has LayerNorm.
+    /// A norm of the stream, or of what is added to it: `{name}.weight`, and `{name}.bias` where the family has LayerNorm
+    /// and the file one.
     pub(super) fn norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
-        let scale = self.vector(&format!("{name}.weight"), width)?;
-        if !config.architecture.has_layer_norm() {
-            return Ok(Norm::rms(scale, config.norm_epsilon));
-        }
-        let bias = self.vector(&format!("{name}.bias"), width)?;
-        Ok(Norm::layer(scale, bias, config.norm_epsilon))
+        // The stream is smaller by its residual scale, which a norm takes out, and this keeps it exact.
+        let epsilon = config.norm_epsilon / (config.residual_scale * config.residual_scale);
+        self.scaled_norm(name, width, config, epsilon, 1.0)
+    }
+
+    /// The last norm, which scales the logits too.
+    pub(super) fn last_norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
+        let epsilon = config.norm_epsilon / (config.residual_scale * config.residual_scale);
+        self.scaled_norm(name, width, config, epsilon, config.logit_scale)
+    }
+
+    fn scaled_norm(
+        &mut self,
+        name: &str,
+        width: usize,
+        config: &Config,
+        epsilon: f32,
+        factor: f32,
+    ) -> Result<Norm> {
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        let scale = match config.family.norm {
+            NormStyle::Bare => self.made_vector(vec![factor; width]),
+            NormStyle::Rms | NormStyle::Layer => self.vector(&weight, width, factor)?,
+        };
+        let bias = match config.family.norm {
+            NormStyle::Rms => return Ok(Norm::rms(scale, epsilon)),
+            NormStyle::Layer if self.has(&bias) => self.vector(&bias, width, factor)?,
+            NormStyle::Layer | NormStyle::Bare => self.made_vector(vec![0.0; width]),
+        };
+        Ok(Norm::layer(scale, bias, epsilon))
+    }
+
+    /// The norm of queries or keys.
+    pub(super) fn head_norm(&mut self, name: &str, width: usize, config: &Config) -> Result<Norm> {
+        let scale = self.vector(&format!("{name}.weight"), width, 1.0)?;
+        Ok(Norm::rms(scale, config.norm_epsilon))
     }
 
     /// `{name}.weight`, and `{name}.bias` where the file has one.
@@ -167,7 +236,7 @@ impl<'a> Loader<'a> {
         let mut first_row = 0;
         for rows in parts {
             let weight = self.rows(tensor, first_row, rows, columns)?;
-            let bias = bias.map(|bias| self.part(bias, first_row, rows)).transpose()?;
+            let bias = bias.map(|bias| self.part(bias, first_row, rows, 1.0)).transpose()?;
             linears.push(Linear { weight, bias });
             first_row += rows;
         }
@@ -207,6 +276,9 @@ impl<'a> Loader<'a> {
             samples.update(sample(&rows));
             backend.write_rows(matrix, 0, &rows)?;
         }
+        for (vector, values) in std::mem::take(&mut self.made_vectors) {
+            backend.write_vector(vector, &values)?;
+        }
         self.pieces.sort_by_key(|piece| piece.range.start);
         let reads: Vec<&[Piece]> = together(&self.pieces).collect();
         let source = self.source;
@@ -224,7 +296,11 @@ impl<'a> Loader<'a> {
                 samples.update(sample(bytes));
                 match to {
                     Place::Rows(matrix, first) => backend.write_rows(*matrix, *first, bytes)?,
-                    Place::Vector(vector, kind) => backend.write_vector(*vector, &floats(*kind, bytes))?,
+                    Place::Vector(vector, kind, factor) => {
+                        let mut values = floats(*kind, bytes);
+                        values.iter_mut().for_each(|value| *value *= factor);
+                        backend.write_vector(*vector, &values)?;
+                    }
                 }
                 self.loaded += bytes.len() as u64;
                 (self.progress)(self.loaded)?;
@@ -233,7 +309,8 @@ impl<'a> Loader<'a> {
         Ok(samples)
     }
 
-    fn tensor(&self, name: &str) -> Result<&'a TensorInfo> {
+    fn tensor(&mut self, name: &str) -> Result<&'a TensorInfo> {
+        self.asked.insert(name.to_owned());
         let missing =
             || Error::corrupt_model(format!("tensor {name} is missing")).context(self.source.name());
         self.header.tensor(name).ok_or_else(missing)

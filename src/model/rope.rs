@@ -1,6 +1,7 @@
 //! How positions rotate queries and keys: RoPE, and the ways to stretch it over longer contexts.
 
-use super::config::{Architecture, MAX_WIDTH};
+use super::config::MAX_WIDTH;
+use super::family::{Family, Positions};
 use super::keys::Keys;
 use crate::backend::op::{Rope, RopePairing};
 use crate::format::gguf::Header;
@@ -28,6 +29,8 @@ enum RopeScaling {
     /// <https://arxiv.org/abs/2309.00071>
     Yarn {
         factor: f32,
+        /// Divides the magnitude by what it would be with so much of the factor's logarithm.
+        log_multiplier: Option<f32>,
         original_context: f32,
         beta_fast: f32,
         beta_slow: f32,
@@ -35,6 +38,8 @@ enum RopeScaling {
     /// A divisor a frequency, from tensors: Llama 3's one list, or LongRoPE's two.
     Factors {
         original_context: usize,
+        /// The one list.
+        one: bool,
     },
 }
 
@@ -42,29 +47,37 @@ impl RopeConfig {
     pub(super) fn read(
         keys: &Keys,
         header: &Header,
-        architecture: Architecture,
+        family: &Family,
         head_size: usize,
         trained_context: usize,
     ) -> Result<RopeConfig> {
-        let dimensions = match architecture.learns_positions() {
+        let dimensions = match family.learns_positions() {
             true => 0,
             false => keys.size("rope.dimension_count", MAX_WIDTH)?.unwrap_or(head_size),
         };
         if dimensions > head_size || !dimensions.is_multiple_of(2) {
             return Err(Error::corrupt_model(format!("cannot rotate {dimensions} of {head_size} elements")));
         }
-        let base = keys.positive("rope.freq_base")?;
-        let default_base = if architecture == Architecture::Gemma3 { 1_000_000.0 } else { 10_000.0 };
         Ok(RopeConfig {
-            pairing: match architecture {
-                Architecture::Llama => RopePairing::Interleaved,
-                _ => RopePairing::Halves,
+            pairing: match family.positions {
+                Positions::Rotated(pairing) => pairing,
+                Positions::Learned => RopePairing::Halves,
             },
             dimensions,
-            base: base.unwrap_or(default_base),
+            base: keys.positive("rope.freq_base")?.unwrap_or(family.rope_base),
             scaling: RopeScaling::read(keys, header, trained_context)?,
             magnitude: keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0),
         })
+    }
+
+    /// No rotation.
+    pub(super) fn none(&self) -> Rope {
+        Rope { pairing: self.pairing, frequencies: Vec::new(), magnitude: 1.0 }
+    }
+
+    /// The context of the first training, before that was stretched.
+    pub(super) fn original_context(&self, keys: &Keys, trained_context: usize) -> Result<usize> {
+        Ok(keys.size("rope.scaling.original_context_length", u32::MAX)?.unwrap_or(trained_context))
     }
 
     /// The same with another base, and no scaling.
@@ -78,10 +91,10 @@ impl RopeConfig {
     }
 
     /// See [`Config::rope_factors_tensor`](super::Config::rope_factors_tensor).
-    pub(super) fn factors_tensor(&self, architecture: Architecture, context: usize) -> Option<&'static str> {
+    pub(super) fn factors_tensor(&self, context: usize) -> Option<&'static str> {
         match self.scaling {
-            RopeScaling::Factors { .. } if architecture == Architecture::Llama => Some("rope_freqs.weight"),
-            RopeScaling::Factors { original_context } if context > original_context => {
+            RopeScaling::Factors { one: true, .. } => Some("rope_freqs.weight"),
+            RopeScaling::Factors { original_context, .. } if context > original_context => {
                 Some("rope_factors_long.weight")
             }
             RopeScaling::Factors { .. } => Some("rope_factors_short.weight"),
@@ -102,7 +115,7 @@ impl RopeConfig {
                 let divisor = |pair: usize| factors.map_or(1.0, |factors| factors[pair]);
                 ((0..pairs).map(|pair| frequency(pair) / divisor(pair)).collect(), self.magnitude)
             }
-            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow } => {
+            RopeScaling::Yarn { factor, log_multiplier, original_context, beta_fast, beta_slow } => {
                 // The pair that turns `turns` times over the original context.
                 let pair_of = |turns: f32| {
                     self.dimensions as f32 * (original_context / (turns * std::f32::consts::TAU)).ln()
@@ -114,7 +127,8 @@ impl RopeConfig {
                     let ramp = ((pair as f32 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
                     frequency(pair) * ((1.0 - ramp) + ramp / factor)
                 };
-                let magnitude = (1.0 + 0.1 * factor.ln()) * self.magnitude;
+                let grown = |multiplier: f32| 1.0 + 0.1 * multiplier * factor.ln();
+                let magnitude = grown(1.0) / log_multiplier.map_or(1.0, grown) * self.magnitude;
                 ((0..pairs).map(blend).collect(), magnitude)
             }
         };
@@ -126,11 +140,10 @@ impl RopeScaling {
     fn read(keys: &Keys, header: &Header, trained_context: usize) -> Result<RopeScaling> {
         let original_context =
             keys.size("rope.scaling.original_context_length", u32::MAX)?.unwrap_or(trained_context);
-        let has_factors = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"]
-            .iter()
-            .any(|name| header.tensor(name).is_some());
-        if has_factors {
-            return Ok(RopeScaling::Factors { original_context });
+        let has = |name: &str| header.tensor(name).is_some();
+        let one = has("rope_freqs.weight");
+        if one || has("rope_factors_long.weight") || has("rope_factors_short.weight") {
+            return Ok(RopeScaling::Factors { original_context, one });
         }
         let factor = match keys.positive("rope.scaling.factor")? {
             Some(factor) => factor,
@@ -144,6 +157,7 @@ impl RopeScaling {
             Some("none" | "longrope") => Ok(RopeScaling::None),
             Some("yarn") => Ok(RopeScaling::Yarn {
                 factor,
+                log_multiplier: keys.positive("rope.scaling.yarn_log_multiplier")?,
                 original_context: original_context as f32,
                 beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                 beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),

@@ -33,7 +33,10 @@ async function ready() {
       params: { temperature: 0, max_tokens: 12 },
       said: (answer) => answer.choices[0].message.content,
       cached: (answer) => answer.usage.prompt_tokens_details.cached_tokens,
-      rules: { role: "system", content: "Once upon a time there was a little girl who told stories, and nobody else did." },
+      rules: {
+        role: "system",
+        content: "Once upon a time there was a little girl who told stories, and nobody else did.",
+      },
     });
   });
 }

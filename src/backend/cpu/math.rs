@@ -155,6 +155,10 @@ pub(super) fn activate(x: &mut [f32], activation: Activation) {
         Activation::Silu => map(x, |x| mul_f32(x, sigmoid(x))),
         Activation::Gelu => map(x, gelu),
         Activation::GeluErf => map(x, gelu_erf),
+        Activation::SquaredRelu => map(x, |x| {
+            let positive = max_f32(x, all_f32(0.0));
+            mul_f32(positive, positive)
+        }),
     }
 }
 

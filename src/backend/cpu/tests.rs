@@ -105,6 +105,7 @@ impl Bench {
             key: b,
             value: c,
             norms: None,
+            norms_rotated: false,
             rope: Rope { pairing: RopePairing::Halves, frequencies: vec![0.1; WIDTH / 8], magnitude: 1.0 },
             cache: *cache,
             attention: Attention { heads: HEADS, scale: 0.25, softcap: None, window: None, causal: true },

@@ -34,13 +34,24 @@ pub(super) enum End {
 impl End {
     /// The same in a kernel's flags.
     fn flags(self, kernel: Kernel) -> Kernel {
-        kernel
+        let kernel = kernel
             .flag("ADD", self == End::Add)
             .flag("SOFTCAP", matches!(self, End::Softcap(_)))
-            .flag("ACTIVATE", matches!(self, End::Activate(_)))
-            .flag("GELU", self == End::Activate(Activation::Gelu))
-            .flag("GELU_ERF", self == End::Activate(Activation::GeluErf))
+            .flag("ACTIVATE", matches!(self, End::Activate(_)));
+        match self {
+            End::Activate(activation) => activated(kernel, activation),
+            _ => kernel,
+        }
     }
+}
+
+/// An activation in a kernel's flags.
+pub(super) fn activated(kernel: Kernel, activation: Activation) -> Kernel {
+    let is = |known| activation == known;
+    kernel
+        .flag("GELU", is(Activation::Gelu))
+        .flag("GELU_ERF", is(Activation::GeluErf))
+        .flag("SQUARED_RELU", is(Activation::SquaredRelu))
 }
 
 /// What matrices are multiplied by.

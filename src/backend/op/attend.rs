@@ -17,6 +17,8 @@ pub struct Attend {
     pub value: Buffer,
     /// RMSNorms of each head of query and key.
     pub norms: Option<[Norm; 2]>,
+    /// Whether they follow the rotation; otherwise they come before it.
+    pub norms_rotated: bool,
     /// By which queries and keys are rotated.
     pub rope: Rope,
     /// Where keys and values are kept.
@@ -49,6 +51,7 @@ impl Tried for Attend {
             key: cutter.input(kv_width, Numbers::Within(amplitude)),
             value: cutter.input(kv_width, Numbers::Within(1.0)),
             norms,
+            norms_rotated: self.norms_rotated,
             rope: self.rope.clone(),
             // A second sequence has but one.
             cache: cutter.to.program.cache(pages(POSITIONS) + 1, heads),

@@ -115,4 +115,6 @@ pub enum Activation {
     Gelu,
     /// GELU as it is defined: `x · Φ(x)`.
     GeluErf,
+    /// `max(x, 0)²`.
+    SquaredRelu,
 }

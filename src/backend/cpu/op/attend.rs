@@ -23,20 +23,28 @@ impl Cpu {
     }
 
     fn rotate_and_store(&mut self, operation: &Attend, step: &Step) {
-        let Attend { query, key, value, norms, rope, cache, attention, .. } = operation;
+        let Attend { query, key, value, norms, norms_rotated, rope, cache, attention, .. } = operation;
         let started = self.times.start();
         let (heads, rows) = (attention.heads, step.rows());
         let (q_width, kv_width) = (heads.query * heads.size, heads.kv * heads.size);
         for (buffer, width, index) in [(*query, q_width, 0), (*key, kv_width, 1)] {
             let mut values = self.take(buffer);
             let used = &mut values[..rows * width];
-            if let Some(norms) = norms {
-                let scale = &self.vectors[norms[index].scale.0];
-                math::rms_norm_runs(used, scale, norms[index].epsilon);
+            let normalize = |values: &mut [f32]| {
+                if let Some(norms) = norms {
+                    let scale = &self.vectors[norms[index].scale.0];
+                    math::rms_norm_runs(values, scale, norms[index].epsilon);
+                }
+            };
+            if !norms_rotated {
+                normalize(used);
             }
             let angles = self.rotations.angles(step.positions(), rope);
             for (values, angles) in used.chunks_exact_mut(width).zip(angles) {
                 math::rotate(values, heads.size, angles, rope.pairing);
+            }
+            if *norms_rotated {
+                normalize(used);
             }
             self.put(buffer, values);
         }

@@ -124,7 +124,7 @@ impl Gpu {
     }
 
     pub(super) fn rotate_and_store(&mut self, operation: &Attend, step: &Step) -> Result<()> {
-        let Attend { query, key, value, norms, rope, cache, attention, .. } = operation;
+        let Attend { query, key, value, norms, norms_rotated, rope, cache, attention, .. } = operation;
         let (rows, heads, Cache { keys, values }) = (step.rows(), attention.heads, self.caches[cache.0]);
         let [q, k, v] = [query, key, value].map(|buffer| self.buffers[buffer.0]);
         let angles = self.angles(rope, 0)?;
@@ -140,7 +140,7 @@ impl Gpu {
             rope.frequencies.len() as u32,
             q.stride as u32,
             k.stride as u32,
-            0,
+            (*norms_rotated).into(),
             0,
             q_norm,
             k_norm,

@@ -1,19 +1,16 @@
-use super::super::product::{End, FEW_TOKENS, Input, fold, matrix_params};
+use super::super::product::{End, FEW_TOKENS, Input, activated, fold, matrix_params};
 use super::super::shader::Kernel;
 use super::Gpu;
 use crate::Result;
 use crate::backend::Step;
-use crate::backend::op::{Activation, Gate, Norm, NormKind};
+use crate::backend::op::{Gate, Norm, NormKind};
 
 impl Gpu {
     /// `out = act(gate·norm(x)) · (up·norm(x))`.
     pub(super) fn gate(&mut self, operation: &Gate, step: &Step) -> Result<()> {
         let Gate { x, norm, gate, up, activation, out } = operation;
         let (rows, x, out) = (step.rows(), self.buffers[x.0], self.buffers[out.0]);
-        let flagged = |kernel: Kernel| {
-            let is = |known| *activation == known;
-            kernel.flag("GELU", is(Activation::Gelu)).flag("GELU_ERF", is(Activation::GeluErf))
-        };
+        let flagged = |kernel: Kernel| activated(kernel, *activation);
         let (gates, ups) = (self.pieces(gate, out), self.pieces(up, out));
         if let ([gate], [up]) = (&gates[..], &ups[..])
             && rows <= FEW_TOKENS

@@ -10,8 +10,9 @@ struct Params {
     // From token to token, in numbers.
     q_stride: u32,
     kv_stride: u32,
-    _pad0: u32,
-    _pad1: u32,
+    // Whether the norms follow the rotation: which keeps what they divide by.
+    norms_rotated: u32,
+    _pad: u32,
     // Scales of the heads' norms, in numbers, or NONE.
     q_norm: u32,
     k_norm: u32,
@@ -41,8 +42,16 @@ const NONE: u32 = 0xffffffffu;
 var<workgroup> head: array<f32, STRIDE>;
 var<workgroup> partials: array<f32, 64>;
 
-// Element `e` of the head, rotated.
-fn rotated(e: u32, position: u32) -> f32 {
+// Element `e` of the head, rotated; and scaled by a norm that follows.
+fn rotated(e: u32, position: u32, norm: u32) -> f32 {
+    let value = rotated_only(e, position);
+    if norm == NONE || params.norms_rotated == 0u || e >= params.size {
+        return value;
+    }
+    return value * vectors[norm + e];
+}
+
+fn rotated_only(e: u32, position: u32) -> f32 {
     if e >= 2u * params.pairs {
         return head[e];
     }
@@ -103,14 +112,18 @@ fn rotate_and_store(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_
         let epsilon = select(params.k_epsilon, params.q_epsilon, is_query);
         let factor = inverseSqrt(partials[0] / f32(params.size) + epsilon);
         for (var e = thread; e < params.size; e += 64u) {
-            head[e] *= factor * vectors[norm + e];
+            if params.norms_rotated == 0u {
+                head[e] *= factor * vectors[norm + e];
+            } else {
+                head[e] *= factor;
+            }
         }
         workgroupBarrier();
     }
 
     if is_query {
         for (var e = thread; e < params.size; e += 64u) {
-            q[at + e] = rotated(e, position);
+            q[at + e] = rotated(e, position, norm);
         }
         return;
     }
@@ -121,7 +134,7 @@ fn rotate_and_store(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_
         if is_value {
             values[(row + e) >> 1u] = pack2x16float(vec2<f32>(head[e], head[e + 1u]));
         } else {
-            keys[(row + e) >> 1u] = pack2x16float(vec2<f32>(rotated(e, position), rotated(e + 1u, position)));
+            keys[(row + e) >> 1u] = pack2x16float(vec2<f32>(rotated(e, position, norm), rotated(e + 1u, position, norm)));
         }
     }
 #else
@@ -129,7 +142,7 @@ fn rotate_and_store(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_
         if is_value {
             values[row + e] = bitcast<u32>(head[e]);
         } else {
-            keys[row + e] = bitcast<u32>(rotated(e, position));
+            keys[row + e] = bitcast<u32>(rotated(e, position, norm));
         }
     }
 #endif

@@ -28,7 +28,11 @@ fn activation(x: f32) -> f32 {
 #ifdef GELU_ERF
     return gelu_erf(x);
 #else
+#ifdef SQUARED_RELU
+    return max(x, 0.0) * max(x, 0.0);
+#else
     return silu(x);
+#endif
 #endif
 #endif
 }
