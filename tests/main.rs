@@ -12,6 +12,7 @@ mod edit;
 mod encoder;
 mod engine;
 mod expressions;
+mod families;
 mod fixtures;
 mod gguf;
 mod hub;

@@ -189,6 +189,7 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { name: "minicpm", minicpm_scales: true, ..LLAMA },
     Family { name: "smollm3", unrotated: Unrotated::Every(4), ..LLAMA },
     Family { name: "arcee", gate: false, activation: Activation::SquaredRelu, ..LLAMA },
+    Family { name: "olmo", norm: NormStyle::Bare, ..LLAMA },
     Family { name: "glm4", norms: Norms::Around, ..LLAMA },
     QWEN2,
     Family { name: "qwen2vl", ..QWEN2 },
@@ -203,7 +204,6 @@ pub(super) static FAMILIES: &[Family] = &[
         sliding_period: 4,
         ..QWEN2
     },
-    Family { name: "olmo", norm: NormStyle::Bare, ..QWEN2 },
     QWEN3,
     Family { name: "qwen3vl", ..QWEN3 },
     Family { name: "exaone4", norms: Norms::After, unrotated: Unrotated::Full, sliding_period: 4, ..QWEN3 },

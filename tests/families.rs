@@ -1,0 +1,153 @@
+//! Families by other names, and sizes that differ from layer to layer.
+
+use crate::edit::{Edit, Tensor};
+use crate::fixtures::{all_logits, contents, json, path, tokens};
+use candlewick::backend::cpu::Cpu;
+use candlewick::format::gguf::Header;
+use candlewick::model::{Config, Decoder};
+use candlewick::store::MemorySource;
+use candlewick::{Code, Result};
+use pollster::block_on;
+
+fn model(name: &str) -> Edit {
+    Edit::new(&contents(&path("models").join(format!("{name}.gguf"))))
+}
+
+fn load(edit: &Edit, context: usize) -> Result<Decoder> {
+    let source = MemorySource::new("edited.gguf", edit.bytes());
+    block_on(async {
+        let header = Header::read(&source).await?;
+        let config = Config::from_header(&header)?;
+        Decoder::load(&source, &header, config, Box::new(Cpu::new()), context, &mut |_| Ok(())).await
+    })
+}
+
+fn logits(edit: &Edit, ids: &[u32]) -> Vec<Vec<f32>> {
+    all_logits(&mut load(edit, 64).unwrap(), ids, 7)
+}
+
+fn renamed(mut edit: Edit, from: &str, to: &str) -> Edit {
+    for (key, _) in &mut edit.entries {
+        if let Some(rest) = key.strip_prefix(from).filter(|rest| rest.starts_with('.')) {
+            *key = format!("{to}{rest}");
+        }
+    }
+    edit.str("general.architecture", to)
+}
+
+/// They compute what another family does, and have keys of their own name.
+#[test]
+fn families_by_other_names() {
+    for (name, other) in [
+        ("llama", "internlm2"),
+        ("llama", "mistral3"),
+        ("qwen2", "qwen2vl"),
+        ("qwen3", "qwen3vl"),
+        ("granite", "minicpm"),
+    ] {
+        let ids = tokens(&json(&format!("goldens/{name}.json")));
+        let original = model(name);
+        let expected = logits(&original, &ids);
+        assert!(logits(&renamed(original, name, other), &ids) == expected, "{other}");
+    }
+}
+
+/// What MiniCPM's files leave out.
+#[test]
+fn minicpm_scales_by_itself() {
+    let ids = tokens(&json("goldens/granite.json"));
+    let (layers, width) = (2.0_f32, 32.0_f32);
+    let original = ["embedding_scale", "residual_scale", "logit_scale"]
+        .iter()
+        .fold(renamed(model("granite"), "granite", "minicpm"), |edit, key| {
+            edit.remove(&format!("minicpm.{key}"))
+        });
+    let f32 = |edit: Edit, key: &str, value: f32| edit.set(key, 6, &value.to_le_bytes());
+    let said = f32(original.clone(), "minicpm.embedding_scale", 12.0);
+    let said = f32(said, "minicpm.residual_scale", 1.4 / layers.sqrt());
+    let said = f32(said, "minicpm.logit_scale", width / 256.0);
+    assert!(logits(&original, &ids) == logits(&said, &ids));
+    assert!(logits(&original, &ids) != logits(&renamed(model("granite"), "granite", "minicpm"), &ids));
+}
+
+/// Sets some of a matrix's numbers in F32 to zero: those at `(row, column)`.
+fn zero(tensor: &mut Tensor, zeros: impl Fn(usize, usize) -> bool) {
+    let columns = tensor.dimensions[0] as usize;
+    for (index, number) in tensor.data.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        if zeros(index / columns, index % columns) {
+            *number = [0; 4];
+        }
+    }
+}
+
+/// Keeps the first rows or columns only.
+fn cut(tensor: &mut Tensor, rows: usize, columns: usize) {
+    let width = tensor.dimensions[0] as usize;
+    let numbers = tensor.data.as_chunks::<4>().0;
+    tensor.data =
+        numbers.chunks(width).take(rows).flat_map(|row| row[..columns].as_flattened().to_vec()).collect();
+    tensor.dimensions = vec![columns as u64, rows as u64];
+}
+
+/// A second layer that is narrower computes what it would with zeros in the place of what it lacks.
+#[test]
+fn layers_of_different_sizes() {
+    let ids = tokens(&json("goldens/llama.json"));
+    // 4 query heads and 2 key heads of 16; 96 wide.
+    let original = model("llama");
+    let zeros = original
+        .clone()
+        .tensor("blk.1.ffn_down.weight", |tensor| zero(tensor, |_, column| column >= 64))
+        .tensor("blk.1.attn_output.weight", |tensor| zero(tensor, |_, column| column >= 32));
+    let narrow = original
+        .clone()
+        .tensor("blk.1.ffn_gate.weight", |tensor| cut(tensor, 64, 64))
+        .tensor("blk.1.ffn_up.weight", |tensor| cut(tensor, 64, 64))
+        .tensor("blk.1.ffn_down.weight", |tensor| cut(tensor, 64, 64))
+        .tensor("blk.1.attn_q.weight", |tensor| cut(tensor, 32, 64))
+        .tensor("blk.1.attn_k.weight", |tensor| cut(tensor, 16, 64))
+        .tensor("blk.1.attn_v.weight", |tensor| cut(tensor, 16, 64))
+        .tensor("blk.1.attn_output.weight", |tensor| cut(tensor, 64, 32))
+        .i32s("llama.feed_forward_length", &[96, 64])
+        .i32s("llama.attention.head_count", &[4, 2])
+        .i32s("llama.attention.head_count_kv", &[2, 1]);
+    let (expected, found) = (logits(&zeros, &ids), logits(&narrow, &ids));
+    for (expected, found) in expected.iter().flatten().zip(found.iter().flatten()) {
+        assert!((expected - found).abs() < 1e-4, "{expected} {found}");
+    }
+    for (key, values) in [
+        ("llama.feed_forward_length", &[96, 0][..]),
+        ("llama.feed_forward_length", &[96]),
+        ("llama.attention.head_count_kv", &[2, 3]),
+        ("llama.attention.head_count", &[-4, 4]),
+    ] {
+        let code = load(&narrow.clone().i32s(key, values), 64).map(|_| ()).unwrap_err().code;
+        assert_eq!(code, Code::CorruptModel, "{key} {values:?}");
+    }
+}
+
+/// What nobody reads would be left out of the computation.
+#[test]
+fn tensors_that_no_family_knows() {
+    let tensor = |name: &str| Tensor {
+        name: name.to_owned(),
+        dimensions: vec![64],
+        kind: crate::edit::F32,
+        offset: None,
+        data: vec![0; 256],
+    };
+    let with = |name: &str| {
+        let mut edit = model("llama");
+        edit.tensors.push(tensor(name));
+        load(&edit, 64).map(|_| ())
+    };
+    let error = with("blk.1.attn_sub_norm.weight").unwrap_err();
+    assert_eq!(error.code, Code::UnsupportedModel);
+    assert!(error.message.contains("blk.1.attn_sub_norm.weight"), "{error}");
+    with("blk.1.attn_rot_embd.weight").unwrap();
+    // A layer that predicts a further token comes last.
+    with("blk.2.nextn.enorm.weight").unwrap();
+    let further = |count| model("llama").u32("llama.nextn_predict_layers", count);
+    assert!(load(&further(1), 64).is_ok());
+    assert_eq!(load(&further(2), 64).map(|_| ()).unwrap_err().code, Code::CorruptModel);
+}
