@@ -4,8 +4,10 @@
 //! With `CANDLEWICK_TEST_GPU=short`, for slow adapters, tests run on part of their cases.
 #![allow(missing_docs, reason = "tests are read, not called")]
 
+mod attention;
 #[path = "../batch.rs"]
 mod batch;
+mod choice;
 mod device;
 // Shared with the other tests, which use more of it.
 #[allow(dead_code, reason = "tests on the CPU use the rest")]
@@ -19,6 +21,7 @@ mod fixtures;
 mod kernels;
 mod life;
 mod models;
+mod pair;
 #[path = "../sessions.rs"]
 mod sessions;
 

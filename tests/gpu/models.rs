@@ -2,7 +2,7 @@
 
 use crate::edit::Edit;
 use crate::fixtures::{all_logits, contents, decoder, json, kl_divergence, path, tokens};
-use crate::kernels::least_device;
+use crate::pair::least_device;
 use candlewick::backend::cpu::Cpu;
 use candlewick::backend::gpu::{Gpu, Options};
 use candlewick::backend::{Backend, Step, Token};
@@ -211,7 +211,7 @@ fn a_layer_is_six_dispatches() {
     let model = "../../../www/models/stories260K.gguf";
     let options = Options { profile: true, ..Options::from_env() };
     let mut decoder = decoder(model, gpu(options), 512);
-    let layers = decoder.config().layers as u64;
+    let layers = decoder.config().layers.len() as u64;
     decoder.run(&Step::single([1; 400], 0, 1)).unwrap();
     decoder.choose(usize::MAX).unwrap();
     pollster::block_on(decoder.chosen(&mut Vec::new())).unwrap();

@@ -39,6 +39,9 @@ pub struct Options {
     pub max_memory: Option<u64>,
     /// Holds on to the device, to take it away; for tests.
     pub hold: Hold,
+    /// A device that computes nothing and checks everything.
+    #[cfg(test)]
+    pub noop: wgpu::NoopBackendOptions,
 }
 
 /// The device that was opened last.
@@ -311,6 +314,11 @@ async fn adapter(options: &Options) -> Result<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     // Validation layers are for debugging wgpu itself.
     descriptor.flags = wgpu::InstanceFlags::empty();
+    #[cfg(test)]
+    if options.noop.enable {
+        descriptor.backends = wgpu::Backends::NOOP;
+        descriptor.backend_options.noop = options.noop.clone();
+    }
     let instance = wgpu::Instance::new(descriptor);
     if let Some(name) = &options.adapter {
         let name = name.to_lowercase();

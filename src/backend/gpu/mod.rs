@@ -23,6 +23,8 @@ mod record;
 mod repack;
 mod self_test;
 mod shader;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "wasm32")]
 mod web;
 
