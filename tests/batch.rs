@@ -32,10 +32,15 @@ impl Random {
     }
 }
 
+fn on_cpu() -> bool {
+    crate::DEVICE == candlewick::engine::Device::Cpu
+}
+
 fn settings(random: &mut Random) -> Settings {
     Settings {
         sampling: Sampling {
-            temperature: [0.0, 0.8, 1.3][random.below(3)],
+            // A draw tells the least difference, and those of a GPU's kernels are larger.
+            temperature: [0.0, 0.8, 1.3][random.below(if on_cpu() { 3 } else { 1 })],
             top_k: [0, 40][random.below(2)],
             seed: Some(random.below(3) as u64),
             ..Sampling::default()
@@ -78,6 +83,15 @@ struct Alone {
 }
 
 impl Alone {
+    /// Holds both tokens to be equally good after `tokens`.
+    fn is_tie(&self, tokens: &[u32], [a, b]: [u32; 2], what: &str) {
+        let engine = self.engine.as_ref().unwrap();
+        let mut last = Vec::new();
+        block_on(engine.logits(tokens, &mut |_, row| last = row.to_vec())).unwrap();
+        let difference = (last[a as usize] - last[b as usize]).abs();
+        assert!(difference < 0.02, "{what}: {a} in the place of {b}, {difference} apart");
+    }
+
     fn answers(&mut self, (prompt, settings): &Asked) -> Vec<Vec<u32>> {
         let key = format!("{prompt:?} {settings:?}");
         if let Some(known) = self.known.get(&key) {
@@ -205,9 +219,12 @@ fn check(Begun { events, asked, .. }: Begun, alone: &mut Alone, whole: bool) {
     for (choice, (found, expected)) in found.iter().zip(alone.answers(&asked)).enumerate() {
         let (prompt, settings) = &asked;
         let what = format!("answer {choice} to {} tokens, {settings:?}", prompt.len());
-        match whole {
-            true => assert_eq!(*found, expected, "{what}"),
-            false => assert_eq!(*found, expected[..found.len()], "{what}"),
+        let expected = if whole { &expected[..] } else { &expected[..found.len()] };
+        let apart = found.iter().zip(expected).position(|(a, b)| a != b);
+        match apart.filter(|_| !on_cpu()) {
+            // A GPU's kernels round differently for different numbers of rows: what is as good as equal may change.
+            Some(at) => alone.is_tie(&[prompt, &expected[..at]].concat(), [found[at], expected[at]], &what),
+            None => assert_eq!(found, expected, "{what}"),
         }
     }
 }
@@ -215,17 +232,16 @@ fn check(Begun { events, asked, .. }: Begun, alone: &mut Alone, whole: bool) {
 #[test]
 fn whatever_happens_beside_it_an_answer_is_what_it_would_be_alone() {
     let models = [stories(), path("models/gemma3.gguf"), path("models/quant-q4_k.gguf")];
-    let on_cpu = crate::DEVICE == candlewick::engine::Device::Cpu;
-    let seeds = if on_cpu { 100 } else { 3 };
+    let seeds = if on_cpu() { 100 } else { 3 };
     for model in models {
         let bytes = contents(&model);
         let context = 320;
         let engine = load(&bytes, context);
-        let engine_alone = (!on_cpu).then(|| load(&bytes, context));
+        let engine_alone = (!on_cpu()).then(|| load(&bytes, context));
         let mut alone = Alone { bytes, context, engine: engine_alone, known: HashMap::new() };
         let counts = (0..seeds).map(|seed| schedule(&engine, &mut alone, seed));
         let counts = counts.reduce(|a, b| [a[0] + b[0], a[1] + b[1]]).unwrap();
-        assert!(!on_cpu || counts.iter().all(|count| *count > 15), "{counts:?}");
+        assert!(!on_cpu() || counts.iter().all(|count| *count > 15), "{counts:?}");
     }
 }
 

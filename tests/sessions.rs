@@ -253,7 +253,10 @@ fn a_prompt_is_read_ahead() {
         pieces += usize::from(matches!(event, Event::Prompt { .. }));
         last = Some(event);
     }
-    assert!(pieces > 1 && matches!(last, Some(Event::Finish { token: None, .. })), "{pieces} {last:?}");
+    assert!(
+        pieces >= 200_usize.div_ceil(crate::STEP) && matches!(last, Some(Event::Finish { token: None, .. })),
+        "{pieces} {last:?}"
+    );
     let mut answer = block_on(engine.generate(Prompt::Tokens(prompt), settings(3))).unwrap();
     block_on(answer.next()).unwrap();
     assert_eq!(answer.usage().prompt_tokens_details.cached_tokens, 199);
