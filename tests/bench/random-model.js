@@ -197,6 +197,8 @@ function metadata(name, shape) {
   };
   text("general.architecture", architecture);
   text("general.name", `random ${name}`);
+  // The contents alone, for benchmarks of conversations.
+  text("tokenizer.chat_template", "{% for message in messages %}{{ message.content }}{% endfor %}");
   number(`${architecture}.block_count`, shape.layers);
   number(`${architecture}.context_length`, 8192);
   number(`${architecture}.embedding_length`, shape.width);
