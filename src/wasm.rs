@@ -64,11 +64,21 @@ struct LoadOptions {
     device: Option<String>,
     context_length: Option<Context>,
     threads: Option<usize>,
+    kv_cache: KvCache,
     fallback: Option<bool>,
     profile: bool,
     gpu: Option<GpuOptions>,
     remote: Option<RemoteOptions>,
     hub: models::HubOptions,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+enum KvCache {
+    #[default]
+    #[serde(rename = "full")]
+    Full,
+    #[serde(rename = "8bit")]
+    Eight,
 }
 
 #[derive(Deserialize, Default)]
@@ -136,8 +146,18 @@ impl LoadOptions {
         let min_tokens_per_second = remote.and_then(|remote| remote.min_tokens_per_second);
         let max_memory = remote.and_then(|remote| remote.max_memory).map(|bytes| bytes as u64);
         let (context, fallback) = (self.context_length, self.fallback);
-        let profile = self.profile;
-        Ok(Options { device, context, max_memory, threads, fallback, min_tokens_per_second, profile, gpu })
+        let (profile, kv_8bit) = (self.profile, self.kv_cache == KvCache::Eight);
+        Ok(Options {
+            device,
+            context,
+            max_memory,
+            threads,
+            kv_8bit,
+            fallback,
+            profile,
+            min_tokens_per_second,
+            gpu,
+        })
     }
 }
 

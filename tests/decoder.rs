@@ -134,6 +134,25 @@ fn quantized_weights() {
     }
 }
 
+/// What it costs to keep keys and values in 8 bits.
+#[test]
+fn keys_and_values_in_8_bits() {
+    let golden = json("goldens/quant.json");
+    let tokens = tokens(&golden);
+    for model in ["quant-f16.gguf", "quant-q4_k.gguf", "quant-q8_0.gguf", "gemma3.gguf", "qwen3.gguf"] {
+        let context = tokens.len().min(512);
+        let tokens: Vec<u32> = tokens[..context].iter().map(|token| token % 280).collect();
+        let mut full = decoder(model, Cpu::new(), context);
+        let full = all_logits(&mut full, &tokens, 64);
+        let mut eight = decoder(model, Cpu::new().with_kv_8bit(true), context);
+        let eight = all_logits(&mut eight, &tokens, 64);
+        let divergences = full.iter().zip(&eight).map(|(full, eight)| kl_divergence(full, eight));
+        let mean = divergences.sum::<f64>() / tokens.len() as f64;
+        println!("{model}: mean KL {mean:.2e}");
+        assert!(mean > 0.0 && mean < 2e-3, "{model}: mean KL {mean:.2e}");
+    }
+}
+
 #[test]
 fn a_token_allocates_nothing() {
     for model in ["quant-q4_k.gguf", "quant-f16.gguf", "qwen3.gguf"] {

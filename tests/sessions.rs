@@ -241,6 +241,43 @@ fn what_is_pinned_goes_last() {
     assert!(!block_on(engine.unpin("rules")).unwrap());
 }
 
+/// A quarter of the room, and states of their own.
+#[test]
+fn keys_and_values_in_8_bits_are_kept_too() {
+    if crate::DEVICE != candlewick::engine::Device::Cpu {
+        return;
+    }
+    let load_as = |kv_8bit| {
+        let context = Some(Context::Exactly(256));
+        let options = Options { device: crate::DEVICE, context, kv_8bit, ..Options::default() };
+        let source = Rc::new(MemorySource::new("model.gguf", contents(&path(MODEL))));
+        block_on(Engine::load(source, &options, &mut |_| Ok(()))).unwrap()
+    };
+    let [full, eight] = [false, true].map(load_as);
+    assert_eq!(full.info().memory.kv_cache, 4 * eight.info().memory.kv_cache);
+    let prompt = || Prompt::Tokens((3..200).collect());
+    let answer = |engine: &Engine| {
+        block_on(async {
+            let mut generation = engine.generate(prompt(), settings(20)).await.unwrap();
+            let mut tokens = Vec::new();
+            while let Some(event) = generation.next().await.unwrap() {
+                if let Event::Token { token, .. } | Event::Finish { token: Some(token), .. } = event {
+                    tokens.push(token);
+                }
+            }
+            (tokens, generation.usage().prompt_tokens_details.cached_tokens)
+        })
+    };
+    let [of_full, of_eight] =
+        [&full, &eight].map(|engine| block_on(engine.save(prompt(), &mut |_| ())).unwrap());
+    assert!(3 * of_eight.len() < of_full.len(), "{} and {}", of_eight.len(), of_full.len());
+    assert_eq!(block_on(full.restore(&of_eight)).unwrap().tokens, 0);
+    let (expected, _) = answer(&eight);
+    let again = load_as(true);
+    assert_eq!(block_on(again.restore(&of_eight)).unwrap().tokens, 197);
+    assert_eq!(answer(&again), (expected, 196));
+}
+
 /// With nothing to write, it makes the next answer begin at once.
 #[test]
 fn a_prompt_is_read_ahead() {

@@ -68,7 +68,7 @@ async function start(
   remote: Remote | undefined,
   options: LoadOptions,
 ): Promise<Engine<EngineInfo | RemoteInfo>> {
-  const { device, threads, fallback, gpu, profile, onProgress, onRetry, signal } = options;
+  const { device, threads, kvCache, fallback, gpu, profile, onProgress, onRetry, signal } = options;
   const contextLength = finite(options.contextLength);
   if (signal?.aborted) throw aborted(signal);
   const call = {
@@ -78,6 +78,7 @@ async function start(
       device,
       contextLength,
       threads,
+      kvCache,
       fallback,
       gpu,
       profile: profile ?? false,

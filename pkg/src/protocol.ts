@@ -102,6 +102,7 @@ export interface ModelOptions {
   device?: Device | undefined;
   contextLength?: ContextLength | undefined;
   threads?: number | undefined;
+  kvCache?: "full" | "8bit" | undefined;
   fallback?: boolean | undefined;
   gpu?: GPUOptions | undefined;
   profile?: boolean | undefined;

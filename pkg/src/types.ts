@@ -539,6 +539,8 @@ export interface LoadOptions extends HubOptions {
   /** Tokens of context to make room for. Default: what the model was trained for, at most 4096. */
   contextLength?: ContextLength | undefined;
   /** Threads of the CPU, from 1 to 64; more than 1 need a cross-origin isolated page. Default: measured. */
+  /** Keys and values on the CPU: `"8bit"` takes a quarter of the room, at some loss. GPUs keep them in 16 bits. Default: `"full"`. */
+  kvCache?: "full" | "8bit" | undefined;
   threads?: number | undefined;
   /**
    * Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. Default: with

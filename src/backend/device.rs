@@ -75,7 +75,7 @@ pub trait Backend {
         shape.size()
     }
 
-    /// Bytes of a number in the KV cache.
+    /// Bytes of a number in the KV cache, scales aside.
     fn kv_number_size(&self) -> u64 {
         size_of::<f32>() as u64
     }

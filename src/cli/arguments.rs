@@ -36,6 +36,9 @@ pub(super) struct Common {
     /// max:N no more than N of them [default: the model's, at most 4096]
     #[arg(long, global = true, value_name = "N|max", value_parser = context)]
     pub ctx: Option<Context>,
+    /// Keys and values on the CPU: 8bit takes a quarter of the room, at some loss; GPUs keep them in 16 bits
+    #[arg(long, global = true, default_value = "full", value_parser = ["full", "8bit"])]
+    pub kv: String,
     /// Ask no server: only what is in the cache (also HF_HUB_OFFLINE=1)
     #[arg(long, global = true)]
     pub offline: bool,

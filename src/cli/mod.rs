@@ -165,7 +165,13 @@ fn self_test(gpu: &crate::backend::GpuInfo) -> String {
 fn options(common: &Common) -> Result<Options> {
     let device: Device = common.device.parse()?;
     #[cfg_attr(not(feature = "gpu"), allow(unused_mut, reason = "only a GPU has options of its own"))]
-    let mut options = Options { device, context: common.ctx, threads: common.threads, ..Options::default() };
+    let mut options = Options {
+        device,
+        context: common.ctx,
+        threads: common.threads,
+        kv_8bit: common.kv == "8bit",
+        ..Options::default()
+    };
     #[cfg(feature = "gpu")]
     {
         options.gpu.disable = common.gpu_disable.clone();

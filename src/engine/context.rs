@@ -160,7 +160,7 @@ pub(super) fn fitting(
 ) -> usize {
     let fixed = Memory::of(header, config, 0, None).weights;
     // GPUs keep numbers of 16 bits, most of them.
-    let number = if gpu { 2 } else { size_of::<f32>() as u64 };
+    let number = if gpu { 2 } else { number_on_cpu(options) };
     let there = room(gpu).map(|room| (room.bytes as f64 * estimate::COMFORTABLE) as u64);
     let working = estimate::working(config, estimate::MOST_ROWS);
     let of_room = within(there, fixed.saturating_add(working), config.kv_width().saturating_mul(number));
@@ -189,7 +189,12 @@ pub(super) fn smaller(
 
 fn within_limit(options: &Options, header: &Header, config: &Config) -> usize {
     let fixed = Memory::of(header, config, 0, None).weights;
-    within(options.max_memory, fixed, config.kv_width().saturating_mul(size_of::<f32>() as u64))
+    within(options.max_memory, fixed, config.kv_width().saturating_mul(number_on_cpu(options)))
+}
+
+/// Bytes of a number in the KV cache there.
+fn number_on_cpu(options: &Options) -> u64 {
+    if options.kv_8bit { 1 } else { size_of::<f32>() as u64 }
 }
 
 /// Tokens that have room in so many bytes beside what takes `fixed` of them.

@@ -5,11 +5,13 @@ use super::counts::{Timings, Usage};
 use super::run::Talk;
 use crate::Result;
 use crate::chat::Conversation;
+use crate::http::sleep;
 use crate::progress::Progress;
 use crate::sampling::Sampling;
 use crate::turns::yield_now;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The only answer lets others begin after its first step, and after each so many.
 const ALONE: usize = 8;
@@ -142,7 +144,7 @@ impl Generation {
     /// A part of the prompt has gone through the model, or an answer has a token more. `None` when all answers have
     /// ended. Several answers go on together; after an error there is nothing more.
     pub async fn next(&mut self) -> Result<Option<Event>> {
-        let mut rested = false;
+        let (mut rested, mut waited) = (false, false);
         loop {
             if let Some(event) = self.talk.pop() {
                 self.shared.changed.notify(usize::MAX);
@@ -158,6 +160,14 @@ impl Generation {
                 rested = true;
                 drop(batch);
                 yield_now().await;
+                continue;
+            }
+            if !waited && batch.others_are_behind(&self.talk) {
+                // A reader of tokens without a text asks for the next at once. The others have a whole turn, and steps go on
+                // to have a token of each.
+                waited = true;
+                drop(batch);
+                sleep(Duration::ZERO).await;
                 continue;
             }
             if self.talk.has_news() {

@@ -67,6 +67,8 @@ pub struct Options {
     /// Threads of the CPU, from 1 to 64. By default as many of the machine's, up to 16, as a short measurement
     /// finds to be the fastest; one in a page that is not cross-origin isolated.
     pub threads: Option<NonZeroUsize>,
+    /// Keys and values in 8 bits on the CPU: a quarter of the room, at some loss. GPUs keep them in 16 bits.
+    pub kv_8bit: bool,
     /// Whether the CPU takes over where the GPU fails, while loading or by being lost again and again. By default
     /// it does where the device is [`Device::Auto`].
     pub fallback: Option<bool>,

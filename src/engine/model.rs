@@ -121,7 +121,8 @@ impl Plan {
         if let (Target::Wanted, Some(wanted)) = (target, self.options.min_tokens_per_second) {
             self.check_speed(description, context, wanted, &reason).await?;
         }
-        let cpu = Cpu::with_threads(self.options.threads).measured(self.options.profile);
+        let Options { threads, profile, kv_8bit, .. } = self.options;
+        let cpu = Cpu::with_threads(threads).measured(profile).with_kv_8bit(kv_8bit);
         self.load_on(description, context, Box::new(cpu), reason, reporter).await
     }
 

@@ -17,6 +17,8 @@ use web_time::Instant;
 /// Events that may wait for a reader. With as many as that its answers wait too; with fewer they go on beside
 /// others, so that readers who take turns are answered together.
 const AHEAD: usize = 4;
+/// With so many that wait for a reader, others give him a turn.
+const BEHIND: usize = 2;
 
 /// What passes between answers to one prompt and their reader.
 pub(super) struct Talk {
@@ -27,6 +29,8 @@ pub(super) struct Talk {
     gone: Cell<bool>,
     /// Nobody reads, and yet it shall go on.
     silent: Cell<bool>,
+    /// Others have waited for its reader since he read something.
+    awaited: Cell<bool>,
     pub prompt_len: usize,
     /// Messages that were left out of the prompt.
     pub dropped: usize,
@@ -46,6 +50,7 @@ impl Talk {
             open: Cell::new(answers),
             gone: Cell::new(false),
             silent: Cell::new(false),
+            awaited: Cell::new(false),
             prompt_len,
             dropped,
             cached: Cell::new(0),
@@ -74,6 +79,7 @@ impl Talk {
     /// The next event for the reader.
     pub(super) fn pop(&self) -> Option<Result<Event>> {
         let event = self.events.borrow_mut().pop_front()?;
+        self.awaited.set(false);
         match &event {
             Ok(Event::Prompt { processed, .. }) => {
                 self.processed.set(self.processed.get().max((*processed).min(self.prompt_len)));
@@ -89,6 +95,12 @@ impl Talk {
     /// Whether there is something for the reader.
     pub(super) fn has_news(&self) -> bool {
         !self.events.borrow().is_empty()
+    }
+
+    /// Whether several events wait for its reader. Says so once until he has read one: those who stopped reading hold nobody
+    /// up.
+    pub(super) fn is_behind(&self) -> bool {
+        self.events.borrow().len() >= BEHIND && !self.awaited.replace(true)
     }
 
     /// Whether nothing more will come.

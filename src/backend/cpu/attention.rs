@@ -1,20 +1,16 @@
-//! Keys and values of the tokens so far, and attention over them.
+//! Attention over the keys and values of the tokens so far.
 
+use super::super::Span;
 use super::super::op::{Attention, Heads};
-use super::super::{PAGE, Span};
+use super::cache::{BLOCK, Cache, PANEL};
 use super::kernels::float::{exp, from_lanes, lanes};
 use super::kernels::simd::{
     self, V, add_f32, all_f32, max_f32, mul_add_f32, mul_f32, splat, store, sub_f32, zero,
 };
 use super::pool::{Parts, Pool};
-use super::zeros;
 use crate::Result;
 use std::ops::Range;
 
-/// Numbers that a kernel takes of a row at once: positions of keys, elements of values.
-const PANEL: usize = 8;
-/// Positions whose scores are computed before their values are read.
-const BLOCK: usize = PAGE;
 /// Queries that share what is read of the cache.
 const QUERIES: usize = 4;
 /// Positions of a range. What a query sees of one is summed up by itself, and ranges are merged in their order: threads
@@ -39,83 +35,7 @@ fn range_of(position: usize) -> usize {
     if position < FIRST_RANGE { 0 } else { 1 + position / RANGE }
 }
 
-/// A layer's keys and values, page after page.
-pub(super) struct Cache {
-    heads: Heads,
-    /// `pages × kv heads × panels × head size × PANEL`: of each panel's positions element 0, then element 1, ….
-    keys: Vec<f32>,
-    /// `pages × kv heads × panels of a head × BLOCK × PANEL`: a block's values in the order in which they are read,
-    /// which from memory is nearly twice as fast as position after position.
-    values: Vec<f32>,
-}
-
 impl Cache {
-    pub(super) fn new(pages: usize, heads: Heads) -> Result<Self> {
-        // What does not fit a number does not fit the memory.
-        let numbers = |width: usize| pages.saturating_mul(BLOCK * heads.kv).saturating_mul(width);
-        let (keys, values) = (zeros(numbers(heads.size))?, zeros(numbers(width(heads)))?);
-        Ok(Cache { heads, keys, values })
-    }
-
-    /// Writes a position that is in `page`: `kv heads × head size` numbers each.
-    pub(super) fn store(&mut self, page: u32, position: usize, keys: &[f32], values: &[f32]) {
-        let (size, width) = (self.heads.size, width(self.heads));
-        let position = position % BLOCK;
-        for head in 0..self.heads.kv {
-            let block = (page as usize * self.heads.kv + head) * BLOCK;
-            let panel = (block + position / PANEL * PANEL) * size;
-            let target = self.keys[panel..][..size * PANEL].as_chunks_mut::<PANEL>().0;
-            for (target, key) in target.iter_mut().zip(&keys[head * size..]) {
-                target[position % PANEL] = *key;
-            }
-            for (panel, part) in values[head * size..][..size].chunks(PANEL).enumerate() {
-                let at = block * width + (panel * BLOCK + position) * PANEL;
-                self.values[at..][..part.len()].copy_from_slice(part);
-            }
-        }
-    }
-
-    pub(super) fn copy_page(&mut self, from: u32, to: u32) {
-        for (numbers, size) in self.parts() {
-            let [from, to] = [from, to].map(|page| page as usize * size);
-            numbers.copy_within(from..from + size, to);
-        }
-    }
-
-    /// Keys and values with the numbers of a page of each.
-    fn parts(&mut self) -> [(&mut Vec<f32>, usize); 2] {
-        let positions = BLOCK * self.heads.kv;
-        let (keys, values) = (positions * self.heads.size, positions * width(self.heads));
-        [(&mut self.keys, keys), (&mut self.values, values)]
-    }
-
-    /// Bytes of a page.
-    pub(super) fn page_size(&self) -> usize {
-        BLOCK * self.heads.kv * (self.heads.size + width(self.heads)) * size_of::<f32>()
-    }
-
-    /// Adds its keys, then its values.
-    pub(super) fn read_page(&self, page: u32, out: &mut Vec<u8>) {
-        let positions = BLOCK * self.heads.kv;
-        for (numbers, width) in [(&self.keys, self.heads.size), (&self.values, width(self.heads))] {
-            let size = positions * width;
-            let numbers = &numbers[page as usize * size..][..size];
-            out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
-        }
-    }
-
-    /// `bytes` are as many as a page has.
-    pub(super) fn write_page(&mut self, page: u32, bytes: &[u8]) {
-        let mut bytes = bytes.as_chunks().0.iter();
-        for (numbers, size) in self.parts() {
-            let numbers = &mut numbers[page as usize * size..][..size];
-            numbers
-                .iter_mut()
-                .zip(&mut bytes)
-                .for_each(|(number, bytes)| *number = f32::from_le_bytes(*bytes));
-        }
-    }
-
     /// Attention of the queries of a span, each row `query heads × head size`. `scratch` grows to what it needs.
     pub(super) fn attend(
         &self,
@@ -197,7 +117,8 @@ impl Cache {
         positions: Range<usize>,
         attention: &Attention,
     ) {
-        let (size, width) = (self.heads.size, width(self.heads));
+        let size = self.heads.size;
+        let mut scratch = self.scratch();
         let begins = queries.each_ref().map(|query| query.first(attention));
         let elements = queries.each_ref().map(|query| query.elements.as_ptr());
         let first = positions.start.max(begins.iter().min().expect("a tile has queries") / BLOCK * BLOCK);
@@ -209,9 +130,10 @@ impl Cache {
         queries.iter_mut().for_each(|query| clear(query.sum));
         for start in (first..end).step_by(BLOCK) {
             let seen = BLOCK.min(end - start);
-            let block = (pages[start / BLOCK] as usize * self.heads.kv + head) * BLOCK;
-            let panels = &self.keys[block * size..][..seen.div_ceil(PANEL) * PANEL * size];
-            for (panel, keys) in panels.chunks_exact(size * PANEL).enumerate() {
+            let block = pages[start / BLOCK] as usize * self.heads.kv + head;
+            for (panel, keys) in
+                self.keys(block, seen.div_ceil(PANEL), &mut scratch).chunks_exact(size * PANEL).enumerate()
+            {
                 // SAFETY: queries have `size` elements and so many rows has the panel.
                 let products = unsafe { products(elements, keys.as_ptr(), size) };
                 for (scores, products) in scores.iter_mut().zip(products) {
@@ -241,7 +163,7 @@ impl Cache {
                 sums[index] = sum;
             }
             let weights = scores.each_ref().map(|scores| scores.as_ptr());
-            let values = &self.values[block * width..][..BLOCK * width];
+            let values = self.values(block, &mut scratch);
             for element in (0..size).step_by(PANEL) {
                 // SAFETY: there are `seen` weights and a block of values; `element` is a panel's start.
                 let products = unsafe { products(weights, values.as_ptr().add(element * BLOCK), seen) };
@@ -254,6 +176,7 @@ impl Cache {
         for (query, (maximum, sum)) in queries.iter_mut().zip(maxima.into_iter().zip(sums)) {
             query.sum[size..].copy_from_slice(&[maximum, lanes(sum).iter().sum()]);
         }
+        self.put_back(scratch);
     }
 }
 
@@ -274,11 +197,6 @@ fn merge(total: &mut [f32], range: &[f32]) {
     let [old, new] = [total[size], range[size]].map(|score| lanes(exp(all_f32(score - highest)))[0]);
     total.iter_mut().zip(range).for_each(|(total, value)| *total = *total * old + value * new);
     total[size] = highest;
-}
-
-/// Elements of a value with its padding.
-fn width(heads: Heads) -> usize {
-    heads.size.next_multiple_of(PANEL)
 }
 
 struct Query<'a> {

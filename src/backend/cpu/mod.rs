@@ -3,6 +3,7 @@
 
 mod attention;
 mod blocks;
+mod cache;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
 mod form;
 mod kernels;
@@ -20,8 +21,8 @@ use super::op::{Buffer, Linear, Matrix, Norm, NormKind, Vector};
 use super::{Backend, KernelTime, Program, Shape, Step, Top, Wanted};
 use crate::format::gguf::TensorType;
 use crate::{Error, Result};
-use attention::Cache;
 use blocks::Blocks;
+use cache::Cache;
 use futures_util::future::LocalBoxFuture;
 use kernels::input::Input;
 use math::Rotations;
@@ -39,8 +40,22 @@ use together::TOGETHER;
 /// Enough rows to amortize reading the weights, few enough to answer an abort soon.
 const PREFILL_ROWS: usize = 64;
 
-/// So many rows go through a matrix one by one: kernels of several rows take as long for two as for four.
-const APART: usize = 2;
+/// So many rows go through a matrix one by one: kernels of several rows unpack its weights first, which more rows have to
+/// be worth (tests/bench/README.md, "Answers at once").
+const APART: usize = 8;
+/// Rows that these kernels take at a time, and of the rest how many go one by one.
+const TILE: usize = 4;
+const REST: usize = 2;
+
+/// How many of `rows` rows go through a matrix together; the others follow one by one.
+fn together(rows: usize) -> usize {
+    match rows {
+        1 => 1,
+        ..=APART => 0,
+        _ if rows % TILE <= REST => rows - rows % TILE,
+        _ => rows,
+    }
+}
 
 /// What a sine or an exponential takes, in multiplications.
 const SLOW: usize = 8;
@@ -66,6 +81,8 @@ pub struct Cpu {
     /// Whether the fastest number of threads is still to be measured.
     tune: bool,
     dequantize: bool,
+    /// Keys and values in 8 bits.
+    kv_8bit: bool,
     matrices: Vec<WeightMatrix>,
     vectors: Vec<Vec<f32>>,
     buffers: Vec<Vec<f32>>,
@@ -110,6 +127,11 @@ impl Cpu {
     /// Measures its operations, for [`Backend::kernel_times`], where that is asked for.
     pub fn measured(self, profile: bool) -> Self {
         Cpu { times: if profile { Times::on() } else { Times::default() }, ..self }
+    }
+
+    /// Keeps keys and values in 8 bits, with a scale for each head of a position: a quarter of the room, at some loss.
+    pub fn with_kv_8bit(self, kv_8bit: bool) -> Self {
+        Cpu { kv_8bit, ..self }
     }
 
     /// Takes a buffer out while an operation writes it, so that others can be read meanwhile. It has to come back
@@ -160,14 +182,21 @@ impl Cpu {
         let out = &mut out[..rows * matrix.rows];
         let input = &input[..rows * matrix.columns];
         let started = self.times.start();
-        let rows_at_once = if rows <= APART { 1 } else { rows };
-        let inputs = input.chunks(rows_at_once * matrix.columns);
-        for (input, out) in inputs.zip(out.chunks_mut(rows_at_once * matrix.rows)) {
-            if rows_at_once < rows {
+        let together = together(rows);
+        let (first, rest) = input.split_at(together * matrix.columns);
+        let (first_out, rest_out) = out.split_at_mut(together * matrix.rows);
+        let multiply = |rows: usize, input: &[f32], out: &mut [f32]| {
+            // What was rounded last is not what comes now.
+            if !rest.is_empty() {
                 self.forget_input();
             }
-            let rounded = &mut self.rounded.borrow_mut()[0];
-            matrix.blocks.multiply(&self.pool, rows_at_once, input, rounded, out)?;
+            matrix.blocks.multiply(&self.pool, rows, input, &mut self.rounded.borrow_mut()[0], out)
+        };
+        if together > 0 {
+            multiply(together, first, first_out)?;
+        }
+        for (input, out) in rest.chunks(matrix.columns).zip(rest_out.chunks_mut(matrix.rows)) {
+            multiply(1, input, out)?;
         }
         self.times.stop(started, || matrix.label());
         if let Some(bias) = linear.bias {
@@ -265,6 +294,10 @@ impl Backend for Cpu {
         PREFILL_ROWS
     }
 
+    fn kv_number_size(&self) -> u64 {
+        if self.kv_8bit { 1 } else { size_of::<f32>() as u64 }
+    }
+
     fn threads(&self) -> Option<usize> {
         Some(self.pool.threads())
     }
@@ -305,7 +338,7 @@ impl Backend for Cpu {
             self.buffers.push(zeros(shape.rows.saturating_mul(shape.width))?);
         }
         for shape in program.caches.iter().skip(self.caches.len()) {
-            self.caches.push(Cache::new(shape.pages, shape.heads)?);
+            self.caches.push(Cache::new(shape.pages, shape.heads, self.kv_8bit)?);
         }
         self.program = program.clone();
         Ok(())
@@ -322,7 +355,7 @@ impl Backend for Cpu {
     }
 
     fn page_form(&self) -> String {
-        "cpu, 32 bits".to_owned()
+        format!("cpu, {} bits", 8 * self.kv_number_size())
     }
 
     fn page_size(&self) -> usize {

@@ -131,6 +131,12 @@ impl Batch {
         self.runs.iter().any(|run| !Rc::ptr_eq(&run.talk, talk) && run.talk.has_news())
     }
 
+    /// Whether another reader has left something unread while this one has read more; once for what each has left.
+    pub(super) fn others_are_behind(&self, talk: &Rc<Talk>) -> bool {
+        let others = self.runs.iter().filter(|run| !Rc::ptr_eq(&run.talk, talk));
+        others.fold(false, |behind, run| run.talk.is_behind() || behind)
+    }
+
     /// Whether nothing is on its way.
     fn is_settled(&self) -> bool {
         self.unread.is_empty() && self.chosen.is_empty() && self.prompted.is_none()
