@@ -134,22 +134,25 @@ fn quantized_weights() {
     }
 }
 
-/// What it costs to keep keys and values in 8 bits.
+/// What it costs to keep keys and values in 8 bits, beside what the weights' types cost.
 #[test]
 fn keys_and_values_in_8_bits() {
     let golden = json("goldens/quant.json");
     let tokens = tokens(&golden);
-    for model in ["quant-f16.gguf", "quant-q4_k.gguf", "quant-q8_0.gguf", "gemma3.gguf", "qwen3.gguf"] {
+    for model in ["quant-f16.gguf", "quant-q8_0.gguf", "quant-q4_k.gguf", "gemma3.gguf", "qwen3.gguf"] {
         let context = tokens.len().min(512);
         let tokens: Vec<u32> = tokens[..context].iter().map(|token| token % 280).collect();
-        let mut full = decoder(model, Cpu::new(), context);
-        let full = all_logits(&mut full, &tokens, 64);
-        let mut eight = decoder(model, Cpu::new().with_kv_8bit(true), context);
-        let eight = all_logits(&mut eight, &tokens, 64);
-        let divergences = full.iter().zip(&eight).map(|(full, eight)| kl_divergence(full, eight));
-        let mean = divergences.sum::<f64>() / tokens.len() as f64;
-        println!("{model}: mean KL {mean:.2e}");
-        assert!(mean > 0.0 && mean < 2e-3, "{model}: mean KL {mean:.2e}");
+        let reference = all_logits(&mut decoder(model, Cpu::reference(), context), &tokens, 64);
+        let mean = |cpu: Cpu| {
+            let rows = all_logits(&mut decoder(model, cpu, context), &tokens, 64);
+            let divergences = reference.iter().zip(&rows).map(|(r, q)| kl_divergence(r, q));
+            divergences.sum::<f64>() / tokens.len() as f64
+        };
+        let (full, eight) = (mean(Cpu::new()), mean(Cpu::new().with_kv_8bit(true)));
+        println!(
+            "{model}: mean KL from the weights in F32 {full:.2e}, with keys and values in 8 bits {eight:.2e}"
+        );
+        assert!(eight <= 1.25 * full + 1e-3, "{model}: mean KL {eight:.2e} in place of {full:.2e}");
     }
 }
 

@@ -234,12 +234,12 @@ fn what_cannot_be_right() {
         ("another third", shaped("token_embd.weight", &[64, 144, 2]), Code::CorruptModel, "token"),
         ("an alignment of 33", llama().u32("general.alignment", 33), Code::CorruptModel, "alignment"),
         ("an alignment of 0", llama().u32("general.alignment", 0), Code::CorruptModel, "alignment"),
-        ("layers that differ", llama().i32s(kv, &[2, 4]), Code::UnsupportedModel, kv),
+        ("layers that differ, and do not", llama().i32s(kv, &[2, 4]), Code::CorruptModel, "blk.1.attn_k"),
         (
-            "widths that differ",
+            "widths that differ, and do not",
             llama().i32s("llama.feed_forward_length", &[96, 128]),
-            Code::UnsupportedModel,
-            "llama.feed_forward_length",
+            Code::CorruptModel,
+            "blk.1.ffn",
         ),
         (
             "heads that differ",

@@ -387,7 +387,7 @@ fn messages_in_plain_words() {
         (
             "completion",
             json!({ "prompt": "x", "truncate": "start" }),
-            "truncate must be \"error\" or \"middle\", not \"start\"",
+            "truncate must be \"error\", \"middle\" or \"oldest\", not \"start\"",
         ),
         (
             "completion",

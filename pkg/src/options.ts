@@ -23,7 +23,14 @@ const PLACE: Names<ConnectOptions> = {
   workerURL: true,
 };
 const HUB: Names<HubOptions> = { ...PLACE, hubURL: true, onRetry: true, token: true, transfer: true };
-const INSPECT: Names<InspectOptions> = { ...HUB, contextLength: true, device: true, gpu: true, kvCache: true, threads: true };
+const INSPECT: Names<InspectOptions> = {
+  ...HUB,
+  contextLength: true,
+  device: true,
+  gpu: true,
+  kvCache: true,
+  threads: true,
+};
 const VERIFY: Names<VerifyOptions> = { ...HUB, onProgress: true };
 const PULL: Names<PullOptions> = { ...VERIFY, cacheBudget: true, force: true };
 const LOAD: Names<LoadOptions> = { ...INSPECT, ...PULL, cache: true, fallback: true, profile: true, remote: true };

@@ -131,9 +131,7 @@ impl Cache {
         for start in (first..end).step_by(BLOCK) {
             let seen = BLOCK.min(end - start);
             let block = pages[start / BLOCK] as usize * self.heads.kv + head;
-            for (panel, keys) in
-                self.keys(block, seen.div_ceil(PANEL), &mut scratch).chunks_exact(size * PANEL).enumerate()
-            {
+            for (panel, keys) in self.keys(block, seen.div_ceil(PANEL), &mut scratch).enumerate() {
                 // SAFETY: queries have `size` elements and so many rows has the panel.
                 let products = unsafe { products(elements, keys.as_ptr(), size) };
                 for (scores, products) in scores.iter_mut().zip(products) {
@@ -294,7 +292,7 @@ mod tests {
     /// Attention of every position, in steps of `step` rows.
     fn attended(attention: &Attention, threads: usize, step: usize) -> Vec<f32> {
         let Heads { query, kv, size } = attention.heads;
-        let (pool, mut cache) = (Pool::new(threads), Cache::new(PAGES, attention.heads).unwrap());
+        let (pool, mut cache) = (Pool::new(threads), Cache::new(PAGES, attention.heads, false).unwrap());
         // Pages lie anywhere.
         let pages: Vec<u32> = (0..PAGES as u32).map(|page| page * 7 % PAGES as u32).collect();
         let [queries, keys, values] = inputs(attention.heads);
