@@ -28,12 +28,19 @@ const INSPECT: Names<InspectOptions> = {
   contextLength: true,
   device: true,
   gpu: true,
-  kvCache: true,
   threads: true,
 };
 const VERIFY: Names<VerifyOptions> = { ...HUB, onProgress: true };
 const PULL: Names<PullOptions> = { ...VERIFY, cacheBudget: true, force: true };
-const LOAD: Names<LoadOptions> = { ...INSPECT, ...PULL, cache: true, fallback: true, profile: true, remote: true };
+const LOAD: Names<LoadOptions> = {
+  ...INSPECT,
+  ...PULL,
+  cache: true,
+  fallback: true,
+  kvCache: true,
+  profile: true,
+  remote: true,
+};
 const REQUEST: Names<RequestOptions> = { onPromptProgress: true, onRetry: true, signal: true };
 const SESSION: Names<SessionOptions> = { ...REQUEST, from: true, messages: true, name: true, params: true };
 const PIN: Names<PinOptions> = { ...REQUEST, persist: true };

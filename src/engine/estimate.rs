@@ -1,7 +1,7 @@
 //! What a model would need and how fast it would be, known before its weights are.
 
 use super::{Options, context, info};
-use crate::backend::{Backend, Room, room, seconds_a_token};
+use crate::backend::{Backend, MOST_SCORED, Room, room, seconds_a_token};
 use crate::format::gguf::Header;
 use crate::model::{Config, Decoder, Encoder};
 use crate::store::Source;
@@ -109,7 +109,9 @@ pub(super) async fn estimate(
 
 /// Bytes of activations, logits and pieces of the file, about, with so many tokens at once.
 pub(super) fn working(config: &Config, rows: usize) -> u64 {
-    let numbers = (rows as u64 * 10).saturating_mul(config.embedding as u64) + 2 * config.vocabulary as u64;
+    // Those on the device, and a row that is read.
+    let logits = (MOST_SCORED as u64 + 1).saturating_mul(config.vocabulary as u64);
+    let numbers = (rows as u64 * 10).saturating_mul(config.embedding as u64).saturating_add(logits);
     numbers.saturating_mul(size_of::<f32>() as u64).saturating_add(32 << 20)
 }
 

@@ -203,17 +203,7 @@ impl Cache {
             Numbers::Full(numbers) => &numbers[block * BLOCK * size..][..panels * PANEL * size],
             Numbers::Eight { quants, scales } => {
                 let quants = &quants[block * BLOCK * size..][..panels * PANEL * size];
-                let scales = scales[block * BLOCK..][..BLOCK].as_chunks::<PANEL>().0;
-                scratch.resize(quants.len(), 0.0);
-                let panels = scratch.chunks_exact_mut(size * PANEL).zip(quants.chunks_exact(size * PANEL));
-                for ((out, quants), scales) in panels.zip(scales) {
-                    let eights = out.as_chunks_mut::<PANEL>().0.iter_mut().zip(quants.as_chunks::<PANEL>().0);
-                    for (out, quants) in eights {
-                        for lane in 0..PANEL {
-                            out[lane] = f32::from(quants[lane]) * scales[lane];
-                        }
-                    }
-                }
+                unpack_keys(quants, &scales[block * BLOCK..][..BLOCK], size, scratch);
                 scratch.as_slice()
             }
         };
@@ -226,16 +216,35 @@ impl Cache {
         match &self.values {
             Numbers::Full(numbers) => &numbers[block * count..][..count],
             Numbers::Eight { quants, scales } => {
-                let (quants, scales) = (&quants[block * count..][..count], &scales[block * BLOCK..][..BLOCK]);
-                scratch.resize(count, 0.0);
-                let eights = scratch.as_chunks_mut::<PANEL>().0.iter_mut().zip(quants.as_chunks::<PANEL>().0);
-                for ((out, quants), scale) in eights.zip(scales.iter().cycle()) {
-                    for lane in 0..PANEL {
-                        out[lane] = f32::from(quants[lane]) * scale;
-                    }
-                }
+                let quants = &quants[block * count..][..count];
+                unpack_values(quants, &scales[block * BLOCK..][..BLOCK], scratch);
                 scratch
             }
+        }
+    }
+}
+
+/// Not inlined, as its callers are compiled for each number of queries.
+#[inline(never)]
+fn unpack_keys(quants: &[i8], scales: &[f32], size: usize, out: &mut Vec<f32>) {
+    out.resize(quants.len(), 0.0);
+    let panels = out.chunks_exact_mut(size * PANEL).zip(quants.chunks_exact(size * PANEL));
+    for ((out, quants), scales) in panels.zip(scales.as_chunks::<PANEL>().0) {
+        for (out, quants) in out.as_chunks_mut::<PANEL>().0.iter_mut().zip(quants.as_chunks::<PANEL>().0) {
+            for lane in 0..PANEL {
+                out[lane] = f32::from(quants[lane]) * scales[lane];
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn unpack_values(quants: &[i8], scales: &[f32], out: &mut Vec<f32>) {
+    out.resize(quants.len(), 0.0);
+    let eights = out.as_chunks_mut::<PANEL>().0.iter_mut().zip(quants.as_chunks::<PANEL>().0);
+    for ((out, quants), scale) in eights.zip(scales.iter().cycle()) {
+        for lane in 0..PANEL {
+            out[lane] = f32::from(quants[lane]) * scale;
         }
     }
 }
