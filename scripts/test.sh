@@ -5,6 +5,7 @@ readonly STAGES="lint rust gpu wasm edge browser bundlers"
 # run_tests [STAGE]...: all but the bundlers, which are many downloads.
 run_tests() {
   local name
+  export CANDLEWICK_PROFILE=$PROFILE # Limits of sizes go by it.
   (($#)) || set -- lint rust gpu wasm edge browser
   stage "toolchains" setup_for "$@"
   for name in "$@"; do "test_$name"; done

@@ -17,6 +17,7 @@ use crate::chat::Conversation;
 use crate::store::{Store, read_session, save_session};
 use crate::turns::Turns;
 use crate::{Error, Result};
+use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -124,24 +125,50 @@ impl Engine {
         self.begin(self.beginning(prompt).await?).await
     }
 
+    /// The same to its end. Gives the number of tokens.
+    pub async fn read_ahead(&self, prompt: Prompt, on_event: &mut dyn FnMut(Event)) -> Result<usize> {
+        let start = self.beginning(prompt).await?;
+        let tokens = start.prompt().len();
+        self.finish(start, on_event).await?;
+        Ok(tokens)
+    }
+
     async fn beginning(&self, prompt: Prompt) -> Result<Start> {
         self.decoder()?;
         Start::prefill(&self.language, self.info().context_length, prompt).await
     }
 
+    // Futures that are boxed are compiled once instead of at each caller.
+    fn finish<'a>(
+        &'a self,
+        start: Start,
+        on_event: &'a mut dyn FnMut(Event),
+    ) -> LocalBoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut generation = self.begin(start).await?;
+            while let Some(event) = generation.next().await? {
+                on_event(event);
+            }
+            Ok(())
+        })
+    }
+
     /// Keeps the beginning of all prompts that go on with `prompt` in the KV cache, where others that are kept go first;
     /// a prompt that needs the room gets it nevertheless. After a lost GPU it is computed again. What was pinned by that
-    /// name before is not any longer.
-    pub async fn pin(&self, name: &str, prompt: Prompt, on_event: &mut dyn FnMut(Event)) -> Result<usize> {
-        let start = self.beginning(prompt).await?;
-        let shared = self.decoder()?;
-        let tokens = start.prompt().len();
-        shared.batch.lock().await.pin(name, start.clone());
-        let mut generation = self.begin(start).await?;
-        while let Some(event) = generation.next().await? {
-            on_event(event);
-        }
-        Ok(tokens)
+    /// name before is not any longer. Gives the number of tokens.
+    pub fn pin<'a>(
+        &'a self,
+        name: &'a str,
+        prompt: Prompt,
+        on_event: &'a mut dyn FnMut(Event),
+    ) -> LocalBoxFuture<'a, Result<usize>> {
+        Box::pin(async move {
+            let start = self.beginning(prompt).await?;
+            let tokens = start.prompt().len();
+            self.decoder()?.batch.lock().await.pin(name, start.clone());
+            self.finish(start, on_event).await?;
+            Ok(tokens)
+        })
     }
 
     /// As [`Engine::pin`], for a conversation that `store` keeps as a session of that name: read back from there, if what
@@ -179,53 +206,56 @@ impl Engine {
 
     /// Writes out what the model has computed of a prompt, and the conversation where it is one. What is not in the KV
     /// cache is computed first: `on_event` hears how far that is.
-    pub async fn save(&self, prompt: Prompt, on_event: &mut dyn FnMut(Event)) -> Result<Vec<u8>> {
-        let conversation = match &prompt {
-            Prompt::Chat(conversation) => Some(conversation.clone()),
-            Prompt::Text(_) | Prompt::Tokens(_) => None,
-        };
-        let start = self.beginning(prompt).await?;
-        let tokens = start.prompt().to_vec();
-        let shared = self.decoder()?;
-        let mut generation = self.begin(start).await?;
-        while let Some(event) = generation.next().await? {
-            on_event(event);
-        }
-        let mut batch = shared.batch.lock().await;
-        batch.settle(&self.language.tokenizer).await;
-        let (form, page_size) = (batch.decoder().page_form(), batch.decoder().page_size());
-        let saved = Saved { form, tokens, conversation, page_size };
-        let mut bytes = saved.front()?;
-        if !batch.read_pages(&saved.tokens, &mut bytes).await? {
-            return Err(Error::resource_exhausted(
-                "other answers have taken the room of this session meanwhile. Save it when they have ended",
-            ));
-        }
-        drop(batch);
-        let hash = hash_of(&bytes).await;
-        bytes.extend_from_slice(&hash);
-        Ok(bytes)
+    pub fn save<'a>(
+        &'a self,
+        prompt: Prompt,
+        on_event: &'a mut dyn FnMut(Event),
+    ) -> LocalBoxFuture<'a, Result<Vec<u8>>> {
+        Box::pin(async move {
+            let conversation = match &prompt {
+                Prompt::Chat(conversation) => Some(conversation.clone()),
+                Prompt::Text(_) | Prompt::Tokens(_) => None,
+            };
+            let start = self.beginning(prompt).await?;
+            let tokens = start.prompt().to_vec();
+            self.finish(start, on_event).await?;
+            let mut batch = self.decoder()?.batch.lock().await;
+            batch.settle(&self.language.tokenizer).await;
+            let (form, page_size) = (batch.decoder().page_form(), batch.decoder().page_size());
+            let saved = Saved { form, tokens, conversation, page_size };
+            let mut bytes = saved.front()?;
+            if !batch.read_pages(&saved.tokens, &mut bytes).await? {
+                return Err(Error::resource_exhausted(
+                    "other answers have taken the room of this session meanwhile. Save it when they have ended",
+                ));
+            }
+            drop(batch);
+            let hash = hash_of(&bytes).await;
+            bytes.extend_from_slice(&hash);
+            Ok(bytes)
+        })
     }
 
     /// Reads back what [`Engine::save`] wrote. What was computed with other weights or on another kind of device, or has no
     /// room now, is computed again when it is needed. Fails with `invalid_argument` where it is no state, or was damaged.
-    pub async fn restore(&self, bytes: &[u8]) -> Result<Restored> {
-        let shared = self.decoder()?;
-        let (saved, pages) = Saved::read(bytes).await?;
-        let mut batch = shared.batch.lock().await;
-        batch.settle(&self.language.tokenizer).await;
-        let foreign = || match saved.tokens.is_empty() {
-            true => "nothing was computed of it",
-            false => "it was saved with another model, another version or on another kind of device",
-        };
-        let reason = match saved.form == batch.decoder().page_form()
-            && saved.page_size == batch.decoder().page_size()
-        {
-            false => Some(foreign()),
-            true if batch.write_pages(&saved.tokens, pages)? => None,
-            true => Some("there is no room for it now"),
-        };
-        let tokens = if reason.is_none() { saved.tokens.len() } else { 0 };
-        Ok(Restored { conversation: saved.conversation, tokens, reason: reason.map(str::to_owned) })
+    pub fn restore<'a>(&'a self, bytes: &'a [u8]) -> LocalBoxFuture<'a, Result<Restored>> {
+        Box::pin(async move {
+            let shared = self.decoder()?;
+            let (saved, pages) = Saved::read(bytes).await?;
+            let mut batch = shared.batch.lock().await;
+            batch.settle(&self.language.tokenizer).await;
+            let decoder = batch.decoder();
+            let ours = saved.form == decoder.page_form() && saved.page_size == decoder.page_size();
+            let reason = match ours {
+                false if saved.tokens.is_empty() => Some("nothing was computed of it"),
+                false => {
+                    Some("it was saved with another model, another version or on another kind of device")
+                }
+                true if batch.write_pages(&saved.tokens, pages)? => None,
+                true => Some("there is no room for it now"),
+            };
+            let tokens = if reason.is_none() { saved.tokens.len() } else { 0 };
+            Ok(Restored { conversation: saved.conversation, tokens, reason: reason.map(str::to_owned) })
+        })
     }
 }

@@ -7,6 +7,7 @@ use crate::engine::{Event, Prompt, Restored};
 use crate::openai::{ChatRequest, PromptProgress};
 use crate::store::{self, IndexedDbStore};
 use crate::{Error, Result};
+use futures_util::future::LocalBoxFuture;
 use js_sys::Function;
 use serde::Serialize;
 use wasm_bindgen::prelude::*;
@@ -21,15 +22,8 @@ impl Engine {
         on_progress: Function,
     ) -> Result<f64, JsValue> {
         let (engine, prompt) = (self.local()?, prompt(&body)?);
-        let work = async {
-            let mut generation = engine.prefill(prompt).await?;
-            let mut tell = teller(on_progress);
-            while let Some(event) = generation.next().await? {
-                tell(event);
-            }
-            Ok(generation.usage().prompt_tokens as f64)
-        };
-        Ok(stopper.around(work).await?)
+        let mut tell = teller(on_progress);
+        Ok(stopper.around(engine.read_ahead(prompt, &mut tell)).await? as f64)
     }
 
     /// Keeps a conversation's beginning in the KV cache before others; where it shall stay in the browser's storage too, it
@@ -47,7 +41,7 @@ impl Engine {
             let mut tell = teller(on_progress);
             let tokens = match persist {
                 true => {
-                    let store = IndexedDbStore::open(None).await?;
+                    let store = opened().await?;
                     engine.pin_stored(&store, &name, conversation, &mut tell).await?
                 }
                 false => engine.pin(&name, Prompt::Chat(conversation), &mut tell).await?,
@@ -97,7 +91,7 @@ impl Engine {
     ) -> Result<(), JsValue> {
         let (engine, prompt) = (self.local()?, prompt(&body)?);
         let work = async {
-            let store = IndexedDbStore::open(None).await?;
+            let store = opened().await?;
             let bytes = engine.save(prompt, &mut teller(on_progress)).await?;
             store::save_session(&store, &name, &bytes).await
         };
@@ -116,7 +110,7 @@ impl Engine {
     pub async fn open_session(&self, stopper: &Stopper, name: String) -> Result<JsValue, JsValue> {
         let engine = self.local()?;
         let work = async {
-            let store = IndexedDbStore::open(None).await?;
+            let store = opened().await?;
             match store::read_session(&store, &name).await? {
                 Some(bytes) => Ok(Some(back(engine.restore(&bytes).await?)?)),
                 None => Ok(None),
@@ -131,16 +125,21 @@ impl Engine {
     /// Sessions in the browser's storage.
     #[wasm_bindgen(js_name = listSessions)]
     pub async fn list_sessions() -> Result<JsValue, JsValue> {
-        let store = IndexedDbStore::open(None).await?;
+        let store = opened().await?;
         Ok(to_js(&store::list_sessions(&store).await?)?)
     }
 
     /// Bytes that removing one freed.
     #[wasm_bindgen(js_name = removeSession)]
     pub async fn remove_session(name: String) -> Result<f64, JsValue> {
-        let store = IndexedDbStore::open(None).await?;
+        let store = opened().await?;
         Ok(store::remove_session(&store, &name).await? as f64)
     }
+}
+
+/// Boxed, so that opening is compiled once instead of at each caller.
+fn opened() -> LocalBoxFuture<'static, Result<IndexedDbStore>> {
+    Box::pin(IndexedDbStore::open(None))
 }
 
 #[derive(Serialize)]
