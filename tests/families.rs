@@ -3,11 +3,13 @@
 use crate::edit::{Edit, Tensor};
 use crate::fixtures::{all_logits, contents, json, path, tokens};
 use candlewick::backend::cpu::Cpu;
+use candlewick::engine::{Engine, Options};
 use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::store::MemorySource;
 use candlewick::{Code, Result};
 use pollster::block_on;
+use std::rc::Rc;
 
 fn model(name: &str) -> Edit {
     Edit::new(&contents(&path("models").join(format!("{name}.gguf"))))
@@ -150,4 +152,24 @@ fn tensors_that_no_family_knows() {
     let further = |count| model("llama").u32("llama.nextn_predict_layers", count);
     assert!(load(&further(1), 64).is_ok());
     assert_eq!(load(&further(2), 64).map(|_| ()).unwrap_err().code, Code::CorruptModel);
+}
+
+/// What is another family by a name that nobody knows yet.
+#[test]
+fn an_unknown_name_of_a_known_family() {
+    let error = |edit: Edit| {
+        let source = Rc::new(MemorySource::new("new.gguf", edit.bytes()));
+        let loaded = block_on(Engine::load(source, &Options::default(), &mut |_| Ok(())));
+        let error = loaded.map(|_| ()).unwrap_err();
+        assert_eq!(error.code, Code::UnsupportedModel);
+        error.message
+    };
+    let of = |name: &str| renamed(model(name), name, "novelty");
+    assert!(error(of("llama")).contains("those of llama"), "{}", error(of("llama")));
+    assert!(error(of("qwen3")).contains("those of qwen3"), "{}", error(of("qwen3")));
+    assert!(error(of("gemma2")).contains("those of glm4") || error(of("gemma2")).contains("those of gemma2"));
+    // One that has something of its own is nobody's.
+    let own =
+        of("llama").tensor("blk.1.attn_norm.weight", |tensor| tensor.name = "blk.1.novel.weight".into());
+    assert!(!error(own).contains("those of"));
 }

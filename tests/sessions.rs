@@ -184,6 +184,11 @@ fn the_oldest_turns_go_and_the_system_stays() {
     // It seldom begins anew.
     assert!(reused >= 7, "{reused} of 12; {dropped:?}");
 
+    // It is saved as what was said: nobody knows what the next request leaves room for.
+    let bytes = block_on(session.save(&mut |_| ())).unwrap();
+    let (again, restored) = block_on(Session::restore(engine.clone(), &bytes)).unwrap();
+    assert_eq!((again.conversation(), restored.tokens), (session.conversation(), 0));
+
     // The model reads the system's message and the turns that are left.
     let mut left = session.conversation().clone();
     left.messages.truncate(24);

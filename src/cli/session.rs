@@ -4,7 +4,7 @@ use super::arguments::Common;
 use super::output::{replace_file, say};
 use crate::chat::Conversation;
 use crate::engine::{Engine, Prompt, Restored, Saved};
-use crate::{Code, Error, Result};
+use crate::{Error, Result};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fs;
@@ -62,13 +62,7 @@ impl SessionFile {
         let conversation = Conversation::new(messages);
         let engine = self.here.borrow().clone();
         let bytes = match engine {
-            Some(engine) => match engine.save(Prompt::Chat(conversation.clone()), &mut |_| ()).await {
-                // It goes on where the oldest turns go; otherwise the next command says so.
-                Err(error) if error.code == Code::ContextLengthExceeded => {
-                    Saved::conversation(conversation).await?
-                }
-                saved => saved?,
-            },
+            Some(engine) => engine.save(Prompt::Chat(conversation), &mut |_| ()).await?,
             None => Saved::conversation(conversation).await?,
         };
         replace_file(path, &bytes)

@@ -129,7 +129,7 @@ fn verdict(total: u64, room: Option<Room>) -> Verdict {
 pub async fn fits(source: &dyn Source, options: &Options) -> Result<()> {
     let Some(limit) = options.max_memory else { return Ok(()) };
     let header = Header::read(source).await?;
-    let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
+    let config = Config::read(source, &header)?;
     let context = context::limited(options, &header, &config, context::wanted(options, &config)?);
     let info::Memory { weights, kv_cache } = info::Memory::of(&header, &config, context, None);
     let needed = weights.saturating_add(kv_cache);

@@ -71,7 +71,7 @@ pub async fn inspect(source: &dyn Source, options: &Options) -> Result<Inspectio
     let number = |key: &str| metadata.u32(&format!("{}.{key}", architecture.as_deref().unwrap_or_default()));
     let config = match header.tensors.is_empty() {
         true => Err(Error::unsupported_model("it holds a vocabulary without a model")),
-        false => Config::from_header(&header),
+        false => Config::read(source, &header),
     };
     let language = Language::from_header(&header);
     let (mut devices, mut context) = (Vec::new(), None);

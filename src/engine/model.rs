@@ -68,7 +68,7 @@ impl Plan {
                 source.name()
             )));
         }
-        let config = Config::from_header(&header).map_err(|error| error.context(source.name()))?;
+        let config = Config::read(source, &header)?;
         let context = match self.granted.get() {
             Some(granted) => granted,
             None => context::wanted(&self.options, &config)?,

@@ -16,7 +16,7 @@ use crate::backend::pages;
 use crate::chat::Conversation;
 use crate::store::{Store, read_session, save_session};
 use crate::turns::Turns;
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -205,7 +205,8 @@ impl Engine {
     }
 
     /// Writes out what the model has computed of a prompt, and the conversation where it is one. What is not in the KV
-    /// cache is computed first: `on_event` hears how far that is.
+    /// cache is computed first: `on_event` hears how far that is. Of a conversation that has outgrown the context nothing but
+    /// what was said is written: which of its turns are left out, the next request says.
     pub fn save<'a>(
         &'a self,
         prompt: Prompt,
@@ -216,7 +217,12 @@ impl Engine {
                 Prompt::Chat(conversation) => Some(conversation.clone()),
                 Prompt::Text(_) | Prompt::Tokens(_) => None,
             };
-            let start = self.beginning(prompt).await?;
+            let start = match (self.beginning(prompt).await, &conversation) {
+                (Err(Error { code: Code::ContextLengthExceeded, .. }), Some(conversation)) => {
+                    return Saved::conversation(conversation.clone()).await;
+                }
+                (start, _) => start?,
+            };
             let tokens = start.prompt().to_vec();
             self.finish(start, on_event).await?;
             let mut batch = self.decoder()?.batch.lock().await;

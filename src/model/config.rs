@@ -106,8 +106,13 @@ impl Config {
         let name = metadata
             .text("general.architecture")?
             .ok_or_else(|| Error::corrupt_model("metadata general.architecture is missing"))?;
-        let family = Family::named(&name)?;
-        let keys = Keys { metadata, prefix: family.name };
+        Self::of_family(header, Family::named(&name)?, &name)
+    }
+
+    /// The same for a file whose keys begin with `prefix`, by the rules of `family`.
+    pub(super) fn of_family(header: &Header, family: &'static Family, prefix: &str) -> Result<Config> {
+        let metadata = &header.metadata;
+        let keys = Keys { metadata, prefix };
         if keys.size("expert_count", MAX_WIDTH).is_ok_and(|experts| experts.is_some()) {
             return Err(Error::unsupported_model("mixture-of-experts models are not supported yet"));
         }

@@ -8,6 +8,7 @@ mod keys;
 mod layers;
 mod loader;
 mod rope;
+mod unknown;
 
 pub use config::{Config, LayerConfig};
 pub use decoder::Decoder;

@@ -198,7 +198,7 @@ fn a_session_goes_on_with_the_next_command() {
     assert_eq!(std::fs::read(&other).unwrap(), b"something else");
     failure(&["run", &model, "-p", "Hi", "--raw", "--session", &file], 2);
     fails(
-        &["run", &stories_path(), "-p", "Hi", "--session", &folder.0.path().join("new").to_str().unwrap()],
+        &["run", &stories_path(), "-p", "Hi", "--session", folder.0.path().join("new").to_str().unwrap()],
         "invalid_argument",
         &["chat template"],
     );

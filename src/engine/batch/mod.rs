@@ -134,7 +134,8 @@ impl Batch {
     /// Whether another reader has left something unread while this one has read more; once for what each has left.
     pub(super) fn others_are_behind(&self, talk: &Rc<Talk>) -> bool {
         let others = self.runs.iter().filter(|run| !Rc::ptr_eq(&run.talk, talk));
-        others.fold(false, |behind, run| run.talk.is_behind() || behind)
+        // All of them are told that they were waited for.
+        others.filter(|run| run.talk.is_behind()).count() > 0
     }
 
     /// Whether nothing is on its way.
