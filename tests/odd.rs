@@ -242,10 +242,10 @@ fn what_cannot_be_right() {
             "blk.1.ffn",
         ),
         (
-            "heads that differ",
+            "heads that differ, and do not",
             llama().i32s("llama.attention.head_count", &[4, 2]),
-            Code::UnsupportedModel,
-            "llama.attention.head_count",
+            Code::CorruptModel,
+            "blk.1.attn_q",
         ),
         ("too few values", llama().i32s(kv, &[2]), Code::CorruptModel, "1 values for 2 layers"),
         ("no values", llama().i32s(kv, &[]), Code::CorruptModel, "0 values for 2 layers"),

@@ -178,7 +178,7 @@ const COHERE: Family = Family {
     ..LLAMA
 };
 
-/// All that candlewick runs.
+/// All that candlewick runs; of those that have the same tensors, the best known first.
 pub(super) static FAMILIES: &[Family] = &[
     LLAMA,
     // Falcon 3, Yi, InternLM 2 and 3, ERNIE 4.5 dense: Llama by other names.
@@ -195,7 +195,6 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { name: "qwen2vl", ..QWEN2 },
     Family { name: "phi3", ..QWEN2 },
     Family { name: "seed_oss", ..QWEN2 },
-    Family { name: "hunyuan-dense", head_norms: HeadNorms::After, ..QWEN2 },
     Family {
         name: "olmo2",
         norms: Norms::After,
@@ -206,6 +205,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     QWEN3,
     Family { name: "qwen3vl", ..QWEN3 },
+    Family { name: "hunyuan-dense", head_norms: HeadNorms::After, ..QWEN2 },
     Family { name: "exaone4", norms: Norms::After, unrotated: Unrotated::Full, sliding_period: 4, ..QWEN3 },
     GEMMA,
     Family { name: "gemma2", norms: Norms::Around, sliding_period: 2, softcaps: Some([50.0, 30.0]), ..GEMMA },
