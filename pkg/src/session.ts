@@ -184,8 +184,9 @@ export class Session {
   }
 
   /** The same as bytes, for `session({ from })` here or in another engine. */
-  async export(options: RequestOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
-    return this.#connection.call({ method: "saveSession", body: this.#body() }, heard(options));
+  async export(options: RequestOptions = {}): Promise<ArrayBuffer> {
+    const call = { method: "saveSession", body: this.#body() } as const;
+    return (await this.#connection.call<Uint8Array<ArrayBuffer>>(call, heard(options))).buffer;
   }
 
   #body(): ConversationParams {

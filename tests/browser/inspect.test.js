@@ -102,7 +102,7 @@ describe("a look at a model", () => {
         embeddingLength: 64,
         layers: 30,
         vocabularySize: 32000,
-        chatTemplate: null,
+        chatTemplate: "model",
         warnings: [],
         unsupported: null,
         verdict: "fits",

@@ -173,7 +173,7 @@ describe("what is saved", () => {
       const other = await two.session({ from: new Blob([bytes]), params });
       const copy = await two.session({ from: bytes, params });
       const same = said(await other.send("And then?")) === said(next);
-      bytes[bytes.length - 1] ^= 1;
+      new Uint8Array(bytes)[bytes.byteLength - 1] ^= 1;
       const damaged = await failure(two.session({ from: bytes }));
       const none = await failure(two.session({ from: "text" }));
       const nameless = await failure(session.save());

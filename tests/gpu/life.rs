@@ -361,6 +361,25 @@ fn a_device_lost_while_idle_comes_back() {
 }
 
 /// An answer that is dropped while the model comes back leaves the engine ready.
+/// What is pinned is computed again, without anybody asking for it.
+#[test]
+fn what_is_pinned_comes_back() {
+    let options = setup(Device::Gpu).options;
+    let engine = load(&options).unwrap();
+    let prompt = Prompt::Tokens((3..103).collect());
+    assert_eq!(block_on(engine.pin("beginning", prompt, &mut |_| ())).unwrap(), 100);
+    let story = answer(&engine, greedy(20));
+    options.gpu.hold.destroy();
+    let mut other = start(&engine, greedy(20));
+    let (again, reports) = finish(&mut other).unwrap();
+    assert_eq!(again, story);
+    assert!(!reports.is_empty());
+    assert_eq!(block_on(engine.pinned()).unwrap(), [("beginning".to_owned(), 100)]);
+    let mut next = block_on(engine.generate(Prompt::Tokens((3..110).collect()), greedy(2))).unwrap();
+    finish(&mut next).unwrap();
+    assert_eq!(next.usage().prompt_tokens_details.cached_tokens, 100);
+}
+
 #[test]
 fn a_recovery_can_be_given_up() {
     let Setup { options, folder: _folder } = setup(Device::Gpu);
