@@ -93,10 +93,10 @@ test_browser() {
   stage "wasm, npm package and demo page" once page
   npm_install tests
   ! tests_in chromium || stage "browser tests in Chromium" browser_tests chromium tests/browser/*.test.js
-  ! tests_in firefox || stage "browser tests in Firefox" browser_tests firefox tests/browser/{engine,errors,gpu,store,threads}.test.js
+  ! tests_in firefox || stage "browser tests in Firefox" browser_tests firefox tests/browser/{engine,errors,gpu,sessions,store,threads}.test.js
   # The others end pages and browsers in the middle of a download, at which this driver hangs.
   ! tests_in firefox || stage "downloads that fail in Firefox" browser_tests firefox --test-name-pattern="into files|into the database" tests/browser/schedules.test.js
-  ! tests_in webkit || stage "browser tests in WebKit" browser_tests webkit tests/browser/{engine,errors,threads}.test.js
+  ! tests_in webkit || stage "browser tests in WebKit" browser_tests webkit tests/browser/{engine,errors,sessions,threads}.test.js
   # Most of the storage's tests want private files, and several windows that share them.
   ! tests_in webkit || stage "a model's storage in WebKit" browser_tests webkit --test-name-pattern="comes from the Hub once" tests/browser/store.test.js
 }
