@@ -3,7 +3,7 @@
 use crate::edit::{Edit, Tensor};
 use crate::fixtures::{all_logits, contents, json, path, tokens};
 use candlewick::backend::cpu::Cpu;
-use candlewick::engine::{Engine, Options};
+use candlewick::engine::{Document, EmbeddingSettings, Engine, Options};
 use candlewick::format::gguf::Header;
 use candlewick::model::{Config, Decoder};
 use candlewick::store::MemorySource;
@@ -172,4 +172,50 @@ fn an_unknown_name_of_a_known_family() {
     let own =
         of("llama").tensor("blk.1.attn_norm.weight", |tensor| tensor.name = "blk.1.novel.weight".into());
     assert!(!error(own).contains("those of"));
+}
+
+/// An encoder's layers share what they keep only where they are alike.
+#[test]
+fn an_encoder_with_layers_of_different_heads() {
+    let vector = |edit: &Edit| {
+        let source = Rc::new(MemorySource::new("encoder.gguf", edit.bytes()));
+        let engine = block_on(Engine::load(source, &Options::default(), &mut |_| Ok(()))).unwrap();
+        let text = Document::Text("a text of a few words".to_owned());
+        block_on(engine.embed(&text, EmbeddingSettings::default())).unwrap().vector
+    };
+    let original = model("bert-f32");
+    let zeros =
+        original.clone().tensor("blk.1.attn_output.weight", |tensor| zero(tensor, |_, column| column >= 32));
+    let keep = |edit: Edit, part: &str| {
+        edit.tensor(&format!("blk.1.attn_{part}.weight"), |tensor| cut(tensor, 32, 64)).tensor(
+            &format!("blk.1.attn_{part}.bias"),
+            |tensor| {
+                tensor.data.truncate(4 * 32);
+                tensor.dimensions = vec![32];
+            },
+        )
+    };
+    let heads = 64
+        / block_on(async {
+            let source = MemorySource::new("encoder.gguf", original.bytes());
+            let header = Header::read(&source).await.unwrap();
+            Config::from_header(&header).unwrap().layers[0].heads.size as i32
+        });
+    let narrow = ["q", "k", "v"]
+        .iter()
+        .fold(original.clone(), |edit, part| keep(edit, part))
+        .tensor("blk.1.attn_output.weight", |tensor| cut(tensor, 64, 32))
+        .i32s("bert.attention.head_count", &[heads, heads / 2]);
+    for (expected, found) in vector(&zeros).iter().zip(vector(&narrow)) {
+        assert!((expected - found).abs() < 1e-5, "{expected} {found}");
+    }
+}
+
+/// Scales that would be lost.
+#[test]
+fn a_residual_scale_where_norms_do_not_take_it_out() {
+    for name in ["gpt2", "gemma2", "olmo2"] {
+        let edit = model(name).set(&format!("{name}.residual_scale"), 6, &0.5f32.to_le_bytes());
+        assert_eq!(load(&edit, 64).map(|_| ()).unwrap_err().code, Code::UnsupportedModel, "{name}");
+    }
 }

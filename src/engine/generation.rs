@@ -40,7 +40,7 @@ pub enum Truncation {
     Middle,
     /// Leave out the oldest turns of a conversation; messages of the system at its beginning stay, and so does the last
     /// turn. Once it is too long, so many go that what is left takes half of the room: with the turns that follow, it
-    /// begins the same. Anything but a conversation is refused.
+    /// begins the same. Where it is no conversation that is too long, it is refused.
     Oldest,
 }
 

@@ -3,7 +3,7 @@
 //! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Where a file leaves a
 //! value out, the default is the family's, as transformers and llama.cpp have it.
 
-use super::family::{Family, LogitScale, Parallel, SlidingRope, Unrotated};
+use super::family::{Family, LogitScale, Norms, Parallel, SlidingRope, Unrotated};
 use super::keys::{Keys, check_layers};
 use super::rope::RopeConfig;
 use crate::backend::op::{Attention, Heads, Rope};
@@ -153,6 +153,13 @@ impl Config {
             LayerConfig { heads: heads[index], feed_forward: feed_forward[index], window, rotation }
         };
         let scales = Scales::read(&keys, family, layers, embedding)?;
+        // The stream is kept smaller by it, which only norms of what goes into a layer take out again.
+        if scales.residual != 1.0 && (family.norms != Norms::Before || family.learns_positions()) {
+            return Err(Error::unsupported_model(format!(
+                "{} with a residual_scale is not supported",
+                family.name
+            )));
+        }
         let softcap = |key: &str, index: usize| {
             let default = family.softcaps.map(|caps| caps[index]);
             Ok::<_, Error>(keys.positive(key)?.or(default))

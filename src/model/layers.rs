@@ -5,8 +5,8 @@ use super::family::{HeadNorms, Norms, Parallel};
 use super::loader::Loader;
 use crate::Result;
 use crate::backend::op::{
-    Activate, AddPositions, Attend, Buffer, Embed, Gate, KvCache, Linear, Matrix, Norm, Normalize, Project,
-    ProjectAdd,
+    Activate, AddPositions, Attend, Buffer, Embed, Gate, Heads, KvCache, Linear, Matrix, Norm, Normalize,
+    Project, ProjectAdd,
 };
 use std::collections::HashMap;
 
@@ -71,12 +71,13 @@ pub(super) async fn record(loader: &mut Loader<'_>, config: &Config, size: Size)
         let norm = loader.norm("token_embd_norm", d, config)?;
         buffers.norm_stream(loader, norm);
     }
-    let mut caches = Vec::new();
+    let mut caches: Vec<(Heads, KvCache)> = Vec::new();
     for (index, layer) in config.layers.iter().enumerate() {
         // An encoder looks at what it stored only while it is in that layer.
-        let kept = caches.first().filter(|_| config.family.encoder).copied();
-        let cache = kept.unwrap_or_else(|| loader.program.cache(size.pages, layer.heads));
-        caches.push(cache);
+        let kept = caches.iter().find(|(heads, _)| config.family.encoder && *heads == layer.heads);
+        let cache = kept.map(|(_, cache)| *cache);
+        let cache = cache.unwrap_or_else(|| loader.program.cache(size.pages, layer.heads));
+        caches.push((layer.heads, cache));
         let rope_factors = rope_factors.as_deref();
         let mut layer = Layer { loader, config, index, buffers: &mut buffers, cache, rope_factors };
         layer.record()?;
