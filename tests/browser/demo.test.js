@@ -330,15 +330,13 @@ describe("for everyone", () => {
     await page.keyboard.press("Enter");
     assert.equal(await page.evaluate(() => document.activeElement.id), "input");
     const order = [];
-    for (let i = 0; i < 12; i++) {
+    // A story that is there already has a button of its own, "Continue": one stop more.
+    for (let i = 0; i < 30 && order.at(-1) !== "Reset settings"; i++) {
       await page.keyboard.press("Tab");
-      order.push(await page.evaluate(() => document.activeElement.name || document.activeElement.textContent));
+      order.push(await page.evaluate(() => document.activeElement.name || document.activeElement.textContent.trim()));
     }
     for (const stop of ["Write", "Settings", "temperature", "seed", "Reset settings"]) {
-      assert.ok(
-        order.some((name) => name.trim() === stop),
-        `${stop} in ${order.join(", ")}`,
-      );
+      assert.ok(order.includes(stop), `${stop} in ${order.join(", ")}`);
     }
   });
 
