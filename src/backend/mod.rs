@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod device;
+mod encoding;
 mod estimate;
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "devices are compared where there are two"))]
 mod excerpt;

@@ -60,6 +60,35 @@ impl Random {
                 TensorType::Q4_K => &[(0, 0.0001), (2, 0.0015)],
                 TensorType::Q5_K => &[(0, 0.00005), (2, 0.0015)],
                 TensorType::Q6_K => &[(208, 0.00003)],
+                TensorType::Q1_0 => &[(0, 0.05)],
+                TensorType::Q2_0 => &[(0, 0.05)],
+                TensorType::TQ1_0 => &[(52, 0.1)],
+                TensorType::TQ2_0 => &[(64, 0.1)],
+                TensorType::IQ4_NL => &[(0, 0.001)],
+                TensorType::IQ4_XS => &[(0, 0.00003)],
+                TensorType::IQ3_XXS => &[(0, 0.0003)],
+                TensorType::IQ3_S => &[(0, 0.0004)],
+                TensorType::IQ2_XXS | TensorType::IQ2_XS | TensorType::IQ2_S => &[(0, 0.0008)],
+                TensorType::IQ1_S => &[(0, 0.01)],
+                TensorType::IQ1_M => {
+                    // Four bits in each of four words.
+                    let scale = f16::from_f32(size * 0.01 * self.number()).to_bits();
+                    for (index, byte) in block[48..].iter_mut().skip(1).step_by(2).enumerate() {
+                        *byte = *byte & 15 | ((scale >> (4 * index)) as u8 & 15) << 4;
+                    }
+                    &[]
+                }
+                TensorType::MXFP4 => {
+                    // A power of two.
+                    block[0] = (128.0 + (0.01 * size).log2()) as u8;
+                    &[]
+                }
+                TensorType::NVFP4 => {
+                    // Exponents of about the same.
+                    let exponent = (8.0 + (0.03 * size).log2()).clamp(0.0, 14.0) as u8;
+                    block[..4].iter_mut().for_each(|scale| *scale = *scale & 7 | exponent << 3);
+                    &[]
+                }
             };
             for &(at, scale) in scales {
                 let scale = f16::from_f32(size * scale * self.number());

@@ -248,7 +248,7 @@ const CALLED: [(&str, &str); 11] = [
 fn reads(label: &str) -> bool {
     let label = CALLED.iter().find(|(called, _)| *called == label).map_or(label, |(_, name)| *name);
     let layout = |word: &str| word.trim_start_matches('R').bytes().all(|b| b.is_ascii_digit());
-    TensorType::all().any(|kind| {
+    TensorType::ALL.iter().any(|kind| {
         let rest = label.strip_prefix(kind.name()).map(|rest| rest.strip_prefix('_').ok_or(rest));
         match rest {
             Some(Ok(rest)) => !rest.split('_').any(layout),
@@ -266,7 +266,7 @@ fn bits(label: &str) -> Option<u32> {
 
 /// What a repository has that cannot be run.
 fn unrunnable(repo: &str, what: &str, files: &[RemoteFile]) -> Error {
-    let reads: Vec<&str> = TensorType::all().map(TensorType::name).collect();
+    let reads: Vec<&str> = TensorType::ALL.iter().map(|kind| kind.name()).collect();
     let Error { message, .. } = missing(repo, what, files);
     Error::unsupported_model(format!(
         "{message}. candlewick reads {}, and what is made of these",
@@ -384,7 +384,7 @@ mod tests {
             }
         }
         // Every type that is read is taken, whatever it is called.
-        for kind in TensorType::all() {
+        for kind in TensorType::ALL {
             for name in
                 [format!("m-{}.gguf", kind.name()), format!("m.{}_M.gguf", kind.name().to_lowercase())]
             {

@@ -121,7 +121,7 @@ fn what_candlewick_does_not_run() {
     );
     let query = "blk.0.attn_q.weight";
     let of_type = |kind: u32| story().tensor(query, |tensor: &mut Tensor| tensor.kind = kind).bytes();
-    model_fails(of_type(20), "unsupported_model", &["IQ4_NL", query, "Q4_0"]);
+    model_fails(of_type(26), "unsupported_model", &["I32", query, "Q8_0"]);
     model_fails(of_type(200), "unsupported_model", &["200", query]);
     let vocabulary = fixture("tokenizers/spm.gguf");
     fails(&["run", &vocabulary, "-p", "x"], "unsupported_model", &["without a model", "spm.gguf"]);

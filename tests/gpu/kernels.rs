@@ -8,27 +8,15 @@ use candlewick::backend::op::{
 use candlewick::backend::{Backend, Step};
 use candlewick::format::gguf::TensorType;
 
-const TYPES: &[TensorType] = &[
-    TensorType::F32,
-    TensorType::F16,
-    TensorType::BF16,
-    TensorType::Q4_0,
-    TensorType::Q4_1,
-    TensorType::Q5_0,
-    TensorType::Q5_1,
-    TensorType::Q8_0,
-    TensorType::Q2_K,
-    TensorType::Q3_K,
-    TensorType::Q4_K,
-    TensorType::Q5_K,
-    TensorType::Q6_K,
-];
+const TYPES: &[TensorType] = TensorType::ALL;
 
 /// Columns that a type can have.
 fn columns(kind: TensorType) -> &'static [usize] {
     match kind.block().0 {
         1 => &[1, 31, 33, 63, 65, 127, 257, 4097],
         32 => &[32, 96, 160, 576, 4128],
+        64 => &[64, 192, 576, 4160],
+        128 => &[128, 384, 640, 4224],
         _ => &[256, 768, 4352],
     }
 }
@@ -121,6 +109,21 @@ products! {
     q4_k Q4_K,
     q5_k Q5_K,
     q6_k Q6_K,
+    q1_0 Q1_0,
+    q2_0 Q2_0,
+    tq1_0 TQ1_0,
+    tq2_0 TQ2_0,
+    iq4_nl IQ4_NL,
+    iq4_xs IQ4_XS,
+    mxfp4 MXFP4,
+    nvfp4 NVFP4,
+    iq3_xxs IQ3_XXS,
+    iq3_s IQ3_S,
+    iq2_xxs IQ2_XXS,
+    iq2_xs IQ2_XS,
+    iq2_s IQ2_S,
+    iq1_s IQ1_S,
+    iq1_m IQ1_M,
 }
 
 /// One token through matrices of every number of rows and of columns, as decoding has it.

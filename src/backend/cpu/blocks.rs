@@ -5,8 +5,9 @@ use super::kernels::input::{Input, Order};
 use super::kernels::layout;
 use super::kernels::quants::{Form, Usual};
 use super::packed::{Output, Packed};
-use super::packed16::Packed16;
+use super::packed16::{Nvfp4, Packed16};
 use super::pool::{Parts, Pool};
+use crate::backend::encoding as file;
 use crate::format::gguf::TensorType;
 use crate::{Error, Result};
 use candle_core::quantized::GgmlType;
@@ -240,32 +241,51 @@ pub(super) fn packed_as<I: Form + 'static>(
     rows: usize,
     columns: usize,
 ) -> Option<Result<Box<dyn Blocks>>> {
-    fn boxed<L: layout::Layout + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
-        Some(Packed::<L>::new(rows, columns).map(|packed| Box::new(packed) as Box<dyn Blocks>))
+    type Made = Option<Result<Box<dyn Blocks>>>;
+    fn boxed<L: layout::Layout + 'static, E: file::Encoding + 'static>(rows: usize, columns: usize) -> Made {
+        Some(Packed::<L, E>::new(rows, columns).map(|packed| Box::new(packed) as Box<dyn Blocks>))
     }
-    fn boxed16<F: Format + 'static>(rows: usize, columns: usize) -> Option<Result<Box<dyn Blocks>>> {
+    fn boxed16<F: Format + 'static>(rows: usize, columns: usize) -> Made {
         // A word has two columns.
         let packed = columns.is_multiple_of(2).then(|| Packed16::<F>::new(rows, columns))?;
         Some(packed.map(|packed| Box::new(packed) as Box<dyn Blocks>))
     }
+    use layout::{PackedPlaces, PackedPlaces16, PackedPlaces32};
     match kind {
         TensorType::F32 => None,
         TensorType::F16 => boxed16::<Binary16>(rows, columns),
         TensorType::BF16 => boxed16::<Brain16>(rows, columns),
-        TensorType::Q4_0 => boxed::<layout::PackedQ4_0<I>>(rows, columns),
-        TensorType::Q4_1 => boxed::<layout::PackedQ4_1<I>>(rows, columns),
-        TensorType::Q5_0 => boxed::<layout::PackedQ5_0<I>>(rows, columns),
-        TensorType::Q5_1 => boxed::<layout::PackedQ5_1<I>>(rows, columns),
-        TensorType::Q8_0 => boxed::<layout::PackedQ8_0<I>>(rows, columns),
-        TensorType::Q2_K => boxed::<layout::PackedQ2K<I>>(rows, columns),
-        TensorType::Q3_K => boxed::<layout::PackedQ3K<I>>(rows, columns),
-        TensorType::Q4_K => boxed::<layout::PackedQ4K<I>>(rows, columns),
-        TensorType::Q5_K => boxed::<layout::PackedQ5K<I>>(rows, columns),
-        TensorType::Q6_K => boxed::<layout::PackedQ6K<I>>(rows, columns),
+        TensorType::Q4_0 => boxed::<layout::PackedQ4_0<I>, file::Q4_0>(rows, columns),
+        TensorType::Q4_1 => boxed::<layout::PackedQ4_1<I>, file::Q4_1>(rows, columns),
+        TensorType::Q5_0 => boxed::<layout::PackedQ5_0<I>, file::Q5_0>(rows, columns),
+        TensorType::Q5_1 => boxed::<layout::PackedQ5_1<I>, file::Q5_1>(rows, columns),
+        TensorType::Q8_0 => boxed::<layout::PackedQ8_0<I>, file::Q8_0>(rows, columns),
+        TensorType::Q2_K => boxed::<layout::PackedQ2K<I>, file::Q2K>(rows, columns),
+        TensorType::Q3_K => boxed::<layout::PackedQ3K<I>, file::Q3K>(rows, columns),
+        TensorType::Q4_K => boxed::<layout::PackedQ4K<I>, file::Q4K>(rows, columns),
+        TensorType::Q5_K => boxed::<layout::PackedQ5K<I>, file::Q5K>(rows, columns),
+        TensorType::Q6_K => boxed::<layout::PackedQ6K<I>, file::Q6K>(rows, columns),
+        TensorType::Q1_0 => boxed::<layout::PackedQ1_0<I>, file::Q1_0>(rows, columns),
+        TensorType::Q2_0 => boxed::<layout::PackedQ2_0<I>, file::Q2_0>(rows, columns),
+        TensorType::TQ1_0 => boxed::<layout::PackedQ2_0<I>, file::TQ1_0>(rows, columns),
+        TensorType::TQ2_0 => boxed::<layout::PackedQ2_0<I>, file::TQ2_0>(rows, columns),
+        TensorType::IQ4_NL => boxed::<PackedPlaces<I>, file::IQ4_NL>(rows, columns),
+        TensorType::MXFP4 => boxed::<PackedPlaces<I>, file::MXFP4>(rows, columns),
+        TensorType::NVFP4 => {
+            Some(Nvfp4::new(rows, columns).map(|packed| Box::new(packed) as Box<dyn Blocks>))
+        }
+        TensorType::IQ4_XS => boxed::<PackedPlaces32<I>, file::IQ4_XS>(rows, columns),
+        TensorType::IQ3_XXS => boxed::<PackedPlaces32<I>, file::IQ3_XXS>(rows, columns),
+        TensorType::IQ3_S => boxed::<PackedPlaces32<I>, file::IQ3_S>(rows, columns),
+        TensorType::IQ2_XXS => boxed::<PackedPlaces32<I>, file::IQ2_XXS>(rows, columns),
+        TensorType::IQ2_XS => boxed::<PackedPlaces16<I>, file::IQ2_XS>(rows, columns),
+        TensorType::IQ2_S => boxed::<PackedPlaces16<I>, file::IQ2_S>(rows, columns),
+        TensorType::IQ1_S => boxed::<PackedPlaces32<I>, file::IQ1_S>(rows, columns),
+        TensorType::IQ1_M => boxed::<PackedPlaces16<I>, file::IQ1_M>(rows, columns),
     }
 }
 
-/// As the file has it, for candle's kernels.
+/// As the file has it, for candle's kernels, where candle has them.
 fn stored_as(kind: TensorType, rows: usize, columns: usize) -> Result<Box<dyn Blocks>> {
     match kind {
         TensorType::F32 => boxed::<f32>(rows, columns),
@@ -281,6 +301,8 @@ fn stored_as(kind: TensorType, rows: usize, columns: usize) -> Result<Box<dyn Bl
         TensorType::Q4_K => boxed::<BlockQ4K>(rows, columns),
         TensorType::Q5_K => boxed::<BlockQ5K>(rows, columns),
         TensorType::Q6_K => boxed::<BlockQ6K>(rows, columns),
+        _ => packed_as::<Usual>(kind, rows, columns)
+            .unwrap_or_else(|| Err(Error::internal(format!("{} has no kernel", kind.name())))),
     }
 }
 
@@ -301,6 +323,7 @@ fn stored<T: PlainOldData>(rows: usize, columns: usize) -> Result<Stored<T>> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::kernels::quants::{Pairs, Quads};
     use super::*;
 
     /// A few rows in `T`, as a file has them.
@@ -365,6 +388,45 @@ pub(super) mod tests {
                 }
             }
             multiplies(&*packed, &pool, (rows, columns));
+        }
+    }
+
+    /// What candle does not have, as llama.cpp takes it apart.
+    #[test]
+    fn other_types_are_packed_as_llama_cpp_reads_them() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/goldens/blocks.json");
+        let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let pool = Pool::new(2);
+        let kinds: Vec<TensorType> =
+            TensorType::ALL.iter().copied().filter(|kind| golden.get(kind.name()).is_some()).collect();
+        assert_eq!(kinds.len(), golden.as_object().unwrap().len());
+        for kind in kinds {
+            let hex = golden[kind.name()]["bytes"].as_str().unwrap();
+            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+            let values: Vec<f32> = serde_json::from_value(golden[kind.name()]["values"].clone()).unwrap();
+            let columns = values.len();
+            // More than one strip, of which the last is not whole; rows differ in the order of their blocks.
+            let rows = 21;
+            let (first, second) = bytes.split_at(bytes.len() / 2);
+            let swapped: Vec<u8> = [second, first].concat();
+            let file: Vec<u8> =
+                (0..rows).flat_map(|row| if row % 3 == 0 { &bytes } else { &swapped }.clone()).collect();
+            for form in [packed_as::<Pairs>, packed_as::<Quads>] {
+                let mut matrix = form(kind, rows, columns).unwrap().unwrap();
+                matrix.write_rows(&pool, 0, &file).unwrap();
+                for row in 0..rows {
+                    let mut ours = vec![0.0; columns];
+                    matrix.row(row, &mut ours);
+                    for (column, ours) in ours.iter().enumerate() {
+                        let of_block = if row % 3 == 0 { column } else { (column + columns / 2) % columns };
+                        let theirs = values[of_block];
+                        let near = (ours - theirs).abs() <= 1e-6 * theirs.abs();
+                        assert!(near, "{}, {row}.{column}: {ours}, not {theirs}", kind.name());
+                    }
+                }
+                multiplies(&*matrix, &pool, (rows, columns));
+            }
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) fn pairs_are_faster(kind: TensorType) -> bool {
 /// The share of the time that pairs save, or minus what they cost: prompts and answers count the same.
 fn saved(kind: TensorType) -> Result<f64> {
     // These have one form.
-    if let TensorType::F32 | TensorType::F16 | TensorType::BF16 = kind {
+    if let TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::NVFP4 = kind {
         return Ok(0.0);
     }
     let missing = || Error::internal(format!("{} is not packed", kind.name()));
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn types_of_one_form_are_not_measured() {
-        for kind in [TensorType::F32, TensorType::F16, TensorType::BF16] {
+        for kind in [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::NVFP4] {
             assert_eq!(saved(kind).unwrap(), 0.0);
         }
     }

@@ -1,11 +1,12 @@
 //! Matrices of 16-bit floats, packed for our own kernel.
 
 use super::blocks::Blocks;
-use super::kernels::float16::{self, Format};
+use super::kernels::float16::{self, Binary16, Format};
 use super::kernels::input::Input;
 use super::kernels::simd::{V, load, store};
 use super::packed::{Output, bytes_of, words};
 use super::pool::{Parts, Pool};
+use crate::backend::encoding::nvfp4_to_f16;
 use crate::{Error, Result};
 use std::marker::PhantomData;
 
@@ -127,5 +128,42 @@ impl<F: Format> Blocks for Packed16<F> {
             }
             *pair = lanes.map(|lanes| lanes[index % 4]);
         }
+    }
+}
+
+/// A matrix of NVFP4, whose weights are kept as the f16 numbers that they are.
+pub(super) struct Nvfp4 {
+    numbers: Packed16<Binary16>,
+    /// Room for those of a piece.
+    room: Vec<u8>,
+}
+
+impl Nvfp4 {
+    /// Zeroed room. The number of columns must be whole blocks.
+    pub(super) fn new(rows: usize, columns: usize) -> Result<Self> {
+        Ok(Nvfp4 { numbers: Packed16::new(rows, columns)?, room: Vec::new() })
+    }
+}
+
+impl Blocks for Nvfp4 {
+    fn write_rows(&mut self, pool: &Pool, first: usize, bytes: &[u8]) -> Result<()> {
+        self.room.clear();
+        nvfp4_to_f16(bytes, &mut self.room);
+        self.numbers.write_rows(pool, first, &self.room)
+    }
+
+    fn multiply(
+        &self,
+        pool: &Pool,
+        rows: usize,
+        input: &[f32],
+        rounded: &mut Input,
+        out: &mut [f32],
+    ) -> Result<()> {
+        self.numbers.multiply(pool, rows, input, rounded, out)
+    }
+
+    fn row(&self, index: usize, out: &mut [f32]) {
+        self.numbers.row(index, out);
     }
 }

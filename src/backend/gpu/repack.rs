@@ -2,9 +2,12 @@
 //!
 //! Every type becomes blocks of 32 columns: 4-bit quants fill one `vec4<u32>`, scales lie apart in arrays
 //! of their own (see `wgsl/shared/matrix.wgsl` and `wgsl/format/`). Nothing is rounded. Q3_K becomes
-//! Q6_K's layout, which can say everything that it can; Q2_K's quants take 4 bits.
+//! Q6_K's layout, which can say everything that it can; Q2_K's quants take 4 bits, and so do weights that stand in a table
+//! whatever the file takes for them.
 
+use crate::backend::encoding::{self, Block, Encoding};
 use crate::format::gguf::TensorType;
+use half::f16;
 
 /// Columns of a block.
 pub(super) const BLOCK: usize = 32;
@@ -30,6 +33,18 @@ impl Format {
             TensorType::Q2_K | TensorType::Q4_K => [128, 4, 16, 0],
             TensorType::Q5_K => [128, 4, 16, 32],
             TensorType::Q3_K | TensorType::Q6_K => [128, 4, 16, 64],
+            TensorType::Q1_0 => [32, 8, 0, 0],
+            TensorType::Q2_0 | TensorType::TQ1_0 | TensorType::TQ2_0 => [64, 16, 0, 0],
+            TensorType::IQ4_NL | TensorType::MXFP4 => [128, 16, 0, 0],
+            TensorType::NVFP4 => [512, 0, 0, 0],
+            TensorType::IQ4_XS
+            | TensorType::IQ3_XXS
+            | TensorType::IQ3_S
+            | TensorType::IQ2_XXS
+            | TensorType::IQ2_XS
+            | TensorType::IQ2_S
+            | TensorType::IQ1_S
+            | TensorType::IQ1_M => [128, 4, 16, 0],
         };
         Format { kind, sizes }
     }
@@ -38,7 +53,7 @@ impl Format {
     pub(super) fn file(self) -> &'static str {
         match self.kind {
             TensorType::F32 => "f32",
-            TensorType::F16 => "f16",
+            TensorType::F16 | TensorType::NVFP4 => "f16",
             TensorType::BF16 => "bf16",
             TensorType::Q8_0 => "q8_0",
             TensorType::Q4_0 => "q4_0",
@@ -49,6 +64,15 @@ impl Format {
             TensorType::Q4_K => "q4_k",
             TensorType::Q5_K => "q5_k",
             TensorType::Q3_K | TensorType::Q6_K => "q6_k",
+            TensorType::Q1_0 => "q1_0",
+            TensorType::Q2_0 | TensorType::TQ1_0 | TensorType::TQ2_0 => "q2_0",
+            TensorType::IQ4_NL => "iq4_nl",
+            TensorType::MXFP4 => "mxfp4",
+            TensorType::IQ4_XS => "iq4_xs",
+            TensorType::IQ3_XXS => "iq3_xxs",
+            TensorType::IQ3_S => "iq3_s",
+            TensorType::IQ2_XXS | TensorType::IQ2_XS | TensorType::IQ2_S => "iq2",
+            TensorType::IQ1_S | TensorType::IQ1_M => "iq1",
         }
     }
 
@@ -57,13 +81,22 @@ impl Format {
         match self.kind {
             TensorType::Q3_K => Some("Q3_K as Q6_K"),
             TensorType::Q2_K => Some("Q2_K with quants of 4 bits"),
+            TensorType::NVFP4 => Some("NVFP4 as F16"),
+            TensorType::TQ1_0 => Some("TQ1_0 as Q2_0"),
+            TensorType::IQ3_XXS => Some("IQ3_XXS with quants of 4 bits"),
+            TensorType::IQ3_S => Some("IQ3_S with quants of 4 bits"),
+            TensorType::IQ2_XXS => Some("IQ2_XXS with quants of 4 bits"),
+            TensorType::IQ2_XS => Some("IQ2_XS with quants of 4 bits"),
+            TensorType::IQ2_S => Some("IQ2_S with quants of 4 bits"),
+            TensorType::IQ1_S => Some("IQ1_S with quants of 4 bits"),
+            TensorType::IQ1_M => Some("IQ1_M with quants of 4 bits"),
             _ => None,
         }
     }
 
     /// Whether quants are integers that fit a signed byte.
     pub(super) fn is_integer(self) -> bool {
-        !matches!(self.kind, TensorType::F32 | TensorType::F16 | TensorType::BF16)
+        !matches!(self.kind, TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::NVFP4)
     }
 
     /// Blocks of a row: an even number, so that two f16 scales always share a word.
@@ -101,6 +134,28 @@ impl Arrays {
 
     /// A row whose first block is block `first` of the arrays.
     fn row(&mut self, kind: TensorType, first: usize, row: &[u8]) {
+        match kind {
+            TensorType::NVFP4 => {
+                let mut numbers = Vec::new();
+                encoding::nvfp4_to_f16(row, &mut numbers);
+                return put(&mut self.arrays[0], 64 * first, &numbers);
+            }
+            TensorType::Q1_0 => return self.bits(first, row),
+            TensorType::Q2_0 => return self.pairs::<encoding::Q2_0>(first, row),
+            TensorType::TQ1_0 => return self.pairs::<encoding::TQ1_0>(first, row),
+            TensorType::TQ2_0 => return self.pairs::<encoding::TQ2_0>(first, row),
+            TensorType::IQ4_NL => return self.places::<encoding::IQ4_NL>(0, first, row),
+            TensorType::MXFP4 => return self.places::<encoding::MXFP4>(0, first, row),
+            TensorType::IQ4_XS => return self.places::<encoding::IQ4_XS>(32, first, row),
+            TensorType::IQ3_XXS => return self.places::<encoding::IQ3_XXS>(32, first, row),
+            TensorType::IQ3_S => return self.places::<encoding::IQ3_S>(32, first, row),
+            TensorType::IQ2_XXS => return self.places::<encoding::IQ2_XXS>(32, first, row),
+            TensorType::IQ2_XS => return self.places::<encoding::IQ2_XS>(16, first, row),
+            TensorType::IQ2_S => return self.places::<encoding::IQ2_S>(16, first, row),
+            TensorType::IQ1_S => return self.places::<encoding::IQ1_S>(32, first, row),
+            TensorType::IQ1_M => return self.places::<encoding::IQ1_M>(16, first, row),
+            _ => {}
+        }
         let [quants, scales, extra, more] = &mut self.arrays;
         let (_, block_size) = kind.block();
         let blocks = row.chunks_exact(block_size as usize).enumerate();
@@ -186,7 +241,57 @@ impl Arrays {
                     put(more, 8 * (first + sub), &spread_pairs(|i| (high[i] >> (2 * part)) & 3));
                 }
             }),
+            _ => unreachable!("a type that is packed above"),
         }
+    }
+
+    /// One bit a weight.
+    fn bits(&mut self, first: usize, row: &[u8]) {
+        let [quants, scales, ..] = &mut self.arrays;
+        each_block::<encoding::Q1_0>(first, row, |first, block| {
+            put(scales, first, &f16::from_bits(block.scale).to_f32().to_le_bytes());
+            for (index, values) in block.values[..128].chunks_exact(32).enumerate() {
+                let bits = (0..32).fold(0, |bits, i| bits | u32::from(values[i] >> 1) << i);
+                put(quants, 4 * (first + index), &spread_bits(bits));
+            }
+        });
+    }
+
+    /// Two bits a weight.
+    fn pairs<E: Encoding>(&mut self, first: usize, row: &[u8]) {
+        let [quants, scales, ..] = &mut self.arrays;
+        each_block::<E>(first, row, |first, block| {
+            for (index, values) in block.values[..E::COLUMNS].chunks_exact(32).enumerate() {
+                put(scales, 2 * (first + index), &block.scale.to_le_bytes());
+                put(quants, 8 * (first + index), &spread_pairs(|i| values[i]));
+            }
+        });
+    }
+
+    /// Four bits that are places in a table. Each `sub_block` columns have a scale; 0: there are no sub-blocks.
+    fn places<E: Encoding>(&mut self, sub_block: usize, first: usize, row: &[u8]) {
+        let [quants, scales, extra, _] = &mut self.arrays;
+        each_block::<E>(first, row, |first, block| {
+            for (index, values) in block.values[..E::COLUMNS].chunks_exact(32).enumerate() {
+                put(quants, 16 * (first + index), &join_nibbles(|i| values[i]));
+            }
+            if sub_block == 0 {
+                return put(scales, 2 * first, &block.scale.to_le_bytes());
+            }
+            let scale = f16::from_bits(block.scale).to_f32() * E::FACTOR;
+            put(scales, first / 2, &scale.to_le_bytes());
+            let each: [u8; 16] = std::array::from_fn(|part| block.scales[16 * part / sub_block] as u8);
+            put(extra, 2 * first, &each);
+        });
+    }
+}
+
+/// Calls `pack` with each block of a row, and the number of its first block of 32.
+fn each_block<E: Encoding>(first: usize, row: &[u8], mut pack: impl FnMut(usize, &Block)) {
+    let mut block = Block::new();
+    for (index, bytes) in row.chunks_exact(E::BYTES).enumerate() {
+        E::decode(bytes, &mut block);
+        pack(first + index * (E::COLUMNS / BLOCK), &block);
     }
 }
 

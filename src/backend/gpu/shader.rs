@@ -24,9 +24,11 @@ macro_rules! sources {
 }
 sources! {
     "shared/activation" "shared/bytes" "shared/half" "shared/matrix" "shared/multiply" "shared/pairs"
+    "shared/places" "shared/places32" "shared/places256"
     "shared/product" "shared/reduce" "shared/step" "shared/store"
     "format/f32" "format/f16" "format/bf16" "format/q8_0" "format/q4_0" "format/q4_1" "format/q5_0"
-    "format/q5_1" "format/q2_k" "format/q4_k" "format/q5_k" "format/q6_k"
+    "format/q5_1" "format/q2_k" "format/q4_k" "format/q5_k" "format/q6_k" "format/q1_0" "format/q2_0"
+    "format/iq4_nl" "format/iq4_xs" "format/mxfp4" "format/iq3_xxs" "format/iq3_s" "format/iq2" "format/iq1"
     "activate" "argmax" "attend" "attend_reduce" "copy" "embed" "gate" "layer_norm" "matmul" "matmul_dp4a"
     "matvec" "pick" "probe_half" "quantize" "rms_norm" "rotate_and_store" "top_k"
 }

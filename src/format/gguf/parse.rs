@@ -138,7 +138,7 @@ impl<'a> Cursor<'a> {
             return match foreign_type_name(id) {
                 Some(foreign) => Err(Fault::Bad(Error::unsupported_model(format!(
                     "tensor {name} is stored as {foreign}, which candlewick does not read. \
-                     Choose a file in F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K to Q6_K"
+                     Choose a file whose weights are stored as Q4_K, Q8_0 or F16, as most are"
                 )))),
                 None => Err(Fault::Bad(Error::unsupported_model(format!(
                     "tensor {name} is stored in the unknown type {id}"

@@ -141,7 +141,7 @@ fn pin(sum: V) {
 
 #[inline(always)]
 unsafe fn plain<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
-    let (masks, halves, turns) = (L::Quants::masks(), Halves::new(), black_box(L::Quants::TURNS));
+    let (masks, halves, turns) = (L::Quants::masks(strip.table), Halves::new(), black_box(L::Quants::TURNS));
     let mut totals = [zero(); GROUPS];
     for block in 0..input.blocks {
         // SAFETY: the block is there, and the input has as many.
@@ -169,7 +169,7 @@ unsafe fn plain<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
 #[inline(always)]
 unsafe fn with_sub_blocks<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS] {
     const { assert!(L::SUB_BLOCK == 32 || L::Quants::TURNS == 1 || L::Quants::TURNS.is_multiple_of(2)) };
-    let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
+    let (masks, halves, low_bytes) = (L::Quants::masks(strip.table), Halves::new(), opaque(0x00ff_00ff));
     let (turns, words) = (black_box(L::Quants::TURNS), black_box(L::SUB_SCALES));
     // Blocks whose sub-blocks' scales are one word.
     let together = black_box(L::SUB_BLOCK / 8);
@@ -202,7 +202,8 @@ unsafe fn with_sub_blocks<L: Layout>(strip: Strip, input: &Input) -> [V; GROUPS]
             let scale = splat(input.scales.as_ptr().add(8 * super_block).cast());
             for (group, (total, weighted)) in totals.iter_mut().zip(weighted).enumerate() {
                 let scales = scales_of(group, 0);
-                let mut worth = mul_f32(to_f32(weighted), halves.low(scales));
+                let own = if L::MINIMA { halves.low(scales) } else { scales };
+                let mut worth = mul_f32(to_f32(weighted), own);
                 if L::MINIMA {
                     let pairs = input.sums.as_ptr().add(super_block * 128 / L::SUB_BLOCK).cast::<u8>();
                     let mut minima = zero();

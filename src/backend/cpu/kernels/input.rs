@@ -160,28 +160,28 @@ impl Tile<'_> {
                 let halves = [0, 2].map(|eight| rounding.sum([integers[eight], integers[eight + 1]]));
                 let sum = halves[0] + halves[1];
                 // What is no number may give any integer.
-                let mut start = order.start.wrapping_mul(sum);
+                let mut starts = halves.map(|half| order.start.wrapping_mul(half));
                 match order.lanes {
                     Lanes::Pairs => self.write(block, row, rounding.pairs(integers)),
                     Lanes::BytePairs => {
                         let (lanes, excess) = rounding.byte_pairs(integers);
                         self.write(block, row, lanes);
-                        start -= excess;
+                        starts = [0, 1].map(|half| starts[half].wrapping_sub(excess[half]));
                     }
                     Lanes::Quads => self.write(block, row, quads(integers)),
                     Lanes::SignedQuads => {
                         let (lanes, lacking) = signed_quads(integers);
                         self.write(block, row, lanes);
-                        start += lacking;
+                        starts = [0, 1].map(|half| starts[half].wrapping_add(lacking[half]));
                     }
                 }
                 self.scales[at] = scale / order.excess;
                 self.block_sums[at] = scale * sum as f32;
                 if order.sub_block == 16 {
-                    self.starts[at] = halves.map(|half| order.start.wrapping_mul(half));
+                    self.starts[at] = starts;
                     self.sums[at] = halves.map(|half| half as i16);
                 } else {
-                    self.starts[at][0] = start;
+                    self.starts[at][0] = starts[0].wrapping_add(starts[1]);
                     self.sums[place(block / 2)][block % 2] = sum as i16;
                 }
             }
@@ -267,9 +267,9 @@ impl Rounding {
         to_array(add_i32(sums[0], sums[1])).iter().map(|lane| lane.to_bits() as i32).sum()
     }
 
-    /// A block's pairs for [`Lanes::BytePairs`], and what they give too much.
+    /// A block's pairs for [`Lanes::BytePairs`], and what those of its halves give too much.
     #[inline(always)]
-    fn byte_pairs(&self, integers: [V; 4]) -> ([u32; 16], i32) {
+    fn byte_pairs(&self, integers: [V; 4]) -> ([u32; 16], [i32; 2]) {
         let [a, b, c, d] = integers;
         let rest = |whole, upper| to_lanes::<1, 4>([sub_i16(upper, shl_i16::<8>(whole))]);
         let halves = [(to_lanes::<1, 4>([a]), rest(a, b)), (to_lanes([c]), rest(c, d))];
@@ -277,7 +277,7 @@ impl Rounding {
             let (whole, rest) = &halves[step / 8];
             if step.is_multiple_of(2) { whole[step % 8 / 2] } else { rest[step % 8 / 2] }
         });
-        (lanes, 128 * self.sum([a, c]))
+        (lanes, [a, c].map(|whole| 128 * self.sum([whole, zero()])))
     }
 
     /// A block's pairs.
@@ -308,15 +308,17 @@ fn quads(integers: [V; 4]) -> [u32; 8] {
     to_lanes([pack_i16(integers[0], integers[1]), pack_i16(integers[2], integers[3])])
 }
 
-/// And the sum of the magnitudes of negative numbers.
-fn signed_quads(integers: [V; 4]) -> ([u32; 16], i32) {
+/// And the sums of the magnitudes of negative numbers, of both halves.
+fn signed_quads(integers: [V; 4]) -> ([u32; 16], [i32; 2]) {
     let signs = integers.map(|eight| less_i16(eight, zero()));
     let magnitudes: [V; 4] =
         std::array::from_fn(|eight| sub_i16(xor(integers[eight], signs[eight]), signs[eight]));
     // No more than 7 bits, even where the input is no number: what a relaxed product gives for more is not defined.
     let magnitudes = quads(magnitudes).map(|lane| lane & 0x7f7f_7f7f);
-    let lacking = (0..4).map(|eight| dot_i16(integers[eight], signs[eight])).fold(zero(), add_i32);
-    let lacking = to_array(lacking).iter().map(|lane| lane.to_bits() as i32).sum();
+    let lacking = [0, 2].map(|first| {
+        let [first, second] = [first, first + 1].map(|eight| dot_i16(integers[eight], signs[eight]));
+        to_array(add_i32(first, second)).iter().map(|lane| lane.to_bits() as i32).sum()
+    });
     let mut lanes = [0; 16];
     lanes[..8].copy_from_slice(&magnitudes);
     lanes[8..].copy_from_slice(&quads(signs));

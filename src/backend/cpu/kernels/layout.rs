@@ -7,22 +7,20 @@
 //! before, and in whole models, whose weights come from memory, such matrices are twice as fast. For blocks of 32 it is
 //! the other way round (`tests/bench/README.md`).
 
-use super::decode::{Block, Encoding};
 use super::float::lanes;
 use super::quants::{Form, GROUPS, Quants, Usual, WORD};
 use super::simd::{V, and, load_i16, mul_f32, opaque, shl_i32, shr_i32};
+use crate::backend::encoding::{Block, Encoding, Table};
 use half::f16;
 use std::marker::PhantomData;
 
 /// What is one matrix type as far as kernels are concerned.
 pub trait Layout {
-    /// How the file has it.
-    type Encoding: Encoding;
     /// How its integers are packed.
     type Quants: Quants;
     /// What is subtracted from each integer.
     const OFFSET: i32;
-    /// Columns with one scale for the input, and in the file's block: 32, or 256 with sub-blocks.
+    /// Columns with one scale for the input, and for the weights: 32, or 256 with sub-blocks.
     const BLOCK: usize;
     /// Columns of a sub-block.
     const SUB_BLOCK: usize;
@@ -58,13 +56,20 @@ pub trait Layout {
     }
 
     /// Strip `index` of a matrix of so many blocks of 32 columns.
-    fn strip(integers: &[u128], scales: &[u128], index: usize, blocks: usize) -> Strip {
+    fn strip<'a>(
+        integers: &'a [u128],
+        scales: &'a [u128],
+        table: &'a Table,
+        index: usize,
+        blocks: usize,
+    ) -> Strip<'a> {
         let [integer_words, scale_words] = Self::strip_bytes(blocks).map(|bytes| bytes / WORD);
         let integers = integers[index * integer_words..][..integer_words].as_ptr().cast::<u8>();
         let scales = scales[index * scale_words..][..scale_words].as_ptr().cast();
         Strip {
             integers,
             scales: if Self::MIXED { integers.wrapping_add(Self::Quants::BYTES) } else { scales },
+            table,
         }
     }
 
@@ -81,37 +86,51 @@ pub trait Layout {
     }
 
     /// Packs row `row` of a strip, as the file has it, into what [`Layout::strip_bytes`] says.
-    fn pack(file: &[u8], row: usize, integers: &mut [u8], scales: &mut [u8]) {
+    fn pack<E: Encoding>(file: &[u8], row: usize, integers: &mut [u8], scales: &mut [u8]) {
+        const { assert!(E::COLUMNS.is_multiple_of(Self::BLOCK)) };
         let mut block = Block::new();
-        for (index, bytes) in file.chunks_exact(Self::Encoding::BYTES).enumerate() {
-            Self::Encoding::decode(bytes, &mut block);
-            let values = block.values[..Self::BLOCK].as_chunks::<32>().0;
-            for (values, place) in values.iter().zip(index * (Self::BLOCK / 32)..) {
+        for (index, bytes) in file.chunks_exact(E::BYTES).enumerate() {
+            E::decode(bytes, &mut block);
+            if !Self::Quants::BY_TABLE && E::TABLE != [0; 16] {
+                let values = &mut block.values[..E::COLUMNS];
+                values.iter_mut().for_each(|value| *value = E::TABLE[usize::from(*value)] as u8);
+            }
+            let values = block.values[..E::COLUMNS].as_chunks::<32>().0;
+            for (values, place) in values.iter().zip(index * (E::COLUMNS / 32)..) {
                 Self::Quants::pack(values, row % 4, &mut integers[Self::integers_at(row / 4, place)..]);
             }
-            match Self::MIXED {
-                true => {
-                    Self::pack_scales(&block, row, &mut integers[index * Self::STEP + Self::Quants::BYTES..])
-                }
-                false => Self::pack_scales(&block, row, &mut scales[index * Self::SCALES..]),
+            let parts = E::COLUMNS / Self::BLOCK;
+            for place in index * parts..(index + 1) * parts {
+                let target = match Self::MIXED {
+                    true => &mut integers[place * Self::STEP + Self::Quants::BYTES..],
+                    false => &mut scales[place * Self::SCALES..],
+                };
+                Self::pack_scales::<E>(&block, row, target);
             }
         }
     }
 
     /// Packs the scales and minima of a row's block.
     #[inline(always)]
-    fn pack_scales(block: &Block, row: usize, scales: &mut [u8]) {
+    fn pack_scales<E: Encoding>(block: &Block, row: usize, scales: &mut [u8]) {
         let at = |word: usize| Self::scales_at(row / 4, word) + Self::SCALE / 4 * (row % 4);
         let mut put = |at: usize, bytes: &[u8]| scales[at..][..bytes.len()].copy_from_slice(bytes);
         let (scale, minimum) = (block.scale.to_le_bytes(), block.minimum.to_le_bytes());
-        put(at(0), &scale);
-        if Self::BLOCK == 32 {
-            if Self::MINIMA {
-                put(at(Self::MINIMA_AT), &minimum);
+        match (Self::BLOCK, Self::MINIMA) {
+            (32, false) => return put(at(0), &scale),
+            (32, true) => {
+                put(at(0), &scale);
+                return put(at(Self::MINIMA_AT), &minimum);
             }
-            return;
+            // Without minima there is room for a number of 32 bits.
+            (_, false) => {
+                put(at(0), &(f16::from_bits(block.scale).to_f32() * E::FACTOR).to_le_bytes());
+            }
+            (_, true) => {
+                put(at(0), &scale);
+                put(at(0) + 2, &minimum);
+            }
         }
-        put(at(0) + 2, &minimum);
         for word in 0..Self::SUB_SCALES {
             let [a, b, c, d] = block.scales.as_chunks::<4>().0[word].map(|scale| scale as u8);
             // The first of four is on top: kernels shift them out there, with their sign.
@@ -130,9 +149,11 @@ pub const ROWS: usize = 4 * GROUPS;
 
 /// Where a strip is.
 #[derive(Clone, Copy)]
-pub struct Strip {
+pub struct Strip<'a> {
     pub integers: *const u8,
     pub scales: *const u8,
+    /// What integers stand for, where these are places in a table.
+    pub table: &'a Table,
 }
 
 /// Unpacks a row of a strip into floats, as kernels see them.
@@ -140,7 +161,7 @@ pub struct Strip {
 /// # Safety
 /// The strip has as many columns as `out`.
 pub unsafe fn unpack_row<L: Layout>(strip: Strip, row: usize, out: &mut [f32]) {
-    let masks = L::Quants::masks();
+    let masks = L::Quants::masks(strip.table);
     let (group, row) = (row / 4, row % 4);
     for (index, out) in out.chunks_mut(L::BLOCK).enumerate() {
         // SAFETY: the caller's.
@@ -148,6 +169,8 @@ pub unsafe fn unpack_row<L: Layout>(strip: Strip, row: usize, out: &mut [f32]) {
             unsafe { std::slice::from_raw_parts(strip.scales.add(index * L::SCALES_STEP), L::SCALES) };
         let at = |word: usize| L::scales_at(group, word) + L::SCALE / 4 * row;
         let half = |at: usize| f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
+        let single =
+            |at: usize| f32::from_le_bytes([scales[at], scales[at + 1], scales[at + 2], scales[at + 3]]);
         for (block, out) in out.chunks_mut(32).enumerate() {
             // SAFETY: the block is one of the strip.
             let integers =
@@ -168,15 +191,13 @@ pub unsafe fn unpack_row<L: Layout>(strip: Strip, row: usize, out: &mut [f32]) {
                         (32, false) => half(at(0)) * integer,
                         (32, true) => half(at(0)) * integer + half(at(L::MINIMA_AT)),
                         (_, minima) => {
-                            let scale = scales[at(1 + word) + 3 - byte] as i8 as f32;
-                            let minimum = match minima {
-                                true => {
-                                    let minimum = scales[at(L::MINIMA_AT + word) + [0, 2, 1, 3][byte]];
-                                    half(at(0) + 2) * minimum as f32
-                                }
-                                false => 0.0,
-                            };
-                            half(at(0)) * (scale * integer) - minimum
+                            let scaled = scales[at(1 + word) + 3 - byte] as i8 as f32 * integer;
+                            if !minima {
+                                single(at(0)) * scaled
+                            } else {
+                                let minimum = scales[at(L::MINIMA_AT + word) + [0, 2, 1, 3][byte]];
+                                half(at(0)) * scaled - half(at(0) + 2) * minimum as f32
+                            }
                         }
                     };
                 }
@@ -224,9 +245,8 @@ impl Halves {
 }
 
 /// Blocks of 32 columns with a scale.
-pub struct Plain<E, Q, const OFFSET: i32>(PhantomData<(E, Q)>);
-impl<E: Encoding, Q: Quants, const OFFSET: i32> Layout for Plain<E, Q, OFFSET> {
-    type Encoding = E;
+pub struct Plain<Q, const OFFSET: i32>(PhantomData<Q>);
+impl<Q: Quants, const OFFSET: i32> Layout for Plain<Q, OFFSET> {
     type Quants = Q;
     const OFFSET: i32 = OFFSET;
     const BLOCK: usize = 32;
@@ -235,9 +255,8 @@ impl<E: Encoding, Q: Quants, const OFFSET: i32> Layout for Plain<E, Q, OFFSET> {
 }
 
 /// Blocks of 32 columns with a scale and a minimum.
-pub struct Raised<E, Q>(PhantomData<(E, Q)>);
-impl<E: Encoding, Q: Quants> Layout for Raised<E, Q> {
-    type Encoding = E;
+pub struct Raised<Q>(PhantomData<Q>);
+impl<Q: Quants> Layout for Raised<Q> {
     type Quants = Q;
     const OFFSET: i32 = 0;
     const BLOCK: usize = 32;
@@ -245,21 +264,19 @@ impl<E: Encoding, Q: Quants> Layout for Raised<E, Q> {
     const MINIMA: bool = true;
 }
 
-/// Blocks of 256 columns, whose sub-blocks have scales.
-pub struct Super<E, Q, const OFFSET: i32>(PhantomData<(E, Q)>);
-impl<E: Encoding, Q: Quants, const OFFSET: i32> Layout for Super<E, Q, OFFSET> {
-    type Encoding = E;
+/// Blocks of 256 columns, whose sub-blocks of `SUB_BLOCK` have scales.
+pub struct Super<Q, const OFFSET: i32, const SUB_BLOCK: usize>(PhantomData<Q>);
+impl<Q: Quants, const OFFSET: i32, const SUB_BLOCK: usize> Layout for Super<Q, OFFSET, SUB_BLOCK> {
     type Quants = Q;
     const OFFSET: i32 = OFFSET;
     const BLOCK: usize = 256;
-    const SUB_BLOCK: usize = 16;
+    const SUB_BLOCK: usize = SUB_BLOCK;
     const MINIMA: bool = false;
 }
 
 /// Blocks of 256 columns, whose sub-blocks of `SUB_BLOCK` have scales and minima.
-pub struct SuperRaised<E, Q, const SUB_BLOCK: usize>(PhantomData<(E, Q)>);
-impl<E: Encoding, Q: Quants, const SUB_BLOCK: usize> Layout for SuperRaised<E, Q, SUB_BLOCK> {
-    type Encoding = E;
+pub struct SuperRaised<Q, const SUB_BLOCK: usize>(PhantomData<Q>);
+impl<Q: Quants, const SUB_BLOCK: usize> Layout for SuperRaised<Q, SUB_BLOCK> {
     type Quants = Q;
     const OFFSET: i32 = 0;
     const BLOCK: usize = 256;
@@ -267,15 +284,21 @@ impl<E: Encoding, Q: Quants, const SUB_BLOCK: usize> Layout for SuperRaised<E, Q
     const MINIMA: bool = true;
 }
 
-use super::decode::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-
-pub type PackedQ4_0<F = Usual> = Plain<Q4_0, <F as Form>::Bits4, 8>;
-pub type PackedQ4_1<F = Usual> = Raised<Q4_1, <F as Form>::Bits4>;
-pub type PackedQ5_0<F = Usual> = Plain<Q5_0, <F as Form>::Bits5, 16>;
-pub type PackedQ5_1<F = Usual> = Raised<Q5_1, <F as Form>::Bits5>;
-pub type PackedQ8_0<F = Usual> = Plain<Q8_0, <F as Form>::Bits8, 0>;
-pub type PackedQ2K<F = Usual> = SuperRaised<Q2K, <F as Form>::Bits2, 16>;
-pub type PackedQ3K<F = Usual> = Super<Q3K, <F as Form>::Bits3, 4>;
-pub type PackedQ4K<F = Usual> = SuperRaised<Q4K, <F as Form>::Bits4, 32>;
-pub type PackedQ5K<F = Usual> = SuperRaised<Q5K, <F as Form>::Bits5, 32>;
-pub type PackedQ6K<F = Usual> = Super<Q6K, <F as Form>::Bits6, 32>;
+pub type PackedQ1_0<F = Usual> = Plain<<F as Form>::Bits1, 1>;
+pub type PackedQ2_0<F = Usual> = Plain<<F as Form>::Bits2, 1>;
+pub type PackedQ4_0<F = Usual> = Plain<<F as Form>::Bits4, 8>;
+pub type PackedQ4_1<F = Usual> = Raised<<F as Form>::Bits4>;
+pub type PackedQ5_0<F = Usual> = Plain<<F as Form>::Bits5, 16>;
+pub type PackedQ5_1<F = Usual> = Raised<<F as Form>::Bits5>;
+pub type PackedQ8_0<F = Usual> = Plain<<F as Form>::Bits8, 0>;
+pub type PackedQ2K<F = Usual> = SuperRaised<<F as Form>::Bits2, 16>;
+pub type PackedQ3K<F = Usual> = Super<<F as Form>::Bits3, 4, 16>;
+pub type PackedQ4K<F = Usual> = SuperRaised<<F as Form>::Bits4, 32>;
+pub type PackedQ5K<F = Usual> = SuperRaised<<F as Form>::Bits5, 32>;
+pub type PackedQ6K<F = Usual> = Super<<F as Form>::Bits6, 32, 16>;
+/// IQ4_NL and MXFP4.
+pub type PackedPlaces<F = Usual> = Plain<<F as Form>::Places, 0>;
+/// IQ4_XS, and what is decoded to such blocks.
+pub type PackedPlaces32<F = Usual> = Super<<F as Form>::Places, 0, 32>;
+/// IQ2_S and its like.
+pub type PackedPlaces16<F = Usual> = Super<<F as Form>::Places, 0, 16>;

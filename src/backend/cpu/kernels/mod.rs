@@ -2,7 +2,6 @@
 #![allow(unreachable_pub, reason = "the benchmark of the kernels has these files as its own")]
 
 pub mod column;
-pub mod decode;
 pub mod float;
 pub mod float16;
 pub mod input;

@@ -113,7 +113,7 @@ unsafe fn plain<L: Layout>(
     sums: &mut [[[V; PAIR]; ROWS]],
     totals: &mut [[[V; GROUPS]; ROWS]],
 ) {
-    let (masks, halves) = (L::Quants::masks(), Halves::new());
+    let (masks, halves) = (L::Quants::masks(strip.table), Halves::new());
     let (tiles, sums, totals) = (totals.len(), sums.as_mut_ptr(), totals.as_mut_ptr());
     // SAFETY: the block is there, the input has as many, and there are so many sums and totals.
     unsafe {
@@ -160,7 +160,7 @@ unsafe fn with_sub_blocks<L: Layout>(
     sums: &mut [[[V; PAIR]; ROWS]],
     totals: &mut [[[V; GROUPS]; ROWS]],
 ) {
-    let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
+    let (masks, halves, low_bytes) = (L::Quants::masks(strip.table), Halves::new(), opaque(0x00ff_00ff));
     let (tiles, sums) = (totals.len(), sums.as_mut_ptr());
     let mut weighted = [[[zero(); PAIR]; ROWS]; MOST_ROWS / ROWS];
     let weighted = weighted[..tiles].as_mut_ptr();
@@ -228,7 +228,8 @@ unsafe fn with_sub_blocks<L: Layout>(
             });
         }
         let scales = [0, 1].map(|group| scales_of(group, 0));
-        let (scales, minimum_scales) = (scales.map(|at| halves.low(at)), scales.map(|at| halves.high(at)));
+        let minimum_scales = scales.map(|at| halves.high(at));
+        let scales = if L::MINIMA { scales.map(|at| halves.low(at)) } else { scales };
         let totals = totals.as_mut_ptr();
         each_tile::<L>(input, 8 * super_block, tiles, |tile, place, _| {
             let (weighted, sums, totals) = (&*weighted.add(tile), &*sums.add(tile), &mut *totals.add(tile));

@@ -111,6 +111,14 @@ mod wasm {
     pub fn dot_i8(signed: V, small: V, sum: V) -> V {
         i32x4_relaxed_dot_i8x16_i7x16_add(signed, small, sum)
     }
+    /// For each byte of `places`, which is below 16, that byte of `table`.
+    #[inline(always)]
+    pub fn swizzle(table: V, places: V) -> V {
+        #[cfg(target_feature = "relaxed-simd")]
+        return i8x16_relaxed_swizzle(table, places);
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        i8x16_swizzle(table, places)
+    }
     /// Lane `LANE` in each.
     #[inline(always)]
     pub fn lane<const LANE: usize>(a: V) -> V {
@@ -222,6 +230,20 @@ mod sse2 {
             let products = add_i32(dot_i16(even(signed), even(small)), dot_i16(odd(signed), odd(small)));
             add_i32(sum, products)
         }
+    }
+    /// For each byte of `places`, which is below 16, that byte of `table`. SSE2 has no instruction for it.
+    #[cfg(test)]
+    pub fn swizzle(table: V, places: V) -> V {
+        let bytes = |a: V| {
+            let mut bytes = [0; 16];
+            // SAFETY: the array has 16 bytes.
+            unsafe { store(bytes.as_mut_ptr(), a) };
+            bytes
+        };
+        let table = bytes(table);
+        let looked_up = bytes(places).map(|place| table[usize::from(place)]);
+        // SAFETY: the array has 16 bytes.
+        unsafe { load(looked_up.as_ptr()) }
     }
     /// Lane `LANE` in each.
     #[inline(always)]
@@ -351,6 +373,11 @@ pub mod plain {
             signed.iter().zip(small).map(|(a, b)| *a as i8 as i32 * b as i8 as i32).sum()
         };
         std::array::from_fn(|lane| sum[lane].wrapping_add(products(lane)))
+    }
+    /// For each byte of `places`, which is below 16, that byte of `table`.
+    pub fn swizzle(table: V, places: V) -> V {
+        let byte = |place: u8| (table[usize::from(place / 4)] >> (place % 4 * 8)) as u8;
+        places.map(|lane| i32::from_le_bytes(lane.to_le_bytes().map(byte)))
     }
     pub fn dot_i16(a: V, b: V) -> V {
         let (a, b) = (i16s(a), i16s(b));

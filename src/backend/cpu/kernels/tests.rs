@@ -6,13 +6,16 @@
 
 use super::super::packed::bytes_of;
 use super::super::pool::Pool;
-use super::decode::{Block, Encoding, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::float16::{self, Binary16, Brain16, Format};
 use super::input::{Input, Order};
 use super::layout::{self, Layout, Plain, Raised, Super, SuperRaised, unpack_row};
 use super::quants::{GROUPS, Lanes, Quants, pairs, quads};
 use super::simd::{self, V, store, zero};
 use super::{column, float, rows, simd::plain, tile};
+use crate::backend::encoding::{
+    Block, Encoding, IQ2_S, IQ4_NL, IQ4_XS, Q1_0, Q2_0, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K,
+    Q8_0, TQ1_0,
+};
 use half::{bf16, f16};
 
 /// xorshift32.
@@ -31,21 +34,24 @@ impl Random {
 }
 
 /// A row of random blocks, as a file has it, and what they mean. `scales`: where a block has f16 numbers.
-fn row<L: Layout>(columns: usize, scales: &[usize], random: &mut Random) -> (Vec<u8>, Vec<f32>) {
-    let mut bytes: Vec<u8> =
-        (0..columns / L::BLOCK * L::Encoding::BYTES).map(|_| random.next() as u8).collect();
+fn row<L: Layout, E: Encoding>(columns: usize, scales: &[usize], random: &mut Random) -> (Vec<u8>, Vec<f32>) {
+    let mut bytes: Vec<u8> = (0..columns / E::COLUMNS * E::BYTES).map(|_| random.next() as u8).collect();
     let mut values = Vec::new();
-    for block in bytes.chunks_exact_mut(L::Encoding::BYTES) {
+    for block in bytes.chunks_exact_mut(E::BYTES) {
         for &at in scales {
             // f16 numbers around 0.01.
             block[at + 1] = 0x20 | (random.next() & 1) as u8;
         }
         let mut decoded = Block::new();
-        L::Encoding::decode(block, &mut decoded);
+        E::decode(block, &mut decoded);
         let number = |bits: u16| f16::from_bits(bits).to_f32();
-        for (column, &value) in decoded.values[..L::BLOCK].iter().enumerate() {
-            let eight_bits = L::Quants::BITS == 8;
-            let integer = if eight_bits { value as i8 as i32 } else { value as i32 } - L::OFFSET;
+        for (column, &value) in decoded.values[..E::COLUMNS].iter().enumerate() {
+            let integer = match (E::TABLE, L::Quants::BITS) {
+                ([0, 0, ..], 8) => value as i8 as i32,
+                ([0, 0, ..], _) => value as i32,
+                (table, _) => i32::from(table[usize::from(value)]),
+            };
+            let integer = integer - L::OFFSET;
             let sub_block = column / L::SUB_BLOCK;
             values.push(match (L::BLOCK, L::MINIMA) {
                 (32, false) => number(decoded.scale) * integer as f32,
@@ -54,7 +60,7 @@ fn row<L: Layout>(columns: usize, scales: &[usize], random: &mut Random) -> (Vec
                     let scaled = number(decoded.scale) * decoded.scales[sub_block] as f32 * integer as f32;
                     match minima {
                         true => scaled - number(decoded.minimum) * decoded.minima[sub_block] as f32,
-                        false => scaled,
+                        false => scaled * E::FACTOR,
                     }
                 }
             });
@@ -68,26 +74,26 @@ fn lanes(words: V) -> [f32; 4] {
 }
 
 /// The products of a few matrices, as bits.
-fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
+fn kernels_agree<L: Layout, E: Encoding>(scales: &[usize]) -> Vec<u32> {
     let mut results = Vec::new();
     let mut random = Random(0x5eed);
     for blocks in [1, 2, 3, 9] {
-        let columns = blocks * L::BLOCK;
+        let columns = blocks * E::COLUMNS;
         let bytes = L::strip_bytes(columns / 32);
         let [mut integers, mut block_scales] = bytes.map(|bytes| vec![0u128; bytes / 16]);
         let mut weights = Vec::new();
         for index in 0..layout::ROWS {
-            let (file, values) = row::<L>(columns, scales, &mut random);
-            L::pack(&file, index, bytes_of(&mut integers), bytes_of(&mut block_scales));
+            let (file, values) = row::<L, E>(columns, scales, &mut random);
+            L::pack::<E>(&file, index, bytes_of(&mut integers), bytes_of(&mut block_scales));
             let mut unpacked = vec![0.0; columns];
-            let strip = L::strip(&integers, &block_scales, 0, columns / 32);
+            let strip = L::strip(&integers, &block_scales, &E::TABLE, 0, columns / 32);
             unsafe { unpack_row::<L>(strip, index, &mut unpacked) };
             for (a, b) in unpacked.iter().zip(&values) {
                 assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-2), "row {index} unpacks to {a}, not {b}");
             }
             weights.push(values);
         }
-        let strip = L::strip(&integers, &block_scales, 0, columns / 32);
+        let strip = L::strip(&integers, &block_scales, &E::TABLE, 0, columns / 32);
 
         let rows = 11;
         let input: Vec<f32> = (0..rows * columns).map(|_| random.float()).collect();
@@ -134,34 +140,44 @@ fn kernels_agree<L: Layout>(scales: &[usize]) -> Vec<u32> {
 }
 
 macro_rules! layouts {
-    ($($test:ident $layout:ident<$encoding:ident, $bits:ident $(, $number:literal)?> $scales:expr;)*) => {
+    ($($test:ident $encoding:ident $layout:ident<$bits:ident $(, $number:literal)*> $scales:expr;)*) => {
         $(
             #[test]
             fn $test() {
-                let pairs = kernels_agree::<$layout<$encoding, pairs::$bits $(, $number)?>>(&$scales);
-                let quads = kernels_agree::<$layout<$encoding, quads::$bits $(, $number)?>>(&$scales);
+                let pairs = kernels_agree::<$layout<pairs::$bits $(, $number)*>, $encoding>(&$scales);
+                let quads = kernels_agree::<$layout<quads::$bits $(, $number)*>, $encoding>(&$scales);
                 assert!(pairs == quads, "quads give something else than pairs");
             }
         )*
     };
 }
 layouts! {
-    q4_0 Plain<Q4_0, Bits4, 8> [0];
-    q4_1 Raised<Q4_1, Bits4> [0, 2];
-    q5_0 Plain<Q5_0, Bits5, 16> [0];
-    q5_1 Raised<Q5_1, Bits5> [0, 2];
-    q8_0 Plain<Q8_0, Bits8, 0> [0];
-    q2_k SuperRaised<Q2K, Bits2, 16> [80, 82];
-    q3_k Super<Q3K, Bits3, 4> [108];
-    q4_k SuperRaised<Q4K, Bits4, 32> [0, 2];
-    q5_k SuperRaised<Q5K, Bits5, 32> [0, 2];
-    q6_k Super<Q6K, Bits6, 32> [208];
+    q1_0 Q1_0 Plain<Bits1, 1> [0];
+    q2_0 Q2_0 Plain<Bits2, 1> [0];
+    tq1_0 TQ1_0 Plain<Bits2, 1> [52];
+    q4_0 Q4_0 Plain<Bits4, 8> [0];
+    q4_1 Q4_1 Raised<Bits4> [0, 2];
+    q5_0 Q5_0 Plain<Bits5, 16> [0];
+    q5_1 Q5_1 Raised<Bits5> [0, 2];
+    q8_0 Q8_0 Plain<Bits8, 0> [0];
+    q2_k Q2K SuperRaised<Bits2, 16> [80, 82];
+    q3_k Q3K Super<Bits3, 4, 16> [108];
+    q4_k Q4K SuperRaised<Bits4, 32> [0, 2];
+    q5_k Q5K SuperRaised<Bits5, 32> [0, 2];
+    q6_k Q6K Super<Bits6, 32, 16> [208];
+    iq4_nl IQ4_NL Plain<Places, 0> [0];
+    iq4_xs IQ4_XS Super<Places, 0, 32> [0];
+    iq2_s IQ2_S Super<Places, 0, 16> [0];
+    // As where bytes cannot be looked up.
+    iq4_nl_as_numbers IQ4_NL Plain<Bits8, 0> [0];
+    iq4_xs_as_numbers IQ4_XS Super<Bits8, 0, 32> [0];
+    iq2_s_as_numbers IQ2_S Super<Bits8, 0, 16> [0];
 }
 
 /// Words of two bytes times what makes up for the lower one: the largest that there are.
 #[test]
 fn the_largest_bytes_are_multiplied_exactly() {
-    type Signed = Plain<Q8_0, pairs::Bits8, 0>;
+    type Signed = Plain<pairs::Bits8, 0>;
     for signs in 0..16u32 {
         let sign = |index: usize, of: u32| if signs >> of & 1 == index as u32 % 2 { 1.0 } else { -1.0 };
         let input: [f32; 32] = std::array::from_fn(|index| 127.0 * sign(index / 8, 0) * sign(index, 1));
@@ -170,10 +186,11 @@ fn the_largest_bytes_are_multiplied_exactly() {
         let mut file = f16::from_f32(1.0).to_le_bytes().to_vec();
         file.extend(weights.map(|weight| weight as u8));
         let mut integers = vec![0u128; Signed::strip_bytes(1)[0] / 16];
-        (0..layout::ROWS).for_each(|row| Signed::pack(&file, row, bytes_of(&mut integers), &mut []));
+        (0..layout::ROWS).for_each(|row| Signed::pack::<Q8_0>(&file, row, bytes_of(&mut integers), &mut []));
         let mut rounded = Input::default();
         rounded.fill(&Pool::default(), &Order::one::<Signed>(), 32, &input).unwrap();
-        let products = unsafe { column::multiply::<Signed>(Signed::strip(&integers, &[], 0, 1), &rounded) };
+        let products =
+            unsafe { column::multiply::<Signed>(Signed::strip(&integers, &[], &[0; 16], 0, 1), &rounded) };
         let exact: f32 = input.iter().zip(weights).map(|(x, weight)| x * f32::from(weight)).sum();
         assert_eq!(products.map(lanes), [[exact; 4]; GROUPS], "signs {signs:04b}");
     }
@@ -187,13 +204,11 @@ fn input_that_is_no_number_stays_within_seven_bits() {
     for kept in 1..=numbers.len() {
         let input: Vec<f32> = (0..64).map(|index| numbers[index % kept]).collect();
         // Nor does any overflow panic.
-        for order in
-            [Order::one::<Plain<Q4_0, pairs::Bits4, 8>>(), Order::one::<Plain<Q8_0, pairs::Bits8, 0>>()]
-        {
+        for order in [Order::one::<Plain<pairs::Bits4, 8>>(), Order::one::<Plain<pairs::Bits8, 0>>()] {
             rounded.fill(&pool, &order, 64, &input).unwrap();
             rounded.fill(&pool, &order, 64, &[numbers[kept - 1]; 64]).unwrap();
         }
-        let order = Order::one::<Plain<Q8_0, quads::Bits8, 0>>();
+        let order = Order::one::<Plain<quads::Bits8, 0>>();
         rounded.forget();
         rounded.fill(&pool, &order, 64, &input).unwrap();
         for block in rounded.lanes.as_chunks::<16>().0 {
@@ -266,6 +281,8 @@ fn simd_agrees_with_its_plain_twin() {
         assert_eq!(array(simd::to_f32(vector(a))), plain::to_f32(a));
         assert_eq!(array(simd::lane::<2>(vector(a))), plain::lane::<2>(a));
         let small = b.map(|lane| lane & 0x7f7f_7f7f);
+        let places = b.map(|lane| lane & 0x0f0f_0f0f);
+        assert_eq!(array(simd::swizzle(vector(a), vector(places))), plain::swizzle(a, places));
         let sum = simd::dot_i8(vector(a), vector(small), vector(b));
         assert_eq!(array(sum), plain::dot_i8(a, small, b));
         let [x, y] = [0, 1].map(|_| std::array::from_fn(|_| (100.0 * random.float()).to_bits() as i32));

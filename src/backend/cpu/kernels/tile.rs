@@ -51,7 +51,7 @@ impl Panel {
         from: usize,
         (first, blocks): (usize, usize),
     ) {
-        let (masks, halves, low_bytes) = (L::Quants::masks(), Halves::new(), opaque(0x00ff_00ff));
+        let (masks, halves, low_bytes) = (L::Quants::masks(strip.table), Halves::new(), opaque(0x00ff_00ff));
         let low_halves = opaque(0x0000_ffff);
         let offset = opaque((-L::OFFSET as i16 as u16 as u32) * 0x1_0001);
         for block in 0..blocks {
@@ -88,7 +88,7 @@ impl Panel {
                         self.minimum_scales[block][group] = halves.four(minima);
                     }
                 } else if block == 0 {
-                    self.scales[0][group] = halves.low(scales_of(0));
+                    self.scales[0][group] = if L::MINIMA { halves.low(scales_of(0)) } else { scales_of(0) };
                     if L::MINIMA {
                         self.minimum_scales[0][group] = halves.high(scales_of(0));
                         for word in 0..64 / L::SUB_BLOCK {

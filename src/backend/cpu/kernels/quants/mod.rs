@@ -10,6 +10,7 @@ pub mod pairs;
 pub mod quads;
 
 use super::simd::{V, load, shl_i16, shr_u16};
+use crate::backend::encoding::Table;
 
 pub use pairs::Pairs;
 #[cfg(any(test, target_feature = "relaxed-simd"))]
@@ -23,12 +24,15 @@ pub type Usual = Quads;
 
 /// One way to pack integers, for each number of bits. Products are the same to the bit in all of them.
 pub trait Form {
+    type Bits1: Quants;
     type Bits2: Quants;
     type Bits3: Quants;
     type Bits4: Quants;
     type Bits5: Quants;
     type Bits6: Quants;
     type Bits8: Quants;
+    /// Places in a table of 16 signed numbers.
+    type Places: Quants;
 }
 
 /// Bytes of what one operation works on: four lanes of 32 bits.
@@ -84,13 +88,15 @@ pub trait Quants {
     const FACTORS: [i16; MOST_STEPS] = [1; MOST_STEPS];
     /// Integer times factor.
     const SCALE: i32 = 1;
+    /// Whether they are places in a table, whose numbers a step gives.
+    const BY_TABLE: bool = false;
     /// Masks, kept in registers.
     type Masks: Copy;
     /// What a step takes of the input, in each lane the same.
     type Input: Copy;
 
     /// Ready to use.
-    fn masks() -> Self::Masks;
+    fn masks(table: &Table) -> Self::Masks;
     /// What a step multiplies by the input's lane: integers times `SCALE / FACTORS[step]`, but for [`Lanes::BytePairs`].
     ///
     /// # Safety

@@ -6,18 +6,27 @@
 //! products of a block are [`Quants::SCALE`] times as large.
 
 use super::super::simd::{V, add_i32, and, dot_i16, lane_at, opaque, or, shl_i16, shr_i16, shr_u16, sub_i16};
-use super::{Form, Lanes, MOST_STEPS, Quants, put, word};
+#[cfg(any(test, target_arch = "wasm32"))]
+use super::super::simd::{load, swizzle, xor};
+use super::{Form, Lanes, MOST_STEPS, Quants, down, put, word};
+use crate::backend::encoding::Table;
 
 /// Two columns at a time.
 pub struct Pairs;
 
 impl Form for Pairs {
+    type Bits1 = Bits1;
     type Bits2 = Bits2;
     type Bits3 = Bits3;
     type Bits4 = Bits4;
     type Bits5 = Bits5;
     type Bits6 = Bits6;
     type Bits8 = Bits8;
+    #[cfg(target_arch = "wasm32")]
+    type Places = Places;
+    /// SSE2 has no instruction that looks up bytes: what they stand for is packed.
+    #[cfg(not(target_arch = "wasm32"))]
+    type Places = Bits8;
 }
 
 /// Pairs in a block of 32 columns.
@@ -69,7 +78,7 @@ impl Quants for Bits8 {
     const TURNS: usize = 4;
     type Masks = V;
 
-    fn masks() -> V {
+    fn masks(_: &Table) -> V {
         opaque(0x0080_0080)
     }
     #[inline(always)]
@@ -98,6 +107,100 @@ impl Quants for Bits8 {
     }
 }
 
+/// Four bits that are places in a table: each of four words is two of [`Bits8`], whose steps it has.
+#[cfg(any(test, target_arch = "wasm32"))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, reason = "tests try it everywhere"))]
+pub struct Places;
+
+#[cfg(any(test, target_arch = "wasm32"))]
+#[derive(Clone, Copy)]
+pub struct Lookup {
+    table: V,
+    low: V,
+    /// What the lower byte of a word is more than its number.
+    excess: V,
+}
+
+#[cfg(any(test, target_arch = "wasm32"))]
+impl Lookup {
+    /// The numbers of word `index` of [`Bits8`], as they are.
+    #[inline(always)]
+    unsafe fn numbers(self, at: *const u8, index: usize) -> V {
+        // SAFETY: the caller's.
+        let word = unsafe { word(at, index / 2) };
+        let places = if index.is_multiple_of(2) { word } else { shr_u16::<4>(word) };
+        swizzle(self.table, and(places, self.low))
+    }
+}
+
+#[cfg(any(test, target_arch = "wasm32"))]
+impl Quants for Places {
+    pairs!(Lanes::BytePairs);
+    const BITS: usize = 4;
+    const TURNS: usize = 4;
+    const BY_TABLE: bool = true;
+    type Masks = Lookup;
+
+    fn masks(table: &Table) -> Lookup {
+        // SAFETY: the table has 16 bytes.
+        let table = unsafe { load(table.as_ptr().cast()) };
+        Lookup { table, low: opaque(0x0f0f_0f0f), excess: opaque(0x0080_0080) }
+    }
+    #[inline(always)]
+    unsafe fn step(at: *const u8, step: usize, lookup: Lookup) -> V {
+        // SAFETY: the caller's.
+        let word = unsafe { lookup.numbers(at, step / 2) };
+        if step.is_multiple_of(2) { xor(word, lookup.excess) } else { shr_i16::<8>(word) }
+    }
+    #[inline(always)]
+    unsafe fn integers(at: *const u8, pair: usize, lookup: Lookup) -> V {
+        // SAFETY: the caller's.
+        let word = unsafe { lookup.numbers(at, pair / 8 * 4 + pair % 4) };
+        shr_i16::<8>(if pair % 8 < 4 { shl_i16::<8>(word) } else { word })
+    }
+    #[inline(always)]
+    fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
+        let lane = |word: usize| {
+            let first = word / 4 * 16 + word % 4 * 2;
+            u32::from_le_bytes([0, 8, 1, 9].map(|more| values[first + more]))
+        };
+        put([0, 2, 4, 6].map(|word| lane(word) | lane(word + 1) << 4), row, block);
+    }
+}
+
+/// 1 bit, which is 0 or 2: a word is all sixteen pairs.
+pub struct Bits1;
+
+impl Quants for Bits1 {
+    pairs!();
+    const BITS: usize = 1;
+    const FACTORS: [i16; PAIRS] = [256, 128, 64, 32, 16, 8, 4, 2, 256, 128, 64, 32, 16, 8, 4, 2];
+    const SCALE: i32 = 128;
+    type Masks = [V; 8];
+
+    fn masks(_: &Table) -> [V; 8] {
+        [0, 1, 2, 3, 4, 5, 6, 7].map(|bit| opaque(0x0001_0001 << bit))
+    }
+    #[inline(always)]
+    unsafe fn step(at: *const u8, pair: usize, masks: [V; 8]) -> V {
+        // SAFETY: the caller's.
+        let word = unsafe { word(at, 0) };
+        and(if pair < 8 { word } else { shr_u16::<8>(word) }, masks[pair % 8])
+    }
+    #[inline(always)]
+    unsafe fn integers(at: *const u8, pair: usize, masks: [V; 8]) -> V {
+        // SAFETY: the caller's.
+        let word = unsafe { word(at, 0) };
+        let word = if pair < 8 { word } else { shr_u16::<8>(word) };
+        and(down(word, pair as isize % 8 - 1), masks[1])
+    }
+    #[inline(always)]
+    fn pack(values: &[u8; 32], row: usize, block: &mut [u8]) {
+        let pairs = lanes(values).into_iter().enumerate();
+        put([pairs.fold(0, |lane, (index, pair)| lane | (pair >> 1) << index)], row, block);
+    }
+}
+
 /// 4 bits: a word is four pairs.
 pub struct Bits4;
 
@@ -109,7 +212,7 @@ impl Quants for Bits4 {
     const SCALE: i32 = 256;
     type Masks = [V; 3];
 
-    fn masks() -> [V; 3] {
+    fn masks(_: &Table) -> [V; 3] {
         [opaque(0x000f_000f), opaque(0x00f0_00f0), opaque(0x0f00_0f00)]
     }
     #[inline(always)]
@@ -140,7 +243,7 @@ impl Quants for Bits5 {
     const SCALE: i32 = 64;
     type Masks = [V; 3];
 
-    fn masks() -> [V; 3] {
+    fn masks(_: &Table) -> [V; 3] {
         [opaque(0x003e_003e), opaque(0x07c0_07c0), opaque(0x0001_0001)]
     }
     #[inline(always)]
@@ -181,7 +284,7 @@ impl Quants for Bits6 {
     const SCALE: i32 = 16;
     type Masks = [V; 4];
 
-    fn masks() -> [V; 4] {
+    fn masks(_: &Table) -> [V; 4] {
         [opaque(0x03f0_03f0), opaque(0x000f_000f), opaque(0x0003_0003), opaque(0x000c_000c)]
     }
     #[inline(always)]
@@ -218,7 +321,7 @@ impl Quants for Bits3 {
     const SCALE: i32 = 128;
     type Masks = [V; 5];
 
-    fn masks() -> [V; 5] {
+    fn masks(_: &Table) -> [V; 5] {
         [0x000e_000e, 0x0070_0070, 0x0380_0380, 0x0007_0007, 0x0001_0001].map(opaque)
     }
     #[inline(always)]
@@ -258,7 +361,7 @@ impl Quants for Bits2 {
     const SCALE: i32 = 256;
     type Masks = [V; 5];
 
-    fn masks() -> [V; 5] {
+    fn masks(_: &Table) -> [V; 5] {
         [0x0003_0003, 0x000c_000c, 0x0030_0030, 0x00c0_00c0, 0x0300_0300].map(opaque)
     }
     #[inline(always)]

@@ -1,47 +1,6 @@
-//! The blocks of GGUF files, taken apart into integers and scales.
-//! Source of the formats: ggml-common.h and the `dequantize_row_*` functions of llama.cpp's ggml-quants.c.
+//! Integers of 2 to 8 bits with scales, as ggml has had them from the beginning.
 
-/// A row's block of 32 or 256 columns, as far as its type goes.
-pub struct Block {
-    /// f16 bits.
-    pub scale: u16,
-    /// f16 bits: of the minimum that is added, or of the super-block's minima, which are subtracted.
-    pub minimum: u16,
-    /// Of the sub-blocks.
-    pub scales: [i8; 16],
-    /// Of the sub-blocks.
-    pub minima: [u8; 16],
-    /// Before the offset.
-    pub values: [u8; 256],
-}
-
-impl Block {
-    /// Zeros.
-    pub const fn new() -> Self {
-        Block { scale: 0, minimum: 0, scales: [0; 16], minima: [0; 16], values: [0; 256] }
-    }
-}
-
-/// A type of block.
-pub trait Encoding {
-    /// In the file.
-    const BYTES: usize;
-    /// Takes `BYTES` apart.
-    fn decode(bytes: &[u8], block: &mut Block);
-}
-
-fn f16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-/// Low nibbles are the first half, high ones the second.
-#[inline(always)]
-fn nibbles(bytes: &[u8], values: &mut [u8]) {
-    let (low, high) = values.split_at_mut(bytes.len());
-    for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
-        (*low, *high) = (byte & 15, byte >> 4);
-    }
-}
+use super::{Block, Encoding, f16_at, first_32, nibbles};
 
 /// Adds bit `i` of `bits` as bit 4 of value `i`.
 #[inline(always)]
@@ -54,13 +13,10 @@ fn fifth_bits(bits: &[u8], values: &mut [u8; 32]) {
     }
 }
 
-fn first_32(block: &mut Block) -> &mut [u8; 32] {
-    &mut block.values.as_chunks_mut().0[0]
-}
-
 /// ggml's `block_q4_0`.
 pub struct Q4_0;
 impl Encoding for Q4_0 {
+    const COLUMNS: usize = 32;
     const BYTES: usize = 18;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -72,6 +28,7 @@ impl Encoding for Q4_0 {
 /// ggml's `block_q4_1`.
 pub struct Q4_1;
 impl Encoding for Q4_1 {
+    const COLUMNS: usize = 32;
     const BYTES: usize = 20;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -83,6 +40,7 @@ impl Encoding for Q4_1 {
 /// ggml's `block_q5_0`.
 pub struct Q5_0;
 impl Encoding for Q5_0 {
+    const COLUMNS: usize = 32;
     const BYTES: usize = 22;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -95,6 +53,7 @@ impl Encoding for Q5_0 {
 /// ggml's `block_q5_1`.
 pub struct Q5_1;
 impl Encoding for Q5_1 {
+    const COLUMNS: usize = 32;
     const BYTES: usize = 24;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -107,6 +66,7 @@ impl Encoding for Q5_1 {
 /// ggml's `block_q8_0`.
 pub struct Q8_0;
 impl Encoding for Q8_0 {
+    const COLUMNS: usize = 32;
     const BYTES: usize = 34;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -130,6 +90,7 @@ fn scales_and_minima(bytes: &[u8], block: &mut Block) {
 /// ggml's `block_q4_K`.
 pub struct Q4K;
 impl Encoding for Q4K {
+    const COLUMNS: usize = 256;
     const BYTES: usize = 144;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -144,6 +105,7 @@ impl Encoding for Q4K {
 /// ggml's `block_q5_K`.
 pub struct Q5K;
 impl Encoding for Q5K {
+    const COLUMNS: usize = 256;
     const BYTES: usize = 176;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -159,6 +121,7 @@ impl Encoding for Q5K {
 /// ggml's `block_q6_K`.
 pub struct Q6K;
 impl Encoding for Q6K {
+    const COLUMNS: usize = 256;
     const BYTES: usize = 210;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -182,7 +145,7 @@ impl Encoding for Q6K {
 
 /// Two bits of each value: four runs of 32 columns in 32 bytes.
 #[inline(always)]
-fn bit_pairs(bytes: &[u8], values: &mut [u8; 256]) {
+pub(super) fn bit_pairs(bytes: &[u8], values: &mut [u8; 256]) {
     for (bytes, values) in bytes.chunks_exact(32).zip(values.chunks_exact_mut(128)) {
         for (run, values) in values.chunks_exact_mut(32).enumerate() {
             values.iter_mut().zip(bytes).for_each(|(value, byte)| *value = byte >> (2 * run) & 3);
@@ -201,6 +164,7 @@ fn high_bits<const BIT: usize>(bytes: &[u8], values: &mut [u8; 256]) {
 /// ggml's `block_q2_K`.
 pub struct Q2K;
 impl Encoding for Q2K {
+    const COLUMNS: usize = 256;
     const BYTES: usize = 84;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {
@@ -216,6 +180,7 @@ impl Encoding for Q2K {
 /// ggml's `block_q3_K`.
 pub struct Q3K;
 impl Encoding for Q3K {
+    const COLUMNS: usize = 256;
     const BYTES: usize = 110;
     #[inline(always)]
     fn decode(bytes: &[u8], block: &mut Block) {

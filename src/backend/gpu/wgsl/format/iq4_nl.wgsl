@@ -1,0 +1,4 @@
+// IQ4_NL; the table is that of `backend/encoding`.
+const TABLE = vec4<u32>(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
+
+#import shared/places32
