@@ -536,7 +536,7 @@ fn every_architecture_answers() {
 }
 
 /// One of each architecture's peculiarities, and every weight type.
-const TO_THE_BIT: [&str; 17] = [
+const TO_THE_BIT: [&str; 24] = [
     "llama",
     "gemma3",
     "phi3-swa",
@@ -554,6 +554,13 @@ const TO_THE_BIT: [&str; 17] = [
     "quant-q5_k",
     "quant-q6_k",
     "quant-mixed-q4_k_m",
+    "quant-q1_0",
+    "quant-q2_0",
+    "quant-tq1_0",
+    "quant-iq4_nl",
+    "quant-iq4_xs",
+    "quant-iq3_s",
+    "quant-mxfp4",
 ];
 
 #[test]

@@ -7,7 +7,22 @@ import { parseArgs } from "node:util";
 import { launch, repository } from "../browser/support.js";
 
 /** In the order that `make` of kernels/src/lib.rs knows. */
-const TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"];
+const TYPES = [
+  "Q4_0",
+  "Q4_1",
+  "Q5_0",
+  "Q5_1",
+  "Q8_0",
+  "Q2_K",
+  "Q3_K",
+  "Q4_K",
+  "Q5_K",
+  "Q6_K",
+  "Q1_0",
+  "Q2_0",
+  "IQ4_NL",
+  "IQ4_XS",
+];
 const FORMS = ["simd128", "relaxed"];
 const built = join(repository, "target/kernels");
 

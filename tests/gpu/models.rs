@@ -63,6 +63,8 @@ const MODELS: &[&str] = &[
     "quant-q5_k",
     "quant-q6_k",
     "quant-mixed-q4_k_m",
+    "quant-q1_0",
+    "quant-iq4_xs",
 ];
 
 /// A step of the token that was chosen last.

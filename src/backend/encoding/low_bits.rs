@@ -60,7 +60,7 @@ impl Encoding for TQ1_0 {
             for digit in 0..digits {
                 for (byte, value) in bytes.iter().zip(&mut values) {
                     let rest = byte.wrapping_mul([1, 3, 9, 27, 81][digit]);
-                    *value = (u16::from(rest) * 3 >> 8) as u8;
+                    *value = ((u16::from(rest) * 3) >> 8) as u8;
                 }
             }
         }
