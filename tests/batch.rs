@@ -231,9 +231,17 @@ fn check(Begun { events, asked, .. }: Begun, alone: &mut Alone, whole: bool) {
 
 #[test]
 fn whatever_happens_beside_it_an_answer_is_what_it_would_be_alone() {
-    let models = [stories(), path("models/gemma3.gguf"), path("models/quant-q4_k.gguf")];
-    let seeds = if on_cpu() { 100 } else { 3 };
-    for model in models {
+    // Attention, windows, quantized weights; then recurrent layers, whose states cannot be rewound.
+    let models = [
+        (stories(), 100),
+        (path("models/gemma3.gguf"), 100),
+        (path("models/quant-q4_k.gguf"), 100),
+        (path("models/lfm2.gguf"), 60),
+        (path("models/qwen35.gguf"), 60),
+        (path("models/granitehybrid.gguf"), 30),
+    ];
+    for (model, seeds) in models {
+        let seeds = if on_cpu() { seeds } else { 3 };
         let bytes = contents(&model);
         let context = 320;
         let engine = load(&bytes, context);
@@ -241,7 +249,7 @@ fn whatever_happens_beside_it_an_answer_is_what_it_would_be_alone() {
         let mut alone = Alone { bytes, context, engine: engine_alone, known: HashMap::new() };
         let counts = (0..seeds).map(|seed| schedule(&engine, &mut alone, seed));
         let counts = counts.reduce(|a, b| [a[0] + b[0], a[1] + b[1]]).unwrap();
-        assert!(!on_cpu() || counts.iter().all(|count| *count > 15), "{counts:?}");
+        assert!(!on_cpu() || counts.iter().all(|count| *count > seeds as usize / 7), "{counts:?}");
     }
 }
 

@@ -101,6 +101,11 @@ architectures! {
     falcon "falcon" 64,
     falcon_40b "falcon-40b" 64,
     starcoder "starcoder" 64,
+    lfm2 "lfm2" 128,
+    qwen35 "qwen35" 192,
+    mamba2 "mamba2" 192,
+    granitehybrid "granitehybrid" 192,
+    nemotron_h "nemotron_h" 192,
 }
 
 /// Our rounding of activations may cost at most this much more than llama.cpp's.

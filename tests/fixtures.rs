@@ -56,10 +56,19 @@ pub(crate) fn decoder(model: &str, backend: impl Backend + 'static, context: usi
 /// The logits after each of `tokens`, which go in steps of `step` tokens.
 pub(crate) fn all_logits(decoder: &mut Decoder, tokens: &[u32], step: usize) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
+    // Recurrent layers must find each step as they left the one before.
+    let [state, before] = [0, 1];
+    let recurrent = decoder.state_slots() > 0;
     for (index, chunk) in tokens.chunks(step).enumerate() {
+        if recurrent {
+            decoder.copy_state(state, before).unwrap();
+        }
         // As many rows are scored at once as can be; the step comes again for the others.
         for end in (MOST_SCORED..chunk.len()).step_by(MOST_SCORED).chain([chunk.len()]) {
             let scored = (end - 1) % MOST_SCORED + 1;
+            if recurrent {
+                decoder.copy_state(before, state).unwrap();
+            }
             decoder.run(&Step::single(chunk[..end].iter().copied(), index * step, scored)).unwrap();
             for row in 0..scored {
                 let mut logits = Vec::new();

@@ -128,6 +128,18 @@ pub trait Backend {
     /// In every KV cache: what page `from` holds is in page `to` too.
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()>;
 
+    /// In every layer's state: what slot `from` holds is in slot `to` too.
+    fn copy_state(&mut self, from: u32, to: u32) -> Result<()>;
+
+    /// Bytes of a slot, over all layers.
+    fn state_size(&self) -> usize;
+
+    /// Adds what a slot holds to `out`, once everything enqueued has run.
+    fn read_state<'a>(&'a mut self, slot: u32, out: &'a mut Vec<u8>) -> LocalBoxFuture<'a, Result<()>>;
+
+    /// Puts what [`Backend::read_state`] gave into a slot.
+    fn write_state(&mut self, slot: u32, bytes: &[u8]) -> Result<()>;
+
     /// How pages are written out: only what was written out in this form can be written back.
     fn page_form(&self) -> String;
 

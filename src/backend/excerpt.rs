@@ -1,6 +1,6 @@
 //! Operations taken out of a program, to be tried by themselves.
 
-use super::op::{Buffer, Linear, Matrix, Norm, NormKind, Operation};
+use super::op::{Buffer, Linear, Matrix, Norm, NormKind, Operation, State};
 use super::program::{Program, Shape};
 
 /// An operation alone, with all that it works on, in a program that is small enough to be tried before a model is
@@ -89,6 +89,11 @@ impl Cutter<'_> {
     /// Rows of a matrix of the excerpt.
     pub(super) fn rows_of(&self, linear: &Linear) -> usize {
         self.to.program.shape(linear.weight).rows
+    }
+
+    /// For two sequences.
+    pub(super) fn state(&mut self, width: usize) -> State {
+        self.to.program.state(2, width)
     }
 
     pub(super) fn input(&mut self, width: usize, numbers: Numbers) -> Buffer {

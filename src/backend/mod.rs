@@ -25,7 +25,7 @@ mod trial;
 
 pub use device::{Backend, GpuInfo, KernelTime};
 pub(crate) use estimate::seconds_a_token;
-pub use program::{BufferShape, CacheShape, Program, Shape};
+pub use program::{BufferShape, CacheShape, Program, Shape, StateShape};
 #[cfg(feature = "gpu")]
 #[doc(hidden)]
 pub use random::Random;

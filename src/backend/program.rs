@@ -1,10 +1,10 @@
 //! What a model does in every step: operations in their order, recorded once, before any of its weights are read.
 //!
-//! A program declares what its operations work on (matrices, vectors, buffers, KV caches) with their sizes, and numbers
+//! A program declares what its operations work on (matrices, vectors, buffers, KV caches, states) with their sizes, and numbers
 //! them; a device makes room for all of them in [`Backend::prepare`](super::Backend::prepare). So the same program
 //! says what a model needs, loads it, runs it, and is what single operations are tried by.
 
-use super::op::{Buffer, Heads, KvCache, Matrix, Operation, Vector};
+use super::op::{Buffer, Heads, KvCache, Matrix, Operation, State, Vector};
 use super::step::PAGE;
 use crate::format::gguf::TensorType;
 
@@ -52,6 +52,15 @@ impl CacheShape {
     }
 }
 
+/// What a recurrent layer remembers, without its numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StateShape {
+    /// Sequences, at most: each has a slot, numbered alike in all states.
+    pub slots: usize,
+    /// Numbers a sequence.
+    pub width: usize,
+}
+
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Program {
@@ -63,6 +72,8 @@ pub struct Program {
     pub buffers: Vec<BufferShape>,
     /// Of [`KvCache`] 0, 1, ….
     pub caches: Vec<CacheShape>,
+    /// Of [`State`] 0, 1, ….
+    pub states: Vec<StateShape>,
     /// In the order in which a step runs them.
     pub operations: Vec<Operation>,
 }
@@ -90,6 +101,12 @@ impl Program {
     pub fn cache(&mut self, pages: usize, heads: Heads) -> KvCache {
         self.caches.push(CacheShape { pages, heads });
         KvCache(self.caches.len() - 1)
+    }
+
+    /// Declares what a layer remembers of each of `slots` sequences, `width` numbers.
+    pub fn state(&mut self, slots: usize, width: usize) -> State {
+        self.states.push(StateShape { slots, width });
+        State(self.states.len() - 1)
     }
 
     /// Adds what a step does next.

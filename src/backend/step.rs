@@ -30,6 +30,9 @@ pub struct Span {
     /// The sequence's pages in the order of its positions, up to the last of these rows: page `i` has the positions
     /// from `i ·` [`PAGE`] on. Those before `position` must have been there before.
     pub pages: Vec<u32>,
+    /// The slot of the sequence's state, where layers have one. It must be as it was after the row before `position`; at
+    /// position 0 it may be anything.
+    pub state: u32,
     /// Of the first row.
     pub position: usize,
     /// How many; at least one.
@@ -55,12 +58,12 @@ pub struct Step {
 }
 
 impl Step {
-    /// `tokens` of one sequence that has the pages from 0 on.
+    /// `tokens` of one sequence that has the pages from 0 on, and state 0.
     pub fn single(tokens: impl IntoIterator<Item = u32>, position: usize, scored: usize) -> Step {
         let tokens: Vec<Token> = tokens.into_iter().map(Token::Known).collect();
         let rows = tokens.len();
         let pages = (0..pages(position + rows) as u32).collect();
-        Step { tokens, spans: vec![Span { pages, position, rows }], scored }
+        Step { tokens, spans: vec![Span { pages, state: 0, position, rows }], scored }
     }
 
     /// How many rows there are.

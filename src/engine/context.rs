@@ -158,7 +158,7 @@ pub(super) fn fitting(
     wanted: usize,
     gpu: bool,
 ) -> usize {
-    let fixed = Memory::of(header, config, 0, None).weights;
+    let fixed = fixed(header, config);
     // GPUs keep numbers of 16 bits, most of them.
     let number = if gpu { 2 } else { number_on_cpu(options) };
     let there = room(gpu).map(|room| (room.bytes as f64 * estimate::COMFORTABLE) as u64);
@@ -188,8 +188,14 @@ pub(super) fn smaller(
 }
 
 fn within_limit(options: &Options, header: &Header, config: &Config) -> usize {
-    let fixed = Memory::of(header, config, 0, None).weights;
+    let fixed = fixed(header, config);
     within(options.max_memory, fixed, config.kv_width().saturating_mul(number_on_cpu(options)))
+}
+
+/// Bytes of what does not grow with the context.
+fn fixed(header: &Header, config: &Config) -> u64 {
+    let Memory { weights, kv_cache } = Memory::of(header, config, 0, None);
+    weights.saturating_add(kv_cache)
 }
 
 /// Bytes of a number in the KV cache there.

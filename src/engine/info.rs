@@ -77,6 +77,12 @@ pub struct Memory {
     pub kv_cache: u64,
 }
 
+/// Bytes for what recurrent layers remember of sequences.
+pub(super) fn states(config: &Config) -> u64 {
+    let numbers = config.state_width().saturating_mul(config.state_slots() as u64);
+    numbers.saturating_mul(size_of::<f32>() as u64)
+}
+
 impl Memory {
     /// Without a device: as in the file, with a cache of f32.
     pub(super) fn of(
@@ -95,7 +101,8 @@ impl Memory {
         let number = device.map_or(size_of::<f32>() as u64, |device| device.kv_number_size());
         Memory {
             weights: header.tensors.iter().map(size).sum(),
-            kv_cache: config.kv_width().saturating_mul(context as u64).saturating_mul(number),
+            kv_cache: (config.kv_width().saturating_mul(context as u64).saturating_mul(number))
+                .saturating_add(states(config)),
         }
     }
 }

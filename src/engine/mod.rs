@@ -17,6 +17,7 @@ mod run;
 mod session;
 mod start;
 mod state;
+mod states;
 mod stop;
 
 pub use crate::progress::{Progress, Stage};

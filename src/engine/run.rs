@@ -164,6 +164,10 @@ pub(super) struct Run {
     pub cached: usize,
     /// Where they are.
     pub pages: Vec<u32>,
+    /// The slot of its state, where layers have one.
+    pub state: u32,
+    /// Tokens that its state is of: with choices that are under way, more than are known.
+    pub state_of: usize,
     /// Pages that it may still take.
     pub promised: usize,
     /// What follows the prompt, where another answer to it has found that out.
@@ -319,6 +323,8 @@ impl Run {
                 history: self.history[..self.prompt_len()].to_vec(),
                 cached: 0,
                 pages: Vec::new(),
+                state: 0,
+                state_of: 0,
                 promised: 0,
                 first_scores: Some(scores.clone()),
                 fresh: None,

@@ -117,6 +117,8 @@ impl Start {
             history: prompt,
             cached: 0,
             pages: Vec::new(),
+            state: 0,
+            state_of: 0,
             promised: 0,
             first_scores: None,
             fresh,

@@ -40,6 +40,9 @@ pub struct Saved {
     /// The conversation that these tokens are the beginning of, where it is one.
     pub conversation: Option<Conversation>,
     page_size: usize,
+    /// Bytes behind the pages: what recurrent layers remember.
+    #[serde(default)]
+    state_size: usize,
 }
 
 /// What has become of a state that was read back.
@@ -83,7 +86,8 @@ impl Saved {
             Ok(saved) => saved,
             Err(error) => return refused(&error.to_string()),
         };
-        if pages(saved.tokens.len()).checked_mul(saved.page_size) != Some(pages_of.len()) {
+        let of_pages = pages(saved.tokens.len()).checked_mul(saved.page_size);
+        if of_pages.and_then(|bytes| bytes.checked_add(saved.state_size)) != Some(pages_of.len()) {
             return refused("its pages are not those of its tokens");
         }
         Ok((saved, pages_of))
@@ -92,7 +96,8 @@ impl Saved {
     /// A conversation of which nothing was computed.
     pub async fn conversation(conversation: Conversation) -> Result<Vec<u8>> {
         let (form, tokens) = (String::new(), Vec::new());
-        let mut bytes = Saved { form, tokens, conversation: Some(conversation), page_size: 0 }.front()?;
+        let mut bytes =
+            Saved { form, tokens, conversation: Some(conversation), page_size: 0, state_size: 0 }.front()?;
         let hash = hash_of(&bytes).await;
         bytes.extend_from_slice(&hash);
         Ok(bytes)
@@ -228,7 +233,8 @@ impl Engine {
             let mut batch = self.decoder()?.batch.lock().await;
             batch.settle(&self.language.tokenizer).await;
             let (form, page_size) = (batch.decoder().page_form(), batch.decoder().page_size());
-            let saved = Saved { form, tokens, conversation, page_size };
+            let state_size = batch.decoder().state_size();
+            let saved = Saved { form, tokens, conversation, page_size, state_size };
             let mut bytes = saved.front()?;
             if !batch.read_pages(&saved.tokens, &mut bytes).await? {
                 return Err(Error::resource_exhausted(
@@ -251,7 +257,9 @@ impl Engine {
             let mut batch = shared.batch.lock().await;
             batch.settle(&self.language.tokenizer).await;
             let decoder = batch.decoder();
-            let ours = saved.form == decoder.page_form() && saved.page_size == decoder.page_size();
+            let ours = saved.form == decoder.page_form()
+                && saved.page_size == decoder.page_size()
+                && saved.state_size == decoder.state_size();
             let reason = match ours {
                 false if saved.tokens.is_empty() => Some("nothing was computed of it"),
                 false => {

@@ -3,16 +3,20 @@
 //! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Where a file leaves a
 //! value out, the default is the family's, as transformers and llama.cpp have it.
 
-use super::family::{Family, LogitScale, Norms, Parallel, SlidingRope, Unrotated};
+use super::family::{Family, LogitScale, Norms, Parallel, Recurrence, SlidingRope, Unrotated};
 use super::keys::{Keys, check_layers};
 use super::rope::RopeConfig;
-use crate::backend::op::{Attention, Heads, Rope};
+use crate::backend::op::{Attention, DeltaHeads, Heads, Rope, ScanHeads};
 use crate::format::gguf::Header;
 use crate::{Error, Result};
 
 /// Larger than any published model. With it a row's bytes can be counted in 32 bits, whatever a hostile file says.
 pub(super) const MAX_WIDTH: u32 = 1 << 20;
 const MAX_LAYERS: u32 = 1 << 12;
+/// Bytes for states of sequences, about, and how many there are at least and at most.
+const STATES: u64 = 128 << 20;
+const LEAST_SLOTS: u64 = 4;
+const MOST_SLOTS: u64 = 64;
 
 /// A model's sizes and variations.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,13 +53,55 @@ pub struct Config {
 /// What differs from layer to layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerConfig {
-    /// Attention heads.
+    /// What brings tokens together.
+    pub mixer: Mixer,
+    /// Attention heads, where that is it.
     pub heads: Heads,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer; 0: there is none.
     pub feed_forward: usize,
     /// A token sees so many, itself and those before it; without a window, all.
     pub window: Option<usize>,
     rotation: Rotation,
+}
+
+/// How a layer brings tokens together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mixer {
+    /// Attention over all that was.
+    Attention,
+    /// A short convolution, gated before and after.
+    Convolution {
+        /// Tokens that it sees.
+        taps: usize,
+    },
+    /// A short convolution and the gated delta rule.
+    Delta {
+        /// Tokens that the convolution sees.
+        taps: usize,
+        /// Sizes.
+        heads: DeltaHeads,
+    },
+    /// A short convolution and a selective scan: Mamba 2.
+    Scan {
+        /// Tokens that the convolution sees.
+        taps: usize,
+        /// Sizes.
+        heads: ScanHeads,
+    },
+    /// Not at all.
+    None,
+}
+
+impl Mixer {
+    /// Numbers that it remembers of a sequence, whatever its length: of its convolution, and of the rest.
+    pub fn state(&self, embedding: usize) -> [usize; 2] {
+        match *self {
+            Mixer::Attention | Mixer::None => [0, 0],
+            Mixer::Convolution { taps } => [(taps - 1) * embedding, 0],
+            Mixer::Delta { taps, heads } => [(taps - 1) * heads.width(), heads.state()],
+            Mixer::Scan { taps, heads } => [(taps - 1) * heads.width(), heads.inner() * heads.state],
+        }
+    }
 }
 
 /// How a layer rotates queries and keys.
@@ -113,7 +159,7 @@ impl Config {
     pub(super) fn of_family(header: &Header, family: &'static Family, prefix: &str) -> Result<Config> {
         let metadata = &header.metadata;
         let keys = Keys { metadata, prefix };
-        if keys.size("expert_count", MAX_WIDTH).is_ok_and(|experts| experts.is_some()) {
+        if header.tensors.iter().any(|tensor| tensor.name.ends_with("_exps.weight")) {
             return Err(Error::unsupported_model("mixture-of-experts models are not supported yet"));
         }
         let layers = keys.required("block_count", MAX_LAYERS)?;
@@ -123,9 +169,12 @@ impl Config {
             return Err(Error::corrupt_model(format!("{further} of {layers} layers predict further tokens")));
         }
         let embedding = keys.required("embedding_length", MAX_WIDTH)?;
-        let heads = heads(&keys, layers, embedding)?;
+        let least = u32::from(family.recurrence == Recurrence::None);
+        let heads = heads(&keys, layers, embedding, least)?;
         let head_size = heads[0].size;
-        let feed_forward = keys.required_layered("feed_forward_length", MAX_WIDTH, layers)?;
+        let least = u32::from(family.recurrence != Recurrence::ScanAlone);
+        let feed_forward = keys.required_layered("feed_forward_length", least, MAX_WIDTH, layers)?;
+        let mixers = mixers(&keys, family, &heads, &feed_forward)?;
         let mut trained_context = keys.size("context_length", u32::MAX)?.unwrap_or(2048);
         let norm_epsilon = match family.norm.is_layer_norm() {
             true => "attention.layer_norm_epsilon",
@@ -143,14 +192,22 @@ impl Config {
         let layer = |index: usize| {
             let slides = sliding.as_ref().filter(|sliding| !sliding.sees_all.at(index));
             let rotation = match (slides, family.unrotated) {
-                _ if !rotates => Rotation::None,
+                _ if !rotates || family.unrotated == Unrotated::All => Rotation::None,
                 (_, Unrotated::Every(period)) if (index + 1).is_multiple_of(period) => Rotation::None,
                 (None, Unrotated::Full) if sliding.is_some() => Rotation::None,
                 (Some(sliding), _) => sliding.rotation,
                 (None, _) => Rotation::Scaled,
             };
             let window = slides.map(|sliding| sliding.window);
-            LayerConfig { heads: heads[index], feed_forward: feed_forward[index], window, rotation }
+            // Of layers that are but one thing, those that bring tokens together have no feed-forward layer.
+            let alone = family.recurrence == Recurrence::ScanAlone && mixers[index] != Mixer::None;
+            LayerConfig {
+                mixer: mixers[index],
+                heads: heads[index],
+                feed_forward: if alone { 0 } else { feed_forward[index] },
+                window,
+                rotation,
+            }
         };
         let scales = Scales::read(&keys, family, layers, embedding)?;
         // The stream is kept smaller by it, which only norms of what goes into a layer take out again.
@@ -221,29 +278,48 @@ impl Config {
         }
     }
 
+    /// Numbers that recurrent layers remember of a sequence, however long it is.
+    pub fn state_width(&self) -> u64 {
+        let states = self.layers.iter().flat_map(|layer| layer.mixer.state(self.embedding));
+        states.map(|numbers| numbers as u64).sum()
+    }
+
+    /// Sequences whose states there is room for: those that go on, and what others may begin with.
+    pub fn state_slots(&self) -> usize {
+        match self.state_width().saturating_mul(size_of::<f32>() as u64) {
+            0 => 0,
+            bytes => (STATES / bytes).clamp(LEAST_SLOTS, MOST_SLOTS) as usize,
+        }
+    }
+
     /// Numbers that keys and values of one token take, over all layers; in an encoder these share their cache.
     pub fn kv_width(&self) -> u64 {
-        let widths = self.layers.iter().map(|LayerConfig { heads, .. }| 2 * (heads.kv * heads.size) as u64);
+        let attend = self.layers.iter().filter(|layer| layer.mixer == Mixer::Attention);
+        let widths = attend.map(|LayerConfig { heads, .. }| 2 * (heads.kv * heads.size) as u64);
         if self.family.encoder { widths.max().unwrap_or(0) } else { widths.sum() }
     }
 }
 
-/// The heads of each layer.
-fn heads(keys: &Keys, layers: usize, embedding: usize) -> Result<Vec<Heads>> {
-    let query = keys.required_layered("attention.head_count", MAX_WIDTH, layers)?;
-    let kv = keys.layered("attention.head_count_kv", MAX_WIDTH, layers)?.unwrap_or_else(|| query.clone());
+/// The heads of each layer; `least` is 0 where there may be none.
+fn heads(keys: &Keys, layers: usize, embedding: usize, least: u32) -> Result<Vec<Heads>> {
+    let query = keys.required_layered("attention.head_count", least, MAX_WIDTH, layers)?;
+    let kv = keys.layered("attention.head_count_kv", least, MAX_WIDTH, layers)?;
+    let kv = kv.unwrap_or_else(|| query.clone());
+    let most = query.iter().copied().max().unwrap_or(0);
     let size = match keys.size("attention.key_length", MAX_WIDTH)? {
         Some(size) => size,
-        None if embedding.is_multiple_of(query[0]) => embedding / query[0],
+        // Nobody attends.
+        None if most == 0 => 0,
+        None if embedding.is_multiple_of(most) => embedding / most,
         None => {
-            return Err(Error::corrupt_model(format!("{embedding} is not divisible by {} heads", query[0])));
+            return Err(Error::corrupt_model(format!("{embedding} is not divisible by {most} heads")));
         }
     };
     if keys.size("attention.value_length", MAX_WIDTH)?.is_some_and(|value| value != size) {
         return Err(Error::unsupported_model("keys and values of different lengths are not supported"));
     }
     let checked = |(query, kv): (usize, usize)| {
-        if !query.is_multiple_of(kv) {
+        if kv > 0 && (query == 0 || !query.is_multiple_of(kv)) {
             return Err(Error::corrupt_model(format!("{query} query heads cannot share {kv} key heads")));
         }
         if query.saturating_mul(size) > MAX_WIDTH as usize {
@@ -252,6 +328,91 @@ fn heads(keys: &Keys, layers: usize, embedding: usize) -> Result<Vec<Heads>> {
         Ok(Heads { query, kv, size })
     };
     query.into_iter().zip(kv).map(checked).collect()
+}
+
+/// Longest convolution.
+const MAX_TAPS: u32 = 16;
+/// Most numbers of a layer that a sequence's state has.
+const MAX_STATE: usize = 1 << 28;
+
+/// How each layer brings tokens together.
+fn mixers(keys: &Keys, family: &Family, heads: &[Heads], feed_forward: &[usize]) -> Result<Vec<Mixer>> {
+    let layers = heads.len();
+    let attends = |index: usize| heads[index].kv > 0;
+    let recurrent = match family.recurrence {
+        Recurrence::None => return Ok(vec![Mixer::Attention; layers]),
+        Recurrence::Convolution => Mixer::Convolution { taps: taps(keys, "shortconv.l_cache")? },
+        Recurrence::Delta => {
+            let taps = taps(keys, "ssm.conv_kernel")?;
+            let size = keys.required("ssm.state_size", MAX_WIDTH)?;
+            let [key, value] = [
+                keys.required("ssm.group_count", MAX_WIDTH)?,
+                keys.required("ssm.time_step_rank", MAX_WIDTH)?,
+            ];
+            let inner = keys.required("ssm.inner_size", MAX_WIDTH)?;
+            if !value.is_multiple_of(key) || value.saturating_mul(size) != inner {
+                return Err(Error::corrupt_model(format!(
+                    "{value} heads of {size} for {key} keys do not make {inner}"
+                )));
+            }
+            Mixer::Delta { taps, heads: DeltaHeads { key, value, size } }
+        }
+        Recurrence::Scan | Recurrence::ScanAlone => {
+            let taps = taps(keys, "ssm.conv_kernel")?;
+            let inner = keys.required("ssm.inner_size", MAX_WIDTH)?;
+            let count = keys.required("ssm.time_step_rank", MAX_WIDTH)?;
+            let groups = keys.size("ssm.group_count", MAX_WIDTH)?.unwrap_or(1);
+            if !inner.is_multiple_of(count) || !count.is_multiple_of(groups) {
+                return Err(Error::corrupt_model(format!(
+                    "{inner} numbers cannot be {count} heads in {groups} groups"
+                )));
+            }
+            let state = keys.required("ssm.state_size", MAX_WIDTH)?;
+            Mixer::Scan { taps, heads: ScanHeads { count, size: inner / count, groups, state } }
+        }
+    };
+    let width = recurrent.state(0).into_iter().max().unwrap_or(0);
+    let too_wide = match recurrent {
+        Mixer::Delta { heads, .. } => heads.width() > MAX_WIDTH as usize,
+        Mixer::Scan { heads, .. } => heads.width() > MAX_WIDTH as usize,
+        _ => false,
+    };
+    if width > MAX_STATE || too_wide {
+        return Err(Error::corrupt_model(format!("a layer's state of {width} numbers is too large")));
+    }
+    let attends_by_interval = attending(keys, layers)?;
+    let mixer = |index: usize| match family.recurrence {
+        Recurrence::Delta if attends_by_interval[index] => Mixer::Attention,
+        Recurrence::Delta => recurrent,
+        _ if attends(index) => Mixer::Attention,
+        Recurrence::ScanAlone if feed_forward[index] > 0 => Mixer::None,
+        _ => recurrent,
+    };
+    let mixers: Vec<Mixer> = (0..layers).map(mixer).collect();
+    if mixers.iter().zip(heads).any(|(mixer, heads)| *mixer == Mixer::Attention && heads.kv == 0) {
+        return Err(Error::corrupt_model("a layer that attends has no heads"));
+    }
+    Ok(mixers)
+}
+
+fn taps(keys: &Keys, key: &str) -> Result<usize> {
+    let taps = keys.required(key, MAX_TAPS)?;
+    match taps {
+        1 => Err(Error::corrupt_model(format!("metadata {} is 1; it must be at least 2", keys.name(key)))),
+        taps => Ok(taps),
+    }
+}
+
+/// Which layers attend, where others follow the delta rule.
+fn attending(keys: &Keys, layers: usize) -> Result<Vec<bool>> {
+    let name = keys.name("attention.recurrent_layers");
+    if let Some(len) = keys.metadata.array_len(&name) {
+        check_layers(&name, len, layers)?;
+        let recurrent = keys.metadata.integers(&name)?.unwrap_or_default();
+        return Ok(recurrent.into_iter().map(|recurrent| recurrent == 0).collect());
+    }
+    let period = keys.size("full_attention_interval", MAX_LAYERS)?.unwrap_or(4);
+    Ok((1..=layers).map(|layer| layer.is_multiple_of(period)).collect())
 }
 
 /// Factors of what goes along the stream.

@@ -75,6 +75,31 @@ impl Decoder {
         self.backend.wait().await
     }
 
+    /// Sequences whose states there is room for; 0 where layers have none, and need none.
+    pub fn state_slots(&self) -> usize {
+        self.config.state_slots()
+    }
+
+    /// What slot `from` holds is in slot `to` too.
+    pub fn copy_state(&mut self, from: u32, to: u32) -> Result<()> {
+        self.backend.copy_state(from, to)
+    }
+
+    /// Bytes of a sequence's state that is written out.
+    pub fn state_size(&self) -> usize {
+        self.backend.state_size()
+    }
+
+    /// Adds what a slot holds to `out`.
+    pub async fn read_state(&mut self, slot: u32, out: &mut Vec<u8>) -> Result<()> {
+        self.backend.read_state(slot, out).await
+    }
+
+    /// Puts what was read of a slot into one.
+    pub fn write_state(&mut self, slot: u32, bytes: &[u8]) -> Result<()> {
+        self.backend.write_state(slot, bytes)
+    }
+
     /// What page `from` holds is in page `to` too.
     pub fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.backend.copy_page(from, to)
@@ -171,8 +196,15 @@ impl Decoder {
             return Err(Error::internal("an encoder cannot be loaded as a decoder"));
         }
         let (d, v) = (config.embedding, config.vocabulary);
-        let stream = layers::record(loader, config, Size { pages: pages(context), rows, context }).await?;
-        let norm = loader.last_norm("output_norm", d, config)?;
+        let stream = layers::record(
+            loader,
+            config,
+            Size { pages: pages(context), rows, context, slots: config.state_slots() },
+        )
+        .await?;
+        // LFM 2's name for it.
+        let last = if loader.has("output_norm.weight") { "output_norm" } else { "token_embd_norm" };
+        let norm = loader.last_norm(last, d, config)?;
         let head = match loader.has("output.weight") {
             true => loader.linear("output", v, d)?,
             // Tied to the embedding.

@@ -90,7 +90,7 @@ impl Encoder {
         let (mut step, mut next) = (Step::default(), 0);
         for tokens in texts {
             let end = next + pages(tokens.len()) as u32;
-            step.spans.push(Span { pages: (next..end).collect(), position: 0, rows: tokens.len() });
+            step.spans.push(Span { pages: (next..end).collect(), rows: tokens.len(), ..Span::default() });
             step.tokens.extend(tokens.iter().copied().map(Token::Known));
             next = end;
         }
@@ -186,7 +186,7 @@ impl Encoder {
     fn size(context: usize) -> Size {
         // A text goes through each layer in one piece: every token sees all others. Short ones go together.
         let rows = context.max(TOGETHER);
-        Size { pages: pages(rows).max(MOST_SPANS), rows, context }
+        Size { pages: pages(rows).max(MOST_SPANS), rows, context, slots: 0 }
     }
 }
 

@@ -25,6 +25,10 @@ pub struct Family {
     pub(super) sliding_rope: SlidingRope,
     /// Of so many layers one sees everything, where there is a window and the file does not say which; 0: none.
     pub(super) sliding_period: usize,
+    /// What layers have that do not attend.
+    pub(super) recurrence: Recurrence,
+    /// Queries come with gates of what attention gives.
+    pub(super) output_gate: bool,
     /// A gate beside the feed-forward layer's first product.
     pub(super) gate: bool,
     pub(super) activation: Activation,
@@ -98,10 +102,25 @@ pub(super) enum Positions {
     Learned,
 }
 
+/// Layers whose memory does not grow: which, and what they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recurrence {
+    None,
+    /// A gated short convolution, where a layer has no key heads.
+    Convolution,
+    /// The gated delta rule, but for the last of each so many layers.
+    Delta,
+    /// Mamba 2, where a layer has no key heads.
+    Scan,
+    /// The same, and each layer is but one thing: Mamba 2, attention, or a feed-forward layer, which alone has a width.
+    ScanAlone,
+}
+
 /// Layers that do not rotate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unrotated {
     None,
+    All,
     /// The last of each so many.
     Every(usize),
     /// Those that see everything, where others have a window.
@@ -142,6 +161,8 @@ const LLAMA: Family = Family {
     rope_base: 10_000.0,
     sliding_rope: SlidingRope::Same,
     sliding_period: 0,
+    recurrence: Recurrence::None,
+    output_gate: false,
     gate: true,
     activation: Activation::Silu,
     root_scale: false,
@@ -186,6 +207,16 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { name: "ernie4_5", ..LLAMA },
     Family { name: "mistral3", ..LLAMA },
     Family { name: "granite", ..LLAMA },
+    Family { name: "granitehybrid", recurrence: Recurrence::Scan, ..LLAMA },
+    Family { name: "mamba2", recurrence: Recurrence::ScanAlone, unrotated: Unrotated::All, ..LLAMA },
+    Family {
+        name: "nemotron_h",
+        recurrence: Recurrence::ScanAlone,
+        unrotated: Unrotated::All,
+        gate: false,
+        activation: Activation::SquaredRelu,
+        ..LLAMA
+    },
     Family { name: "minicpm", minicpm_scales: true, ..LLAMA },
     Family { name: "smollm3", unrotated: Unrotated::Every(4), ..LLAMA },
     Family { name: "arcee", gate: false, activation: Activation::SquaredRelu, ..LLAMA },
@@ -205,6 +236,10 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     QWEN3,
     Family { name: "qwen3vl", ..QWEN3 },
+    // LFM 2 and 2.5, dense.
+    Family { name: "lfm2", recurrence: Recurrence::Convolution, ..QWEN3 },
+    // Qwen 3.5 and later, dense; the text side.
+    Family { name: "qwen35", recurrence: Recurrence::Delta, output_gate: true, ..QWEN3 },
     Family { name: "hunyuan-dense", head_norms: HeadNorms::After, ..QWEN2 },
     Family { name: "exaone4", norms: Norms::After, unrotated: Unrotated::Full, sliding_period: 4, ..QWEN3 },
     GEMMA,

@@ -17,19 +17,26 @@ impl Keys<'_> {
     /// A size from 1 to `max`.
     pub(super) fn size(&self, key: &str, max: u32) -> Result<Option<usize>> {
         let name = self.name(key);
-        self.metadata.integer(&name)?.map(|value| in_range(&name, value, max)).transpose()
+        self.metadata.integer(&name)?.map(|value| in_range(&name, value, 1, max)).transpose()
     }
 
-    /// The same for each of the `layers`: a file may have a number for all of them, or a list.
-    pub(super) fn layered(&self, key: &str, max: u32, layers: usize) -> Result<Option<Vec<usize>>> {
+    /// A number from `least` to `max` for each of the `layers`: a file may have one for all of them, or a list.
+    pub(super) fn layered(
+        &self,
+        key: &str,
+        least: u32,
+        max: u32,
+        layers: usize,
+    ) -> Result<Option<Vec<usize>>> {
         let name = self.name(key);
+        let checked = |value: i128| in_range(&name, value, least, max);
         let Some(len) = self.metadata.array_len(&name) else {
-            return Ok(self.size(key, max)?.map(|value| vec![value; layers]));
+            let value = self.metadata.integer(&name)?.map(checked).transpose()?;
+            return Ok(value.map(|value| vec![value; layers]));
         };
         check_layers(&name, len, layers)?;
         let values = self.metadata.integers(&name)?.unwrap_or_default();
-        let values = values.into_iter().map(|value| in_range(&name, value.into(), max));
-        values.collect::<Result<Vec<_>>>().map(Some)
+        values.into_iter().map(|value| checked(value.into())).collect::<Result<Vec<_>>>().map(Some)
     }
 
     fn missing(&self, key: &str) -> Error {
@@ -40,8 +47,14 @@ impl Keys<'_> {
         self.size(key, max)?.ok_or_else(|| self.missing(key))
     }
 
-    pub(super) fn required_layered(&self, key: &str, max: u32, layers: usize) -> Result<Vec<usize>> {
-        self.layered(key, max, layers)?.ok_or_else(|| self.missing(key))
+    pub(super) fn required_layered(
+        &self,
+        key: &str,
+        least: u32,
+        max: u32,
+        layers: usize,
+    ) -> Result<Vec<usize>> {
+        self.layered(key, least, max, layers)?.ok_or_else(|| self.missing(key))
     }
 
     pub(super) fn f32(&self, key: &str) -> Result<Option<f32>> {
@@ -59,10 +72,13 @@ impl Keys<'_> {
     }
 }
 
-fn in_range(name: &str, value: i128, max: u32) -> Result<usize> {
+fn in_range(name: &str, value: i128, least: u32, max: u32) -> Result<usize> {
     match value {
-        1.. if value <= max.into() => Ok(value as usize),
-        _ => Err(Error::corrupt_model(format!("metadata {name} is {value}; it must be from 1 to {max}"))),
+        _ if (least.into()..=max.into()).contains(&value) => Ok(value as usize),
+        _ => {
+            let message = format!("metadata {name} is {value}; it must be from {least} to {max}");
+            Err(Error::corrupt_model(message))
+        }
     }
 }
 

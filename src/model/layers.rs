@@ -1,12 +1,13 @@
 //! A transformer's layers: their order, written once for every family, decoders and encoders, and every device.
 
-use super::config::Config;
+use super::config::{Config, Mixer};
 use super::family::{HeadNorms, Norms, Parallel};
 use super::loader::Loader;
 use crate::Result;
 use crate::backend::op::{
-    Activate, AddPositions, Attend, Buffer, Embed, Gate, Heads, KvCache, Linear, Matrix, Norm, Normalize,
-    Project, ProjectAdd,
+    Activate, Activation, AddPositions, Attend, Buffer, Convolve, Delta, DeltaHeads, Embed, Gate, Heads,
+    KvCache, Linear, Matrix, Norm, Normalize, OutputGate, Project, ProjectAdd, Scan, ScanHeads, State,
+    Vector,
 };
 use std::collections::HashMap;
 
@@ -19,6 +20,8 @@ pub(super) struct Size {
     pub rows: usize,
     /// Most tokens of a sequence.
     pub context: usize,
+    /// Sequences that recurrent layers remember at a time.
+    pub slots: usize,
 }
 
 /// What comes before and after the layers.
@@ -48,7 +51,8 @@ struct Layer<'l, 's> {
     config: &'l Config,
     index: usize,
     buffers: &'l mut Buffers,
-    cache: KvCache,
+    size: Size,
+    caches: &'l mut Vec<(Heads, KvCache)>,
     rope_factors: Option<&'l [f32]>,
 }
 
@@ -72,15 +76,9 @@ pub(super) async fn record(loader: &mut Loader<'_>, config: &Config, size: Size)
         buffers.norm_stream(loader, norm);
     }
     let mut caches: Vec<(Heads, KvCache)> = Vec::new();
-    for (index, layer) in config.layers.iter().enumerate() {
-        // An encoder looks at what it stored only while it is in that layer.
-        let kept = caches.iter().find(|(heads, _)| config.family.encoder && *heads == layer.heads);
-        let cache = kept.map(|(_, cache)| *cache);
-        let cache = cache.unwrap_or_else(|| loader.program.cache(size.pages, layer.heads));
-        caches.push((layer.heads, cache));
-        let rope_factors = rope_factors.as_deref();
-        let mut layer = Layer { loader, config, index, buffers: &mut buffers, cache, rope_factors };
-        layer.record()?;
+    for index in 0..config.layers.len() {
+        let (rope_factors, buffers, caches) = (rope_factors.as_deref(), &mut buffers, &mut caches);
+        Layer { loader, config, index, buffers, size, caches, rope_factors }.record()?;
     }
     loader.check_layers(config.layers.len())?;
     Ok(Stream { embedding, states: buffers.streams[0] })
@@ -100,7 +98,15 @@ impl Layer<'_, '_> {
             true => self.input_norm(&["attn_norm_2"])?,
             false => norm,
         };
-        let attended = self.attention(attention_norm)?;
+        let Some(attended) = self.mix(attention_norm)? else {
+            let fed = self.feed_forward(norm)?;
+            self.add(fed);
+            return Ok(());
+        };
+        if self.config.layers[self.index].feed_forward == 0 {
+            self.add(attended);
+            return Ok(());
+        }
         let shares_norm = matches!(self.config.family.parallel, Parallel::Shared | Parallel::WithOneNorm);
         if self.config.parallel {
             let norm = if shares_norm { norm } else { self.input_norm(&["ffn_norm"])? };
@@ -117,18 +123,152 @@ impl Layer<'_, '_> {
         Ok(())
     }
 
+    /// The half of the layer that brings tokens together, where it has one.
+    fn mix(&mut self, norm: Option<Norm>) -> Result<Option<Added>> {
+        match self.config.layers[self.index].mixer {
+            Mixer::Attention => self.attention(norm).map(Some),
+            Mixer::Convolution { taps } => self.convolution(norm, taps).map(Some),
+            Mixer::Delta { taps, heads } => self.delta(norm, taps, heads).map(Some),
+            Mixer::Scan { taps, heads } => self.scan(norm, taps, heads).map(Some),
+            Mixer::None => Ok(None),
+        }
+    }
+
+    /// LFM 2's.
+    fn convolution(&mut self, norm: Option<Norm>, taps: usize) -> Result<Added> {
+        let d = self.config.embedding;
+        let [before, after, input] = self.loader.split(&self.name("shortconv.in_proj"), [d; 3], d)?;
+        let kernel = self.vector("shortconv.conv.weight", d * taps, 1.0)?;
+        let linear = self.linear("shortconv.out_proj", d, d)?;
+        let buffers = ["convolution's gate", "second gate", "convolution's input", "convolved"];
+        let [first, second, x, out] = buffers.map(|name| self.between(name, d));
+        let outputs = vec![(before, first), (after, second), (input, x)];
+        let stream = self.buffers.streams[0];
+        let state = self.state(0);
+        self.loader.program.push(Project { x: stream, norm, outputs });
+        self.loader.program.push(Convolve {
+            x,
+            before: Some(first),
+            after: Some(second),
+            kernel,
+            taps,
+            bias: None,
+            activation: None,
+            state,
+            out,
+        });
+        Ok(Added { operation: ProjectAdd { input: out, linear, norm: None, x: stream }, stream_norm: None })
+    }
+
+    /// Qwen 3.5's.
+    fn delta(&mut self, norm: Option<Norm>, taps: usize, heads: DeltaHeads) -> Result<Added> {
+        let (d, width, inner) = (self.config.embedding, heads.width(), heads.value * heads.size);
+        let parts = [
+            ("attn_qkv", width),
+            ("attn_gate", inner),
+            ("ssm_alpha", heads.value),
+            ("ssm_beta", heads.value),
+        ];
+        let mut outputs = Vec::with_capacity(parts.len());
+        for (part, rows) in parts {
+            outputs.push((self.linear(part, rows, d)?, self.between(part, rows)));
+        }
+        let [qkv, z, alpha, beta] = [0, 1, 2, 3].map(|index: usize| outputs[index].1);
+        let rate = self.vector("ssm_a", heads.value, -1.0)?;
+        let bias = self.vector("ssm_dt.bias", heads.value, 1.0)?;
+        let head_norm = self.head_norm("ssm_norm", heads.size)?;
+        let linear = self.linear("ssm_out", d, inner)?;
+        let (out, x, state) = (self.between("recurred", inner), self.buffers.streams[0], self.state(1));
+        self.loader.program.push(Project { x, norm, outputs });
+        let qkv = self.short_convolution(qkv, width, taps)?;
+        let norm = head_norm;
+        self.loader.program.push(Delta { qkv, alpha, beta, z, rate, bias, norm, heads, state, out });
+        Ok(Added { operation: ProjectAdd { input: out, linear, norm: None, x }, stream_norm: None })
+    }
+
+    /// Mamba 2's.
+    fn scan(&mut self, norm: Option<Norm>, taps: usize, heads: ScanHeads) -> Result<Added> {
+        let (d, width, inner) = (self.config.embedding, heads.width(), heads.inner());
+        let linears = self.loader.split(&self.name("ssm_in"), [inner, width, heads.count], d)?;
+        let buffers = [self.between("z", inner), self.between("xbc", width), self.between("dt", heads.count)];
+        let [z, xbc, dt] = buffers;
+        let rate = self.vector("ssm_a", heads.count, -1.0)?;
+        let bias = self.vector("ssm_dt.bias", heads.count, 1.0)?;
+        let skip = self.vector("ssm_d", heads.count, 1.0)?;
+        let group_norm = match self.has("ssm_norm") {
+            true => Some(self.head_norm("ssm_norm", inner)?),
+            false => None,
+        };
+        let linear = self.linear("ssm_out", d, inner)?;
+        let (out, x, state) = (self.between("recurred", inner), self.buffers.streams[0], self.state(1));
+        let outputs = linears.into_iter().zip(buffers).collect();
+        self.loader.program.push(Project { x, norm, outputs });
+        let xbc = self.short_convolution(xbc, width, taps)?;
+        let norm = group_norm;
+        self.loader.program.push(Scan { xbc, dt, z, rate, bias, skip, norm, heads, state, out });
+        Ok(Added { operation: ProjectAdd { input: out, linear, norm: None, x }, stream_norm: None })
+    }
+
+    /// What goes into a recurrence.
+    fn short_convolution(&mut self, x: Buffer, width: usize, taps: usize) -> Result<Buffer> {
+        let kernel = self.vector("ssm_conv1d.weight", width * taps, 1.0)?;
+        let bias = match self.loader.has(&self.name("ssm_conv1d.bias")) {
+            true => Some(self.vector("ssm_conv1d.bias", width, 1.0)?),
+            false => None,
+        };
+        let (state, out) = (self.state(0), self.between("convolved", width));
+        let activation = Some(Activation::Silu);
+        self.loader.program.push(Convolve {
+            x,
+            before: None,
+            after: None,
+            kernel,
+            taps,
+            bias,
+            activation,
+            state,
+            out,
+        });
+        Ok(out)
+    }
+
+    /// What the layer remembers: of its convolution, or of what follows that.
+    fn state(&mut self, which: usize) -> State {
+        let width = self.config.layers[self.index].mixer.state(self.config.embedding)[which];
+        self.loader.program.state(self.size.slots, width)
+    }
+
+    /// Keys and values of the layer.
+    fn cache(&mut self) -> KvCache {
+        let heads = self.config.layers[self.index].heads;
+        // An encoder looks at what it stored only while it is in that layer.
+        let kept = self.caches.iter().find(|(other, _)| self.config.family.encoder && *other == heads);
+        let cache = kept.map(|(_, cache)| *cache);
+        let cache = cache.unwrap_or_else(|| self.loader.program.cache(self.size.pages, heads));
+        self.caches.push((heads, cache));
+        cache
+    }
+
     fn attention(&mut self, norm: Option<Norm>) -> Result<Added> {
         let config = self.config;
         let (d, heads) = (config.embedding, config.layers[self.index].heads);
         let (q_rows, kv_rows) = (heads.query * heads.size, heads.kv * heads.size);
         let stacked = self.name("attn_qkv");
+        let mut gate = None;
         let linears = match self.has("attn_qkv") {
             true => self.loader.split(&stacked, [q_rows, kv_rows, kv_rows], d)?,
-            false => [
-                self.linear("attn_q", q_rows, d)?,
-                self.linear("attn_k", kv_rows, d)?,
-                self.linear("attn_v", kv_rows, d)?,
-            ],
+            false => {
+                let query = match config.family.output_gate {
+                    true => {
+                        let [query, of_gate] =
+                            self.loader.alternate(&self.name("attn_q"), heads.size, q_rows, d)?;
+                        gate = Some((of_gate, self.between("gate", q_rows)));
+                        query
+                    }
+                    false => self.linear("attn_q", q_rows, d)?,
+                };
+                [query, self.linear("attn_k", kv_rows, d)?, self.linear("attn_v", kv_rows, d)?]
+            }
         };
         let head_norms = config.family.head_norms;
         let norms = match head_norms {
@@ -147,7 +287,8 @@ impl Layer<'_, '_> {
         let x = self.buffers.streams[0];
         let [mut query, mut key] = [self.between("query", q_rows), self.between("key", kv_rows)];
         let [value, attended] = [self.between("value", kv_rows), self.between("attended", q_rows)];
-        let outputs = linears.into_iter().zip([query, key, value]).collect();
+        let outputs = linears.into_iter().zip([query, key, value]).chain(gate).collect();
+        let cache = self.cache();
         self.loader.program.push(Project { x, norm, outputs });
         if let (HeadNorms::Whole, Some([q_norm, k_norm])) = (head_norms, norms) {
             let out = [self.between("normed query", q_rows), self.between("normed key", kv_rows)];
@@ -162,10 +303,13 @@ impl Layer<'_, '_> {
             norms: norms.filter(|_| head_norms != HeadNorms::Whole),
             norms_rotated: head_norms == HeadNorms::After,
             rope: config.rope(self.index, self.rope_factors),
-            cache: self.cache,
+            cache,
             attention: config.attention(self.index),
             out: attended,
         });
+        if let Some((_, gate)) = gate {
+            self.loader.program.push(OutputGate { gate, x: attended });
+        }
         Ok(Added { operation: ProjectAdd { input: attended, linear, norm: output_norm, x }, stream_norm })
     }
 
@@ -219,6 +363,11 @@ impl Layer<'_, '_> {
 
     fn linear(&mut self, part: &str, rows: usize, columns: usize) -> Result<Linear> {
         self.loader.linear(&self.name(part), rows, columns)
+    }
+
+    /// A tensor of the layer, whose name is all there is; each number is multiplied by `factor`.
+    fn vector(&mut self, name: &str, len: usize, factor: f32) -> Result<Vector> {
+        self.loader.vector(&self.name(name), len, factor)
     }
 
     fn norm(&mut self, part: &str) -> Result<Norm> {

@@ -102,7 +102,7 @@ impl<'a> Loader<'a> {
     }
 
     /// A tensor of `len` numbers, each multiplied by `factor`.
-    fn vector(&mut self, name: &str, len: usize, factor: f32) -> Result<Vector> {
+    pub(super) fn vector(&mut self, name: &str, len: usize, factor: f32) -> Result<Vector> {
         let tensor = self.numbers(name, len)?;
         self.part(tensor, 0, len, factor)
     }
@@ -243,6 +243,26 @@ impl<'a> Loader<'a> {
         linears.try_into().map_err(|_| Error::internal("a tensor was split into too few parts"))
     }
 
+    /// Two matrices of `rows` rows that take turns in one tensor, `run` rows each time.
+    pub(super) fn alternate(
+        &mut self,
+        name: &str,
+        run: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<[Linear; 2]> {
+        let tensor = self.tensor(&format!("{name}.weight"))?;
+        self.check_shape(tensor, 2 * rows, columns)?;
+        let mut of = |first: usize| {
+            let weight = self.program.matrix(rows, columns, tensor.kind);
+            for start in (0..rows).step_by(run) {
+                self.ask_rows(tensor, 2 * start + first, run, (weight, start));
+            }
+            Linear { weight, bias: None }
+        };
+        Ok([of(0), of(run)])
+    }
+
     pub(super) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let tensor = self.tensor(name)?;
         self.check_shape(tensor, rows, columns)?;
@@ -250,16 +270,21 @@ impl<'a> Loader<'a> {
     }
 
     fn rows(&mut self, tensor: &TensorInfo, first: usize, rows: usize, columns: usize) -> Result<Matrix> {
-        let (block_len, block_size) = tensor.kind.block();
-        let row_size = columns as u64 / block_len * block_size;
-        let rows_a_piece = (PIECE / row_size).max(1) as usize;
         let matrix = self.program.matrix(rows, columns, tensor.kind);
+        self.ask_rows(tensor, first, rows, (matrix, 0));
+        Ok(matrix)
+    }
+
+    /// `rows` rows of a tensor from `first` on, for a matrix from its row on.
+    fn ask_rows(&mut self, tensor: &TensorInfo, first: usize, rows: usize, (matrix, to): (Matrix, usize)) {
+        let (block_len, block_size) = tensor.kind.block();
+        let row_size = tensor.dimension(0) / block_len * block_size;
+        let rows_a_piece = (PIECE / row_size).max(1) as usize;
         for start in (0..rows).step_by(rows_a_piece) {
             let count = rows_a_piece.min(rows - start) as u64;
             let offset = tensor.offset + (first + start) as u64 * row_size;
-            self.ask(offset, count * row_size, Place::Rows(matrix, start));
+            self.ask(offset, count * row_size, Place::Rows(matrix, to + start));
         }
-        Ok(matrix)
     }
 
     fn ask(&mut self, offset: u64, size: u64, to: Place) {

@@ -94,7 +94,7 @@ fn attend_together(pair: &mut Pair, test: &AttentionTest, tolerance: f32) {
             lengths[sequence] += rows;
             let pages =
                 (0..lengths[sequence].div_ceil(PAGE)).map(|page| (page * SEQUENCES + sequence) as u32);
-            step.spans.push(Span { pages: pages.collect(), position, rows });
+            step.spans.push(Span { pages: pages.collect(), position, rows, ..Span::default() });
             step.tokens.extend(vec![Token::Known(0); rows]);
         }
         attend_once(pair, &attend, &step, tolerance, &format!("attend of {rows:?}, {test:?}"));

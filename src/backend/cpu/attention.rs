@@ -307,7 +307,7 @@ mod tests {
             }
             let rows = first * width..end * width;
             let (queries, out) = (&queries[rows.clone()], &mut out[rows]);
-            let span = Span { pages: pages.clone(), position: first, rows: end - first };
+            let span = Span { pages: pages.clone(), position: first, rows: end - first, ..Span::default() };
             cache.attend(&pool, &span, queries, attention, &mut scratch, out).unwrap();
         }
         out

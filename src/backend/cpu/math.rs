@@ -28,6 +28,11 @@ pub(super) fn add(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
 
+/// `ln(1 + eˣ)`, which of large numbers is these.
+pub(super) fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
+}
+
 /// Norms a row. (To copy it first and norm that would take V8 longer than the rest.)
 pub(super) fn rms_norm(row: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32]) {
     let factor = rms_factor(row, epsilon);

@@ -17,7 +17,7 @@ mod tests;
 mod times;
 mod together;
 
-use super::op::{Buffer, Linear, Matrix, Norm, NormKind, Vector};
+use super::op::{Buffer, Linear, Matrix, Norm, NormKind, State, Vector};
 use super::{Backend, KernelTime, Program, Shape, Step, Top, Wanted};
 use crate::format::gguf::TensorType;
 use crate::{Error, Result};
@@ -87,6 +87,8 @@ pub struct Cpu {
     vectors: Vec<Vec<f32>>,
     buffers: Vec<Vec<f32>>,
     caches: Vec<Cache>,
+    /// Of each recurrent layer: slots × numbers.
+    states: Vec<Vec<f32>>,
     /// A normed input or an un-normed output; grows to the largest in the first step.
     scratch: Vec<f32>,
     /// The second factor of a gated activation.
@@ -154,6 +156,15 @@ impl Cpu {
 
     fn put(&mut self, buffer: Buffer, values: Vec<f32>) {
         self.buffers[buffer.0] = values;
+    }
+
+    /// Takes a state out while an operation changes it; it has to come back as buffers have to.
+    fn take_state(&mut self, state: State) -> Vec<f32> {
+        std::mem::take(&mut self.states[state.0])
+    }
+
+    fn put_state(&mut self, state: State, numbers: Vec<f32>) {
+        self.states[state.0] = numbers;
     }
 
     /// What is multiplied next is another input.
@@ -340,6 +351,9 @@ impl Backend for Cpu {
         for shape in program.caches.iter().skip(self.caches.len()) {
             self.caches.push(Cache::new(shape.pages, shape.heads, self.kv_8bit)?);
         }
+        for shape in program.states.iter().skip(self.states.len()) {
+            self.states.push(zeros(shape.slots.saturating_mul(shape.width))?);
+        }
         self.program = program.clone();
         Ok(())
     }
@@ -351,6 +365,35 @@ impl Backend for Cpu {
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.caches.iter_mut().for_each(|cache| cache.copy_page(from, to));
+        Ok(())
+    }
+
+    fn copy_state(&mut self, from: u32, to: u32) -> Result<()> {
+        for (state, shape) in self.states.iter_mut().zip(&self.program.states) {
+            let from = from as usize * shape.width;
+            state.copy_within(from..from + shape.width, to as usize * shape.width);
+        }
+        Ok(())
+    }
+
+    fn state_size(&self) -> usize {
+        size_of::<f32>() * self.program.states.iter().map(|shape| shape.width).sum::<usize>()
+    }
+
+    fn read_state<'a>(&'a mut self, slot: u32, out: &'a mut Vec<u8>) -> LocalBoxFuture<'a, Result<()>> {
+        for (state, shape) in self.states.iter().zip(&self.program.states) {
+            let numbers = &state[slot as usize * shape.width..][..shape.width];
+            out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn write_state(&mut self, slot: u32, bytes: &[u8]) -> Result<()> {
+        let mut words = bytes.as_chunks::<4>().0.iter();
+        for (state, shape) in self.states.iter_mut().zip(&self.program.states) {
+            let numbers = &mut state[slot as usize * shape.width..][..shape.width];
+            numbers.iter_mut().zip(&mut words).for_each(|(number, word)| *number = f32::from_le_bytes(*word));
+        }
         Ok(())
     }
 

@@ -72,6 +72,8 @@ pub struct Gpu {
     vectors: Vec<VectorData>,
     buffers: Vec<Activations>,
     caches: Vec<Cache>,
+    /// Of each recurrent layer: slots × numbers.
+    states: Vec<BufferId>,
     rotations: Vec<Rotation>,
     program: Rc<Program>,
     /// The step's rows, and lists of pages.
@@ -191,6 +193,7 @@ impl Gpu {
             vectors: Vec::new(),
             buffers: Vec::new(),
             caches: Vec::new(),
+            states: Vec::new(),
             rotations: Vec::new(),
             program: Rc::default(),
             step,
@@ -411,6 +414,11 @@ impl Backend for Gpu {
             let cache = self.new_cache(shape)?;
             self.caches.push(cache);
         }
+        for shape in program.states.iter().skip(self.states.len()) {
+            let size = 4 * (shape.slots as u64).saturating_mul(shape.width as u64);
+            let state = self.device.storage("a layer's states", size)?;
+            self.states.push(self.recorder.add(state));
+        }
         let pages = program.caches.iter().map(|shape| shape.pages).max().unwrap_or(0);
         let size = 4 * step_words(pages) as u64;
         if self.recorder.buffer(self.step).size() < size {
@@ -484,13 +492,27 @@ impl Backend for Gpu {
     }
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
-        let copies: Vec<_> = self
-            .page_parts()
-            .map(|(id, size)| (id, u64::from(from) * size, u64::from(to) * size, size))
-            .collect();
-        let size = copies.iter().map(|(_, _, _, size)| *size).max().unwrap_or(4);
-        let between = self.room(|choices| &mut choices.page, size as usize)?;
-        self.recorder.copy_within(&self.device, &copies, between)
+        let parts: Vec<_> = self.page_parts().collect();
+        self.copy_parts(&parts, from, to)
+    }
+
+    fn copy_state(&mut self, from: u32, to: u32) -> Result<()> {
+        let parts: Vec<_> = self.state_parts().collect();
+        self.copy_parts(&parts, from, to)
+    }
+
+    fn state_size(&self) -> usize {
+        self.state_parts().map(|(_, size)| size as usize).sum()
+    }
+
+    fn read_state<'a>(&'a mut self, slot: u32, out: &'a mut Vec<u8>) -> LocalBoxFuture<'a, Result<()>> {
+        let parts = self.state_parts().collect();
+        Box::pin(self.read_parts(parts, slot, out))
+    }
+
+    fn write_state(&mut self, slot: u32, bytes: &[u8]) -> Result<()> {
+        let parts: Vec<_> = self.state_parts().collect();
+        self.write_parts(&parts, slot, bytes)
     }
 
     fn page_form(&self) -> String {
@@ -507,31 +529,17 @@ impl Backend for Gpu {
         out: &'a mut Vec<u8>,
     ) -> LocalBoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let mut bytes = Vec::new();
             for page in pages {
-                let piece = |(id, size): (_, u64)| (id, *page as usize * size as usize, size as usize);
-                let pieces: Vec<_> = self.page_parts().map(piece).collect();
-                self.recorder.read_pieces(&self.device, &pieces, &mut bytes).await?;
-                out.extend_from_slice(&bytes);
+                let parts = self.page_parts().collect();
+                self.read_parts(parts, *page, out).await?;
             }
             Ok(())
         })
     }
 
     fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<()> {
-        // What was enqueued goes first.
-        if !self.recorder.is_empty() {
-            self.recorder.submit(&self.device)?;
-        }
-        let mut rest = bytes;
-        for (id, size) in self.page_parts() {
-            let (bytes, after) = rest
-                .split_at_checked(size as usize)
-                .ok_or_else(|| Error::internal("these are not the bytes of a page"))?;
-            self.device.queue.write_buffer(self.recorder.buffer(id), u64::from(page) * size, bytes);
-            rest = after;
-        }
-        Ok(())
+        let parts: Vec<_> = self.page_parts().collect();
+        self.write_parts(&parts, page, bytes)
     }
 
     fn choose(&mut self, scores: Buffer, rows: usize, len: usize) -> Result<()> {
@@ -583,7 +591,7 @@ impl Backend for Gpu {
     }
 }
 
-/// Words of a row of a step: token, position, where its pages are listed, nothing.
+/// Words of a row of a step: token, position, where its pages are listed, the slot of its state.
 const ROW_WORDS: usize = 4;
 /// Tokens from here on are chosen ones.
 const CHOSEN: u32 = 1 << 31;
@@ -614,7 +622,7 @@ impl Gpu {
                     Token::Known(token) => token,
                     Token::Chosen(row) => CHOSEN | row as u32,
                 };
-                words.extend([token, position as u32, pages as u32, 0]);
+                words.extend([token, position as u32, pages as u32, span.state]);
             }
             pages += span.pages.len();
         }
@@ -634,6 +642,46 @@ impl Gpu {
             let size = self.cache_size(&CacheShape { pages: 1, ..*shape });
             [cache.keys, cache.values].map(|id| (id, size))
         })
+    }
+
+    /// The states of each recurrent layer, with the bytes of a slot.
+    fn state_parts(&self) -> impl Iterator<Item = (BufferId, u64)> {
+        self.states.iter().zip(&self.program.states).map(|(id, shape)| (*id, 4 * shape.width as u64))
+    }
+
+    /// In each buffer, of so many bytes a piece: what is in piece `from` is in piece `to` too.
+    fn copy_parts(&mut self, parts: &[(BufferId, u64)], from: u32, to: u32) -> Result<()> {
+        let copies: Vec<_> = parts
+            .iter()
+            .map(|&(id, size)| (id, u64::from(from) * size, u64::from(to) * size, size))
+            .collect();
+        let size = copies.iter().map(|(_, _, _, size)| *size).max().unwrap_or(4);
+        let between = self.room(|choices| &mut choices.page, size as usize)?;
+        self.recorder.copy_within(&self.device, &copies, between)
+    }
+
+    async fn read_parts(&mut self, parts: Vec<(BufferId, u64)>, piece: u32, out: &mut Vec<u8>) -> Result<()> {
+        let place = |(id, size): (BufferId, u64)| (id, piece as usize * size as usize, size as usize);
+        let (pieces, mut bytes): (Vec<_>, _) = (parts.into_iter().map(place).collect(), Vec::new());
+        self.recorder.read_pieces(&self.device, &pieces, &mut bytes).await?;
+        out.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn write_parts(&mut self, parts: &[(BufferId, u64)], piece: u32, bytes: &[u8]) -> Result<()> {
+        // What was enqueued goes first.
+        if !self.recorder.is_empty() {
+            self.recorder.submit(&self.device)?;
+        }
+        let mut rest = bytes;
+        for &(id, size) in parts {
+            let (bytes, after) = rest
+                .split_at_checked(size as usize)
+                .ok_or_else(|| Error::internal("these bytes were not written out here"))?;
+            self.device.queue.write_buffer(self.recorder.buffer(id), u64::from(piece) * size, bytes);
+            rest = after;
+        }
+        Ok(())
     }
 
     fn perform_all(&mut self, program: &Program, step: &Step) -> Result<()> {

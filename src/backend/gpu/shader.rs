@@ -3,7 +3,8 @@
 //! Directives stand at the start of a line:
 //! - `#import path` puts `wgsl/path.wgsl` there, once a module; `{FORMAT}` in it is replaced.
 //! - `#ifdef FLAG`, `#ifndef FLAG`, `#else`, `#endif`
-//! - `#unroll J COUNT` … `#end` repeats its lines with `{J}` as 0, 1, … and `{J/4}` as that over 4.
+//! - `#unroll J COUNT` … `#end` repeats its lines with `{J}` as 0, 1, …, `{J/4}` as that over 4 and
+//!   `{J+1}` as the next.
 //!   COUNT is a number or a constant. Registers have no addresses, so what a loop indexes must be
 //!   unrolled here: drivers differ in whether they do it.
 //!
@@ -24,13 +25,14 @@ macro_rules! sources {
 }
 sources! {
     "shared/activation" "shared/bytes" "shared/half" "shared/matrix" "shared/multiply" "shared/pairs"
-    "shared/places" "shared/places32" "shared/places256"
+    "shared/places" "shared/places32" "shared/places256" "shared/recurrence"
     "shared/product" "shared/reduce" "shared/step" "shared/store"
     "format/f32" "format/f16" "format/bf16" "format/q8_0" "format/q4_0" "format/q4_1" "format/q5_0"
     "format/q5_1" "format/q2_k" "format/q4_k" "format/q5_k" "format/q6_k" "format/q1_0" "format/q2_0"
     "format/iq4_nl" "format/iq4_xs" "format/mxfp4" "format/iq3_xxs" "format/iq3_s" "format/iq2" "format/iq1"
-    "activate" "argmax" "attend" "attend_reduce" "copy" "embed" "gate" "layer_norm" "matmul" "matmul_dp4a"
-    "matvec" "pick" "probe_half" "quantize" "rms_norm" "rotate_and_store" "top_k"
+    "activate" "argmax" "attend" "attend_reduce" "convolve" "copy" "delta" "embed" "gate" "gate_norm" "layer_norm"
+    "matmul" "matmul_dp4a" "matvec" "output_gate" "pick" "probe_half" "quantize" "rms_norm" "rotate_and_store" "scan"
+    "top_k"
 }
 
 /// One variant of a kernel: what its module is made of.
@@ -127,6 +129,7 @@ impl Kernel {
                     for index in 0..count {
                         let body = body.replace(&format!("{{{argument}}}"), &index.to_string());
                         let body = body.replace(&format!("{{{argument}/4}}"), &(index / 4).to_string());
+                        let body = body.replace(&format!("{{{argument}+1}}"), &(index + 1).to_string());
                         self.expand(&body, imported, out)?;
                     }
                 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 /// All types of weights, and of each kind of operation one that has it.
-const MODELS: [&str; 24] = [
+const MODELS: &[&str] = &[
     "quant-q4_0",
     "quant-q4_1",
     "quant-q5_0",
@@ -41,6 +41,10 @@ const MODELS: [&str; 24] = [
     "hunyuan-dense",
     "arcee",
     "nemotron",
+    "lfm2",
+    "qwen35",
+    "granitehybrid",
+    "nemotron_h",
     "bert-q8_0",
 ];
 
@@ -88,7 +92,12 @@ async fn program(model: &str, rows: usize) -> Program {
 
 /// One row of each of so many sequences.
 fn together(count: usize, position: usize) -> Step {
-    let span = |index: usize| Span { pages: vec![index as u32; position / 64 + 1], position, rows: 1 };
+    let span = |index: usize| Span {
+        pages: vec![index as u32; position / 64 + 1],
+        state: index as u32,
+        position,
+        rows: 1,
+    };
     Step { tokens: vec![Token::Known(3); count], spans: (0..count).map(span).collect(), scored: count }
 }
 
@@ -134,7 +143,7 @@ async fn run_all(gpu: &mut Gpu, program: Program) {
 fn every_kernel_is_valid() {
     let mut kernels = 0;
     for options in variants() {
-        for model in MODELS {
+        for model in MODELS.iter().copied() {
             block_on(async {
                 let mut gpu = Gpu::open(options.clone()).await.unwrap();
                 let program = program(model, gpu.prefill_rows()).await;

@@ -65,7 +65,7 @@ impl Tried for Attend {
         let single = |position, rows| Step::single(vec![0; rows], position, 0);
         let mut steps = vec![(single(0, POSITIONS), false), (single(POSITIONS - tokens, tokens), true)];
         let mut together = single(POSITIONS - tokens, tokens);
-        let other = Span { pages: vec![pages(POSITIONS) as u32], position: 0, rows: 1 };
+        let other = Span { pages: vec![pages(POSITIONS) as u32], rows: 1, ..Span::default() };
         together.spans.push(other);
         together.tokens.push(Token::Known(0));
         if tokens == 1 {

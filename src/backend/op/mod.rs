@@ -8,30 +8,39 @@
 mod activate;
 mod add_positions;
 mod attend;
+mod convolve;
+mod delta;
 mod embed;
 mod gate;
 mod normalize;
 mod operands;
+mod output_gate;
 mod project;
 mod project_add;
+mod scan;
 mod score;
 
 pub use activate::Activate;
 pub use add_positions::AddPositions;
 pub use attend::Attend;
+pub use convolve::Convolve;
+pub use delta::Delta;
 pub use embed::Embed;
 pub use gate::Gate;
 pub use normalize::Normalize;
 pub use operands::{
-    Activation, Attention, Buffer, Heads, KvCache, Linear, Matrix, Norm, NormKind, Rope, RopePairing, Vector,
+    Activation, Attention, Buffer, DeltaHeads, Heads, KvCache, Linear, Matrix, Norm, NormKind, Rope,
+    RopePairing, ScanHeads, State, Vector,
 };
+pub use output_gate::OutputGate;
 pub use project::Project;
 pub use project_add::ProjectAdd;
+pub use scan::Scan;
 pub use score::Score;
 
 use super::excerpt::Cutter;
 use super::program::Program;
-use super::step::Step;
+use super::step::{Span, Step, Token};
 
 macro_rules! operations {
     ($($name:ident)*) => {
@@ -80,7 +89,9 @@ macro_rules! operations {
         }
     };
 }
-operations! { Embed AddPositions Normalize Project ProjectAdd Attend Gate Activate Score }
+operations! {
+    Embed AddPositions Normalize Project ProjectAdd Attend Convolve Delta Scan OutputGate Gate Activate Score
+}
 
 /// What each operation says of itself.
 trait Tried: Sized {
@@ -96,4 +107,16 @@ trait Tried: Sized {
     }
 
     fn describe(&self, program: &Program) -> String;
+}
+
+/// Where a sequence that is tried with another one has its state.
+const OTHER_STATE: u32 = 1;
+
+/// The steps by which operations with a state are tried: from a sequence's beginning, going on, and together with another one.
+fn recurrent_steps(tokens: usize) -> Vec<(Step, bool)> {
+    let single = |position| Step::single(vec![0; tokens], position, 0);
+    let mut together = single(2 * tokens);
+    together.spans.push(Span { state: OTHER_STATE, rows: 1, ..Span::default() });
+    together.tokens.push(Token::Known(0));
+    vec![(single(0), true), (single(tokens), true), (together, true)]
 }

@@ -16,6 +16,10 @@ pub struct Vector(pub(crate) usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvCache(pub(crate) usize);
 
+/// What a recurrent layer remembers of each sequence: so many numbers, however long it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State(pub(crate) usize);
+
 /// A matrix with its bias: `y = W·x + b`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Linear {
@@ -89,6 +93,54 @@ pub struct Heads {
     pub kv: usize,
     /// Elements of a head.
     pub size: usize,
+}
+
+/// Sizes of a gated delta rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaHeads {
+    /// Heads of queries and keys; divides `value`.
+    pub key: usize,
+    /// Heads of values. Head `i` has the query and key of head `i mod key`.
+    pub value: usize,
+    /// Elements of a head.
+    pub size: usize,
+}
+
+impl DeltaHeads {
+    /// Of queries, keys and values together.
+    pub fn width(&self) -> usize {
+        (2 * self.key + self.value) * self.size
+    }
+
+    /// Numbers that a sequence's state has: a matrix for each value head.
+    pub fn state(&self) -> usize {
+        self.value * self.size * self.size
+    }
+}
+
+/// Sizes of a selective scan (Mamba 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanHeads {
+    /// How many there are.
+    pub count: usize,
+    /// Elements of a head.
+    pub size: usize,
+    /// Heads of a group share what goes into their states and out of them; divides `count`.
+    pub groups: usize,
+    /// Numbers of the state for each element.
+    pub state: usize,
+}
+
+impl ScanHeads {
+    /// Of all heads.
+    pub fn inner(&self) -> usize {
+        self.count * self.size
+    }
+
+    /// With the inputs and outputs of the states.
+    pub fn width(&self) -> usize {
+        self.inner() + 2 * self.groups * self.state
+    }
 }
 
 /// How scores become weights.

@@ -12,7 +12,8 @@ use super::pages::Pages;
 use super::recovery::Recovery;
 use super::run::{Kept, Run, Scores, Talk};
 use super::start::Start;
-use crate::backend::{MOST_SCORED, Span, Step, Token, pages};
+use super::states::States;
+use crate::backend::{MOST_SCORED, PAGE, Span, Step, Token, pages};
 use crate::model::Decoder;
 use crate::text::Tokenizer;
 use crate::{Code, Error, Result};
@@ -25,9 +26,13 @@ use web_time::Instant;
 /// the answers up.
 const JOIN: usize = 2;
 
+/// Tokens between two states that are kept of a prompt, at least.
+const APART: usize = 256;
+
 pub(super) struct Batch {
     decoder: Decoder,
     pages: Pages,
+    states: States,
     /// Answers that go on, in the order in which they began.
     runs: Vec<Run>,
     /// Those that wait for room, in their order.
@@ -43,6 +48,7 @@ pub(super) struct Batch {
     prompted: Option<u64>,
     /// Pages that no answer has: see [`Batch::logits`].
     lent: Vec<u32>,
+    lent_state: Option<u32>,
     next_id: u64,
     recovery: Option<Recovery>,
     /// To bring the model back; nothing where its device cannot be lost.
@@ -63,6 +69,7 @@ impl Batch {
     pub(super) fn new(decoder: Decoder, model: Rc<Plan>, info: Rc<RefCell<Rc<Info>>>) -> Self {
         Batch {
             pages: Pages::new(pages(decoder.context())),
+            states: States::new(decoder.state_slots()),
             model: can_be_lost(&decoder).then_some(model),
             decoder,
             runs: Vec::new(),
@@ -73,6 +80,7 @@ impl Batch {
             chosen: VecDeque::new(),
             prompted: None,
             lent: Vec::new(),
+            lent_state: None,
             next_id: 0,
             recovery: None,
             info,
@@ -173,11 +181,17 @@ impl Batch {
             if step.rows() == step_len {
                 break;
             }
+            let stop = self.stop_for_state(&self.runs[index]);
             let run = &mut self.runs[index];
-            let end = run.history.len().min(run.cached + most);
+            let end = run.history.len().min(run.cached + most).min(stop);
             run.make_room(end, &mut self.pages)?;
             step.tokens.extend(run.history[run.cached..end].iter().copied().map(Token::Known));
-            step.spans.push(Span { pages: run.pages.clone(), position: run.cached, rows: end - run.cached });
+            step.spans.push(Span {
+                pages: run.pages.clone(),
+                state: run.state,
+                position: run.cached,
+                rows: end - run.cached,
+            });
             if end == run.history.len() && !run.only_prefill {
                 scored.push(run.id);
             }
@@ -188,7 +202,8 @@ impl Batch {
         step.scored = scored.len();
         self.decoder.run(&step)?;
         for (index, span) in prompt.into_iter().chain(answers).zip(&step.spans) {
-            self.runs[index].cached = span.end();
+            (self.runs[index].cached, self.runs[index].state_of) = (span.end(), span.end());
+            self.keep_state(index)?;
         }
         self.prompted = prompt.map(|index| self.runs[index].id);
         let greedy = |id: &u64| self.run_of(*id).is_some_and(|index| self.runs[index].is_greedy());
@@ -200,6 +215,42 @@ impl Batch {
             self.unread = scored.into_iter().enumerate().collect();
         }
         Ok(true)
+    }
+
+    /// Where a prompt has to stop, because its state there is to be kept: at its end, but for a last piece that has to be read
+    /// for its scores, and at some points before.
+    fn stop_for_state(&self, run: &Run) -> usize {
+        if !self.states.are_needed() || !run.must_prefill() {
+            return usize::MAX;
+        }
+        let end = (run.history.len() - 1) / PAGE * PAGE;
+        let apart = self.apart();
+        let between = (run.cached / apart + 1) * apart;
+        if run.cached < end { end.min(between) } else { between }
+    }
+
+    /// Tokens between two states that are kept: a sequence as long as the context has no more than half of the slots.
+    fn apart(&self) -> usize {
+        let most = (self.states.len() / 2).max(1);
+        self.decoder.context().div_ceil(most).next_multiple_of(PAGE).max(APART)
+    }
+
+    /// Keeps the state of an answer's sequence as it is now, where that is one of those points.
+    fn keep_state(&mut self, index: usize) -> Result<()> {
+        let Run { state, state_of, .. } = self.runs[index];
+        let history = &self.runs[index].history;
+        let at_end =
+            state_of == (history.len() - 1) / PAGE * PAGE && state_of < self.runs[index].prompt_len();
+        let wanted = at_end || state_of.is_multiple_of(self.apart());
+        if !self.states.are_needed() || !wanted || state_of == 0 || self.states.knows(&history[..state_of]) {
+            return Ok(());
+        }
+        let tokens = history[..state_of].to_vec();
+        if let Some(slot) = self.take_state(None) {
+            self.decoder.copy_state(state, slot)?;
+            self.states.keep(&tokens, slot);
+        }
+        Ok(())
     }
 
     /// Puts choices that are under way through the model, unread, and has the next ones made, so that the device works while
@@ -222,9 +273,14 @@ impl Batch {
             let position = run.history.len();
             run.make_room(position + 1, &mut self.pages)?;
             step.tokens.push(Token::Chosen(row));
-            step.spans.push(Span { pages: run.pages.clone(), position, rows: 1 });
+            step.spans.push(Span { pages: run.pages.clone(), state: run.state, position, rows: 1 });
         }
         self.decoder.run(&step)?;
+        for id in &ids {
+            if let Some(index) = self.run_of(*id) {
+                self.runs[index].state_of = self.runs[index].history.len() + 1;
+            }
+        }
         self.decoder.choose(vocabulary)?;
         self.chosen.push_back(ids);
         Ok(())
@@ -315,9 +371,10 @@ impl Batch {
     ) -> Result<bool> {
         self.admit();
         let count = pages(tokens.len());
-        if count > self.pages.available() || self.recovery.is_some() {
+        if count > self.pages.available() || self.recovery.is_some() || !self.states.has_room() {
             return Ok(false);
         }
+        self.lent_state = self.take_state(None);
         self.pages.promise(count);
         self.make_way();
         // Where waiting is given up they come back with the next step.
@@ -327,7 +384,12 @@ impl Batch {
             let position = index * step_len;
             let step = Step {
                 tokens: chunk.iter().copied().map(Token::Known).collect(),
-                spans: vec![Span { pages: self.lent.clone(), position, rows: chunk.len() }],
+                spans: vec![Span {
+                    pages: self.lent.clone(),
+                    state: self.lent_state.unwrap_or(0),
+                    position,
+                    rows: chunk.len(),
+                }],
                 scored: chunk.len(),
             };
             self.decoder.run(&step)?;

@@ -4,6 +4,7 @@ use super::super::generation::Event;
 use super::super::model::{Loaded, Plan};
 use super::super::pages::Pages;
 use super::super::recovery::{Recovery, Step as Coming};
+use super::super::states::States;
 use super::{Batch, can_be_lost};
 use crate::backend::pages;
 use crate::{Code, Error, Result};
@@ -41,6 +42,9 @@ impl Batch {
         while let Some(mut run) = self.runs.pop() {
             run.cached = 0;
             run.give_back(&mut self.pages);
+            if self.states.are_needed() {
+                self.states.release(run.state);
+            }
         }
     }
 
@@ -52,6 +56,7 @@ impl Batch {
         self.kept.clear();
         self.lent.clear();
         self.pages = Pages::new(self.pages.len());
+        (self.states, self.lent_state) = (States::new(self.states.len()), None);
         for mut run in self.runs.drain(..).rev() {
             run.lose();
             self.waiting.push_front(run);
@@ -89,6 +94,7 @@ impl Batch {
         let mut info = self.info.borrow_mut();
         *info = Rc::new(info.after_recovery(decoder.backend(), reason, memory));
         self.pages = Pages::new(pages(decoder.context()));
+        self.states = States::new(decoder.state_slots());
         self.decoder = decoder;
         // Its source, and whatever that holds, is not needed any more.
         self.model.take_if(|_| !can_be_lost(&self.decoder));

@@ -3,8 +3,8 @@
 use super::super::run::{Kept, Run, common_prefix};
 use super::super::start::Start;
 use super::{Batch, Pin};
-use crate::Result;
 use crate::backend::{MOST_SCORED, PAGE, pages};
+use crate::{Error, Result};
 
 /// Sequences that are kept for prompts that begin alike, at most; those that are pinned come on top.
 const MOST_KEPT: usize = 16;
@@ -20,6 +20,7 @@ impl Batch {
     /// Lets go of answers that nobody reads, and begins those for which there is room now.
     pub(super) fn admit(&mut self) {
         std::mem::take(&mut self.lent).into_iter().for_each(|page| self.pages.release(page));
+        self.lent_state.take().into_iter().for_each(|slot| self.states.release(slot));
         self.waiting.retain(|run| !run.talk.is_closed());
         while let Some(index) = self.runs.iter().position(|run| run.talk.is_closed()) {
             self.retire(index);
@@ -40,8 +41,31 @@ impl Batch {
         pages(run.most_tokens(self.decoder.context()).max(run.history.len()))
     }
 
-    /// The sequence that begins most like `tokens`: how far, its pages, and which of those that are kept it is.
+    /// The sequence that begins most like `tokens`: how far, its pages, and which of those that are kept it is. Where layers
+    /// have states, no further than one of these is there.
     fn like(&self, tokens: &[u32]) -> (usize, &[u32], Option<usize>) {
+        let (len, pages, kept) = self.alike(tokens);
+        let len = if self.states.are_needed() { self.state_like(&tokens[..len]).0 } else { len };
+        (len, pages, kept)
+    }
+
+    /// The longest beginning of `tokens` whose state there is, and its slot; nothing has none.
+    fn state_like(&self, tokens: &[u32]) -> (usize, Option<u32>) {
+        let live = self.runs.iter().filter_map(|run| {
+            let read = run.history.get(..run.state_of).filter(|read| !read.is_empty())?;
+            tokens.starts_with(read).then_some((read.len(), Some(run.state)))
+        });
+        let kept = self.states.like(tokens).map(|(len, slot)| (len, Some(slot)));
+        live.chain(kept).max_by_key(|(len, _)| *len).unwrap_or((0, None))
+    }
+
+    /// A slot for what begins with the state in slot `from`.
+    pub(super) fn take_state(&mut self, from: Option<u32>) -> Option<u32> {
+        let pins = &self.pins;
+        self.states.take(from, |tokens| pins.iter().any(|pin| pin.start.prompt() == tokens))
+    }
+
+    fn alike(&self, tokens: &[u32]) -> (usize, &[u32], Option<usize>) {
         let live = self.runs.iter().map(|run| (&run.history[..run.cached], run.pages.as_slice(), None));
         let kept = self.kept.iter().enumerate();
         let kept = kept.map(|(index, kept)| (kept.tokens.as_slice(), kept.pages.as_slice(), Some(index)));
@@ -52,7 +76,7 @@ impl Batch {
     }
 
     fn fits(&self, run: &Run) -> bool {
-        self.rest_after(run).is_some()
+        self.states.has_room() && self.rest_after(run).is_some()
     }
 
     /// Pages that are still to be had once it has begun; nothing where it does not fit.
@@ -89,6 +113,7 @@ impl Batch {
         found[..held].iter().chain(&copied).for_each(|&page| self.pages.share(page));
         run.pages.extend(&found[..held]);
         run.cached = len;
+        let copied_state = self.begin_state(&mut run, len)?;
         run.promised = needed - held;
         self.pages.promise(run.promised);
         if let Some(index) = kept {
@@ -105,7 +130,8 @@ impl Batch {
         if run.choice == 0 && run.losses == 0 {
             run.talk.cached.set(len.min(run.prompt_len()));
         }
-        let made = match copied {
+        let made = copied_state.map_or(Ok(()), |from| self.decoder.copy_state(from, run.state));
+        let copied_page = match copied {
             Some(page) => {
                 let room = run.make_room(len, &mut self.pages);
                 let copied = room.and_then(|()| self.decoder.copy_page(page, run.pages[held]));
@@ -114,12 +140,25 @@ impl Batch {
             }
             None => Ok(()),
         };
+        let made = made.and(copied_page);
         let ended = run.end_prefill();
         self.runs.push(run);
         if ended {
             self.retire(self.runs.len() - 1);
         }
         made
+    }
+
+    /// Gives a sequence that begins with `len` tokens its slot. Gives the slot that is to be copied there.
+    fn begin_state(&mut self, run: &mut Run, len: usize) -> Result<Option<u32>> {
+        if !self.states.are_needed() {
+            return Ok(None);
+        }
+        let (_, from) = self.state_like(&run.history[..len]);
+        let slot = self.take_state(from);
+        run.state = slot.ok_or_else(|| Error::internal("there is no room for a sequence's state"))?;
+        run.state_of = len;
+        Ok(from.filter(|from| *from != run.state))
     }
 
     /// Keeps what was promised: what is kept goes, what was used last and what is pinned at the end.
@@ -142,6 +181,12 @@ impl Batch {
     /// Ends an answer, and keeps what it has in the KV cache.
     pub(super) fn retire(&mut self, index: usize) {
         let mut run = self.runs.remove(index);
+        if self.states.are_needed() {
+            match run.state_of == run.cached && run.cached > 0 {
+                true => self.states.keep(&run.history[..run.cached], run.state),
+                false => self.states.release(run.state),
+            }
+        }
         let Some(kept) = run.give_back(&mut self.pages) else { return };
         self.keep(kept);
     }
@@ -194,19 +239,35 @@ impl Batch {
             return Ok(false);
         }
         let pages = found[..pages(len)].to_vec();
+        let (_, state) = self.state_like(tokens);
         self.decoder.read_pages(&pages, out).await?;
+        if let Some(slot) = state {
+            self.decoder.read_state(slot, out).await?;
+        }
         Ok(true)
     }
 
-    /// Keeps `tokens`, of which `bytes` are the pages; false where there is no room for them.
+    /// Keeps `tokens`, of which `bytes` are the pages, and behind them the state; false where there is no room for them.
     pub(in super::super) fn write_pages(&mut self, tokens: &[u32], bytes: &[u8]) -> Result<bool> {
         self.admit();
         if self.like(tokens).0 == tokens.len() {
             return Ok(true);
         }
         let count = pages(tokens.len());
-        if self.recovery.is_some() || count > self.pages.available() {
+        if self.recovery.is_some() || count > self.pages.available() || !self.states.has_room() {
             return Ok(false);
+        }
+        let (bytes, state) = bytes.split_at(count * self.decoder.page_size());
+        if self.states.are_needed()
+            && let Some(slot) = self.take_state(None)
+        {
+            match self.decoder.write_state(slot, state) {
+                Ok(()) => self.states.keep(tokens, slot),
+                Err(error) => {
+                    self.states.release(slot);
+                    return Err(error);
+                }
+            }
         }
         self.pages.promise(count);
         self.make_way();

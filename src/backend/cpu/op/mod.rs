@@ -3,11 +3,15 @@
 mod activate;
 mod add_positions;
 mod attend;
+mod convolve;
+mod delta;
 mod embed;
 mod gate;
 mod normalize;
+mod output_gate;
 mod project;
 mod project_add;
+mod scan;
 mod score;
 
 use super::Cpu;
@@ -25,6 +29,10 @@ impl Cpu {
             Operation::Project(operation) => self.project(operation, step),
             Operation::ProjectAdd(operation) => self.project_add(operation, step),
             Operation::Attend(operation) => self.attend(operation, step),
+            Operation::Convolve(operation) => self.convolve(operation, step),
+            Operation::Delta(operation) => self.delta(operation, step),
+            Operation::Scan(operation) => self.scan(operation, step),
+            Operation::OutputGate(operation) => self.output_gate(operation, step),
             Operation::Gate(operation) => self.gate(operation, step),
             Operation::Activate(operation) => self.activate(operation, step),
             Operation::Score(operation) => self.score(operation, step),

@@ -3,11 +3,15 @@
 mod activate;
 mod add_positions;
 pub(super) mod attend;
+mod convolve;
+mod delta;
 mod embed;
 mod gate;
 mod normalize;
+mod output_gate;
 mod project;
 mod project_add;
+mod scan;
 mod score;
 
 use super::Gpu;
@@ -17,7 +21,10 @@ use crate::backend::op::Operation;
 
 /// Whether an operation has a part that depends on more of a step than how many rows it has.
 pub(super) fn goes_by_the_step(operation: &Operation) -> bool {
-    matches!(operation, Operation::Attend(_))
+    matches!(
+        operation,
+        Operation::Attend(_) | Operation::Convolve(_) | Operation::Delta(_) | Operation::Scan(_)
+    )
 }
 
 impl Gpu {
@@ -30,6 +37,8 @@ impl Gpu {
             Operation::Project(operation) => self.project(operation, step),
             Operation::ProjectAdd(operation) => self.project_add(operation, step),
             Operation::Attend(operation) => self.rotate_and_store(operation, step),
+            Operation::OutputGate(operation) => self.output_gate(operation, step),
+            Operation::Convolve(_) | Operation::Delta(_) | Operation::Scan(_) => Ok(()),
             Operation::Gate(operation) => self.gate(operation, step),
             Operation::Activate(operation) => self.activate(operation, step),
             Operation::Score(operation) => self.score(operation, step),
@@ -40,6 +49,9 @@ impl Gpu {
     pub(super) fn perform_late(&mut self, operation: &Operation, step: &Step) -> Result<()> {
         match operation {
             Operation::Attend(operation) => self.attend(operation, step),
+            Operation::Convolve(operation) => self.convolve(operation, step),
+            Operation::Delta(operation) => self.delta(operation, step),
+            Operation::Scan(operation) => self.scan(operation, step),
             _ => Ok(()),
         }
     }
