@@ -239,6 +239,8 @@ fn whatever_happens_beside_it_an_answer_is_what_it_would_be_alone() {
         (path("models/lfm2.gguf"), 60),
         (path("models/qwen35.gguf"), 60),
         (path("models/granitehybrid.gguf"), 30),
+        // Experts.
+        (path("models/qwen3moe.gguf"), 30),
     ];
     for (model, seeds) in models {
         let seeds = if on_cpu() { seeds } else { 3 };

@@ -106,6 +106,13 @@ architectures! {
     mamba2 "mamba2" 192,
     granitehybrid "granitehybrid" 192,
     nemotron_h "nemotron_h" 192,
+    mixtral "mixtral" 64,
+    qwen3moe "qwen3moe" 64,
+    olmoe "olmoe" 64,
+    granitemoe "granitemoe" 64,
+    lfm2moe "lfm2moe" 128,
+    qwen35moe "qwen35moe" 128,
+    ernie4_5_moe "ernie4_5-moe" 64,
 }
 
 /// Our rounding of activations may cost at most this much more than llama.cpp's.

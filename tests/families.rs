@@ -219,3 +219,66 @@ fn a_residual_scale_where_norms_do_not_take_it_out() {
         assert_eq!(load(&edit, 64).map(|_| ()).unwrap_err().code, Code::UnsupportedModel, "{name}");
     }
 }
+
+/// Files of recurrent layers and experts that do not fit together.
+#[test]
+fn broken_recurrence_and_experts() {
+    let refused = |edit: &Edit, code: Code, what: &str| {
+        let error = load(edit, 64).map(|_| ()).unwrap_err();
+        assert_eq!(error.code, code, "{what}: {}", error.message);
+    };
+    let corrupt = |edit: Edit, what: &str| refused(&edit, Code::CorruptModel, what);
+    let (lfm2, qwen35, mamba2) = (model("lfm2"), model("qwen35"), model("mamba2"));
+    for taps in [0, 1, 4, 17, u32::MAX] {
+        corrupt(lfm2.clone().u32("lfm2.shortconv.l_cache", taps), &format!("{taps} taps"));
+    }
+    corrupt(lfm2.clone().remove("lfm2.shortconv.l_cache"), "no taps");
+    corrupt(lfm2.clone().i32s("lfm2.attention.head_count_kv", &[0, 0, 2]), "too few layers");
+    corrupt(
+        lfm2.clone().i32s("lfm2.attention.head_count_kv", &[0, 0, 0, 0]),
+        "nobody attends where it should",
+    );
+    corrupt(lfm2.without_tensor("blk.0.shortconv.conv.weight"), "no kernel");
+    for (key, value) in [
+        ("ssm.state_size", 0),
+        ("ssm.state_size", 17),
+        ("ssm.state_size", 1 << 20),
+        ("ssm.group_count", 3),
+        ("ssm.group_count", 0),
+        ("ssm.time_step_rank", 5),
+        ("ssm.inner_size", 63),
+        ("ssm.conv_kernel", 1),
+    ] {
+        corrupt(qwen35.clone().u32(&format!("qwen35.{key}"), value), &format!("{key} {value}"));
+    }
+    corrupt(qwen35.clone().without_tensor("blk.1.ssm_a"), "no rates");
+    let all_attend =
+        qwen35.remove("qwen35.attention.recurrent_layers").u32("qwen35.full_attention_interval", 1);
+    corrupt(all_attend, "layers that attend have no heads' matrices");
+    for (key, value) in [
+        ("ssm.time_step_rank", 0),
+        ("ssm.time_step_rank", 7),
+        ("ssm.group_count", 3),
+        ("ssm.state_size", u32::MAX),
+        ("ssm.inner_size", 0),
+    ] {
+        corrupt(mamba2.clone().u32(&format!("mamba2.{key}"), value), &format!("{key} {value}"));
+    }
+    let experts = model("qwen3moe");
+    for (key, value) in [
+        ("expert_count", 0),
+        ("expert_count", 7),
+        ("expert_count", 1025),
+        ("expert_used_count", 0),
+        ("expert_used_count", 9),
+        ("expert_feed_forward_length", 0),
+        ("expert_feed_forward_length", 31),
+    ] {
+        corrupt(experts.clone().u32(&format!("qwen3moe.{key}"), value), &format!("{key} {value}"));
+    }
+    corrupt(experts.clone().without_tensor("blk.0.ffn_gate_inp.weight"), "nobody chooses");
+    corrupt(experts.clone().without_tensor("blk.1.ffn_down_exps.weight"), "no way down");
+    let unknown = experts.clone().u32("qwen3moe.expert_gating_func", 9);
+    refused(&unknown, Code::UnsupportedModel, "gating");
+    refused(&experts.u32("qwen3moe.expert_group_count", 2), Code::UnsupportedModel, "groups");
+}

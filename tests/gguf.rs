@@ -93,12 +93,15 @@ impl Tally {
 }
 
 /// Small files of every kind: two tokenizers, several layouts, a template.
-fn samples() -> [(&'static str, Vec<u8>); 6] {
+fn samples() -> [(&'static str, Vec<u8>); 9] {
     [
         ("stories260K", contents(&stories())),
         ("gemma3", contents(&path("models/gemma3.gguf"))),
         ("qwen2", contents(&path("models/qwen2.gguf"))),
         ("phi3-longrope", contents(&path("models/phi3-longrope.gguf"))),
+        ("qwen35moe", contents(&path("models/qwen35moe.gguf"))),
+        ("granitehybrid", contents(&path("models/granitehybrid.gguf"))),
+        ("quant-iq4_xs", contents(&path("models/quant-iq4_xs.gguf"))),
         ("bpe", contents(&path("tokenizers/bpe.gguf"))),
         ("spm", contents(&path("tokenizers/spm.gguf"))),
     ]

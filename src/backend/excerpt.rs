@@ -19,12 +19,18 @@ pub(crate) struct Excerpt {
 pub(crate) enum Numbers {
     /// From −x to x.
     Within(f32),
+    /// Numbers of experts, of which there are so many, and weights up to 1, in turns.
+    Routes(usize),
     /// From −1 to 1, every other one 0, so that they hide nothing small.
     Alternating,
 }
 
 /// Rows of an excerpt's matrices, at most: more than a workgroup of a GPU takes, and no round number.
-const FEW_ROWS: usize = 41;
+pub(super) const FEW_ROWS: usize = 41;
+/// Experts of an excerpt, at most.
+const FEW_EXPERTS: usize = 4;
+/// What lies between their matrices, at most: whole blocks of every type.
+pub(super) const FEW_BETWEEN: usize = 256;
 
 /// Takes an operation out of a program.
 pub(crate) struct Cutter<'a> {
@@ -63,6 +69,18 @@ impl Cutter<'_> {
     pub(super) fn matrix(&mut self, matrix: Matrix) -> Matrix {
         let Shape { rows, columns, kind } = self.from.shape(matrix);
         self.to.program.matrix(rows.min(FEW_ROWS), columns, kind)
+    }
+
+    /// Of each of few experts, the first rows and columns.
+    pub(super) fn experts(&mut self, matrix: Matrix, rows: usize, columns: usize) -> Matrix {
+        let (kind, count) = (self.from.shape(matrix).kind, self.from.parts(matrix));
+        self.to.program.experts(count.min(FEW_EXPERTS), rows, columns, kind)
+    }
+
+    /// Rows and columns of one of the experts that the program has.
+    pub(super) fn expert_shape(&self, matrix: Matrix) -> [usize; 2] {
+        let Shape { rows, columns, .. } = self.from.shape(matrix);
+        [rows / self.from.parts(matrix), columns]
     }
 
     pub(super) fn linear(&mut self, linear: &Linear) -> Linear {

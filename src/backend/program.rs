@@ -66,6 +66,8 @@ pub struct StateShape {
 pub struct Program {
     /// Of [`Matrix`] 0, 1, ….
     pub matrices: Vec<Shape>,
+    /// Of how many experts' rows each of them is, one after the other; 1 where all rows are multiplied.
+    pub parts: Vec<usize>,
     /// Numbers of [`Vector`] 0, 1, ….
     pub vectors: Vec<usize>,
     /// Of [`Buffer`] 0, 1, ….
@@ -81,7 +83,13 @@ pub struct Program {
 impl Program {
     /// Declares a matrix.
     pub fn matrix(&mut self, rows: usize, columns: usize, kind: TensorType) -> Matrix {
-        self.matrices.push(Shape { rows, columns, kind });
+        self.experts(1, rows, columns, kind)
+    }
+
+    /// Declares the matrices of `count` experts, of `rows` rows each, as one.
+    pub fn experts(&mut self, count: usize, rows: usize, columns: usize, kind: TensorType) -> Matrix {
+        self.matrices.push(Shape { rows: count * rows, columns, kind });
+        self.parts.push(count);
         Matrix(self.matrices.len() - 1)
     }
 
@@ -119,6 +127,11 @@ impl Program {
         self.matrices[matrix.0]
     }
 
+    /// Experts whose rows a matrix has.
+    pub fn parts(&self, matrix: Matrix) -> usize {
+        self.parts[matrix.0]
+    }
+
     /// Numbers a row of a buffer.
     pub fn width(&self, buffer: Buffer) -> usize {
         self.buffers[buffer.0].width
@@ -126,9 +139,18 @@ impl Program {
 
     /// The matrices by which a token is multiplied, one for each time.
     pub fn products(&self) -> impl Iterator<Item = Shape> {
-        self.operations
-            .iter()
-            .flat_map(|operation| operation.products())
-            .map(|linear| self.shape(linear.weight))
+        // Of experts, those that a token goes to.
+        let of_experts = self.operations.iter().filter_map(|operation| match operation {
+            Operation::Experts(experts) => Some(experts),
+            _ => None,
+        });
+        let of_experts = of_experts.flat_map(|experts| {
+            experts.read().map(|matrix| {
+                let shape = self.shape(matrix);
+                Shape { rows: shape.rows / self.parts(matrix) * experts.chosen, ..shape }
+            })
+        });
+        let whole = self.operations.iter().flat_map(|operation| operation.products());
+        whole.map(|linear| self.shape(linear.weight)).chain(of_experts)
     }
 }

@@ -185,6 +185,11 @@ impl Excerpt {
 fn numbers(random: &mut Random, kind: Numbers, len: usize, width: usize) -> Vec<f32> {
     let number = |at: usize| match kind {
         Numbers::Within(amplitude) => amplitude * random.number(),
+        Numbers::Routes(experts) if (at % width).is_multiple_of(2) => {
+            // Each of a row's is another one.
+            ((at / width + at % width / 2) % experts) as f32
+        }
+        Numbers::Routes(_) => random.number().abs(),
         Numbers::Alternating if (at % width).is_multiple_of(2) => random.number(),
         Numbers::Alternating => 0.0,
     };

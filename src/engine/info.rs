@@ -92,9 +92,10 @@ impl Memory {
         device: Option<&dyn Backend>,
     ) -> Memory {
         let size = |tensor: &TensorInfo| match (device, &tensor.dimensions[..]) {
-            (Some(device), &[columns, rows]) => {
+            (Some(device), &[columns, ref rows @ ..]) if !rows.is_empty() => {
                 let kind = tensor.kind;
-                device.matrix_size(&Shape { rows: rows as usize, columns: columns as usize, kind })
+                let rows = rows.iter().product::<u64>() as usize;
+                device.matrix_size(&Shape { rows, columns: columns as usize, kind })
             }
             _ => tensor.size,
         };

@@ -6,7 +6,7 @@
 use super::family::{Family, LogitScale, Norms, Parallel, Recurrence, SlidingRope, Unrotated};
 use super::keys::{Keys, check_layers};
 use super::rope::RopeConfig;
-use crate::backend::op::{Attention, DeltaHeads, Heads, Rope, ScanHeads};
+use crate::backend::op::{Attention, DeltaHeads, Gating, Heads, Rope, ScanHeads};
 use crate::format::gguf::Header;
 use crate::{Error, Result};
 
@@ -57,11 +57,30 @@ pub struct LayerConfig {
     pub mixer: Mixer,
     /// Attention heads, where that is it.
     pub heads: Heads,
+    /// Its experts, where the feed-forward layer is so many.
+    pub experts: Option<ExpertConfig>,
     /// Width of the feed-forward layer; 0: there is none.
     pub feed_forward: usize,
     /// A token sees so many, itself and those before it; without a window, all.
     pub window: Option<usize>,
     rotation: Rotation,
+}
+
+/// Feed-forward layers of which each token goes to a few.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExpertConfig {
+    /// How many there are.
+    pub count: usize,
+    /// How many a token goes to.
+    pub chosen: usize,
+    /// Width of each.
+    pub width: usize,
+    /// How scores become weights.
+    pub gating: Gating,
+    /// Weights of those that are chosen add up to 1.
+    pub normalized: bool,
+    /// Multiplies the weights.
+    pub scale: f32,
 }
 
 /// How a layer brings tokens together.
@@ -159,9 +178,6 @@ impl Config {
     pub(super) fn of_family(header: &Header, family: &'static Family, prefix: &str) -> Result<Config> {
         let metadata = &header.metadata;
         let keys = Keys { metadata, prefix };
-        if header.tensors.iter().any(|tensor| tensor.name.ends_with("_exps.weight")) {
-            return Err(Error::unsupported_model("mixture-of-experts models are not supported yet"));
-        }
         let layers = keys.required("block_count", MAX_LAYERS)?;
         // The last ones, which predict further tokens, are not needed.
         let further = keys.metadata.u32(&keys.name("nextn_predict_layers"))?.unwrap_or(0) as usize;
@@ -175,6 +191,7 @@ impl Config {
         let least = u32::from(family.recurrence != Recurrence::ScanAlone);
         let feed_forward = keys.required_layered("feed_forward_length", least, MAX_WIDTH, layers)?;
         let mixers = mixers(&keys, family, &heads, &feed_forward)?;
+        let experts = experts(&keys, header, family, &feed_forward)?;
         let mut trained_context = keys.size("context_length", u32::MAX)?.unwrap_or(2048);
         let norm_epsilon = match family.norm.is_layer_norm() {
             true => "attention.layer_norm_epsilon",
@@ -203,6 +220,7 @@ impl Config {
             let alone = family.recurrence == Recurrence::ScanAlone && mixers[index] != Mixer::None;
             LayerConfig {
                 mixer: mixers[index],
+                experts: experts[index],
                 heads: heads[index],
                 feed_forward: if alone { 0 } else { feed_forward[index] },
                 window,
@@ -328,6 +346,53 @@ fn heads(keys: &Keys, layers: usize, embedding: usize, least: u32) -> Result<Vec
         Ok(Heads { query, kv, size })
     };
     query.into_iter().zip(kv).map(checked).collect()
+}
+
+/// Most experts, and most that a token goes to.
+const MAX_EXPERTS: u32 = 1024;
+const MAX_CHOSEN: u32 = 32;
+
+/// The experts of each layer that has some.
+fn experts(
+    keys: &Keys,
+    header: &Header,
+    family: &Family,
+    feed_forward: &[usize],
+) -> Result<Vec<Option<ExpertConfig>>> {
+    let layers = feed_forward.len();
+    let has = |index: usize| header.tensor(&format!("blk.{index}.ffn_up_exps.weight")).is_some();
+    if !(0..layers).any(has) {
+        return Ok(vec![None; layers]);
+    }
+    let count = keys.required("expert_count", MAX_EXPERTS)?;
+    let chosen = keys.required("expert_used_count", MAX_CHOSEN)?;
+    if chosen > count {
+        return Err(Error::corrupt_model(format!("{chosen} of {count} experts cannot be chosen")));
+    }
+    let groups = keys.metadata.u32(&keys.name("expert_group_count"))?.unwrap_or(1);
+    if groups > 1 {
+        return Err(Error::unsupported_model("experts that are chosen by groups are not supported yet"));
+    }
+    let widths = keys.layered("expert_feed_forward_length", 0, MAX_WIDTH, layers)?;
+    let gating = match keys.metadata.u32(&keys.name("expert_gating_func"))?.unwrap_or(1) {
+        0 | 1 => Gating::Softmax,
+        2 => Gating::Sigmoid,
+        3 => Gating::SoftmaxOfChosen,
+        other => {
+            return Err(Error::unsupported_model(format!("experts' gating {other} is not supported")));
+        }
+    };
+    let said = keys.metadata.bool(&keys.name("expert_weights_norm"))?;
+    let normalized = said.unwrap_or(family.experts_normalized);
+    let scale = keys.positive("expert_weights_scale")?.unwrap_or(1.0);
+    let experts = |index: usize| {
+        let width = widths.as_ref().map_or(feed_forward[index], |widths| widths[index]);
+        match width {
+            0 => Err(Error::corrupt_model(format!("experts of layer {index} have no width"))),
+            width => Ok(ExpertConfig { count, chosen, width, gating, normalized, scale }),
+        }
+    };
+    (0..layers).map(|index| has(index).then(|| experts(index)).transpose()).collect()
 }
 
 /// Longest convolution.

@@ -29,6 +29,8 @@ pub struct Family {
     pub(super) recurrence: Recurrence,
     /// Queries come with gates of what attention gives.
     pub(super) output_gate: bool,
+    /// Where layers have experts, and the file does not say how many count: weights of those that are chosen add up to 1.
+    pub(super) experts_normalized: bool,
     /// A gate beside the feed-forward layer's first product.
     pub(super) gate: bool,
     pub(super) activation: Activation,
@@ -163,6 +165,7 @@ const LLAMA: Family = Family {
     sliding_period: 0,
     recurrence: Recurrence::None,
     output_gate: false,
+    experts_normalized: true,
     gate: true,
     activation: Activation::Silu,
     root_scale: false,
@@ -207,6 +210,8 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { name: "ernie4_5", ..LLAMA },
     Family { name: "mistral3", ..LLAMA },
     Family { name: "granite", ..LLAMA },
+    Family { name: "granitemoe", ..LLAMA },
+    Family { name: "ernie4_5-moe", ..LLAMA },
     Family { name: "granitehybrid", recurrence: Recurrence::Scan, ..LLAMA },
     Family { name: "mamba2", recurrence: Recurrence::ScanAlone, unrotated: Unrotated::All, ..LLAMA },
     Family {
@@ -234,12 +239,19 @@ pub(super) static FAMILIES: &[Family] = &[
         sliding_period: 4,
         ..QWEN2
     },
+    Family { name: "qwen2moe", experts_normalized: false, ..QWEN2 },
+    Family { name: "olmoe", head_norms: HeadNorms::Whole, experts_normalized: false, ..QWEN2 },
     QWEN3,
     Family { name: "qwen3vl", ..QWEN3 },
+    Family { name: "qwen3moe", ..QWEN3 },
+    Family { name: "qwen3vlmoe", ..QWEN3 },
+    Family { name: "bailingmoe2", experts_normalized: false, ..QWEN3 },
     // LFM 2 and 2.5, dense.
     Family { name: "lfm2", recurrence: Recurrence::Convolution, ..QWEN3 },
-    // Qwen 3.5 and later, dense; the text side.
+    Family { name: "lfm2moe", recurrence: Recurrence::Convolution, ..QWEN3 },
+    // Qwen 3.5 and later; the text side.
     Family { name: "qwen35", recurrence: Recurrence::Delta, output_gate: true, ..QWEN3 },
+    Family { name: "qwen35moe", recurrence: Recurrence::Delta, output_gate: true, ..QWEN3 },
     Family { name: "hunyuan-dense", head_norms: HeadNorms::After, ..QWEN2 },
     Family { name: "exaone4", norms: Norms::After, unrotated: Unrotated::Full, sliding_period: 4, ..QWEN3 },
     GEMMA,

@@ -1,13 +1,13 @@
 //! A transformer's layers: their order, written once for every family, decoders and encoders, and every device.
 
-use super::config::{Config, Mixer};
+use super::config::{Config, ExpertConfig, Mixer};
 use super::family::{HeadNorms, Norms, Parallel};
 use super::loader::Loader;
 use crate::Result;
 use crate::backend::op::{
-    Activate, Activation, AddPositions, Attend, Buffer, Convolve, Delta, DeltaHeads, Embed, Gate, Heads,
-    KvCache, Linear, Matrix, Norm, Normalize, OutputGate, Project, ProjectAdd, Scan, ScanHeads, State,
-    Vector,
+    Activate, Activation, AddPositions, Attend, Buffer, Convolve, Delta, DeltaHeads, Embed, Experts, Gate,
+    Heads, KvCache, Linear, Matrix, Norm, Normalize, OutputGate, Project, ProjectAdd, Route, Scan, ScanHeads,
+    State, Vector,
 };
 use std::collections::HashMap;
 
@@ -99,9 +99,7 @@ impl Layer<'_, '_> {
             false => norm,
         };
         let Some(attended) = self.mix(attention_norm)? else {
-            let fed = self.feed_forward(norm)?;
-            self.add(fed);
-            return Ok(());
+            return self.feed(norm);
         };
         if self.config.layers[self.index].feed_forward == 0 {
             self.add(attended);
@@ -117,10 +115,83 @@ impl Layer<'_, '_> {
             self.add(attended);
             // Seed-OSS's and gpt-oss's name for it.
             let norm = self.input_norm(&["ffn_norm", "post_attention_norm"])?;
-            let fed = self.feed_forward(norm)?;
-            self.add(fed);
+            self.feed(norm)?;
         }
         Ok(())
+    }
+
+    /// The half of the layer that looks at each token by itself.
+    fn feed(&mut self, norm: Option<Norm>) -> Result<()> {
+        match self.config.layers[self.index].experts {
+            Some(experts) => self.experts(norm, experts),
+            None => {
+                let fed = self.feed_forward(norm)?;
+                self.add(fed);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a few of many feed-forward layers give, and where there is one that all tokens go to, what that gives.
+    fn experts(&mut self, norm: Option<Norm>, experts: ExpertConfig) -> Result<()> {
+        let (config, d) = (self.config, self.config.embedding);
+        let ExpertConfig { count, chosen, width, gating, normalized, scale } = experts;
+        let gate = self.linear("ffn_gate_inp", count, d)?;
+        let bias = match self.loader.has(&self.name("exp_probs_b.bias")) {
+            true => Some(self.vector("exp_probs_b.bias", count, 1.0)?),
+            false => None,
+        };
+        let parts = [("ffn_gate_exps", width, d), ("ffn_up_exps", width, d), ("ffn_down_exps", d, width)];
+        let mut matrices = Vec::with_capacity(parts.len());
+        for (part, rows, columns) in parts {
+            matrices.push(self.loader.experts(&self.name(part), count, rows, columns)?);
+        }
+        let stream = self.buffers.streams[0];
+        let (scores, routes) = (self.between("scores of experts", count), self.between("routes", 2 * chosen));
+        let x = match norm {
+            None => stream,
+            Some(norm) => {
+                let out = self.between("normed", d);
+                self.loader.program.push(Normalize { x: stream, norm, out });
+                out
+            }
+        };
+        // It reads the same, before anything is added to the stream.
+        let shared = if self.has("ffn_up_shexp") { Some(self.shared_expert(x)?) } else { None };
+        let route = Route { x, gate, bias, gating, chosen, normalized, scale, scores, out: routes };
+        self.loader.program.push(route);
+        self.loader.program.push(Experts {
+            x,
+            routes,
+            chosen,
+            gate: matrices[0],
+            up: matrices[1],
+            down: matrices[2],
+            activation: config.family.activation,
+            out: stream,
+        });
+        if let Some(operation) = shared {
+            self.loader.program.push(operation);
+        }
+        Ok(())
+    }
+
+    /// One that all tokens go to, perhaps with a gate for what it gives.
+    fn shared_expert(&mut self, x: Buffer) -> Result<ProjectAdd> {
+        let d = self.config.embedding;
+        let width = self.loader.rows_of(&format!("{}.weight", self.name("ffn_up_shexp")))?;
+        let gate = self.linear("ffn_gate_shexp", width, d)?;
+        let up = self.linear("ffn_up_shexp", width, d)?;
+        let linear = self.linear("ffn_down_shexp", d, width)?;
+        let (out, activation) = (self.between("shared", width), self.config.family.activation);
+        self.loader.program.push(Gate { x, norm: None, gate, up, activation, out });
+        if self.has("ffn_gate_inp_shexp") {
+            let linear = self.linear("ffn_gate_inp_shexp", 1, d)?;
+            let gate = self.between("shared gate", 1);
+            self.loader.program.push(Project { x, norm: None, outputs: vec![(linear, gate)] });
+            self.loader.program.push(OutputGate { gate, x: out });
+        }
+        Ok(ProjectAdd { input: out, linear, norm: None, x: self.buffers.streams[0] })
     }
 
     /// The half of the layer that brings tokens together, where it has one.

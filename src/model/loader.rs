@@ -3,7 +3,7 @@
 //! A model declares its tensors in a program in its own order, and files have them in another. So they are read at the
 //! end, in the file's order: each byte once, and the next piece is on its way while one is brought to the backend.
 
-use super::config::Config;
+use super::config::{Config, MAX_WIDTH};
 use super::family::NormStyle;
 use crate::backend::op::{Linear, Matrix, Norm, Vector};
 use crate::backend::{Backend, Program};
@@ -261,6 +261,35 @@ impl<'a> Loader<'a> {
             Linear { weight, bias: None }
         };
         Ok([of(0), of(run)])
+    }
+
+    /// The matrices of `count` experts, `{name}.weight`.
+    pub(super) fn experts(
+        &mut self,
+        name: &str,
+        count: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Matrix> {
+        let tensor = self.tensor(&format!("{name}.weight"))?;
+        let shape = [0, 1, 2, 3].map(|index| tensor.dimension(index));
+        if shape != [columns as u64, rows as u64, count as u64, 1] {
+            return Err(self.wrong_shape(tensor, &[columns, rows, count]));
+        }
+        let matrix = self.program.experts(count, rows, columns, tensor.kind);
+        self.ask_rows(tensor, 0, count * rows, (matrix, 0));
+        Ok(matrix)
+    }
+
+    /// How many a tensor has.
+    pub(super) fn rows_of(&self, name: &str) -> Result<usize> {
+        let missing =
+            || Error::corrupt_model(format!("tensor {name} is missing")).context(self.source.name());
+        let tensor = self.header.tensor(name).ok_or_else(missing)?;
+        match tensor.dimension(1) {
+            rows if rows <= u64::from(MAX_WIDTH) => Ok(rows as usize),
+            rows => Err(Error::corrupt_model(format!("tensor {name} has {rows} rows"))),
+        }
     }
 
     pub(super) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {

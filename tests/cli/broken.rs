@@ -125,7 +125,6 @@ fn what_candlewick_does_not_run() {
     model_fails(of_type(200), "unsupported_model", &["200", query]);
     let vocabulary = fixture("tokenizers/spm.gguf");
     fails(&["run", &vocabulary, "-p", "x"], "unsupported_model", &["without a model", "spm.gguf"]);
-    fails(&["run", &fixture("models/mixtral.gguf"), "-p", "x"], "unsupported_model", &["mixture-of-experts"]);
     fails(
         &["run", &stories_path(), "--raw", "-p", "x", "--device", "gpu"],
         "resource_exhausted",

@@ -65,9 +65,34 @@ struct WeightMatrix {
     rows: usize,
     columns: usize,
     blocks: Box<dyn Blocks>,
+    /// Of several experts' matrices, all but the first; each has `rows` rows.
+    others: Vec<Box<dyn Blocks>>,
 }
 
 impl WeightMatrix {
+    /// Of an expert.
+    fn expert(&self, index: usize) -> &dyn Blocks {
+        index.checked_sub(1).map_or(&*self.blocks, |other| &*self.others[other])
+    }
+
+    /// Puts whole rows, which may be of several experts.
+    fn write_rows(&mut self, pool: &Pool, mut first: usize, mut bytes: &[u8]) -> Result<()> {
+        let (block_len, block_size) = self.kind.block();
+        let row = self.columns / block_len as usize * block_size as usize;
+        while !bytes.is_empty() {
+            let (expert, at) = (first / self.rows, first % self.rows);
+            let count = (self.rows - at).min(bytes.len() / row).max(1);
+            let (now, rest) = bytes.split_at_checked(count * row).ok_or_else(past_the_end)?;
+            let blocks = match expert.checked_sub(1) {
+                None => Some(&mut self.blocks),
+                Some(other) => self.others.get_mut(other),
+            };
+            blocks.ok_or_else(past_the_end)?.write_rows(pool, at, now)?;
+            (first, bytes) = (first + count, rest);
+        }
+        Ok(())
+    }
+
     /// For the table of times.
     fn label(&self) -> String {
         format!("{} {} × {}", self.kind.name(), self.rows, self.columns)
@@ -93,6 +118,7 @@ pub struct Cpu {
     scratch: Vec<f32>,
     /// The second factor of a gated activation.
     scratch_up: Vec<f32>,
+    scratch_experts: op::experts::ExpertRoom,
     /// What ranges of positions add to an attention's result.
     scratch_attention: Vec<f32>,
     /// The input of matrix products as their kernels want it; all but the first where several want it differently.
@@ -191,7 +217,26 @@ impl Cpu {
     fn apply_same(&self, linear: &Linear, rows: usize, input: &[f32], out: &mut [f32]) -> Result<()> {
         let matrix = &self.matrices[linear.weight.0];
         let out = &mut out[..rows * matrix.rows];
-        let input = &input[..rows * matrix.columns];
+        self.multiply(matrix, 0, rows, input, out)?;
+        if let Some(bias) = linear.bias {
+            let bias = &self.vectors[bias.0];
+            for row in out.chunks_exact_mut(matrix.rows) {
+                math::add(row, bias);
+            }
+        }
+        Ok(())
+    }
+
+    /// `out = W·input` with an expert's matrix.
+    fn multiply(
+        &self,
+        matrix: &WeightMatrix,
+        expert: usize,
+        rows: usize,
+        input: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let (out, input) = (&mut out[..rows * matrix.rows], &input[..rows * matrix.columns]);
         let started = self.times.start();
         let together = together(rows);
         let (first, rest) = input.split_at(together * matrix.columns);
@@ -201,7 +246,8 @@ impl Cpu {
             if !rest.is_empty() {
                 self.forget_input();
             }
-            matrix.blocks.multiply(&self.pool, rows, input, &mut self.rounded.borrow_mut()[0], out)
+            let rounded = &mut self.rounded.borrow_mut()[0];
+            matrix.expert(expert).multiply(&self.pool, rows, input, rounded, out)
         };
         if together > 0 {
             multiply(together, first, first_out)?;
@@ -210,12 +256,6 @@ impl Cpu {
             multiply(1, input, out)?;
         }
         self.times.stop(started, || matrix.label());
-        if let Some(bias) = linear.bias {
-            let bias = &self.vectors[bias.0];
-            for row in out.chunks_exact_mut(matrix.rows) {
-                math::add(row, bias);
-            }
-        }
         Ok(())
     }
 
@@ -277,6 +317,10 @@ fn resize(scratch: &mut Vec<f32>, len: usize) -> Result<()> {
     Ok(())
 }
 
+fn past_the_end() -> Error {
+    Error::internal("a matrix is written past its end")
+}
+
 fn no_page() -> Error {
     Error::internal("these are not the bytes of a page")
 }
@@ -321,7 +365,7 @@ impl Backend for Cpu {
     }
 
     fn write_rows(&mut self, matrix: Matrix, first: usize, bytes: &[u8]) -> Result<()> {
-        self.matrices[matrix.0].blocks.write_rows(&self.pool, first, bytes)
+        self.matrices[matrix.0].write_rows(&self.pool, first, bytes)
     }
 
     fn write_vector(&mut self, vector: Vector, values: &[f32]) -> Result<()> {
@@ -335,12 +379,15 @@ impl Backend for Cpu {
     }
 
     fn prepare(&mut self, program: &Rc<Program>) -> Result<()> {
-        for Shape { rows, columns, kind } in program.matrices.iter().skip(self.matrices.len()).copied() {
-            let blocks = match self.dequantize {
-                true => blocks::dequantized(kind, rows, columns)?,
-                false => blocks::allocate(kind, rows, columns)?,
+        let matrices = program.matrices.iter().zip(&program.parts).skip(self.matrices.len());
+        for (&Shape { rows, columns, kind }, &parts) in matrices {
+            let rows = rows / parts;
+            let make = |_| match self.dequantize {
+                true => blocks::dequantized(kind, rows, columns),
+                false => blocks::allocate(kind, rows, columns),
             };
-            self.matrices.push(WeightMatrix { kind, rows, columns, blocks });
+            let (blocks, others) = (make(0)?, (1..parts).map(make).collect::<Result<_>>()?);
+            self.matrices.push(WeightMatrix { kind, rows, columns, blocks, others });
         }
         for len in program.vectors.iter().skip(self.vectors.len()) {
             self.vectors.push(zeros(*len)?);

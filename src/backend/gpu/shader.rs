@@ -30,8 +30,9 @@ sources! {
     "format/f32" "format/f16" "format/bf16" "format/q8_0" "format/q4_0" "format/q4_1" "format/q5_0"
     "format/q5_1" "format/q2_k" "format/q4_k" "format/q5_k" "format/q6_k" "format/q1_0" "format/q2_0"
     "format/iq4_nl" "format/iq4_xs" "format/mxfp4" "format/iq3_xxs" "format/iq3_s" "format/iq2" "format/iq1"
-    "activate" "argmax" "attend" "attend_reduce" "convolve" "copy" "delta" "embed" "gate" "gate_norm" "layer_norm"
-    "matmul" "matmul_dp4a" "matvec" "output_gate" "pick" "probe_half" "quantize" "rms_norm" "rotate_and_store" "scan"
+    "activate" "argmax" "attend" "attend_reduce" "convolve" "copy" "delta" "embed" "experts" "gate" "gate_norm"
+    "layer_norm" "matmul" "matmul_dp4a" "matvec" "output_gate" "pick" "probe_half" "quantize" "rms_norm" "rotate_and_store" "route"
+    "scan"
     "top_k"
 }
 

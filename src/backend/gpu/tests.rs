@@ -45,6 +45,9 @@ const MODELS: &[&str] = &[
     "qwen35",
     "granitehybrid",
     "nemotron_h",
+    "qwen3moe",
+    "lfm2moe",
+    "qwen35moe",
     "bert-q8_0",
 ];
 

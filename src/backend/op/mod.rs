@@ -11,12 +11,14 @@ mod attend;
 mod convolve;
 mod delta;
 mod embed;
+mod experts;
 mod gate;
 mod normalize;
 mod operands;
 mod output_gate;
 mod project;
 mod project_add;
+mod route;
 mod scan;
 mod score;
 
@@ -26,15 +28,17 @@ pub use attend::Attend;
 pub use convolve::Convolve;
 pub use delta::Delta;
 pub use embed::Embed;
+pub use experts::Experts;
 pub use gate::Gate;
 pub use normalize::Normalize;
 pub use operands::{
-    Activation, Attention, Buffer, DeltaHeads, Heads, KvCache, Linear, Matrix, Norm, NormKind, Rope,
+    Activation, Attention, Buffer, DeltaHeads, Gating, Heads, KvCache, Linear, Matrix, Norm, NormKind, Rope,
     RopePairing, ScanHeads, State, Vector,
 };
 pub use output_gate::OutputGate;
 pub use project::Project;
 pub use project_add::ProjectAdd;
+pub use route::{LEAST_SUM, Route};
 pub use scan::Scan;
 pub use score::Score;
 
@@ -90,7 +94,7 @@ macro_rules! operations {
     };
 }
 operations! {
-    Embed AddPositions Normalize Project ProjectAdd Attend Convolve Delta Scan OutputGate Gate Activate Score
+    Embed AddPositions Normalize Project ProjectAdd Attend Convolve Delta Scan OutputGate Gate Activate Route Experts Score
 }
 
 /// What each operation says of itself.

@@ -95,6 +95,17 @@ pub struct Heads {
     pub size: usize,
 }
 
+/// How a router's scores become weights of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gating {
+    /// Softmax over all experts.
+    Softmax,
+    /// Each score by itself.
+    Sigmoid,
+    /// Softmax over those that are chosen.
+    SoftmaxOfChosen,
+}
+
 /// Sizes of a gated delta rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaHeads {

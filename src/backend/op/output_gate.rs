@@ -4,10 +4,10 @@ use super::{Buffer, Tried};
 use crate::backend::Program;
 use crate::backend::excerpt::{Cutter, Numbers};
 
-/// `x ← x · sigmoid(gate)`, elementwise.
+/// `x ← x · sigmoid(gate)`, elementwise, or of a whole row where the gate has but one column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputGate {
-    /// Rows × columns.
+    /// Rows × columns, or × 1.
     pub gate: Buffer,
     /// Rows × columns.
     pub x: Buffer,
@@ -16,7 +16,7 @@ pub struct OutputGate {
 impl Tried for OutputGate {
     fn cut(&self, cutter: &mut Cutter<'_>) -> Self {
         let width = cutter.width(self.x);
-        let gate = cutter.input(width, Numbers::Within(3.0));
+        let gate = cutter.input(cutter.width(self.gate), Numbers::Within(3.0));
         OutputGate { gate, x: cutter.both(width, Numbers::Within(1.0)) }
     }
 

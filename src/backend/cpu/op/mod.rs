@@ -6,11 +6,13 @@ mod attend;
 mod convolve;
 mod delta;
 mod embed;
+pub(super) mod experts;
 mod gate;
 mod normalize;
 mod output_gate;
 mod project;
 mod project_add;
+mod route;
 mod scan;
 mod score;
 
@@ -35,6 +37,8 @@ impl Cpu {
             Operation::OutputGate(operation) => self.output_gate(operation, step),
             Operation::Gate(operation) => self.gate(operation, step),
             Operation::Activate(operation) => self.activate(operation, step),
+            Operation::Route(operation) => self.route(operation, step),
+            Operation::Experts(operation) => self.experts(operation, step),
             Operation::Score(operation) => self.score(operation, step),
         }
     }

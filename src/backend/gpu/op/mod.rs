@@ -6,11 +6,13 @@ pub(super) mod attend;
 mod convolve;
 mod delta;
 mod embed;
+mod experts;
 mod gate;
 mod normalize;
 mod output_gate;
 mod project;
 mod project_add;
+mod route;
 mod scan;
 mod score;
 
@@ -41,6 +43,8 @@ impl Gpu {
             Operation::Convolve(_) | Operation::Delta(_) | Operation::Scan(_) => Ok(()),
             Operation::Gate(operation) => self.gate(operation, step),
             Operation::Activate(operation) => self.activate(operation, step),
+            Operation::Route(operation) => self.route(operation, step),
+            Operation::Experts(operation) => self.experts(operation, step),
             Operation::Score(operation) => self.score(operation, step),
         }
     }

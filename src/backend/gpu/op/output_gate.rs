@@ -10,6 +10,7 @@ impl Gpu {
         let quads = x.width.div_ceil(4);
         let params = [quads, gate.stride / 4, x.stride / 4, 0].map(|word| word as u32);
         let groups = [quads.div_ceil(64), step.rows(), 1];
-        self.dispatch(Kernel::new("output_gate"), &params, &[gate.id, x.id], groups)
+        let kernel = Kernel::new("output_gate").flag("ONE", gate.width < x.width);
+        self.dispatch(kernel, &params, &[gate.id, x.id], groups)
     }
 }

@@ -1,4 +1,4 @@
-// output_gate: x = x · sigmoid(gate).
+// output_gate: x = x · sigmoid(gate), with one gate for each number, or ONE for all of a row.
 struct Params {
     // Of a row, in vec4.
     columns: u32,
@@ -18,6 +18,10 @@ fn output_gate(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invoc
     if column >= params.columns {
         return;
     }
+#ifdef ONE
+    let g = gate[workgroup.y * params.gate_stride].xxxx;
+#else
     let g = gate[workgroup.y * params.gate_stride + column];
+#endif
     x[workgroup.y * params.x_stride + column] /= 1.0 + exp(min(-g, vec4<f32>(88.0)));
 }
