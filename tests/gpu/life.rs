@@ -86,6 +86,17 @@ fn answer(engine: &Engine, settings: Settings) -> Texts {
     finish(&mut start(engine, settings)).unwrap().0
 }
 
+/// Every operation that some model has is compared with the CPU's before that model runs.
+#[test]
+fn self_test_passes_for_every_kind_of_layer() {
+    let Setup { options, .. } = setup(Device::Gpu);
+    for model in ["gemma3", "lfm2moe", "qwen35moe", "granitehybrid", "nemotron_h", "quant-iq4_xs"] {
+        let bytes = contents(&path(&format!("models/{model}.gguf")));
+        let test = self_test(&load_reporting(bytes, &options).unwrap().0);
+        assert!(test.off.is_empty() && test.failure.is_none(), "{model}: {test:?}");
+    }
+}
+
 #[test]
 fn self_test_passes_and_is_remembered() {
     let Setup { options, folder } = setup(Device::Gpu);

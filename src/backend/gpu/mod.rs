@@ -51,6 +51,8 @@ use std::rc::Rc;
 
 /// Activations' rows begin at multiples of this many numbers: two blocks of a matrix.
 const ROW_ALIGNMENT: usize = 64;
+/// Threads of a workgroup, at most: what every device has.
+const WORKGROUP: usize = 256;
 /// Tokens of a step of the prompt.
 const PREFILL_ROWS: usize = 512;
 
@@ -171,6 +173,7 @@ impl Gpu {
         self.vectors.clear();
         self.buffers.clear();
         self.caches.clear();
+        self.states.clear();
         self.rotations.clear();
         self.program = Rc::default();
         self.choices = Choices::default();
@@ -267,7 +270,22 @@ impl Gpu {
         let caches = caches.fold(0u64, |sum, size| sum.saturating_add(size.saturating_mul(2)));
         let rows = needs.matrices.iter().map(|shape| size(&Shape { rows: 1, ..*shape }));
         let limit = self.device.max_binding();
-        for (what, bytes) in [("a layer's keys", cache), ("a row of weights", rows.max().unwrap_or(0))] {
+        let states =
+            needs.states.iter().map(|shape| 4 * (shape.slots as u64).saturating_mul(shape.width as u64));
+        let longest = needs.operations.iter().map(|operation| match operation {
+            Operation::Delta(delta) => delta.heads.size,
+            Operation::Scan(scan) => scan.heads.size,
+            _ => 0,
+        });
+        if let Some(size) = longest.max().filter(|size| *size > WORKGROUP) {
+            let message = format!("recurrent heads of {size} numbers are too long for the GPU");
+            return Err(Error::unsupported_model(message));
+        }
+        for (what, bytes) in [
+            ("a layer's keys", cache),
+            ("a row of weights", rows.max().unwrap_or(0)),
+            ("a layer's states", states.max().unwrap_or(0)),
+        ] {
             if bytes > limit {
                 return Err(Error::resource_exhausted(format!(
                     "{what} would take {bytes} bytes, and the GPU takes {limit} in one piece (in all, {weights} \
