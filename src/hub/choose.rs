@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(any(&all), "m.Q4_K_M.gguf");
         assert_eq!(any(&all[..5]), "m-Q8_0.gguf");
         assert_eq!(any(&all[..4]), "m-Q4_K_S.gguf");
-        assert_eq!(any(&all[..3]), "m-F16.gguf");
+        assert_eq!(any(&all[..3]), "m-IQ4_XS.gguf");
         assert_eq!(any(&["m-Q2_K.gguf", "README.md", "mmproj-F16.gguf"]), "m-Q2_K.gguf");
         assert_eq!(any(&["model.gguf"]), "model.gguf");
         let quantization = |name: &str| chosen(&all, &FileChoice::Quantization(name.to_owned()));
@@ -342,24 +342,24 @@ mod tests {
     fn the_usual_file_is_one_that_can_be_run() {
         // The first of each is the one. Sizes fall from the first on.
         let cases: &[&[&str]] = &[
-            &["m-Q5_K_M.gguf", "m-IQ4_XS.gguf", "m-IQ4_NL.gguf", "m-MXFP4_MOE.gguf", "m-Q4_0_4_4.gguf"],
+            &["m-Q5_K_M.gguf", "m-IQ4_KS.gguf", "m-IQ4_KSS.gguf", "m-IQ5_KS.gguf", "m-Q4_0_4_4.gguf"],
             &[
                 "m-Q6_K.gguf",
-                "m-NVFP4.gguf",
-                "m-TQ2_0.gguf",
+                "m-IQ4_KT.gguf",
+                "m-Q8_KV.gguf",
                 "m-IQ4_K.gguf",
                 "m-Q4_0_R8.gguf",
                 "m-Q8_K_R8.gguf",
             ],
-            &["m.i1-Q4_K_M.gguf", "m.i1-IQ4_XS.gguf", "m.i1-Q6_K.gguf", "m.imatrix.gguf"],
-            &["m-UD-Q4_K_XL.gguf", "m-UD-IQ4_XS.gguf", "m-MXFP4.gguf"],
+            &["m.i1-Q4_K_M.gguf", "m.i1-IQ4_KS.gguf", "m.i1-Q6_K.gguf", "m.imatrix.gguf"],
+            &["m-UD-Q4_K_XL.gguf", "m-UD-IQ4_KS.gguf", "m-IQ6_K.gguf"],
             &["m-Q4_K_M.gguf", "m-UD-Q4_K_XL.gguf", "m-UD-Q8_K_XL.gguf"],
-            &["M-Q8_0.GGUF", "M-IQ4_NL.GGUF"],
-            &["model-q4_0.gguf", "model-q4_0_8_8.gguf", "model-iq4_nl.gguf"],
-            &["ggml_model_f16.gguf", "ggml_model_iq4_xs.gguf", "ggml-model-i2_s.gguf"],
+            &["M-Q8_0.GGUF", "M-IQ4_KSS.GGUF"],
+            &["model-q4_0.gguf", "model-q4_0_8_8.gguf", "model-iq4_kss.gguf"],
+            &["ggml_model_f16.gguf", "ggml_model_iq4_ks.gguf", "ggml-model-i2_s.gguf"],
             &["m-fp16.gguf", "m-fp8.gguf", "m-fp4.gguf"],
-            &["m-BF16.gguf", "m-IQ4_XS.gguf", "m-Q3_K_XL.gguf", "m-Q2_K_L.gguf"],
-            &["m-Q3_K_M.gguf", "m-IQ3_M.gguf", "m-IQ2_XXS.gguf", "m-TQ1_0.gguf"],
+            &["m-BF16.gguf", "m-IQ4_KS.gguf", "m-Q3_K_XL.gguf", "m-Q2_K_L.gguf"],
+            &["m-Q3_K_M.gguf", "m-IQ3_KS.gguf", "m-IQ2_KL.gguf", "m-IQ1_KT.gguf"],
             &["m-Q4_K_S.gguf", "lora-adapter-Q8_0.gguf", "m-lora-Q4_K_M.gguf", "adapters/m-Q8_0.gguf"],
             &["m-Q6_K.gguf", "mmproj-Q8_0.gguf", "m-mmproj-Q4_K_M.gguf", "vision/projector-Q8_0.gguf"],
             &[
@@ -371,11 +371,12 @@ mod tests {
             ],
             &["m-Q6_K.gguf", "ggml-vocab-m.gguf", "imatrix_unsloth.gguf", "control-vector-Q8_0.gguf"],
             &["m-imatrix-Q4_K_M.gguf", "m-Q6_K.gguf", "m-imatrix.gguf"],
-            &["Flora-7B-Q8_0.gguf", "Flora-7B-IQ4_XS.gguf"],
-            &["Alpaca-LoRA-7B-Q4_K_M.gguf", "Alpaca-LoRA-7B-IQ4_XS.gguf"],
-            &["m-v3-draft-0.6B-Q4_0.gguf", "m-v3-draft-0.6B-IQ4_XS.gguf"],
-            &["Q5_K_M/m.gguf", "IQ4_XS/m.gguf", "MXFP4/m.gguf"],
-            &["Qwen2.5-0.5B.gguf", "Qwen2.5-0.5B-IQ4_XS.gguf"],
+            &["Flora-7B-Q8_0.gguf", "Flora-7B-IQ4_KS.gguf"],
+            &["Alpaca-LoRA-7B-Q4_K_M.gguf", "Alpaca-LoRA-7B-IQ4_KS.gguf"],
+            &["m-v3-draft-0.6B-Q4_0.gguf", "m-v3-draft-0.6B-IQ4_KS.gguf"],
+            &["Q5_K_M/m.gguf", "IQ4_KS/m.gguf", "IQ6_K/m.gguf"],
+            &["m-IQ4_NL.gguf", "m-IQ3_M.gguf", "m-TQ2_0.gguf", "m-Q2_K.gguf"],
+            &["Qwen2.5-0.5B.gguf", "Qwen2.5-0.5B-IQ4_KS.gguf"],
         ];
         for names in cases {
             let orders = [names.to_vec(), names.iter().rev().copied().collect()];
@@ -388,7 +389,7 @@ mod tests {
             for name in
                 [format!("m-{}.gguf", kind.name()), format!("m.{}_M.gguf", kind.name().to_lowercase())]
             {
-                assert_eq!(any_of(&[&name, "a-XYZ-IQ1_M.gguf"]).unwrap(), [name]);
+                assert_eq!(any_of(&[&name, "a-XYZ-IQ1_KT.gguf"]).unwrap(), [name]);
             }
         }
     }
@@ -400,7 +401,7 @@ mod tests {
     #[test]
     fn folders_of_quantizations() {
         let part = |folder: &str, index| format!("{folder}/m-{folder}-0000{index}-of-00002.gguf");
-        let paths: Vec<String> = ["BF16", "IQ4_XS", "Q6_K", "UD-Q5_K_XL"]
+        let paths: Vec<String> = ["BF16", "IQ4_KS", "Q6_K", "UD-Q5_K_XL"]
             .iter()
             .flat_map(|folder| [part(folder, 2), part(folder, 1)])
             .collect();
@@ -409,7 +410,7 @@ mod tests {
         assert_eq!(any_of(&all).unwrap(), both("UD-Q5_K_XL"));
         let folder = |name: &str| chosen(&all, &FileChoice::Folder(name.to_owned()));
         assert_eq!(folder("BF16").unwrap(), both("BF16"));
-        assert_eq!(folder("IQ4_XS").unwrap_err().code, crate::Code::UnsupportedModel);
+        assert_eq!(folder("IQ4_KS").unwrap_err().code, crate::Code::UnsupportedModel);
         assert_eq!(folder("Q6").unwrap_err().code, crate::Code::ModelNotFound);
         assert!(FileChoice::Folder("BF16".to_owned()).means(&part("BF16", 2)));
     }
@@ -417,7 +418,7 @@ mod tests {
     #[test]
     fn where_nothing_can_be_run() {
         let repos: [&[&str]; 3] =
-            [&["m-IQ4_XS.gguf", "m-MXFP4.gguf"], &["mmproj-F16.gguf"], &["m.imatrix.gguf", "README.md"]];
+            [&["m-IQ4_KS.gguf", "m-IQ6_K.gguf"], &["mmproj-F16.gguf"], &["m.imatrix.gguf", "README.md"]];
         for names in repos {
             let error = any_of(names).unwrap_err();
             assert_eq!(error.code, crate::Code::UnsupportedModel, "{error}");
