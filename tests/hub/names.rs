@@ -131,7 +131,7 @@ fn messages_name_the_repository() {
     let files = json!({ "m.gguf": { "size": 1_000, "seed": 1 } });
     let repo = json!({ "commit": COMMIT, "files": files });
     let none = json!({ "commit": COMMIT, "files": { "README.md": { "size": 10, "seed": 1 } } });
-    let foreign = json!({ "commit": COMMIT, "files": { "m-IQ4_XS.gguf": { "size": 10, "seed": 1 } } });
+    let foreign = json!({ "commit": COMMIT, "files": { "m-IQ4_KS.gguf": { "size": 10, "seed": 1 } } });
     let repos = json!({ "a/b": repo, "a/none": none, "a/foreign": foreign });
     for (fault, place) in [("429", "api/"), ("429", "/resolve/"), ("503", "api/"), ("429", "cdn/")] {
         let script = json!([{ "match": place, "times": 1000, "fault": fault }]);
@@ -143,7 +143,7 @@ fn messages_name_the_repository() {
     let models = in_memory(&world, None);
     fails(&models, "a/none", Code::ModelNotFound, "a/none has no .gguf file");
     fails(&models, "a/foreign", Code::UnsupportedModel, "a/foreign has no file of a type");
-    fails(&models, "a/foreign", Code::UnsupportedModel, "m-IQ4_XS.gguf");
+    fails(&models, "a/foreign", Code::UnsupportedModel, "m-IQ4_KS.gguf");
 }
 
 #[test]
