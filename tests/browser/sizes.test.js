@@ -16,7 +16,7 @@ const limits = [
     /^wasm\/[\w-]+_bg\.wasm$/,
     published
       ? { raw: 5_000_000, gzip: 1_850_000, brotli: 1_480_000 }
-      : { raw: 6_500_000, gzip: 2_050_000, brotli: 1_550_000 },
+      : { raw: 6_900_000, gzip: 2_160_000, brotli: 1_640_000 },
   ],
   [/^wasm\/[\w-]+\.js$/, { raw: 120_000, gzip: 22_000, brotli: 18_000 }],
   // One file, with all that it imports.
@@ -27,7 +27,7 @@ const limits = [
 ];
 
 /** What a page on the GPU's path downloads: the package's modules, its Worker, which has all it imports in it, and the file without threads. */
-const DOWNLOAD = published ? 1_500_000 : 1_600_000;
+const DOWNLOAD = published ? 1_500_000 : 1_680_000;
 /** What static hosts take in one file. */
 const HOSTED = 25 << 20;
 
