@@ -118,7 +118,9 @@ impl Mixer {
             Mixer::Attention | Mixer::None => [0, 0],
             Mixer::Convolution { taps } => [(taps - 1) * embedding, 0],
             Mixer::Delta { taps, heads } => [(taps - 1) * heads.width(), heads.state()],
-            Mixer::Scan { taps, heads } => [(taps - 1) * heads.width(), heads.inner() * heads.state],
+            Mixer::Scan { taps, heads } => {
+                [(taps - 1) * heads.width(), heads.inner().saturating_mul(heads.state)]
+            }
         }
     }
 }
@@ -363,6 +365,10 @@ fn experts(
     let has = |index: usize| header.tensor(&format!("blk.{index}.ffn_up_exps.weight")).is_some();
     if !(0..layers).any(has) {
         return Ok(vec![None; layers]);
+    }
+    if family.norms != Norms::Before {
+        let message = format!("{} with experts is not supported", family.name);
+        return Err(Error::unsupported_model(message));
     }
     let count = keys.required("expert_count", MAX_EXPERTS)?;
     let chosen = keys.required("expert_used_count", MAX_CHOSEN)?;

@@ -55,8 +55,8 @@ const mean = (numbers) => numbers.reduce((sum, x) => sum + x, 0) / numbers.lengt
 const GROSS = 1.5;
 const groups = {
   "16-bit floats": /f16/,
-  "blocks of 32": /q\d_\d/,
-  "blocks of 256": /_k/,
+  "blocks of 32": /q\d_\d|iq4_nl|mxfp4/,
+  "blocks of 256": /_k|iq4_xs|iq3_s/,
 };
 
 for (const name of names)

@@ -436,6 +436,9 @@ impl Backend for Cpu {
     }
 
     fn write_state(&mut self, slot: u32, bytes: &[u8]) -> Result<()> {
+        if bytes.len() != self.state_size() {
+            return Err(Error::internal("these are not the bytes of a state"));
+        }
         let mut words = bytes.as_chunks::<4>().0.iter();
         for (state, shape) in self.states.iter_mut().zip(&self.program.states) {
             let numbers = &mut state[slot as usize * shape.width..][..shape.width];

@@ -134,22 +134,20 @@ impl<F: Format> Blocks for Packed16<F> {
 /// A matrix of NVFP4, whose weights are kept as the f16 numbers that they are.
 pub(super) struct Nvfp4 {
     numbers: Packed16<Binary16>,
-    /// Room for those of a piece.
-    room: Vec<u8>,
 }
 
 impl Nvfp4 {
     /// Zeroed room. The number of columns must be whole blocks.
     pub(super) fn new(rows: usize, columns: usize) -> Result<Self> {
-        Ok(Nvfp4 { numbers: Packed16::new(rows, columns)?, room: Vec::new() })
+        Ok(Nvfp4 { numbers: Packed16::new(rows, columns)? })
     }
 }
 
 impl Blocks for Nvfp4 {
     fn write_rows(&mut self, pool: &Pool, first: usize, bytes: &[u8]) -> Result<()> {
-        self.room.clear();
-        nvfp4_to_f16(bytes, &mut self.room);
-        self.numbers.write_rows(pool, first, &self.room)
+        let mut numbers = Vec::with_capacity(bytes.len() / 36 * 128);
+        nvfp4_to_f16(bytes, &mut numbers);
+        self.numbers.write_rows(pool, first, &numbers)
     }
 
     fn multiply(

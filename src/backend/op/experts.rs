@@ -4,7 +4,7 @@ use super::{Activation, Buffer, Matrix, Tried};
 use crate::backend::Program;
 use crate::backend::excerpt::{Cutter, FEW_BETWEEN, FEW_ROWS, Numbers};
 
-/// `out += Σ weight · down(act(gate·x) · up·x)` over the experts of each row, in the order of their numbers. The matrices are
+/// `out += Σ weight · down(act(gate·x) · up·x)` over the experts of each row. The matrices are
 /// all experts', one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Experts {

@@ -120,12 +120,12 @@ pub struct DeltaHeads {
 impl DeltaHeads {
     /// Of queries, keys and values together.
     pub fn width(&self) -> usize {
-        (2 * self.key + self.value) * self.size
+        self.key.saturating_mul(2).saturating_add(self.value).saturating_mul(self.size)
     }
 
     /// Numbers that a sequence's state has: a matrix for each value head.
     pub fn state(&self) -> usize {
-        self.value * self.size * self.size
+        self.value.saturating_mul(self.size).saturating_mul(self.size)
     }
 }
 
@@ -150,7 +150,7 @@ impl ScanHeads {
 
     /// With the inputs and outputs of the states.
     pub fn width(&self) -> usize {
-        self.inner() + 2 * self.groups * self.state
+        self.inner().saturating_add(self.groups.saturating_mul(2).saturating_mul(self.state))
     }
 }
 

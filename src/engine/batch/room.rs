@@ -273,8 +273,10 @@ impl Batch {
         self.make_way();
         let taken: Vec<u32> = (0..count).map_while(|_| self.pages.take()).collect();
         let size = self.decoder.page_size();
-        let mut written = taken.iter().zip(bytes.chunks_exact(size));
-        let written = written.try_for_each(|(page, bytes)| self.decoder.write_page(*page, bytes));
+        // Without attention pages have no bytes.
+        let mut written = taken.iter().enumerate();
+        let written = written
+            .try_for_each(|(index, page)| self.decoder.write_page(*page, &bytes[index * size..][..size]));
         taken.iter().for_each(|page| self.pages.keep(*page));
         let kept = Kept { tokens: tokens.to_vec(), pages: taken };
         match written {

@@ -2,8 +2,10 @@
 #import shared/step
 
 fn softplus(x: f32) -> f32 {
-    // exp(20) is far from overflowing, and log(1 + x) is x there.
-    return select(log(1.0 + exp(min(x, 20.0))), x, x > 20.0);
+    // exp(20) is far from overflowing. Near 1 a logarithm is only as exact as 1 is: a series is better there.
+    let e = exp(min(x, 20.0));
+    let small = e * (1.0 - e * (0.5 - e * (0.33333334 - 0.25 * e)));
+    return select(select(log(1.0 + e), small, e < 0.03), x, x > 20.0);
 }
 
 fn sigmoid(x: f32) -> f32 {
