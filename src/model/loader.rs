@@ -287,7 +287,7 @@ impl<'a> Loader<'a> {
             || Error::corrupt_model(format!("tensor {name} is missing")).context(self.source.name());
         let tensor = self.header.tensor(name).ok_or_else(missing)?;
         match tensor.dimension(1) {
-            rows if rows <= u64::from(MAX_WIDTH) => Ok(rows as usize),
+            rows if (1..=u64::from(MAX_WIDTH)).contains(&rows) => Ok(rows as usize),
             rows => Err(Error::corrupt_model(format!("tensor {name} has {rows} rows"))),
         }
     }

@@ -247,7 +247,10 @@ impl Batch {
         }
         let tokens = history[..state_of].to_vec();
         if let Some(slot) = self.take_state(None) {
-            self.decoder.copy_state(state, slot)?;
+            if let Err(error) = self.decoder.copy_state(state, slot) {
+                self.states.release(slot);
+                return Err(error);
+            }
             self.states.keep(&tokens, slot);
         }
         Ok(())

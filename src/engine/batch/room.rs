@@ -141,7 +141,7 @@ impl Batch {
             None => Ok(()),
         };
         let made = made.and(copied_page);
-        let ended = run.end_prefill();
+        let ended = made.is_ok() && run.end_prefill();
         self.runs.push(run);
         if ended {
             self.retire(self.runs.len() - 1);
